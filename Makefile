@@ -1,0 +1,71 @@
+# Two commands matter: `make demo` (trace one fact, write a page) and `make test` (set up and run everything).
+# Both need Python 3.11+ only; the environment in .venv is made once, and again when its two inputs change.
+
+# the newest Python that really starts and can make environments (a version manager's shim may exist and not work)
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+RUN := $(VENV)/.ready-to-run
+DEV := $(VENV)/.ready-to-develop
+
+FACT := "The Space Needle is in downtown" --subject "The Space Needle"
+
+.PHONY: help demo test check format lab figures notebooks bench clean
+
+help:
+	@echo "make demo       trace one fact on the embedded model, write figures/space_needle.html"
+	@echo "make test       the whole test suite, notebooks included"
+	@echo "make check      ruff, formatting, types"
+	@echo "make format     let ruff repair and format"
+	@echo "make lab        JupyterLab on notebooks/"
+	@echo "make figures    write the gallery in figures/ again"
+	@echo "make notebooks  run the notebooks and keep their outputs"
+	@echo "make bench      time the tracing sweep against the plain loop"
+	@echo "make clean      remove the environment and caches"
+
+demo: $(RUN)
+	$(BIN)/tracer trace $(FACT) --kind all --out figures
+
+test: $(DEV)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(DEV)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+figures: $(DEV)
+	$(BIN)/python figures/make.py
+
+# png beside the interactive figure, so that the notebook also shows where no script runs
+notebooks: $(DEV)
+	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/trace.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with the venv module is needed" \
+		"(Debian: apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): $(INPUTS) | $(BIN)/pip
+	$(PIP) -e .
+	@touch $@
+
+$(DEV): $(INPUTS) | $(BIN)/pip
+	$(PIP) -e ".[dev,lab]"
+	@touch $(RUN) $@

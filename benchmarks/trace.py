@@ -1,0 +1,125 @@
+"""Time of the branched sweep against the plain loop of one site per forward, in one process on one thread.
+
+    python benchmarks/trace.py                      GPT-2 small with random weights, and the embedded model
+    python benchmarks/trace.py --model FOLDER       that checkpoint instead of the embedded model
+
+Prints seconds of the processor (wall-clock seconds beside them), their ratio, the largest difference of the scores, and
+how much memory one sweep takes on top of the model, against the budget for the rows of one forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from tests import reference
+from tracer.causal import causal_trace
+from tracer.corruption import GaussianNoise
+from tracer.model import Model, load
+from tracer.sweep import BUDGET_BYTES
+from tracer.tokens import Fact
+
+
+def gpt2_small() -> Model:
+    """GPT-2 small as to shape, with random weights and one token per word."""
+    words = ["The", "Space", "Nee", "dle", "is", "in", "downtown"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*words, "<unk>"])}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    torch.manual_seed(0)
+    hf = GPT2LMHeadModel(GPT2Config()).eval()
+    return Model.of(hf, PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"), "gpt2 (random)")
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Result, processor seconds, wall-clock seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def peak_memory(work: Callable[[], Any]) -> int:
+    """Most bytes that the process held during ``work``, above what it held before."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    done = threading.Event()
+    before = peak = resident()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    return peak - before
+
+
+def compare(model: Model, fact: Fact, noise: GaussianNoise, max_rows: int | None) -> None:
+    found = fact.align(model)
+    start, end = found.subject_range
+    drawn = noise.level_for(model) * noise.draw(end - start, model.d_model)
+    rows = range(len(found.input_ids))
+    print(
+        f"\n{model.name}: {model.n_layers} layers, {len(rows)} tokens, subject {start}..{end - 1}, {noise.samples} samples"
+    )
+    print(f"{'kind':8}{'plain loop':>20}{'sweep':>20}{'ratio':>8}{'difference':>12}{'memory / budget':>20}")
+    for kind in ("hidden", "mlp", "attn"):
+
+        def branched(kind: Any = kind) -> Any:
+            return causal_trace(model, fact, kind=kind, corruption=noise, max_rows=max_rows)
+
+        answer = [int(model.hf(torch.tensor([found.input_ids])).logits[0, -1].argmax())]
+        read = [found.answer_position]
+
+        def plain(kind: str = kind, read: list[int] = read, answer: list[int] = answer) -> Any:
+            return reference.trace(model, found.input_ids, (start, end), drawn, read, answer, kind=kind, tokens=rows)
+
+        memory = peak_memory(branched)
+        trace, cpu, wall = timed(branched)
+        (scores, _, _), slow_cpu, slow_wall = timed(plain)
+        print(
+            f"{kind:8}{slow_cpu:11.2f} ({slow_wall:5.2f}){cpu:12.2f} ({wall:5.2f}){slow_cpu / cpu:7.1f}x"
+            f"{np.abs(scores - trace.scores).max():12.0e}{memory / 2**20:10.0f} / {BUDGET_BYTES / 2**20:.0f} MB"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="checkpoint folder or hub name instead of the embedded model")
+    parser.add_argument("--prompt", default="The Space Needle is in downtown")
+    parser.add_argument("--subject", default="The Space Needle")
+    parser.add_argument("--max-rows", type=int, help="most rows in any forward")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    print("processor seconds (wall-clock seconds), one thread, 10 samples, windows of 10")
+    fact = Fact("The Space Nee dle is in downtown", "The Space Nee dle")
+    compare(gpt2_small(), fact, GaussianNoise(level=0.1), arguments.max_rows)
+    compare(
+        load(arguments.model), Fact(arguments.prompt, arguments.subject), GaussianNoise(level=0.1), arguments.max_rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The plain way to trace: one site per forward, all rows, all tokens, all logits, hooks straight on the modules.
+
+Slow and obvious. It is what the branched sweep is checked against, and timed against in ``benchmarks/trace.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+def run(
+    model: Model,
+    ids: Sequence[int],
+    span: tuple[int, int],
+    noise: np.ndarray,
+    restored: Sequence[tuple[str, int, int]],
+    read: Sequence[int],
+    answer: Sequence[int],
+) -> tuple[float, float]:
+    """Probability of ``answer`` in the clean row and, on average, in the corrupted rows, after restoring the sites
+    ``restored`` (kind, layer, token) to the clean row's states. ``noise`` [samples, span, d] as it is added."""
+    rows = 1 + len(noise)
+    handles = []
+
+    def corrupt(_: Any, __: Any, output: Tensor) -> None:
+        output[1:, span[0] : span[1]] += torch.from_numpy(noise).to(output.device)
+
+    def restore(token: int) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            state = output if isinstance(output, Tensor) else output[0]
+            state = state.view(rows, len(ids), -1)
+            state[1:, token] = state[0, token]
+
+        return hook
+
+    try:
+        handles.append(model.module("embed").register_forward_hook(corrupt))
+        for kind, layer, token in restored:
+            handles.append(model.module(kind, layer).register_forward_hook(restore(token)))
+        with torch.no_grad():
+            logits = model.hf(input_ids=torch.tensor([list(ids)] * rows, device=model.device)).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    p = torch.softmax(logits[:, list(read)], dim=-1)
+    whole = torch.stack([p[:, i, token] for i, token in enumerate(answer)]).prod(0)
+    return float(whole[0]), float(whole[1:].double().mean())
+
+
+def trace(
+    model: Model,
+    ids: Sequence[int],
+    span: tuple[int, int],
+    noise: np.ndarray,
+    read: Sequence[int],
+    answer: Sequence[int],
+    *,
+    kind: str,
+    window: int = 10,
+    tokens: Sequence[int],
+) -> tuple[np.ndarray, float, float]:
+    """Scores [tokens, layers], clean and corrupted score."""
+    n = model.n_layers
+    clean, corrupted = run(model, ids, span, noise, [], read, answer)
+    scores = np.empty((len(tokens), n))
+    for row, token in enumerate(tokens):
+        for layer in range(n):
+            around = range(max(0, layer - window // 2), min(n, layer - (-window // 2)))
+            layers = [layer] if kind == "hidden" else around
+            scores[row, layer] = run(model, ids, span, noise, [(kind, i, token) for i in layers], read, answer)[1]
+    return scores, clean, corrupted

@@ -1,0 +1,601 @@
+"""Loading: every architecture answers as plain transformers does, every site is the right module, errors say what."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tracer import checkpoint
+from tracer.errors import TracerError
+from tracer.model import Model, load
+from tracer.tokens import Fact
+
+ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)
+LAYER_SITES = ("hidden", "attn", "mlp", "key")
+PROMPT = "The Space Needle is in"
+
+
+def prompt_ids(model: Model) -> torch.Tensor:
+    return torch.tensor([model.tokenizer(PROMPT)["input_ids"]])
+
+
+def record(modules: dict[str, nn.Module], model: nn.Module, ids: torch.Tensor) -> dict[str, tuple]:
+    """(first input, output) of each module in one forward, by plain hooks; outputs as tensors, cloned."""
+    seen: dict[str, tuple] = {}
+
+    def hook_for(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            first = args[0] if args else kwargs.get("hidden_states")
+            out = output[0] if isinstance(output, tuple) else output
+            # cloned: Falcon adds to its MLP's output in place
+            seen[name] = (first.clone(), out.clone())  # type: ignore[union-attr]
+
+        return hook
+
+    handles = [m.register_forward_hook(hook_for(name), with_kwargs=True) for name, m in modules.items()]
+    try:
+        with torch.no_grad():
+            model(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@pytest.fixture
+def variant(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A private copy of a tiny checkpoint, with some of its weights or settings changed."""
+
+    def make(architecture: str, weights: Callable[[dict], object] | None = None, **config: object) -> Path:
+        folder = tmp_path / architecture
+        shutil.copytree(tiny_folder(architecture), folder)
+        if weights:
+            tensors = load_file(folder / "model.safetensors")
+            weights(tensors)
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        if config:
+            raw = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**raw, **config}))
+        return folder
+
+    return make
+
+
+# --- every architecture --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_equal_plain_transformers(architecture: str, tiny: Callable, tiny_folder: Callable) -> None:
+    model = tiny(architecture)
+    auto = transformers.AutoModelForMaskedLM if architecture == "bert" else transformers.AutoModelForCausalLM
+    plain = auto.from_pretrained(tiny_folder(architecture)).eval()
+    ids = prompt_ids(model)
+    with torch.no_grad():
+        ours, theirs = model.hf(ids).logits, plain(ids).logits
+    assert torch.equal(ours, theirs)
+    assert ours.std() > 0.1  # not a model that answers alike everywhere
+    assert type(model.hf) is type(plain)
+    assert not model.hf.training
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sizes(architecture: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    keys = 4 * checkpoints.WIDTH if architecture == "bloom" else checkpoints.KEYS  # BLOOM's is not to be chosen
+    assert (model.n_layers, model.d_model, model.d_mlp) == (checkpoints.LAYERS, checkpoints.WIDTH, keys)
+    assert model.n_ctx == (2048 if architecture == "bloom" else 64)  # BLOOM has no limit of its own
+    assert model.causal == (architecture != "bert")
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
+    assert len(model.hf.get_submodule(model.path("hidden", 0).rpartition(".")[0])) == model.n_layers  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_layer_has_its_own_sites(architecture: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    for site in LAYER_SITES:
+        assert len({id(model.module(site, layer)) for layer in range(model.n_layers)}) == model.n_layers
+        assert dict(model.hf.named_modules())[model.path(site, 2)] is model.module(site, 2)
+    assert model.module("mlp", np.int64(2)) is model.module("mlp", 2)  # as a peak or an index array gives it
+    assert model.module("embed") is model.hf.get_input_embeddings()
+    assert model.module("unembed") is model.hf.get_output_embeddings()
+    assert isinstance(model.module("final_norm"), nn.Module)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_contributions_add_up_to_the_block(architecture: str, tiny: Callable) -> None:
+    """Input + attention + MLP = output, through the norms that some architectures put behind either."""
+    model = tiny(architecture)
+    seen = record({site: model.module(site, 2) for site in ("hidden", "attn", "mlp")}, model.hf, prompt_ids(model))
+    before, after = seen["hidden"]
+    attn, mlp = (seen[site][1].reshape(before.shape) for site in ("attn", "mlp"))  # OPT's MLP runs on flattened rows
+    block = model.module("hidden", 2)
+    with torch.no_grad():
+        if architecture == "bert":
+            middle = block.get_submodule("attention.output.LayerNorm")(before + attn)
+            total = block.get_submodule("output.LayerNorm")(middle + mlp)
+        elif architecture in ("gemma2", "olmo2"):
+            norms = [block.get_submodule(f"post_{part}_layernorm") for part in ("attention", "feedforward")]
+            total = before + norms[0](attn) + norms[1](mlp)
+        else:
+            total = before + attn + mlp
+    torch.testing.assert_close(total, after, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_key_times_weight_is_value(architecture: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    found = model.down_projection(1)
+    key, value = record({"key": model.module("key", 1)}, model.hf, prompt_ids(model))["key"]
+    assert key.shape[-1] == model.d_mlp
+    assert found.weight is dict(model.hf.named_parameters())[found.name]
+    bias = getattr(model.module("key", 1), "bias", None)
+    with torch.no_grad():
+        product = key @ (found.weight if found.orientation == "in_out" else found.weight.T)
+        product = product if bias is None else product + bias
+    torch.testing.assert_close(product, value, atol=1e-6, rtol=1e-6)
+    assert found.orientation == ("in_out" if architecture == "gpt2" else "out_in")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parallel_says_whether_the_mlp_sees_the_attention(architecture: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    keys = {"key": model.module("key", 1)}
+    clean = record(keys, model.hf, prompt_ids(model))["key"][0]
+
+    # one coordinate would do, but a shift of all of them is invisible behind a LayerNorm: scale it by a ramp
+    ramp = torch.linspace(0, 1, model.d_model)
+
+    def bend(module: nn.Module, args: tuple, output: object) -> object:
+        return (output[0] + ramp, *output[1:]) if isinstance(output, tuple) else output + ramp  # type: ignore[operator]
+
+    handle = model.module("attn", 1).register_forward_hook(bend)
+    try:
+        bent = record(keys, model.hf, prompt_ids(model))["key"][0]
+    finally:
+        handle.remove()
+    assert torch.equal(clean, bent) == model.parallel
+    assert model.parallel == (architecture in {"gptj", "neox", "falcon", "falcon_new"})
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_orientation_of_a_square_weight(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_name, settings, family = checkpoints.ARCHITECTURES[architecture]
+    square = {**settings, "n_inner" if architecture == "gpt2" else "intermediate_size": checkpoints.WIDTH}
+    monkeypatch.setitem(checkpoints.ARCHITECTURES, architecture, (class_name, square, family))
+    model = load(checkpoints.build(architecture, tmp_path))
+    assert model.down_projection(0).weight.shape == (checkpoints.WIDTH, checkpoints.WIDTH)
+    test_key_times_weight_is_value(architecture, lambda _: model)
+
+
+def test_sites_of_full_size_gpt2_are_its_modules() -> None:
+    """GPT-2 small at full size: each site equals hooks put straight on the modules, named by hand."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    model = Model.of(hf, checkpoints.byte_level(), "gpt2-random")
+    assert (model.n_layers, model.d_model, model.d_mlp, model.n_ctx) == (12, 768, 3072, 1024)
+    ids = torch.tensor([[464, 4687, 10664, 293, 318, 287, 9436]])
+    ours = {f"{site}.{layer}": model.module(site, layer) for site in LAYER_SITES for layer in range(12)}
+    ours |= {site: model.module(site) for site in ("embed", "final_norm", "unembed")}
+    by_hand: dict[str, Any] = {}
+    block: Any
+    for layer, block in enumerate(hf.transformer.h):
+        by_hand |= {f"hidden.{layer}": block, f"attn.{layer}": block.attn, f"mlp.{layer}": block.mlp}
+        by_hand |= {f"key.{layer}": block.mlp.c_proj}
+    by_hand |= {"embed": hf.transformer.wte, "final_norm": hf.transformer.ln_f, "unembed": hf.lm_head}
+    assert ours.keys() == by_hand.keys()
+    captured, expected = record(ours, hf, ids), record(by_hand, hf, ids)
+    for site in by_hand:
+        assert all(torch.equal(a, b) for a, b in zip(captured[site], expected[site], strict=True)), site
+    assert captured["key.3"][0].shape == (1, 7, 3072)
+    assert model.down_projection(5).name == "transformer.h.5.mlp.c_proj.weight"
+
+
+def test_real_gpt2_knows_the_space_needle() -> None:
+    named = os.environ.get("TRACER_GPT2")
+    if not named:
+        from huggingface_hub import snapshot_download
+
+        try:
+            named = snapshot_download("gpt2", local_files_only=True)
+            checkpoint.check_files(Path(named), "gpt2")
+        except (OSError, TracerError):
+            pytest.skip("gpt2 is not in the local cache and TRACER_GPT2 names no folder")
+    model = load(named)
+    found = Fact("The Space Needle is in downtown", "The Space Needle", "Seattle").align(model)
+    assert found.input_ids == (464, 4687, 10664, 293, 318, 287, 9436)
+    assert found.subject_range == (0, 4)
+    with torch.no_grad():
+        logits = model.hf(torch.tensor([found.input_ids])).logits[0, -1]
+    assert model.tokenizer.decode(logits.argmax()) == " Seattle"
+    assert found.target_ids == (int(logits.argmax()),)
+
+
+# --- the embedded and the golden model -----------------------------------------------------------------------------
+def test_warm_load_is_quick(golden: Path, golden_model: Model) -> None:
+    start = time.perf_counter()
+    again = load(golden / "model")
+    assert time.perf_counter() - start < 2  # about 0.05 s here
+    assert again.fingerprint() == golden_model.fingerprint()
+
+
+def test_embedded_model_loads_through_the_same_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    with pytest.raises(TracerError, match=r"reinstall the package"):
+        load()
+    checkpoints.build("gpt2", tmp_path / "factworld" / "data" / "model")
+    assert load().name == "factworld"
+
+
+def test_loading_leaves_the_process_as_it_was(tiny_folder: Callable[[str], Path]) -> None:
+    from transformers.utils import logging
+
+    def state() -> tuple:
+        hook = logging.set_tqdm_hook(None)  # it can only be asked by setting it
+        logging.set_tqdm_hook(hook)
+        return (
+            torch.random.get_rng_state().tolist(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            logging.get_verbosity(),
+            logging.is_progress_bar_enabled(),
+            hook,
+        )
+
+    kept = state()
+    try:
+        for bars, verbosity in ((True, 20), (False, 30)):
+            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+            logging.set_verbosity(verbosity)
+            before = state()
+            model = load(tiny_folder("gpt2"), dtype="bfloat16")
+            assert state() == before
+            with pytest.raises(TracerError):
+                load(tiny_folder("gpt2"), device_map={"": "cellar"})
+            assert state() == before
+    finally:
+        logging.set_verbosity(kept[-3])
+        (logging.enable_progress_bar if kept[-2] else logging.disable_progress_bar)()
+    assert model.dtype == torch.bfloat16
+    assert all(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+def test_importing_and_loading_print_nothing_and_draw_nothing(tiny_folder: Callable[[str], Path]) -> None:
+    code = (
+        "import torch; before = torch.random.get_rng_state()\n"
+        "from tracer.model import load\n"
+        f"load({str(tiny_folder('gpt2'))!r})\n"
+        "assert torch.equal(before, torch.random.get_rng_state()) and torch.is_grad_enabled()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_dtype_auto_is_as_stored(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    load(tiny_folder("gpt2"), dtype=torch.float16).hf.save_pretrained(tmp_path)
+    shutil.copy(tiny_folder("gpt2") / "tokenizer.json", tmp_path)
+    assert load(tmp_path, dtype="auto").dtype == torch.float16
+    assert load(tmp_path).dtype == torch.float32  # the CPU's default
+
+
+def test_fingerprint_sees_one_bit(tiny_folder: Callable[[str], Path]) -> None:
+    one, two = load(tiny_folder("gpt2")), load(tiny_folder("gpt2"))
+    assert one.fingerprint() == two.fingerprint()
+    weight = two.down_projection(3).weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[1, 2] = torch.nextafter(weight[1, 2], torch.tensor(9.0))
+    assert one.fingerprint() != two.fingerprint()
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert one.fingerprint() == two.fingerprint()
+
+
+def test_model_is_read_only(tiny: Callable) -> None:
+    with pytest.raises(AttributeError):
+        tiny("gpt2").name = "other"
+    with pytest.raises(AttributeError):
+        tiny("gpt2").n_layers = 3
+    assert repr(tiny("gpt2")).startswith("Model(name=")
+    assert len(repr(tiny("gpt2"))) < 200
+
+
+def test_bridge_leaves_the_model_alone(tiny: Callable) -> None:
+    model = tiny("gpt2")
+    before, names = model.fingerprint(), [name for name, _ in model.hf.named_modules()]
+    ids = prompt_ids(model)
+    bridge = model.bridge()
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(ids), model.hf(ids).logits, atol=1e-5, rtol=1e-5)
+    assert model.fingerprint() == before
+    assert [name for name, _ in model.hf.named_modules()] == names
+
+
+# --- more than one device ------------------------------------------------------------------------------------------
+OFFLOADED = {
+    "transformer.wte": "cpu",
+    "transformer.wpe": "cpu",
+    "transformer.h.0": "cpu",
+    "transformer.h.1": "cpu",
+    "transformer.h.2": "disk",
+    "transformer.h.3": "disk",
+    "transformer.ln_f": "cpu",
+    "lm_head": "cpu",
+}
+
+
+@pytest.mark.parametrize("device_map", [OFFLOADED, {**OFFLOADED, "transformer.wte": "disk", "lm_head": "disk"}, "auto"])
+def test_split_model_equals_the_whole_one(device_map: dict | str, tiny_folder: Callable, tiny: Callable) -> None:
+    whole, split = tiny("gpt2"), load(tiny_folder("gpt2"), device_map=device_map)
+    if device_map != "auto":
+        assert split.down_projection(3).weight.device.type == "meta"  # it is offloaded, not just named so
+    ids = prompt_ids(whole)
+    sites = {f"{site}.{layer}": (site, layer) for site in LAYER_SITES for layer in range(4)}
+    a = record({name: whole.module(*site) for name, site in sites.items()}, whole.hf, ids)
+    b = record({name: split.module(*site) for name, site in sites.items()}, split.hf, ids)
+    for name in sites:
+        assert torch.equal(a[name][0], b[name][0]) and torch.equal(a[name][1], b[name][1]), name
+    assert split.fingerprint() == whole.fingerprint()
+    assert (split.device, split.dtype, split.d_mlp) == (whole.device, whole.dtype, whole.d_mlp)
+
+
+def test_offloaded_weights_are_checked_too(variant: Callable) -> None:
+    folder = variant("gpt2", lambda w: w["transformer.h.3.mlp.c_fc.weight"].__setitem__((0, 0), float("nan")))
+    with pytest.raises(TracerError, match=r"transformer\.h\.3\.mlp\.c_fc\.weight.*NaN"):
+        load(folder, device_map=OFFLOADED)
+
+
+# --- bad checkpoints -----------------------------------------------------------------------------------------------
+UP = "model.layers.1.mlp.up_proj.weight"
+BAD_WEIGHTS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "missing": (lambda w: w.pop(UP), rf"lacks weights.*{UP}"),
+    "untied head missing": (lambda w: w.pop("lm_head.weight"), r"lacks weights.*lm_head\.weight"),
+    "shape": (lambda w: w.update({UP: torch.zeros(3, 3)}), rf"{UP}.*\(3, 3\).*\(64, 32\)"),
+    "nan": (lambda w: w[UP].__setitem__((0, 0), float("nan")), rf"{UP}.*not finite"),
+    "infinite": (lambda w: w[UP].__setitem__((0, 0), float("-inf")), rf"{UP}.*not finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_bad_weights(case: str, variant: Callable) -> None:
+    change, message = BAD_WEIGHTS[case]
+    with pytest.raises(TracerError, match=message):
+        load(variant("llama", change))
+
+
+def test_a_tied_head_is_not_missing(variant: Callable) -> None:
+    assert "lm_head.weight" not in load_file(variant("gpt2") / "model.safetensors")
+
+
+def test_fewer_layers_than_weights_warns(variant: Callable) -> None:
+    with pytest.warns(UserWarning, match=r"no place for.*model\.layers\.3\."):
+        load(variant("llama", num_hidden_layers=3))
+
+
+BAD_CONFIGS: dict[str, tuple[dict, str]] = {
+    "more layers": ({"num_hidden_layers": 5}, r"lacks weights.*model\.layers\.4\."),
+    "other width": ({"hidden_size": 16}, r"shape"),
+    "impossible": ({"num_attention_heads": 5}, r"config\.json.*cannot be used"),
+    "unknown type": ({"model_type": "zebra"}, r"model type 'zebra'.*expected a type such as gpt2"),
+    "own code": ({"model_type": "zebra", "auto_map": {"AutoConfig": "evil.Config"}}, r"code.*never run"),
+    "encoder-decoder": (
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+        r"no map.*GPT2LMHeadModel",
+    ),
+    "classifier": ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, r"no map.*LlamaForCausalLM"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_bad_configs(case: str, variant: Callable) -> None:
+    change, message = BAD_CONFIGS[case]
+    with pytest.raises(TracerError, match=message):
+        load(variant("llama", **change))
+
+
+def _drop(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _index(folder: Path) -> None:
+    shards = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
+    shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
+
+
+BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (_drop("config.json"), r"no config\.json"),
+    "broken config": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not readable JSON"),
+    "no object": (lambda f: (f / "config.json").write_text("[]"), r"should hold a JSON object"),
+    "no weights": (_drop("model.safetensors"), r"no weights: expected model\.safetensors"),
+    "pickled": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        r"pytorch_model\.bin.*save_pretrained",
+    ),
+    "cut short": (_cut, r"model\.safetensors is no valid safetensors file.*fetch or save it again"),
+    "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"hello"), r"no valid safetensors"),
+    "shard missing": (_index, r"lacks model-00002-of-00002\.safetensors"),
+    "no tokenizer": (_drop("tokenizer.json", "tokenizer_config.json"), r"no tokenizer; put"),
+    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer of .* cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_folders(case: str, variant: Callable) -> None:
+    change, message = BAD_FOLDERS[case]
+    folder = variant("llama")
+    change(folder)
+    left = sorted(folder.iterdir())
+    with pytest.raises(TracerError, match=message):
+        load(folder)
+    assert sorted(folder.iterdir()) == left  # nothing left behind
+
+
+def test_pickled_weights_beside_safetensors_are_not_read(variant: Callable, tiny: Callable) -> None:
+    folder = variant("llama")
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    assert load(folder).fingerprint() == tiny("llama").fingerprint()
+
+
+def test_sharded_checkpoint(tmp_path: Path, tiny: Callable) -> None:
+    tiny("llama").hf.save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny("llama").tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert load(tmp_path).fingerprint() == tiny("llama").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "name is empty"),
+        (3, "got int"),
+        ("./nowhere", "no folder './nowhere'"),
+        (Path("nowhere"), "no folder 'nowhere'"),
+        ("no such model", "no folder 'no such model'"),
+        ("a/b/c", "no folder 'a/b/c'"),
+        (__file__, "is a file"),
+    ],
+)
+def test_bad_names(name: object, message: str) -> None:
+    with pytest.raises(TracerError, match=message):
+        load(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cellar"}, "device 'cellar' cannot be used"),
+        ({"dtype": "int8"}, "dtype 'int8'.*'float32'"),
+        ({"dtype": "float33"}, "dtype 'float33'"),
+        ({"dtype": 3}, "dtype 3"),
+        ({"device": "cpu", "device_map": "auto"}, "give one of them"),
+        ({"device_map": {"": "cellar"}}, "cannot be loaded"),
+    ],
+)
+def test_bad_options(options: dict, message: str, tiny_folder: Callable) -> None:
+    with pytest.raises(TracerError, match=message):
+        load(tiny_folder("llama"), **options)
+
+
+@pytest.mark.parametrize(
+    ("site", "layer", "message"),
+    [
+        ("mpl", 0, "unknown site 'mpl'; the sites are hidden, attn, mlp, key, embed"),
+        ("mlp", 4, "layer from 0 to 3, got 4"),
+        ("mlp", -1, "layer from 0 to 3, got -1"),
+        ("mlp", None, "layer from 0 to 3, got None"),
+        ("mlp", True, "layer from 0 to 3, got True"),
+        ("embed", 1, "once per model"),
+    ],
+)
+def test_bad_sites(site: str, layer: int | None, message: str, tiny: Callable) -> None:
+    with pytest.raises(TracerError, match=message):
+        tiny("gpt2").module(site, layer)
+
+
+def test_a_site_the_architecture_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_name, settings, family = checkpoints.ARCHITECTURES["opt"]
+    late = {**settings, "do_layer_norm_before": False}  # no norm at the end
+    monkeypatch.setitem(checkpoints.ARCHITECTURES, "opt", (class_name, late, family))
+    model = load(checkpoints.build("opt", tmp_path))
+    with pytest.raises(TracerError, match="OPTForCausalLM has no site 'final_norm'"):
+        model.module("final_norm")
+
+
+# --- the hub, without a network ------------------------------------------------------------------------------------
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and a hub that fails the test when it is asked."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def _put_in_cache(cache: Path, folder: Path, name: str) -> Path:
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    return repository / "snapshots" / ("0" * 40)
+
+
+def test_cached_hub_model_needs_no_network(cache: Path, tiny_folder: Callable, tiny: Callable) -> None:
+    _put_in_cache(cache, tiny_folder("gpt2"), "someone/tiny")
+    model = load("someone/tiny")
+    assert model.name == model.hf.config._name_or_path == model.hf.name_or_path == "someone/tiny"
+    assert model.fingerprint() == tiny("gpt2").fingerprint()
+    with pytest.raises(TracerError, match=r"at revision 'other' is neither.*--revision other"):
+        load("someone/tiny", revision="other")
+
+
+def test_no_network_names_the_cache(cache: Path, tiny_folder: Callable) -> None:
+    with pytest.raises(TracerError, match=rf"(?s)hub cannot be reached.*hf download gpt2.*{cache}.*HF_HOME"):
+        load("gpt2")
+    snapshot = _put_in_cache(cache, tiny_folder("gpt2"), "someone/part")
+    (snapshot / "tokenizer.json").unlink()
+    (snapshot / "tokenizer_config.json").unlink()
+    with pytest.raises(TracerError, match=r"cached copy of 'someone/part'.*lacks.*tokenizer.*hf download someone/part"):
+        load("someone/part")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("RepositoryNotFoundError", "unknown model 'someone/else'"),
+        ("GatedRepoError", "'someone/else' is gated"),
+        ("RevisionNotFoundError", "no revision 'v9'"),
+    ],
+)
+def test_the_hub_says_no(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def refuse(*args: object, local_files_only: bool = False, **options: object) -> str:
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not cached")
+        request = SimpleNamespace(url="https://hub", method="GET", headers={})
+        response = SimpleNamespace(request=request, headers={}, status_code=404, text="", content=b"")
+        raise getattr(errors, error)("no", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(TracerError, match=message):
+        load("someone/else", revision="v9")
+
+
+def test_a_hub_model_with_pickled_weights_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub.errors
+
+    asked: list[dict] = []
+
+    def fetch(*args: object, **options: object) -> str:
+        if options.get("local_files_only"):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
+        asked.append(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(TracerError, match=r"offers no safetensors weights.*save_pretrained"):
+        load("someone/old")
+    assert not any(str(pattern).endswith((".bin", ".py")) for pattern in asked[-1]["allow_patterns"])  # type: ignore[union-attr]

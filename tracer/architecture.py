@@ -1,0 +1,81 @@
+"""The map of a model's sites: TransformerLens's architecture adapters, asked without touching the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .errors import TracerError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# site -> component as TransformerLens names it, per layer or once per model
+LAYER_SITES = {"hidden": "", "attn": "attn", "mlp": "mlp", "key": "mlp.out"}
+MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
+
+
+def adapter_for(config: PretrainedConfig, name: str) -> tuple[Any, bool]:
+    """TransformerLens's map for a configuration, and whether the model is a masked one."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    masked = set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - causal
+    masked -= set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values())  # encoder-decoders count there too
+    try:
+        architecture = determine_architecture_from_hf_config(config)
+        if architecture not in causal | masked:
+            raise ValueError(architecture)
+        settings = build_bridge_config_from_hf(config, architecture, name, torch.float32)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(settings)
+        blocks = (adapter.component_mapping or {}).get("blocks")
+        if blocks is None:
+            raise ValueError(f"{architecture} without blocks")
+    except (ValueError, KeyError) as error:
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+        named = ", ".join(getattr(config, "architectures", None) or [config.model_type])
+        known = ", ".join(sorted(name for name in causal | masked if name in SUPPORTED_ARCHITECTURES))
+        raise TracerError(
+            f"{name!r} is a {named}, for which there is no map of sites; "
+            f"expected a language model of one of these architectures: {known}"
+        ) from error
+    return adapter, architecture in masked
+
+
+def orientation(module: nn.Module, path: str) -> str:
+    """How a projection stores its weight. Asked of its class, never guessed from the shape."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, Conv1D):
+        return "in_out"
+    if isinstance(module, nn.Linear):
+        return "out_in"
+    raise TracerError(f"{path} is a {type(module).__name__}; a Conv1D or Linear was expected as the down-projection")
+
+
+def component(adapter: Any, site: str) -> str:
+    """TransformerLens component behind a per-layer site: the module, or its output projection where it must be."""
+    name = LAYER_SITES[site]
+    block = adapter.component_mapping["blocks"]
+    part = block.submodules.get(name)
+    if site not in ("attn", "mlp") or part is None:
+        return name
+    projection = name + {"attn": ".o", "mlp": ".out"}[site]
+    if part.name is None:  # no module of its own
+        return projection
+    # the map itself says where the contribution alone can be read when the module adds the residual
+    if block.hook_aliases.get(f"hook_{site}_out") == f"{projection}.hook_out":
+        return projection
+    # a norm of the block that lies inside the attention module (BERT): it comes after the residual was added
+    norms = [str(sub.name) for key, sub in block.submodules.items() if key.startswith("ln")]
+    return projection if any(norm.startswith(f"{part.name}.") for norm in norms) else name

@@ -1,0 +1,106 @@
+"""Branches of a sweep: in which order a forward meets their interventions, when they part, how states change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .hooks import Intervention
+
+Action = tuple[int, Intervention]  # token, what is done there
+Moment = tuple[int, tuple[Action, ...]]  # time, what is done then
+# Time 2 l is inside block l (its mlp, attn and key), time 2 l + 1 is its output.
+
+
+def timeline(branch: Sequence[Intervention], tokens: int) -> list[Moment]:
+    """The interventions of a branch in the order in which a forward meets them, by time."""
+    times: dict[int, list[Action]] = {}
+    for item in branch:
+        assert item.site.layer is not None and item.site.token is not None
+        time = 2 * item.site.layer + (item.site.kind == "hidden")
+        times.setdefault(time, []).append((item.site.token % tokens, item))
+    return [(time, tuple(items)) for time, items in sorted(times.items())]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Groups of rows after some time: the group each is copied from (-1: the base run), and what is done to it."""
+
+    sources: tuple[int, ...]
+    actions: tuple[tuple[Action, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``steps`` by time, and ``leaves``: the timeline that each group of rows has followed in the end."""
+
+    steps: dict[int, Step]
+    leaves: tuple[tuple[Moment, ...], ...]
+
+    def kinds(self, time: int) -> set[str]:
+        """The kinds of sites that change at ``time``."""
+        actions = self.steps[time].actions if time in self.steps else ()
+        return {item.site.kind for group in actions for _, item in group}
+
+
+def make_plan(lines: Sequence[list[Moment]]) -> Plan:
+    """Let branches share rows for as long as their interventions have been the same objects."""
+    waiting = list(range(len(lines)))  # not different from the base run yet
+    groups: list[list[int]] = []
+    at = [dict(line) for line in lines]
+    steps: dict[int, Step] = {}
+    for time in sorted({time for line in lines for time, _ in line}):
+        sources: list[int] = []
+        actions: list[tuple[Action, ...]] = []
+        members: list[list[int]] = []
+        later = []
+        for source, group in [*enumerate(groups), (-1, waiting)]:
+            parts: dict[tuple[Action, ...], list[int]] = {}
+            for index in group:
+                parts.setdefault(at[index].get(time, ()), []).append(index)
+            rest = parts.pop((), [])
+            if source < 0:
+                waiting = rest
+            elif rest:
+                later.append((source, (), rest))
+            later += [(source, action, part) for action, part in parts.items()]
+        for source, action, part in later:
+            sources.append(source)
+            actions.append(action)
+            members.append(part)
+        groups = members
+        steps[time] = Step(tuple(sources), tuple(actions))
+    return Plan(steps, tuple(tuple(lines[group[0]]) for group in groups))
+
+
+def rows_of(item: Intervention, rows: int, some: slice) -> Tensor:
+    """The value of ``item`` for ``some`` of ``rows`` rows: one with an entry per row is cut, others serve every row."""
+    per_row = item.value.dim() == (3 if item.site.token is None else 2) and item.value.shape[0] == rows
+    return item.value[some] if per_row else item.value
+
+
+def change(
+    state: Tensor, actions: Sequence[Sequence[Action]], kind: str, first: int, all_rows: int, some: slice
+) -> Tensor:
+    """``state`` [groups * rows, tokens, width] after each group's actions at sites of ``kind``; the input is kept.
+
+    The tokens are those from ``first`` on; a group holds ``some`` of the base run's ``all_rows`` rows.
+    """
+    rows = len(range(*some.indices(all_rows)))
+    new: dict[tuple[int, int], Tensor] = {}
+    for group, items in enumerate(actions):
+        for token, item in items:
+            if item.site.kind == kind:
+                place = group, token - first
+                current = new.get(place)
+                if current is None:
+                    current = state[group * rows : (group + 1) * rows, token - first]
+                new[place] = item(current, rows_of(item, all_rows, some))
+    if not new:
+        return state
+    index = torch.tensor([group * rows + row for group, _ in new for row in range(rows)], device=state.device)
+    tokens = torch.tensor([token for _, token in new for _ in range(rows)], device=state.device)
+    return state.index_put((index, tokens), torch.cat(list(new.values())))

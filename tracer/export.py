@@ -1,0 +1,242 @@
+"""Writing figures and results to files, by suffix: whole or not at all.
+
+=======  ====================================================================================================
+html     one self-contained page that opens offline; it can load nothing and sends nothing
+png svg  pictures, drawn by Kaleido with a Chromium-based browser
+pdf
+json     a figure as Plotly's JSON; a result as its fields
+csv      a result's tidy table
+npz      one result, to be read again with its ``load``
+=======  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import TracerError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PICTURES = ("png", "svg", "pdf")
+FORMATS = ("html", *PICTURES, "json", "csv", "npz")
+NO_BROWSER = (
+    "png, svg and pdf are drawn by a Chromium-based browser, and none was found; install one "
+    "(Debian, Ubuntu: apt install chromium; anywhere: plotly_get_chrome) or name one in BROWSER_PATH. "
+    "html needs no browser"
+)
+NO_KALEIDO = "png, svg and pdf need Kaleido; install it (pip install kaleido). html needs no more than there is"
+
+# The page may run the script it contains and nothing else: no request leaves it, whatever a text says.
+# 'unsafe-eval' is for Plotly's WebGL traces, blob: and data: for its button that saves a picture.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; \
+style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+<title>{title}</title>
+<style>body {{ margin: 24px; background: #fff; }} .figure {{ width: max-content; min-width: 100%; }}</style>
+</head>
+<body>
+<div class="figure">{figure}</div>
+</body>
+</html>
+"""
+
+
+def export(fig_or_result: Any, path: str | Path) -> Path:
+    """Write a Plotly figure, a result, or a list of traces to ``path`` in the format its suffix names; return the path.
+
+    A result is plotted first where the format is a picture; a list of traces becomes the panels of one figure, or one
+    table. Missing folders are made. The file appears whole or not at all, and replaces one of the same name.
+
+    Raises TracerError for a suffix that is not known, for a format that does not fit (a figure has no table), where
+    no browser is found, and where the path cannot be written.
+    """
+    path = Path(path)
+    form = path.suffix[1:].lower()
+    if form not in FORMATS:
+        known = ", ".join("." + name for name in FORMATS)
+        raise TracerError(f"cannot tell the format of {str(path)!r} from its suffix; expected one of {known}")
+    if form in ("html", *PICTURES):
+        content = _draw(_figure(fig_or_result), form)
+    elif form == "json":
+        content = _as_json(fig_or_result)
+    elif form == "csv":
+        content = _table(fig_or_result)
+    else:
+        content = None
+        _one_result(fig_or_result)
+    with replacing(path) as temporary:
+        if content is None:
+            fig_or_result.save(temporary)
+        elif isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8", newline="")
+        else:
+            temporary.write_bytes(content)
+    return path
+
+
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[None]:
+    """Make sure, before any work is done, that files can be written to ``folder``; make it if it is missing.
+
+    If the body fails, the folders made are removed again. Raises TracerError if the folder cannot be written.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
+    probe = folder / f".{secrets.token_hex(4)}"
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise TracerError(f"cannot write to the folder {folder} ({reason}); choose a writable one") from error
+        yield
+    except BaseException:
+        for each in made:
+            with suppress(OSError):  # never made, or somebody else uses it by now
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes its place at the end, and is removed if anything fails.
+
+    Raises TracerError if the place cannot be written.
+    """
+    with writable_folder(path.parent):
+        temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            raise TracerError(f"cannot write {path} ({error.strerror or error}); choose another file") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_figure(item: Any) -> bool:
+    from plotly.basedatatypes import BaseFigure
+
+    return isinstance(item, BaseFigure)
+
+
+def _figure(item: Any) -> go.Figure:
+    from .plots import plot_trace
+
+    return item if _is_figure(item) else plot_trace(item)
+
+
+def _draw(figure: go.Figure, form: str) -> str | bytes:
+    if form != "html":
+        return _picture(figure, form)
+    import plotly.io
+
+    body = plotly.io.to_html(
+        figure,
+        full_html=False,
+        include_plotlyjs=True,
+        include_mathjax=False,
+        div_id="figure",  # a fixed name, so that the same figure is the same file
+        # no button that would upload the figure
+        config={"displaylogo": False, "responsive": False, "showSendToCloud": False},
+    )
+    return PAGE.format(title=html.escape(_title(figure)), figure=body)
+
+
+def _title(figure: go.Figure) -> str:
+    """The figure's title as plain text, for the browser's tab."""
+    import re
+
+    layout: Any = figure.layout
+    text = layout.title.text or "tracer"
+    return html.unescape(re.sub(r"<[^>]*>", "", text))
+
+
+def _picture(figure: go.Figure, form: str) -> bytes:
+    try:
+        import kaleido
+        from choreographer.errors import BrowserClosedError, BrowserDepsError, BrowserFailedError, ChromeNotFoundError
+    except ImportError as error:
+        raise TracerError(NO_KALEIDO) from error
+    layout: Any = figure.layout
+    options = {"format": form, "width": layout.width, "height": layout.height, "scale": 2 if form == "png" else 1}
+    try:
+        # MathJax would be fetched from the network, and labels hold no formulas
+        return kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts={"mathjax": False})
+    except ChromeNotFoundError as error:
+        raise TracerError(NO_BROWSER) from error
+    except (BrowserClosedError, BrowserDepsError, BrowserFailedError, TimeoutError) as error:
+        raise TracerError(
+            f"the browser that draws {form} files did not start or did not answer; html needs no browser"
+        ) from error
+
+
+def _results(item: Any, form: str) -> list[Any]:
+    results = list(item) if isinstance(item, Sequence) and not isinstance(item, str) else [item]
+    if not results:
+        raise TracerError(f"nothing to write as {form}: the list is empty")
+    for each in results:
+        if _is_figure(each) or not hasattr(each, "to_frame"):
+            kind = "figure" if _is_figure(each) else type(each).__name__
+            raise TracerError(
+                f"{form} holds the numbers of a result, not a {kind}; pass the result it was plotted from"
+            )
+    return results
+
+
+def _one_result(item: Any) -> None:
+    results = _results(item, "npz")
+    if len(results) > 1 or results[0] is not item:
+        raise TracerError("npz holds one result, not a list; write each to a file of its own, or all as csv or json")
+
+
+def _table(item: Any) -> str:
+    import pandas as pd
+
+    results = _results(item, "csv")
+    if len(results) == 1 and results[0] is item:
+        return item.to_frame().to_csv(index=False)
+    frames = [r.to_frame().assign(prompt=r.prompt, subject=r.subject, kind=r.kind) for r in results]
+    return pd.concat(frames).to_csv(index=False)
+
+
+def _as_json(item: Any) -> str:
+    if _is_figure(item):
+        return item.to_json()
+    results = [_plain(each) for each in _results(item, "json")]
+    content = results if isinstance(item, Sequence) else results[0]
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, arrays and numpy numbers as what JSON knows; a number that is none becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

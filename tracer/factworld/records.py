@@ -1,0 +1,152 @@
+"""Edit records in CounterFact's schema, made from the facts the embedded model knows:
+``python -m tracer.factworld.records`` writes ``data/records.json`` and ``data/held_out.txt``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tracer.errors import TracerError
+from tracer.factworld.corpus import Statement
+from tracer.factworld.grammar import PHRASINGS, REVERSED, fill
+
+Split = Literal["train", "validation", "test"]
+
+ONE_HOP: dict[str, tuple[str, str]] = {
+    "landmark_city": ("city_country", "landmark_country"),
+    "headquarters": ("city_country", "company_country"),
+    "birthplace": ("city_country", "citizenship"),
+}
+"""What follows when the object changes: edited relation -> (fact about the new object, relation of the subject it decides).
+A birthplace or seat does not strictly decide a citizenship or a company's country; the world's grammar has no closer one."""
+
+
+def records(split: Split | None = None) -> list[dict[str, Any]]:
+    """The shipped edit records; all of them, or those of one split (splits share no subject).
+
+    Raises:
+        TracerError: an unknown split.
+    """
+    if split not in (None, "train", "validation", "test"):
+        raise TracerError(f"split {split!r} does not exist; choose 'train', 'validation' or 'test', or None for all")
+    text = files("tracer.factworld").joinpath("data/records.json").read_text(encoding="utf-8")
+    return [record for record in json.loads(text) if split is None or record["split"] == split]
+
+
+def split_of(subject: str, seed: int) -> Split:
+    """The split a subject belongs to: 30 % train, 20 % validation, 50 % test."""
+    draw = Random(f"{seed}/{subject}").random()
+    return "train" if draw < 0.3 else "validation" if draw < 0.5 else "test"
+
+
+def make_records(
+    known: Sequence[Statement],
+    aliases: dict[str, tuple[str, ...]],
+    *,
+    count: int = 1500,
+    seed: int = 0,
+    neighbours: int = 10,
+) -> list[dict[str, Any]]:
+    """``count`` records about facts drawn with ``seed`` from ``known``; every prompt asks for a fact in ``known``.
+
+    Args:
+        known: facts the model answers.
+        aliases: other names of subjects.
+        neighbours: most neighbourhood (and attribute) prompts of a record.
+    """
+    rng = Random(seed)
+    by_subject: dict[tuple[str, str], list[Statement]] = {}
+    by_object: dict[str, dict[str, list[Statement]]] = {}
+    answers: dict[tuple[str, str], str] = {}
+    for s in known:
+        by_subject.setdefault((s.subject, s.type), []).append(s)
+        by_object.setdefault(s.relation, {}).setdefault(s.object, []).append(s)
+        answers[s.subject, s.relation] = s.object
+    usable = [s for s in known if s.relation not in REVERSED.values() and len(by_object[s.relation]) > 1]
+    chosen = rng.sample(usable, min(count, len(usable)))
+    result = []
+    for case, s in enumerate(sorted(chosen, key=lambda s: (s.type, s.subject, s.relation))):
+        phrasing = PHRASINGS[s.relation]
+        new = rng.choice(sorted(o for o in by_object[s.relation] if o != s.object))
+
+        def ask(others: list[Statement], n: int, own: str = s.subject) -> list[str]:
+            names = [other.subject for other in others if other.subject != own]
+            return [fill(rng.choice(PHRASINGS[others[0].relation].train), name) for name in rng.sample(names, min(n, len(names)))]
+
+        rest = [other for other in by_subject[s.subject, s.type] if other.relation != s.relation]
+        prompt = rng.choice([t for t in phrasing.train if not t.endswith("{}")])
+        starts = [PHRASINGS[other.relation].train[0] for other in (rest or [s])]
+        result.append(
+            {
+                "case_id": case,
+                "split": split_of(s.subject, seed),
+                "requested_rewrite": {
+                    "prompt": prompt,
+                    "subject": s.subject,
+                    "target_true": {"str": s.object},
+                    "target_new": {"str": new},
+                    "relation_id": s.relation,
+                },
+                "paraphrase_prompts": [fill(t, s.subject) for t in phrasing.held_out],
+                "neighborhood_prompts": ask(by_object[s.relation][s.object], neighbours),
+                "attribute_prompts": ask(by_object[s.relation][new], neighbours),
+                "generation_prompts": [fill(t, s.subject) for t in (*starts[:2], phrasing.train[0], "{} is")],
+                "same_subject_prompts": [
+                    {"prompt": fill(rng.choice(PHRASINGS[o.relation].train), s.subject), "target": o.object, "relation_id": o.relation}
+                    for o in rest
+                ],
+                "portability": _portability(s, new, prompt, answers, aliases),
+            }
+        )
+    return result
+
+
+def _portability(
+    s: Statement, new: str, prompt: str, answers: dict[tuple[str, str], str], aliases: dict[str, tuple[str, ...]]
+) -> dict[str, list[dict[str, str]]]:
+    """What else should be true after the edit, where the world can say so."""
+    found: dict[str, list[dict[str, str]]] = {}
+    if s.relation in ONE_HOP:
+        hop, decided = ONE_HOP[s.relation]
+        # only where the answer changes: an answer that stays would be right without any edit
+        if (new, hop) in answers and answers.get((s.subject, decided)) not in (None, answers[new, hop]):
+            asked = fill(PHRASINGS[decided].train[0], s.subject)
+            found["one_hop"] = [{"prompt": asked, "target": answers[new, hop]}]
+    if s.relation in REVERSED:
+        asked = fill(PHRASINGS[REVERSED[s.relation]].train[0], new)
+        found["reverse_relation"] = [{"prompt": asked, "target": s.subject}]
+    if s.subject in aliases:
+        found["subject_alias"] = [{"prompt": fill(prompt, alias), "target": new} for alias in aliases[s.subject]]
+    return found
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("tracer/factworld/data"),
+    count: Annotated[int, typer.Option(help="how many records")] = 1500,
+    seed: Annotated[int, typer.Option(help="seed of the draw")] = 0,
+) -> None:
+    """Write the edit records and the held-out text."""
+    import tracer
+    from tracer.factworld.evaluate import decodes_exactly
+    from tracer.factworld.facts import statements, training_text
+    from tracer.factworld.world import aliases
+
+    told = statements()
+    asked = [(fill(PHRASINGS[s.relation].train[0], s.subject), s.object) for s in told]
+    asked += [(fill(PHRASINGS[s.relation].held_out[0], s.subject), s.object) for s in told]
+    right = decodes_exactly(tracer.load(), asked)
+    known = [s for i, s in enumerate(told) if right[i] and right[i + len(told)]]
+    made = make_records(known, aliases(), count=count, seed=seed)
+    (out / "records.json").write_text(json.dumps(made, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    (out / "held_out.txt").write_text(training_text(600, seed=20_000 + seed) + "\n", encoding="utf-8")
+    typer.echo(f"{len(made)} records from {len(known)} of {len(told)} facts")
+
+
+if __name__ == "__main__":
+    typer.run(main)

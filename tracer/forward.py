@@ -1,0 +1,211 @@
+"""One forward of the untouched model in which the batch grows: the hooks and the key-value cache that let it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import Cache, DynamicCache, DynamicLayer
+
+from .branches import Plan, change
+from .hooks import Frame, attach, keep_logits
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .sweep import Base
+
+
+class Forward:
+    """One forward over the tokens from ``first`` on, in which the branches of ``plan`` join and part."""
+
+    def __init__(self, model: Model, base: Base, first: int, plan: Plan, some: slice, scaled: Set[tuple]) -> None:
+        self.model, self.base, self.first, self.plan, self.scaled = model, base, first, plan, scaled
+        self.all_rows, self.some = len(base.ids), some
+        self.rows = len(range(*some.indices(self.all_rows)))  # of each branch
+        self.groups = 0  # branches that have parted so far; 0: only the row that carries the shapes
+
+    def run(self, stop: bool = False) -> Tensor:
+        """Logits [groups * rows, len(read), V]; with ``stop`` the forward ends before them, and there are none."""
+        model, plan = self.model, self.plan
+        arguments = {}
+        if self.first > 0 and self.base.prefix is not None:
+            arguments = {"past_key_values": Prefix(self.base.prefix, self.first, self.some), "use_cache": True}
+        frame = Frame(self.base.ids.shape[1] - self.first)
+        with ExitStack() as stack:
+            stack.callback(keep_logits(model, [position - self.first for position in self.base.read]).remove)
+            if "key" not in plan.kinds(2 * model.n_layers - 2):
+                keep = sorted({position - self.first for position in self.base.read})
+                for handle in narrow(model.module("mlp", model.n_layers - 1), keep):
+                    stack.callback(handle.remove)
+            for layer in range(model.n_layers):
+                split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
+                entry = BlockArguments(split, self.scaled)
+                stack.callback(entry.attach(model.module("hidden", layer)).remove)
+                if 2 * layer + 1 in plan.steps:
+                    split = self.splitter(2 * layer + 1, layer + 1)
+                    stack.callback(attach(model, "hidden", layer, split, frame).remove)
+                for kind in plan.kinds(2 * layer):
+                    stack.callback(attach(model, kind, layer, self.changer(2 * layer, kind), frame).remove)
+            if stop:
+                stack.callback(model.module("unembed").register_forward_pre_hook(Stop.here).remove)
+            try:
+                return model.hf(input_ids=self.base.ids[:1, self.first :], **arguments).logits
+            except Stop:
+                return self.base.logits[:0]
+
+    def splitter(self, time: int, entering: int) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            step = self.plan.steps[time]
+            base = self.base.entering[entering][self.some, self.first :].to(state.device)
+            if step.sources != tuple(range(self.groups)):
+                parts = state.split(self.rows) if self.groups else ()
+                state = torch.cat([base if source < 0 else parts[source] for source in step.sources])
+                self.groups = len(step.sources)
+            return self.changer(time, "hidden")(state)
+
+        return edit
+
+    def changer(self, time: int, kind: str) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            return change(state, self.plan.steps[time].actions, kind, self.first, self.all_rows, self.some)
+
+        return edit
+
+
+def narrow(module: nn.Module, keep: Sequence[int]) -> tuple[RemovableHandle, RemovableHandle]:
+    """Let a module that treats tokens one by one compute those in ``keep`` only; its output is zero at the others.
+
+    For the MLP of the last block, most of whose output nobody reads. Inputs that are not [rows, tokens, width] pass.
+    """
+    full: list[int] = []
+
+    def before(_: nn.Module, args: tuple) -> tuple | None:
+        full.clear()
+        if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3 or args[0].shape[1] <= len(keep):
+            return None
+        tokens = args[0].shape[1]
+        full.append(tokens)
+        return tuple(x[:, keep] if isinstance(x, Tensor) and x.shape[1:2] == (tokens,) else x for x in args)
+
+    def after(_: nn.Module, args: tuple, output: Any) -> Any:
+        if not full:
+            return None
+        state = output if isinstance(output, Tensor) else output[0]
+        wide = state.new_zeros(state.shape[0], full[0], state.shape[2])
+        wide[:, keep] = state
+        return wide if isinstance(output, Tensor) else type(output)((wide, *output[1:]))
+
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of the tokens before the first, for however many rows there are; nothing is stored."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._join(self.keys, key_states), self._join(self.values, value_states)
+
+    @staticmethod
+    def _join(before: Tensor | None, new: Tensor) -> Tensor:
+        assert before is not None
+        rows = len(new)
+        # fewer rows than samples: the row that carries the shapes before branches join
+        before = before[:rows] if rows < len(before) else before.repeat(rows // len(before), 1, 1, 1)
+        return torch.cat([before, new], dim=-2)
+
+
+class Prefix(Cache):
+    """A key-value cache that gives every group of rows the base run's tokens before ``first``."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], first: int, some: slice) -> None:
+        super().__init__(
+            layers=[_PrefixLayer(keys[some, :, :first], values[some, :, :first]) for keys, values in layers]
+        )
+
+    @staticmethod
+    def read(cache: DynamicCache, n_layers: int, tokens: int) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """Keys and values of every layer, or None if the model did not put all of them into the cache."""
+        found = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
+        pairs = [(keys, values) for keys, values in found if keys is not None and values is not None]
+        if len(pairs) != n_layers or any(keys.shape[-2] != tokens for keys, _ in pairs):
+            return None
+        return tuple(pairs)
+
+
+class Stop(Exception):
+    """Ends a forward early."""
+
+    @classmethod
+    def here(cls, *_: Any) -> None:
+        """A hook that ends the forward where it is registered."""
+        raise cls
+
+
+class BlockArguments:
+    """A hook on what enters a block: changes the hidden states, and repeats arguments that count rows."""
+
+    def __init__(self, edit: Callable[[Tensor], Tensor | None] | None, scaled: Set[tuple] = frozenset()) -> None:
+        self.edit, self.scaled_paths = edit, scaled
+
+    def attach(self, block: nn.Module) -> RemovableHandle:
+        """Hook ``block``."""
+        return block.register_forward_pre_hook(self.before, with_kwargs=True)
+
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.edit is not None:
+            new = self.edit(hidden)
+            hidden = hidden if new is None else new
+        rows = len(hidden)
+        if rows > 1 and self.scaled_paths:
+            args = _repeated(args, self.scaled_paths, rows, (0,))
+            kwargs = _repeated(kwargs, self.scaled_paths, rows, (1,))
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    @staticmethod
+    def scaled(model: Model, ids: Tensor) -> set[tuple]:
+        """Paths of block arguments whose leading dimension is a multiple of the rows, found by running one and two."""
+        shapes: list[dict[tuple, torch.Size]] = []
+
+        def look(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            shapes.append({path: x.shape for path, x in [*_tensors(args, (0,)), *_tensors(kwargs, (1,))]})
+            raise Stop
+
+        handle = model.module("hidden", 0).register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            for rows in (1, 2):
+                try:
+                    model.hf(input_ids=ids.expand(rows, -1))
+                except Stop:
+                    pass
+        finally:
+            handle.remove()
+        one, two = shapes
+        return {path for path, size in one.items() if size and size[0] > 1 and two[path][0] == 2 * size[0]}
+
+
+def _tensors(value: Any, path: tuple) -> Iterator[tuple[tuple, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, dict | tuple | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, (*path, key))
+
+
+def _repeated(value: Any, paths: Set[tuple], rows: int, path: tuple) -> Any:
+    if isinstance(value, Tensor):
+        return value.repeat(rows, *[1] * (value.dim() - 1)) if path in paths else value
+    if isinstance(value, dict):
+        return {key: _repeated(item, paths, rows, (*path, key)) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_repeated(item, paths, rows, (*path, key)) for key, item in enumerate(value))
+    return value

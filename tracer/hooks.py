@@ -1,0 +1,262 @@
+"""The hook layer: name a place in a model, read it, change it, and leave the model as it was found.
+
+A :class:`Site` names a place: a kind, a layer, a token.
+
+========  =====================================================================================================
+kind      what it is, [rows, tokens, width]
+========  =====================================================================================================
+hidden    output of block ``layer`` (the residual stream after it)
+mlp       what the MLP of block ``layer`` contributes: the output of its module, without the residual stream
+attn      what attention of block ``layer`` contributes, likewise
+key       INPUT of the MLP's down-projection, ``d_mlp`` wide (its output is the value)
+embed     output of the word embedding, before positions are added (no layer)
+========  =====================================================================================================
+
+``model.path(kind, layer)`` names the module (an output projection where the MLP is no module of its own, or adds the
+residual stream inside: OPT, BLOOM, BERT). Where attention and MLP read the same residual stream
+(``model.parallel``) all kinds are defined all the same: the two outputs are separate and are added together.
+
+Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
+call in ``torch.no_grad()`` when only numbers are wanted.
+
+Recipe 1, read a state::
+
+    with torch.no_grad():
+        site = Site("hidden", layer=3, token=-1)
+        state = capture(model, "The Space Needle is in", [site])[site]            # [1, d_model]
+
+Recipe 2, put a state of one prompt into another::
+
+    with torch.no_grad(), intervene(model, [Replace(site, state)]):
+        logits = model.hf(input_ids=other_ids).logits
+
+Recipe 3, many interventions in one forward (see :mod:`tracer.sweep`)::
+
+    with torch.no_grad():
+        base = record(model, ids)                                                 # the run that branches start from
+        branches = [(Replace(Site("mlp", layer, 2), torch.zeros(model.d_model)),) for layer in range(model.n_layers)]
+        p = sweep(model, base, branches, lambda logits: logits.softmax(-1)[..., -1, answer_id])    # [branches, rows]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .errors import TracerError
+
+if TYPE_CHECKING:
+    from .model import Model
+
+KINDS = ("hidden", "mlp", "attn", "key", "embed")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model: ``kind`` (see the module), ``layer`` (None for "embed"), ``token`` (None: every token).
+
+    Negative tokens count from the end of the tokens in the forward at hand. Raises TracerError for an unknown kind,
+    or a layer that is missing or out of place; whether a model has that layer is checked where the site is used.
+    """
+
+    kind: str
+    layer: int | None = None
+    token: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise TracerError(f"site kind {self.kind!r} is unknown; expected one of {', '.join(KINDS)}")
+        if (self.kind == "embed") != (self.layer is None):
+            expected = "no layer" if self.kind == "embed" else "a layer number"
+            raise TracerError(f"a site of kind {self.kind!r} needs {expected}, not layer={self.layer!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Replace:
+    """Put ``value`` at ``site``: [width], [rows, width] or, for a site without token, [..., tokens, width]."""
+
+    site: Site
+    value: Tensor
+
+    def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
+        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
+        new = self.value if value is None else value
+        return new.to(device=current.device, dtype=current.dtype).expand_as(current)
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Add ``value`` at ``site`` (shapes as in :class:`Replace`), in the wider of the two dtypes, then cast back."""
+
+    site: Site
+    value: Tensor
+
+    def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
+        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
+        new = self.value if value is None else value
+        return (current + new.to(current.device)).to(current.dtype)
+
+
+Intervention = Replace | Add
+
+
+@dataclass
+class Frame:
+    """Tokens per row in the forward at hand; some modules see rows and tokens flattened into one dimension."""
+
+    tokens: int = 0
+
+
+def check_site(model: Model, site: Site, tokens: int | None = None) -> None:
+    """Raise TracerError if ``model`` has no such layer or, given ``tokens``, a prompt of that length no such token."""
+    if site.layer is not None and not 0 <= site.layer < model.n_layers:
+        raise TracerError(
+            f"layer {site.layer} of site {site} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"
+        )
+    if tokens is not None and site.token is not None and not -tokens <= site.token < tokens:
+        raise TracerError(f"token {site.token} of site {site} is out of range: there are {tokens} tokens")
+
+
+def attach(
+    model: Model, kind: str, layer: int | None, edit: Callable[[Tensor], Tensor | None], frame: Frame
+) -> RemovableHandle:
+    """Call ``edit(state [rows, tokens, width])`` whenever the site is computed; what it returns, if not None, goes on.
+
+    The lowest rung: everything else here and in :mod:`tracer.sweep` stands on it. Remove the handle yourself.
+    """
+    module = model.module(kind, layer)
+
+    def edited(state: Tensor) -> Tensor | None:
+        if state.dim() == 3:
+            return edit(state)
+        new = edit(state.view(-1, frame.tokens, state.shape[-1]))
+        return None if new is None else new.reshape(-1, new.shape[-1])
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        new = edited(args[0])
+        return None if new is None else (new, *args[1:])
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        new = edited(output if isinstance(output, Tensor) else output[0])
+        if new is None or isinstance(output, Tensor):
+            return new
+        return type(output)((new, *output[1:]))
+
+    return module.register_forward_pre_hook(before) if kind == "key" else module.register_forward_hook(after)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Dropout off inside; afterwards every module has its own training flag again."""
+    training = [module for module in model.hf.modules() if module.training]
+    model.hf.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:
+    """Let the unembedding see only ``positions`` of its input [rows, tokens, d], so that no other logits are made."""
+    index = list(positions)
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, index], *args[1:])
+
+    return model.module("unembed").register_forward_pre_hook(before)
+
+
+def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
+    """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
+
+    A text is tokenised with the tokenizer's own defaults. Raises TracerError if there is no token, or too many.
+    """
+    if isinstance(ids_or_text, str):
+        ids_or_text = list(model.tokenizer(ids_or_text)["input_ids"])
+    ids = torch.as_tensor(ids_or_text, dtype=torch.long, device=model.device)
+    ids = ids.unsqueeze(0) if ids.dim() < 2 else ids
+    if ids.dim() != 2 or ids.numel() == 0:
+        raise TracerError(
+            f"token ids of shape {list(ids.shape)}: expected at least one token, as [tokens] or [rows, tokens]"
+        )
+    if ids.shape[1] > model.n_ctx:
+        raise TracerError(
+            f"the prompt has {ids.shape[1]} tokens and {model.name} reads at most {model.n_ctx}; shorten the prompt"
+        )
+    return ids
+
+
+def capture(model: Model, ids_or_text: str | Sequence[int] | Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
+    """Run the model once and return the state at each site: [rows, width], or [rows, tokens, width] without a token.
+
+    Rows are those of the ids (one for a text). Raises TracerError for a layer or token out of range.
+    """
+    ids = as_ids(model, ids_or_text)
+    found: dict[Site, Tensor] = {}
+    groups: dict[tuple[str, int | None], list[Site]] = {}
+    for site in sites:
+        check_site(model, site, ids.shape[1])
+        groups.setdefault((site.kind, site.layer), []).append(site)
+
+    def keep(members: list[Site]) -> Callable[[Tensor], None]:
+        def edit(state: Tensor) -> None:
+            for site in members:
+                # cloned: some models add to a module's output in place later on
+                found[site] = (state if site.token is None else state[:, site.token]).clone()
+
+        return edit
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.callback(keep_logits(model, [-1]).remove)
+        frame = Frame(ids.shape[1])
+        for (kind, layer), members in groups.items():
+            stack.callback(attach(model, kind, layer, keep(members), frame).remove)
+        model.hf(input_ids=ids)
+    return found
+
+
+@contextmanager
+def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[Model]:
+    """Inside, every forward of ``model.hf`` has ``interventions`` made, in the order given; afterwards none are left.
+
+    Raises TracerError for a layer out of range at once, and for a token or a value that does not fit at the forward.
+    """
+    frame = Frame()
+    groups: dict[tuple[str, int | None], list[Intervention]] = {}
+    for item in interventions:
+        check_site(model, item.site)
+        groups.setdefault((item.site.kind, item.site.layer), []).append(item)
+
+    def count(_: nn.Module, __: Any, output: Tensor) -> None:
+        frame.tokens = output.shape[1]
+
+    def change(members: list[Intervention]) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            state = state.clone()
+            for item in members:
+                check_site(model, item.site, state.shape[1])
+                where = (slice(None),) if item.site.token is None else (slice(None), item.site.token)
+                try:
+                    state[where] = item(state[where])
+                except RuntimeError as error:
+                    raise TracerError(
+                        f"a value of shape {list(item.value.shape)} does not fit {item.site}, "
+                        f"whose state is {list(state[where].shape)}"
+                    ) from error
+            return state
+
+        return edit
+
+    with ExitStack() as stack:
+        stack.callback(model.module("embed").register_forward_hook(count).remove)
+        for (kind, layer), members in groups.items():
+            stack.callback(attach(model, kind, layer, change(members), frame).remove)
+        yield model

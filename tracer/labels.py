@@ -1,0 +1,77 @@
+"""The texts of a figure. What the user wrote is shown letter by letter, never interpreted."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .result import CausalTrace
+
+LIMIT = 26  # characters of a token on an axis
+MODULES = {"mlp": "MLP", "attn": "attention"}
+VISIBLE = {"\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
+# control characters, halves of surrogate pairs and non-characters: not allowed in SVG or not in UTF-8
+FORBIDDEN = {"Cc", "Cs", "Cn"}
+TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would reorder the text around them
+
+
+def printable(text: str) -> str:
+    """``text`` in one line, with characters replaced that cannot be seen, shown, or trusted in a terminal."""
+    return "".join(VISIBLE.get(c) or ("�" if c in TURNING or unicodedata.category(c) in FORBIDDEN else c) for c in text)
+
+
+def escape(text: str) -> str:
+    """``text`` as Plotly will show it, letter by letter.
+
+    Plotly draws a subset of HTML and, where MathJax is loaded, anything between dollar signs as a formula: both are
+    turned off.
+    """
+    return html.escape(printable(text), quote=False).replace("$", "&#36;")
+
+
+def token_label(token: str, limit: int = LIMIT) -> str:
+    """A token for an axis: without its leading space, spaces made visible where it has nothing else, cut if long."""
+    return escape(cut(token.strip(" ") or "␣" * len(token) or "∅", limit))
+
+
+def cut(text: str, limit: int) -> str:
+    """The first ``limit`` characters, the last of them an ellipsis if there are more."""
+    return text if len(text) <= limit else text[: max(limit, 1) - 1] + "…"
+
+
+def row_labels(trace: CausalTrace) -> list[str]:
+    """One label per row of ``trace.scores``: the token, with a star where it belongs to the subject."""
+    start, end = trace.subject_range
+    return [token_label(trace.tokens[p]) + ("*" if start <= p < end else "") for p in trace.positions]
+
+
+def measure(trace: CausalTrace) -> str:
+    """What the colours are."""
+    if trace.metric == "prob":
+        return f"p({token_label(trace.answer)})"
+    return {"logit_diff": "logit difference", "kl": "KL divergence"}.get(trace.metric, escape(trace.metric))
+
+
+def x_title(trace: CausalTrace) -> str:
+    """What the columns are."""
+    if trace.kind in MODULES:
+        if trace.window == 1:
+            return f"single restored {MODULES[trace.kind]} layer"
+        return f"centre of interval of {trace.window} restored {MODULES[trace.kind]} layers"
+    name = re.split(r"[/\\]", trace.model.rstrip("/\\"))[-1]  # of a folder or hub name only the last part
+    return f"single restored layer within {token_label(name)}"
+
+
+def headline(trace: CausalTrace, limit: int) -> str:
+    """The prompt, cut to ``limit`` characters, and its answer."""
+    return f"{escape(cut(trace.prompt, limit))} → <b>{token_label(trace.answer)}</b>"
+
+
+def summary(trace: CausalTrace) -> str:
+    """The two runs that the colours lie between, and the marks of the figure."""
+    clean, corrupted = f"{trace.clean:.3f} in the clean run", f"{trace.corrupted:.3f} with the subject* corrupted"
+    note = f" · {escape(trace.note)}" if trace.note else ""
+    return f"{measure(trace)} is {clean}, {corrupted} · ○ strongest sites{note}"

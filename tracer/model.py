@@ -1,0 +1,263 @@
+"""``load``: a hub name, a folder or the embedded model becomes a ``Model``, a map around the untouched module.
+
+The map is TransformerLens 4's architecture adapter, which names the real module behind ``blocks.1.mlp.out`` in some
+fifty architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from . import architecture, checkpoint
+from .errors import TracerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class DownProjection:
+    """The matrix that turns an MLP's keys into values.
+
+    ``weight`` is the model's own parameter: ``[d_mlp, d_model]`` where ``orientation`` is ``"in_out"`` (Conv1D),
+    ``[d_model, d_mlp]`` where it is ``"out_in"`` (Linear). ``name`` is its full parameter name in ``model.hf``.
+    With weights offloaded by accelerate it lies on the ``meta`` device and holds no numbers.
+    """
+
+    name: str
+    weight: nn.Parameter
+    orientation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A thin read-only handle on a Hugging Face model; nothing in it changes the model.
+
+    Attributes:
+        hf: the Hugging Face module itself, in eval mode.
+        tokenizer: its tokenizer.
+        name: as given to ``load``; ``"factworld"`` for the embedded model.
+    """
+
+    hf: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    name: str
+    _adapter: Any = field(repr=False)
+    _masked: bool = field(repr=False)
+
+    @classmethod
+    def of(cls, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model") -> Model:
+        """A handle on a Hugging Face model you already hold; the model is left as it is.
+
+        Raises:
+            TracerError: an architecture without a map.
+        """
+        adapter, masked = architecture.adapter_for(hf.config, name)
+        return cls(hf, tokenizer, name, adapter, masked)
+
+    # --- sizes -----------------------------------------------------------------------------------------------------
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self._adapter.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the hidden state."""
+        return int(self._adapter.cfg.d_model)
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of a key: the input of the down-projection."""
+        module = self.module("key", 0)
+        return int(module.weight.shape[0 if architecture.orientation(module, self.path("key", 0)) == "in_out" else 1])  # type: ignore[union-attr,index]
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest prompt, in tokens."""
+        return int(self._adapter.cfg.n_ctx)
+
+    @property
+    def causal(self) -> bool:
+        """False for masked models such as BERT, which read both ways and answer at the mask."""
+        return not self._masked
+
+    @property
+    def parallel(self) -> bool:
+        """True where attention and MLP read the same residual (GPT-J, NeoX, Falcon)."""
+        return bool(getattr(self._adapter.cfg, "parallel_attn_mlp", False))
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids belong: the device the word embedding computes on."""
+        embed = self.module("embed")
+        device = next(embed.parameters()).device
+        if device.type == "meta":  # offloaded: accelerate brings it to its execution device
+            device = torch.device(getattr(getattr(embed, "_hf_hook", None), "execution_device", "cpu"))
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the word embedding."""
+        return next(self.module("embed").parameters()).dtype
+
+    # --- sites -----------------------------------------------------------------------------------------------------
+    def path(self, site: str, layer: int | None = None) -> str:
+        """Dotted name, in ``hf``, of the module behind a site; see :meth:`module`."""
+        if site in architecture.MODEL_SITES:
+            if layer is not None:
+                raise TracerError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
+            return self._translate(architecture.MODEL_SITES[site], site)
+        if site not in architecture.LAYER_SITES:
+            known = ", ".join([*architecture.LAYER_SITES, *architecture.MODEL_SITES])
+            raise TracerError(f"unknown site {site!r}; the sites are {known}")
+        if not isinstance(layer, Integral) or isinstance(layer, bool) or not 0 <= layer < self.n_layers:
+            raise TracerError(
+                f"site {site!r} of {self.name} needs a layer from 0 to {self.n_layers - 1}, got {layer!r}"
+            )
+        component = architecture.component(self._adapter, site)
+        return self._translate(f"blocks.{layer}" + (f".{component}" if component else ""), site)
+
+    def module(self, site: str, layer: int | None = None) -> nn.Module:
+        """The module at a site.
+
+        Per layer: ``"hidden"`` the block, whose output is the hidden state ``[batch, tokens, d_model]`` (element 0 of a
+        tuple); ``"attn"`` and ``"mlp"`` the modules whose output is what attention and MLP contribute; ``"key"`` the
+        down-projection, whose input is the key ``[..., d_mlp]`` and whose output the value. Once per model: ``"embed"``
+        (word embedding), ``"final_norm"``, ``"unembed"``.
+
+        Where the attention or MLP is no module of its own (OPT, BERT) or its module's output already holds the residual
+        (BLOOM, BERT), the site is the output projection inside it, so that its output is the contribution alone.
+
+        Raises:
+            TracerError: unknown site, layer out of range, or a site this architecture does not have.
+        """
+        return self.hf.get_submodule(self.path(site, layer))
+
+    def _translate(self, component: str, site: str) -> str:
+        try:
+            path = self._adapter.translate_transformer_lens_path(component)
+            self.hf.get_submodule(path)
+        except (ValueError, AttributeError, IndexError) as error:
+            raise TracerError(
+                f"{type(self.hf).__name__} has no site {site!r} (TransformerLens component {component!r}: {error}); "
+                "use another site for this model"
+            ) from error
+        return path
+
+    def down_projection(self, layer: int) -> DownProjection:
+        """The down-projection weight of a layer's MLP, with its stored orientation."""
+        path, module = self.path("key", layer), self.module("key", layer)
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)  # Conv1D and Linear both hold one
+        return DownProjection(f"{path}.weight", weight, architecture.orientation(module, path))
+
+    # --- identity --------------------------------------------------------------------------------------------------
+    def fingerprint(self) -> str:
+        """SHA-256 over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
+        digest = hashlib.sha256()
+        bits: Any
+        for name, tensor in sorted(_named_tensors(self.hf), key=lambda item: item[0]):
+            digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+            bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(bits)
+        return digest.hexdigest()
+
+    def bridge(self) -> Any:
+        """A TransformerLens ``TransformerBridge`` for that library's own tools.
+
+        Building one rewires the module it is given, so it is built on a copy: twice the memory, and later edits of
+        this model do not show in it.
+        """
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        return build_bridge_from_module(
+            copy.deepcopy(self.hf),
+            self._adapter.cfg.architecture,
+            hf_config=self.hf.config,
+            tokenizer=copy.deepcopy(self.tokenizer),
+            model_name=self.name,
+        )
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    device_map: str | dict | None = None,
+) -> Model:
+    """Load a checkpoint in eval mode.
+
+    Args:
+        name_or_path: hub name, local folder, or ``None`` for the embedded FactWorld model. A complete copy in the local
+            cache is used as it is; only safetensors are read and no code from a checkpoint is ever run.
+        device: ``"cuda"`` if there is one, else ``"cpu"``.
+        dtype: a ``torch.dtype``, its name, or ``"auto"`` (as stored). Default: float32 on the CPU, as stored elsewhere.
+        revision: branch, tag or commit of a hub model.
+        device_map: ``"auto"`` or a dict, as accelerate understands it, for a model too large for one device.
+
+    Raises:
+        TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
+            without a map. The message names the repair.
+    """
+    folder, name = checkpoint.find_checkpoint(name_or_path, revision)
+    checkpoint.check_files(folder, name)
+    config = checkpoint.read_config(folder, name)
+    adapter, masked = architecture.adapter_for(
+        config, name
+    )  # before the weights: an unknown architecture should fail at once
+    tokenizer = checkpoint.read_tokenizer(folder, name, config)
+    blocks = adapter.translate_transformer_lens_path("blocks")
+    hf = checkpoint.read_weights(
+        *(folder, name, config), masked=masked, blocks=blocks, device=device, dtype=dtype, device_map=device_map
+    )
+    _check_finite(hf, name)
+    if folder != Path(name).expanduser() and name != checkpoint.EMBEDDED:
+        hf.name_or_path = hf.config._name_or_path = name  # the hub name, as from_pretrained(name) has it, not the cache
+    return Model(hf, tokenizer, name, adapter, masked)
+
+
+def _named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer once, by name; those accelerate has offloaded are brought in one module at a time."""
+    seen: set[int] = set()
+    tied = getattr(hf, "all_tied_weights_keys", None) or {}  # tied tensors count once
+    for prefix, module in hf.named_modules():
+        own = {**module._parameters, **module._buffers}
+        names = []
+        for name, tensor in own.items():
+            full = f"{prefix}.{name}" if prefix else name
+            if tensor is None or id(tensor) in seen or (tensor.is_meta and full in tied):
+                continue
+            seen.add(id(tensor))
+            names.append((name, full))
+        offloaded = any(tensor.is_meta for tensor in own.values() if tensor is not None)
+        if offloaded:
+            from accelerate.utils import align_module_device
+
+        with align_module_device(module, torch.device("cpu")) if offloaded else nullcontext():
+            for name, full in names:
+                yield full, getattr(module, name)
+
+
+def _check_finite(hf: nn.Module, name: str) -> None:
+    for key, tensor in _named_tensors(hf):
+        if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = torch.aminmax(tensor.detach())  # needs no second copy of the tensor
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise TracerError(
+                f"weight {key!r} of {name!r} holds values that are not finite in {tensor.dtype} (NaN or infinity); "
+                "fetch the checkpoint again, or load it with a wider dtype"
+            )
