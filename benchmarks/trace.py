@@ -75,29 +75,28 @@ def peak_memory(work: Callable[[], Any]) -> int:
     return peak - before
 
 
-def compare(model: Model, fact: Fact, noise: GaussianNoise, max_rows: int | None) -> None:
+def compare(model: Model, fact: Fact, max_rows: int | None) -> None:
+    noise = GaussianNoise(level=0.1)
     found = fact.align(model)
     start, end = found.subject_range
-    drawn = noise.level_for(model) * noise.draw(end - start, model.d_model)
-    rows = range(len(found.input_ids))
-    print(
-        f"\n{model.name}: {model.n_layers} layers, {len(rows)} tokens, subject {start}..{end - 1}, {noise.samples} samples"
-    )
+    ids, read = found.input_ids, [found.answer_position]
+    answer = [int(model.hf(torch.tensor([ids])).logits[0, -1].argmax())]
+
+    def draw() -> np.ndarray:
+        return noise.level_for(model) * noise.draw(end - start, model.d_model)
+
+    def branched(kind: Any) -> Any:
+        return causal_trace(model, fact, kind=kind, corruption=noise, max_rows=max_rows)
+
+    def plain(kind: str) -> Any:
+        return reference.trace(model, ids, (start, end), draw, read, answer, kind=kind, tokens=range(len(ids)))
+
+    print(f"\n{model.name}: {model.n_layers} layers, {len(ids)} tokens, {end - start} of the subject")
     print(f"{'kind':8}{'plain loop':>20}{'sweep':>20}{'ratio':>8}{'difference':>12}{'memory / budget':>20}")
     for kind in ("hidden", "mlp", "attn"):
-
-        def branched(kind: Any = kind) -> Any:
-            return causal_trace(model, fact, kind=kind, corruption=noise, max_rows=max_rows)
-
-        answer = [int(model.hf(torch.tensor([found.input_ids])).logits[0, -1].argmax())]
-        read = [found.answer_position]
-
-        def plain(kind: str = kind, read: list[int] = read, answer: list[int] = answer) -> Any:
-            return reference.trace(model, found.input_ids, (start, end), drawn, read, answer, kind=kind, tokens=rows)
-
-        memory = peak_memory(branched)
-        trace, cpu, wall = timed(branched)
-        (scores, _, _), slow_cpu, slow_wall = timed(plain)
+        memory = peak_memory(lambda kind=kind: branched(kind))
+        trace, cpu, wall = timed(lambda kind=kind: branched(kind))
+        (scores, _, _), slow_cpu, slow_wall = timed(lambda kind=kind: plain(kind))
         print(
             f"{kind:8}{slow_cpu:11.2f} ({slow_wall:5.2f}){cpu:12.2f} ({wall:5.2f}){slow_cpu / cpu:7.1f}x"
             f"{np.abs(scores - trace.scores).max():12.0e}{memory / 2**20:10.0f} / {BUDGET_BYTES / 2**20:.0f} MB"
@@ -110,15 +109,12 @@ def main() -> None:
     parser.add_argument("--prompt", default="The Space Needle is in downtown")
     parser.add_argument("--subject", default="The Space Needle")
     parser.add_argument("--max-rows", type=int, help="most rows in any forward")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     print("processor seconds (wall-clock seconds), one thread, 10 samples, windows of 10")
-    fact = Fact("The Space Nee dle is in downtown", "The Space Nee dle")
-    compare(gpt2_small(), fact, GaussianNoise(level=0.1), arguments.max_rows)
-    compare(
-        load(arguments.model), Fact(arguments.prompt, arguments.subject), GaussianNoise(level=0.1), arguments.max_rows
-    )
+    compare(gpt2_small(), Fact("The Space Nee dle is in downtown", "The Space Nee dle"), given.max_rows)
+    compare(load(given.model), Fact(given.prompt, given.subject), given.max_rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Slow and obvious. It is what the branched sweep is checked against, and timed ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,18 +20,19 @@ def run(
     model: Model,
     ids: Sequence[int],
     span: tuple[int, int],
-    noise: np.ndarray,
+    noise: Callable[[], np.ndarray] | None,
     restored: Sequence[tuple[str, int, int]],
     read: Sequence[int],
     answer: Sequence[int],
-) -> tuple[float, float]:
-    """Probability of ``answer`` in the clean row and, on average, in the corrupted rows, after restoring the sites
-    ``restored`` (kind, layer, token) to the clean row's states. ``noise`` [samples, span, d] as it is added."""
-    rows = 1 + len(noise)
+    rows: int,
+) -> float:
+    """Mean probability of ``answer``, over all rows but the first, after restoring the sites ``restored`` (kind, layer,
+    token) to the first row's states. ``noise`` gives [rows - 1, span, d], which all rows but the first have added."""
     handles = []
 
     def corrupt(_: Any, __: Any, output: Tensor) -> None:
-        output[1:, span[0] : span[1]] += torch.from_numpy(noise).to(output.device)
+        assert noise is not None
+        output[1:, span[0] : span[1]] += torch.from_numpy(noise()).to(output.device)
 
     def restore(token: int) -> Any:
         def hook(_: Any, __: Any, output: Any) -> None:
@@ -42,7 +43,8 @@ def run(
         return hook
 
     try:
-        handles.append(model.module("embed").register_forward_hook(corrupt))
+        if noise is not None:
+            handles.append(model.module("embed").register_forward_hook(corrupt))
         for kind, layer, token in restored:
             handles.append(model.module(kind, layer).register_forward_hook(restore(token)))
         with torch.no_grad():
@@ -50,16 +52,15 @@ def run(
     finally:
         for handle in handles:
             handle.remove()
-    p = torch.softmax(logits[:, list(read)], dim=-1)
-    whole = torch.stack([p[:, i, token] for i, token in enumerate(answer)]).prod(0)
-    return float(whole[0]), float(whole[1:].double().mean())
+    p = torch.softmax(logits[1:, list(read)], dim=-1)
+    return float(torch.stack([p[:, i, token] for i, token in enumerate(answer)]).prod(0).double().mean())
 
 
 def trace(
     model: Model,
     ids: Sequence[int],
     span: tuple[int, int],
-    noise: np.ndarray,
+    noise: Callable[[], np.ndarray],
     read: Sequence[int],
     answer: Sequence[int],
     *,
@@ -68,12 +69,15 @@ def trace(
     tokens: Sequence[int],
 ) -> tuple[np.ndarray, float, float]:
     """Scores [tokens, layers], clean and corrupted score."""
-    n = model.n_layers
-    clean, corrupted = run(model, ids, span, noise, [], read, answer)
+    n, rows = model.n_layers, 1 + len(noise())
+
+    def score(noise: Callable[[], np.ndarray] | None, restored: Sequence[tuple[str, int, int]]) -> float:
+        return run(model, ids, span, noise, restored, read, answer, rows)
+
     scores = np.empty((len(tokens), n))
     for row, token in enumerate(tokens):
         for layer in range(n):
             around = range(max(0, layer - window // 2), min(n, layer - (-window // 2)))
             layers = [layer] if kind == "hidden" else around
-            scores[row, layer] = run(model, ids, span, noise, [(kind, i, token) for i in layers], read, answer)[1]
-    return scores, clean, corrupted
+            scores[row, layer] = score(noise, [(kind, i, token) for i in layers])
+    return scores, score(None, []), score(noise, [])

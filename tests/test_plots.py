@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import SPACE_NEEDLE, synthetic_trace
 
@@ -20,7 +21,8 @@ KINDS = ("hidden", "mlp", "attn")
 
 
 def heat_maps(figure: go.Figure) -> list[Any]:
-    return [each for each in figure.data if each.type == "heatmap"]
+    drawn: Any = figure.data
+    return [each for each in drawn if each.type == "heatmap"]
 
 
 def layout(figure: go.Figure) -> Any:
@@ -76,7 +78,7 @@ def test_three_traces_are_three_panels_with_one_y_axis() -> None:
     figure = plot_trace([synthetic_trace(kind) for kind in KINDS])
     assert len(heat_maps(figure)) == 3
     domains = [axis(figure, "x", i).domain for i in range(3)]
-    assert all(a[1] < b[0] for a, b in zip(domains, domains[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in pairwise(domains))
     assert len({axis(figure, "y", i).domain for i in range(3)}) == 1
     assert [axis(figure, "y", i).matches for i in range(3)] == [None, "y", "y"]
     assert [axis(figure, "y", i).showticklabels for i in range(3)] == [True, False, False]
@@ -178,6 +180,7 @@ def test_labels(token: str, label: str) -> None:
     assert token_label(token) == label
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_escaped_text_reads_as_itself_and_holds_no_markup(text: str) -> None:
     shown = escape(text)

@@ -120,6 +120,8 @@ def world(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
 ) -> None:
     """Search the facts that the embedded model was taught."""
+    from rich.table import Column
+
     from .factworld import facts
 
     known = facts()
@@ -133,7 +135,7 @@ def world(
         and kind in (None, f.type)
         and all(word in _folded(f"{f.subject} {f.type} {f.relation} {f.object}") for word in words)
     ]
-    table = _table("subject", "type", "relation", "object", "prompt")
+    table = _table("subject", *(Column(name, no_wrap=True) for name in ("type", "relation")), "object", "prompt")
     for fact in found[:limit]:
         table.add_row(*map(_text, (fact.subject, fact.type, fact.relation, fact.object, fact.text)))
     if found:

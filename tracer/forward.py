@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,10 +183,8 @@ class BlockArguments:
         handle = model.module("hidden", 0).register_forward_pre_hook(look, with_kwargs=True)
         try:
             for rows in (1, 2):
-                try:
+                with suppress(Stop):
                     model.hf(input_ids=ids.expand(rows, -1))
-                except Stop:
-                    pass
         finally:
             handle.remove()
         one, two = shapes

@@ -215,9 +215,8 @@ def load(
     folder, name = checkpoint.find_checkpoint(name_or_path, revision)
     checkpoint.check_files(folder, name)
     config = checkpoint.read_config(folder, name)
-    adapter, masked = architecture.adapter_for(
-        config, name
-    )  # before the weights: an unknown architecture should fail at once
+    # before the weights: an unknown architecture should fail at once
+    adapter, masked = architecture.adapter_for(config, name)
     tokenizer = checkpoint.read_tokenizer(folder, name, config)
     blocks = adapter.translate_transformer_lens_path("blocks")
     hf = checkpoint.read_weights(

@@ -194,7 +194,7 @@ def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, in
     }
     heading = f"<b>{TITLES.get(trace.kind, escape(trace.kind))}</b>"
     if grid.headed:
-        room = (grid.panel[0] + BAR_ROOM) // 7 - min(len(trace.answer), LIMIT)
+        room = (grid.step[0] - 10) // 7 - min(len(trace.answer), LIMIT)
         heading += f'<br><span style="color:{QUIET};font-size:12px">{headline(trace, room)}</span>'
     figure.add_annotation(
         {"text": heading, "x": x0, "y": y1, "xref": "paper", "yref": "paper", "showarrow": False, "align": "left"},

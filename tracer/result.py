@@ -123,7 +123,7 @@ class CausalTrace:
     def load(cls, path: str | Path) -> CausalTrace:
         """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 scores, header = file["scores"], json.loads(file["header"].tobytes().decode())
             if header.pop("format") != FORMAT:
                 raise ValueError("another format")
