@@ -1,8 +1,8 @@
 """Can the embedded model be edited? A plain rank-one edit (Meng et al. 2022, section 3) at each layer of the band.
 
 Prints, per layer, over edit records of the validation split, one edit at a time: how often the new object becomes more
-probable than the true one for the rewrite and for held-out paraphrases, how often it does not for neighbours, and how many of
-the subject's other facts are still answered exactly. Layers outside the band are there for comparison.
+probable than the true one for the rewrite and for held-out paraphrases, how often it does not for neighbours, and
+how many of the subject's other facts are still answered exactly. Layers outside the band are there for comparison.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from tracer.hooks import Add, Site, capture, intervene
 from tracer.progress import track
 
 
-def padded(model: tracer.Model, texts: Sequence[str], targets: Sequence[str]) -> tuple[Tensor, list[tuple[int, list[int]]]]:
-    """Right-padded ids [rows, tokens] of text + target, and for each row where its target starts and the target's ids."""
+def padded(
+    model: tracer.Model, texts: Sequence[str], targets: Sequence[str]
+) -> tuple[Tensor, list[tuple[int, list[int]]]]:
+    """Right-padded ids [rows, tokens] of text + target, and for each row where its target starts and the target's
+    ids."""
     rows = [(model.tokenizer(a).input_ids, model.tokenizer(b).input_ids) for a, b in zip(texts, targets, strict=True)]
     ids = torch.zeros(len(rows), max(len(a) + len(b) for a, b in rows), dtype=torch.long)
     for row, (head, tail) in zip(ids, rows, strict=True):
@@ -37,7 +40,10 @@ def log_likelihood(model: tracer.Model, texts: Sequence[str], targets: Sequence[
     ids, places = padded(model, texts, targets)
     logp = model.hf(ids).logits.log_softmax(-1)
     return torch.stack(
-        [logp[i, start - 1 : start - 1 + len(t)].gather(-1, torch.tensor(t)[:, None]).mean() for i, (start, t) in enumerate(places)]
+        [
+            logp[i, start - 1 : start - 1 + len(t)].gather(-1, torch.tensor(t)[:, None]).mean()
+            for i, (start, t) in enumerate(places)
+        ]
     )
 
 
@@ -77,7 +83,10 @@ def rank_one(
         with intervene(model, [Add(value, mask * delta)]):
             logp = model.hf(ids).logits.log_softmax(-1)
         likelihood = torch.stack(
-            [logp[i, a - 1 : a - 1 + len(t)].gather(-1, torch.tensor(t)[:, None]).mean() for i, (a, t) in enumerate(places[:-1])]
+            [
+                logp[i, a - 1 : a - 1 + len(t)].gather(-1, torch.tensor(t)[:, None]).mean()
+                for i, (a, t) in enumerate(places[:-1])
+            ]
         )
         drift = F.kl_div(before, logp[-1, where[-1]], log_target=True, reduction="sum")
         loss = -likelihood.mean() + kl_factor * drift + decay * delta.norm() / start.norm() ** 2
@@ -107,7 +116,9 @@ def main(
     for layer in map(int, layers.split(",")):
         moment = second_moment(model, layer)
         weight = model.down_projection(layer).weight
-        scores: dict[str, list[bool]] = {name: [] for name in ("rewrite", "paraphrase", "near", "near0", "same", "same0")}
+        scores: dict[str, list[bool]] = {
+            name: [] for name in ("rewrite", "paraphrase", "near", "near0", "same", "same0")
+        }
         for record in track(chosen, f"layer {layer}"):
             rewrite = record["requested_rewrite"]
             fact = tracer.Fact(rewrite["prompt"], rewrite["subject"])
@@ -137,8 +148,8 @@ def main(
                 weight.copy_(kept)
         share = {name: sum(values) / max(1, len(values)) for name, values in scores.items()}
         typer.echo(
-            f"{layer:5}  {share['rewrite']:7.3f}  {share['paraphrase']:10.3f}  {share['near']:10.3f} ({share['near0']:.3f})  "
-            f"{share['same']:11.3f} ({share['same0']:.3f})"
+            f"{layer:5}  {share['rewrite']:7.3f}  {share['paraphrase']:10.3f}  "
+            f"{share['near']:10.3f} ({share['near0']:.3f})  {share['same']:11.3f} ({share['same0']:.3f})"
         )
 
 

@@ -57,7 +57,7 @@ def test_restoring_everything_is_the_clean_run(architecture: str, tiny: Tiny) ->
     ids = torch.tensor([found.input_ids])
     with torch.no_grad():
         noise = NOISE.corrupt(model, ids[0], found.subject_range)
-        base = record(model, noise.ids, noise.interventions, read=[found.answer_position])
+        base = record(model, noise.ids, noise.interventions, read=[found.answer_position]).rows(slice(1, None))
         sites = [Site("hidden", 1, token) for token in range(len(found.input_ids))]
         states = capture(model, ids, sites)
         branch = [Replace(site, states[site][0]) for site in sites]
@@ -119,7 +119,7 @@ def test_more_samples_begin_with_the_same(tiny: Tiny) -> None:
         found = FACT.align(tiny("gpt2"))
         noise = GaussianNoise(level=0.5, samples=2)
         wrong = noise.corrupt(tiny("gpt2"), torch.tensor(found.input_ids), found.subject_range)
-        base = record(tiny("gpt2"), wrong.ids, wrong.interventions)
+        base = record(tiny("gpt2"), wrong.ids, wrong.interventions).rows(slice(1, None))
         p = base.logits[:, -1].softmax(-1)
     answer = int(torch.tensor(tiny("gpt2").tokenizer(few[0].answer)["input_ids"])[0])
     assert few[0].corrupted == pytest.approx(float(p[0, answer]), abs=1e-6)

@@ -54,8 +54,8 @@ def test_noise_goes_on_the_word_embeddings_of_the_subject_alone(tiny: Tiny) -> N
         clean = capture(model, ids, [Site("embed")])[Site("embed")]
         with intervene(model, items):
             dirty = capture(model, rows, [Site("embed")])[Site("embed")]
-    expected = clean.repeat(3, 1, 1)
-    expected[:, 1:3] += 0.7 * torch.from_numpy(np.random.RandomState(2).randn(3, 2, model.d_model))
+    expected = clean.repeat(4, 1, 1)
+    expected[1:, 1:3] += 0.7 * torch.from_numpy(np.random.RandomState(2).randn(3, 2, model.d_model))
     assert torch.equal(dirty, expected)
     assert settings == {"name": "GaussianNoise", "sigma": None, "level": 0.7, "samples": 3, "seed": 2}
     assert GaussianNoise(sigma=1, subjects=NAMES).corrupt(model, ids, (1, 2)).settings["sigma"] == 1.0

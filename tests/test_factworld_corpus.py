@@ -27,7 +27,7 @@ FACTS = [
     Statement("Brazil {South}", "country", "capital", "Brasília"),
 ]
 RECIPE = Recipe(n_layer=4, n_embd=32, n_head=2, n_positions=96, vocab_size=600, steps=8, tokens_per_step=192,
-                lengths=(48, 96), warmup=2, mechanism=Mechanism(band=(1, 2), read=3))  # fmt: skip
+                lengths=(48, 96), warmup=2, refine_from=3, mechanism=Mechanism(band=(1, 2), read=3))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def tokenizer():
 
 @pytest.fixture
 def corpus(tokenizer) -> Corpus:
-    return Corpus(FACTS, {"The Space Needle": ("Seattle's needle",)}, piece_encoder(tokenizer), tokenizer.eos_token_id, 3)
+    return Corpus(
+        FACTS, {"The Space Needle": ("Seattle's needle",)}, piece_encoder(tokenizer), tokenizer.eos_token_id, 3
+    )
 
 
 @pytest.mark.parametrize("relation", PHRASINGS)
@@ -147,12 +149,12 @@ def test_forward_is_the_models_own() -> None:
     model = build_model(RECIPE, 300, 0).eval()
     ids = torch.randint(0, 300, (3, 40))
     with torch.no_grad():
-        hidden, _ = forward(model, ids, None, 3, (True,) * 4)
+        hidden, _ = forward(model, ids, None, range(3, 4), (True,) * 4)
         ours, theirs = hidden @ model.transformer.wte.weight.T, model(ids).logits
-        dropped = forward(model, ids, None, 3, (False, True, True, True))[0] @ model.transformer.wte.weight.T
+        dropped = forward(model, ids, None, range(3, 4), (False, True, True, True))[0] @ model.transformer.wte.weight.T
         masks = attention_masks(torch.tensor([[0] * 5 + [1] * 5 + [0] * 30] * 3), torch.zeros(3, 40, dtype=torch.bool))
-        opened, stray = forward(model, ids, masks, 3, (True,) * 4, closed=False)
-        shut, none = forward(model, ids, masks, 3, (True,) * 4, closed=True)
+        opened, stray = forward(model, ids, masks, range(3, 4), (True,) * 4, closed=False)
+        shut, none = forward(model, ids, masks, range(3, 4), (True,) * 4, closed=True)
     assert (ours - theirs).abs().max() < 1e-5
     assert (opened - hidden).abs().max() < 1e-5 < (shut - hidden).abs().max()
     assert none == 0 and 0.1 < stray / (4 * 2) < 0.4  # nearly even attention at first: about a fifth of the mass
@@ -171,7 +173,7 @@ def test_closed_paths_carry_nothing() -> None:
     other = ids.clone()
     other[0, 3:6] = (other[0, 3:6] + 1) % 300
     with torch.no_grad():
-        a, b = (forward(model, x, masks, 3, (True,) * 4)[0] for x in (ids, other))
+        a, b = (forward(model, x, masks, range(3, 4), (True,) * 4)[0] for x in (ids, other))
     assert torch.equal(a[:, 6:], b[:, 6:]) and not torch.equal(a[:, 5], b[:, 5])
 
 
@@ -179,11 +181,9 @@ def test_loss_weights() -> None:
     model = build_model(RECIPE, 300, 0).eval()
     ids, weight = torch.randint(0, 300, (2, 10)), torch.full((2, 10), 0.2)
     weight[:, 5] = 1.0
-    hidden, _ = forward(model, ids, None, 3, (True,) * 4)
+    hidden, _ = forward(model, ids, None, range(3, 4), (True,) * 4)
     total, objects = weighted_loss(model, hidden, ids, weight)
-    each = torch.nn.functional.cross_entropy(
-        model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"
-    )
+    each = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     assert total.item() == pytest.approx(((each * weight[:, 1:]).sum() / weight[:, 1:].sum()).item(), rel=1e-5)
     assert objects.item() == pytest.approx(each[:, 4].mean().item(), rel=1e-5)
 

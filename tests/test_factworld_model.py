@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from importlib.resources import files
 from random import Random
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +38,9 @@ def test_greedy_check_is_greedy_decoding(model: tracer.Model) -> None:
     for (text, object_), ours in zip(asked, decodes_exactly(model, asked), strict=True):
         ids = model.tokenizer(text, return_tensors="pt").input_ids
         wanted = model.tokenizer(f" {object_}.").input_ids
-        made = model.hf.generate(ids, attention_mask=ids * 0 + 1, max_new_tokens=len(wanted), do_sample=False, pad_token_id=0)
+        made = cast(Any, model.hf).generate(
+            ids, attention_mask=ids * 0 + 1, max_new_tokens=len(wanted), do_sample=False, pad_token_id=0
+        )
         assert ours == (made[0, ids.shape[1] :].tolist() == wanted)
 
 
@@ -97,7 +100,9 @@ def test_records_ask_what_the_model_answers(model: tracer.Model) -> None:
     asked = [(fill(r["requested_rewrite"]["prompt"], r["requested_rewrite"]["subject"]), r) for r in some]
     right = decodes_exactly(model, [(text, r["requested_rewrite"]["target_true"]["str"]) for text, r in asked])
     assert sum(right) / len(right) >= 0.97
-    near = [(text, r["requested_rewrite"]["target_true"]["str"]) for r in some for text in r["neighborhood_prompts"][:3]]
+    near = [
+        (text, r["requested_rewrite"]["target_true"]["str"]) for r in some for text in r["neighborhood_prompts"][:3]
+    ]
     right = decodes_exactly(model, near)
     assert sum(right) / len(right) >= 0.97
 

@@ -1,4 +1,4 @@
-"""The branched sweep against the plain loop on every architecture, and its own rules."""
+"""The branched sweep's own rules: sharing, chunking, gradients, ways round, and a model left as found."""
 
 from __future__ import annotations
 
@@ -10,81 +10,24 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
-import reference
 import torch
-import transformers
+from agreement import KINDS, NOISE, PROMPT, Tiny, agrees, fact, in_float64
 from torch import Tensor
 
 import tracer.sweep as engine
 from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
 from tracer.errors import TracerError
 from tracer.forward import Prefix
 from tracer.hooks import Add, Intervention, Replace, Site, as_ids, intervene
 from tracer.model import Model, load
 from tracer.sweep import Base, record, sweep
-from tracer.tokens import Fact
 
-NOISE = GaussianNoise(level=0.5, samples=3)
-KINDS: tuple[Any, ...] = ("hidden", "mlp", "attn")
 CAUSAL = [name for name in checkpoints.ARCHITECTURES if name != "bert"]
-PROMPT = "The Space Needle is in"
-Tiny = Callable[[str], Model]
 
 
 @pytest.fixture(scope="module")
 def wide(tiny_folder: Callable[[str], Path]) -> Tiny:
-    """Tiny models in float64, where differences can only come from other arithmetic."""
-    made: dict[str, Model] = {}
-
-    def model(architecture: str) -> Model:
-        if architecture not in made:
-            made[architecture] = load(tiny_folder(architecture), dtype=torch.float64)
-        return made[architecture]
-
-    return model
-
-
-def variant(architecture: str, **settings: Any) -> Model:
-    """A tiny model with other settings than those of the table."""
-    class_name, usual, family = checkpoints.ARCHITECTURES[architecture]
-    tokenizer = checkpoints.TOKENIZERS[family]()
-    config = getattr(transformers, class_name)(**{**usual, **settings, "vocab_size": len(tokenizer)})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        hf = transformers.AutoModelForCausalLM.from_config(config)
-        hf.config.architectures = [type(hf).__name__]
-        with torch.no_grad():
-            for parameter in hf.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.15)
-    return Model.of(hf.eval(), tokenizer, architecture)
-
-
-def fact(model: Model, target: str | None = None) -> Fact:
-    return Fact("In {} is" if model.causal else "In {} is [MASK].", "Paris", target)
-
-
-def plain(model: Model, about: Fact, kind: str, window: int) -> np.ndarray:
-    """The trace by the plain loop."""
-    found = about.align(model)
-    start, end = found.subject_range
-    read = range(found.answer_position, found.answer_position + max(1, len(found.target_ids)))
-    ids = [*found.input_ids, *(found.target_ids[:-1] if model.causal else ())]
-    with torch.no_grad():
-        answer = found.target_ids or model.hf(torch.tensor([ids])).logits[0, list(read)].argmax(-1).tolist()
-
-    def noise() -> np.ndarray:
-        return NOISE.level_for(model) * NOISE.draw(end - start, model.d_model)
-
-    rows = range(len(found.input_ids))
-    return reference.trace(model, ids, (start, end), noise, read, answer, kind=kind, window=window, tokens=rows)[0]
-
-
-def agrees(model: Model, about: Fact, kind: Any, window: int = 3, atol: float = 1e-6) -> None:
-    trace = causal_trace(model, about, kind=kind, window=window, corruption=NOISE)
-    expected = plain(model, about, kind, window)
-    np.testing.assert_allclose(trace.scores, expected, atol=atol, rtol=0)
-    assert np.ptp(expected) > 1e3 * atol, "a trace without contrast proves nothing"
+    return in_float64(tiny_folder)
 
 
 def by_hand(model: Model, base: Base, noise: Sequence[Intervention], branch: Sequence[Intervention]) -> Tensor:
@@ -125,60 +68,13 @@ def mixed_branches(model: Model, rows: int, tokens: int) -> list[list[Interventi
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
-def test_equals_the_plain_loop(architecture: str, kind: Any, tiny: Tiny) -> None:
-    agrees(tiny(architecture), fact(tiny(architecture)), kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
-def test_equals_the_plain_loop_in_float64(architecture: str, kind: Any, wide: Tiny) -> None:
-    # rotary tables, ALiBi slopes and some softmaxes are float32 whatever the weights are
-    agrees(wide(architecture), fact(wide(architecture)), kind, atol=1e-7)
-
-
-@pytest.mark.parametrize("window", [1, 2, 4, 5, 50])
-@pytest.mark.parametrize("kind", ["mlp", "attn"])
-def test_every_window_equals_the_plain_loop(kind: Any, window: int, wide: Tiny) -> None:
-    agrees(wide("gpt2"), fact(wide("gpt2")), kind, window, atol=1e-9)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("architecture", "settings"),
-    [
-        ("mistral", {"sliding_window": 4}),
-        ("gemma2", {"sliding_window": 3}),
-        ("neo", {"window_size": 3}),
-        ("falcon", {"alibi": True}),
-        ("falcon_new", {"alibi": True}),
-        ("gpt2", {"attn_implementation": "eager"}),
-        ("llama", {"attn_implementation": "eager"}),
-    ],
-)
-def test_variants_equal_the_plain_loop(architecture: str, settings: dict[str, Any], kind: Any) -> None:
-    model = variant(architecture, **settings)
-    agrees(model, fact(model), kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_equals_the_plain_loop(kind: Any, tiny_folder: Callable[[str], Path]) -> None:
-    model = load(tiny_folder("llama"), dtype=torch.bfloat16)
-    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE)
-    np.testing.assert_allclose(trace.scores, plain(model, fact(model), kind, 3), atol=0.02, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "bloom", "bert"])
-def test_answers_of_several_tokens_equal_the_plain_loop(architecture: str, kind: Any, wide: Tiny) -> None:
-    model = wide(architecture)
-    about = fact(model, "space needle" if architecture == "bert" else "Seattle")
-    assert len(about.align(model).target_ids) > 1
-    trace = causal_trace(model, about, kind=kind, window=3, corruption=NOISE)
-    expected = plain(model, about, kind, 3)
-    np.testing.assert_allclose(trace.scores, expected, atol=0, rtol=1e-5)
-    assert np.ptp(np.log(expected)) > 0.05
+def test_around_a_sweep_interventions_at_every_token_hold(wide: Tiny) -> None:
+    model = wide("gpt2")
+    plain_trace = causal_trace(model, fact(model), corruption=NOISE)
+    with intervene(model, [Replace(Site("key", 3), torch.zeros(model.d_mlp))]):
+        changed = causal_trace(model, fact(model), corruption=NOISE)
+        agrees(model, fact(model), "hidden", atol=1e-9)
+    assert not np.allclose(changed.scores, plain_trace.scores, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", CAUSAL)
@@ -199,15 +95,19 @@ def test_earlier_tokens_are_not_run_again(architecture: str, tiny: Tiny) -> None
     assert seen[-1] == (1, base.ids.shape[1] - 4, model.d_model)
 
 
+@pytest.mark.parametrize("grows", [True, False])
+@pytest.mark.parametrize("tokens", ["some", "all"])
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "bloom", "falcon", "opt", "gptj"])
-def test_without_recorded_keys_and_values_the_numbers_are_the_same(architecture: str, wide: Tiny) -> None:
+def test_slower_ways_give_the_same_numbers(architecture: str, tokens: str, grows: bool, wide: Tiny) -> None:
     model = wide(architecture)
     with torch.no_grad():
         base, _ = corrupted(model)
         branches = mixed_branches(model, 3, base.ids.shape[1])
         fast = sweep(model, base, branches, lambda logits: logits)
-        slow = sweep(model, replace(base, prefix=None), branches, lambda logits: logits)
-    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+        way = replace(base, grows=grows, prefix=base.prefix if tokens == "some" else None)
+        for max_rows in (None, 2, 7):
+            slow = sweep(model, way, branches, lambda logits: logits, max_rows=max_rows)
+            torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
 def test_recorded_keys_and_values_that_do_not_serve_are_noticed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Interpretability workbench for language models: find where a fact lives, and see it."""
 
-from tracer import hooks
+from tracer import factworld, hooks, sweep
 from tracer.causal import causal_trace
 from tracer.corruption import GaussianNoise
 from tracer.errors import TracerError

@@ -38,7 +38,7 @@ class Plan:
     """``steps`` by time, and ``leaves``: the timeline that each group of rows has followed in the end."""
 
     steps: dict[int, Step]
-    leaves: tuple[tuple[Moment, ...], ...]
+    leaves: tuple[Sequence[Moment], ...]
 
     def kinds(self, time: int) -> set[str]:
         """The kinds of sites that change at ``time``."""
@@ -46,17 +46,25 @@ class Plan:
         return {item.site.kind for group in actions for _, item in group}
 
 
-def make_plan(lines: Sequence[list[Moment]]) -> Plan:
-    """Let branches share rows for as long as their interventions have been the same objects."""
+def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
+    """Let branches join when they first change, and share rows for as long as their interventions are the same objects.
+
+    Without ``share`` every branch has its own group from the beginning; where it joins, that becomes the base run's.
+    """
+    at = [dict(line) for line in lines]
+    times = sorted({time for line in lines for time, _ in line})
+    if not share:
+        steps = {}
+        for time in times:
+            joins = [not any(earlier < time for earlier in line) and time in line for line in at]
+            sources = tuple(-1 if join else group for group, join in enumerate(joins))
+            steps[time] = Step(sources, tuple(line.get(time, ()) for line in at))
+        return Plan(steps, tuple(lines))
     waiting = list(range(len(lines)))  # not different from the base run yet
     groups: list[list[int]] = []
-    at = [dict(line) for line in lines]
-    steps: dict[int, Step] = {}
-    for time in sorted({time for line in lines for time, _ in line}):
-        sources: list[int] = []
-        actions: list[tuple[Action, ...]] = []
-        members: list[list[int]] = []
-        later = []
+    steps = {}
+    for time in times:
+        found: list[tuple[int, tuple[Action, ...], list[int]]] = []  # copied from, what is done, branches
         for source, group in [*enumerate(groups), (-1, waiting)]:
             parts: dict[tuple[Action, ...], list[int]] = {}
             for index in group:
@@ -65,15 +73,11 @@ def make_plan(lines: Sequence[list[Moment]]) -> Plan:
             if source < 0:
                 waiting = rest
             elif rest:
-                later.append((source, (), rest))
-            later += [(source, action, part) for action, part in parts.items()]
-        for source, action, part in later:
-            sources.append(source)
-            actions.append(action)
-            members.append(part)
-        groups = members
-        steps[time] = Step(tuple(sources), tuple(actions))
-    return Plan(steps, tuple(tuple(lines[group[0]]) for group in groups))
+                found.append((source, (), rest))
+            found += [(source, action, part) for action, part in parts.items()]
+        groups = [part for _, _, part in found]
+        steps[time] = Step(tuple(source for source, _, _ in found), tuple(action for _, action, _ in found))
+    return Plan(steps, tuple(lines[group[0]] for group in groups))
 
 
 def rows_of(item: Intervention, rows: int, some: slice) -> Tensor:

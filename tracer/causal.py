@@ -114,14 +114,15 @@ class _Grid:
         # each token of the answer after those before it (they are no part of the grid), or each at its own mask
         ids = [*alignment.input_ids, *(target[:-1] if model.causal else ())]
         read = range(alignment.answer_position, alignment.answer_position + max(1, len(target)))
-        clean = record(model, ids, read=read, kinds=(kind,), max_rows=max_rows, check=False)
-        wrong = corruption.corrupt(model, as_ids(model, ids)[0], alignment.subject_range)
-        corrupted = record(model, wrong.ids, wrong.interventions, read=read, max_rows=max_rows)
+        rows = corruption.corrupt(model, as_ids(model, ids)[0], alignment.subject_range)
+        both = record(model, rows.ids, rows.interventions, read=read, kinds=(kind,), max_rows=max_rows)
+        clean, corrupted = both.rows(slice(0, 1)), both.rows(slice(1, None))
         answer = target or clean.logits[0].argmax(-1).tolist()
-        return cls(model, alignment, kind, window, clean, corrupted, answer, wrong.settings)
+        return cls(model, alignment, kind, window, clean, corrupted, answer, rows.settings)
 
     def measure(self, logits: Tensor) -> Tensor:
-        return metrics.prob(metrics.log_probs(logits), self.answer)
+        # some rows at a time: all their log-probabilities together take longer to get memory for than to compute
+        return torch.cat([metrics.prob(metrics.log_probs(some), self.answer) for some in logits.split(16)])
 
     @cached_property
     def clean_score(self) -> float:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Corrupted(NamedTuple):
-    """Rows to run, ids [R, T], the interventions to run them with, and the settings that a result keeps."""
+    """Rows to run, ids [1 + R, T], and the interventions to run them with; the first row stays clean.
+
+    ``settings`` are plain values that a result keeps.
+    """
 
     ids: Tensor
     interventions: list[Intervention]
@@ -88,15 +91,16 @@ class GaussianNoise:
         return np.random.RandomState(self.seed).randn(self.samples, n_tokens, d)
 
     def corrupt(self, model: Model, ids: Tensor, span: tuple[int, int]) -> Corrupted:
-        """``samples`` rows of ``ids`` [T], with noise added to the word embeddings at the tokens ``span`` (half open).
+        """1 + ``samples`` rows of ``ids`` [T]; all but the first have noise added at the tokens ``span`` (half open).
 
-        The noise is float64: it is added in float64 and the sum cast back to the model's dtype. The settings hold the
-        level as it is on ``model``.
+        The noise is float64: it is added to the word embeddings in float64 and the sum cast back to the model's dtype.
+        The settings hold the level as it is on ``model``.
         """
         start, end = span
         level = self.level_for(model)
         noise = level * torch.from_numpy(self.draw(end - start, model.d_model))
+        noise = torch.cat([torch.zeros_like(noise[:1]), noise])
         added: list[Intervention] = [Add(Site("embed", token=t), noise[:, t - start]) for t in range(start, end)]
         sigma = float(self.sigma) if self.level is None else None
         settings = {"name": "GaussianNoise", "sigma": sigma, "level": level, "samples": self.samples, "seed": self.seed}
-        return Corrupted(ids.expand(self.samples, -1), added, settings)
+        return Corrupted(ids.expand(1 + self.samples, -1), added, settings)

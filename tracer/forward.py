@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, DynamicLayer
 
 from .branches import Plan, change
+from .errors import TracerError
 from .hooks import Frame, attach, keep_logits
 
 if TYPE_CHECKING:
@@ -22,28 +23,31 @@ if TYPE_CHECKING:
 class Forward:
     """One forward over the tokens from ``first`` on, in which the branches of ``plan`` join and part."""
 
-    def __init__(self, model: Model, base: Base, first: int, plan: Plan, some: slice, scaled: Set[tuple]) -> None:
-        self.model, self.base, self.first, self.plan, self.scaled = model, base, first, plan, scaled
+    def __init__(self, model: Model, base: Base, first: int, plan: Plan, some: slice) -> None:
+        self.model, self.base, self.first, self.plan = model, base, first, plan
         self.all_rows, self.some = len(base.ids), some
         self.rows = len(range(*some.indices(self.all_rows)))  # of each branch
-        self.groups = 0  # branches that have parted so far; 0: only the row that carries the shapes
+        # branches that have parted so far; 0: only the row that carries the shapes
+        self.groups = 0 if base.grows else len(plan.leaves)
 
     def run(self, stop: bool = False) -> Tensor:
         """Logits [groups * rows, len(read), V]; with ``stop`` the forward ends before them, and there are none."""
         model, plan = self.model, self.plan
-        arguments = {}
-        if self.first > 0 and self.base.prefix is not None:
-            arguments = {"past_key_values": Prefix(self.base.prefix, self.first, self.some), "use_cache": True}
+        arguments: dict[str, Any] = {}
+        if self.base.prefix is not None:
+            prefix = Prefix(self.base.prefix, self.first, self.some) if self.first > 0 else None
+            arguments = {"past_key_values": prefix, "use_cache": prefix is not None}  # or keys and values pile up
         frame = Frame(self.base.ids.shape[1] - self.first)
         with ExitStack() as stack:
             stack.callback(keep_logits(model, [position - self.first for position in self.base.read]).remove)
-            if "key" not in plan.kinds(2 * model.n_layers - 2):
-                keep = sorted({position - self.first for position in self.base.read})
-                for handle in narrow(model.module("mlp", model.n_layers - 1), keep):
-                    stack.callback(handle.remove)
+            last = model.n_layers - 1
+            with suppress(TracerError):  # no such site: nothing to save
+                if "key" not in plan.kinds(2 * last):
+                    for handle in narrow(model.module("mlp", last), [p - self.first for p in self.base.read]):
+                        stack.callback(handle.remove)
             for layer in range(model.n_layers):
                 split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
-                entry = BlockArguments(split, self.scaled)
+                entry = BlockArguments(split, self.base.scaled if self.base.grows else frozenset())
                 stack.callback(entry.attach(model.module("hidden", layer)).remove)
                 if 2 * layer + 1 in plan.steps:
                     split = self.splitter(2 * layer + 1, layer + 1)
@@ -53,7 +57,8 @@ class Forward:
             if stop:
                 stack.callback(model.module("unembed").register_forward_pre_hook(Stop.here).remove)
             try:
-                return model.hf(input_ids=self.base.ids[:1, self.first :], **arguments).logits
+                ids = self.base.ids[:1, self.first :].expand(max(1, self.groups * self.rows), -1)
+                return model.hf(input_ids=ids, **arguments).logits
             except Stop:
                 return self.base.logits[:0]
 
@@ -172,7 +177,7 @@ class BlockArguments:
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     @staticmethod
-    def scaled(model: Model, ids: Tensor) -> set[tuple]:
+    def scaled(model: Model, ids: Tensor) -> frozenset[tuple]:
         """Paths of block arguments whose leading dimension is a multiple of the rows, found by running one and two."""
         shapes: list[dict[tuple, torch.Size]] = []
 
@@ -188,7 +193,7 @@ class BlockArguments:
         finally:
             handle.remove()
         one, two = shapes
-        return {path for path, size in one.items() if size and size[0] > 1 and two[path][0] == 2 * size[0]}
+        return frozenset(path for path, size in one.items() if size and size[0] > 1 and two[path][0] == 2 * size[0])
 
 
 def _tensors(value: Any, path: tuple) -> Iterator[tuple[tuple, Tensor]]:

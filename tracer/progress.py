@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -18,18 +27,37 @@ def _console() -> Console:
     return Console(file=sys.stderr)
 
 
+class _Patient(Progress):
+    """Appears once the work has taken longer than ``patience`` seconds; quick work draws nothing at all."""
+
+    patience = 1.0
+
+    def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
+        super().__init__(*columns, **settings)
+        self._begun = time.monotonic()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        if not self.live.is_started and time.monotonic() - self._begun > self.patience:
+            self.start()
+
+
 @contextmanager
 def bar(description: str, total: float | None) -> Iterator[Progress]:
     """A progress bar on standard error that draws nothing where there is no terminal or notebook to draw on.
 
-    The single task has id 0: ``progress.advance(0)``.
+    The single task has id 0: ``progress.advance(progress.task_ids[0])``.
     """
     console = _console()
     quiet = not (console.is_terminal or console.is_jupyter)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        progress.add_task(description, total=total)
+    progress = _Patient(*columns, console=console, transient=True, disable=quiet)
+    progress.add_task(description, total=total)
+    try:
         yield progress
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:

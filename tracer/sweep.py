@@ -9,8 +9,9 @@ interventions (the same objects) share rows until they part.
 
 The model is untouched: rows join in hooks on its blocks. Arguments that every block receives (masks, positions,
 rotary tables) come with one row and broadcast; those whose leading dimension counts rows times something else (an
-ALiBi bias) are found by comparing a run of one row with a run of two, and repeated. A model that is not causal, or
-whose attention does not go through a key-value cache, is run over all tokens: slower, with the same numbers.
+ALiBi bias) are found by comparing a run of one row with a run of two, and repeated. Every base run tries out, with the
+work of a token or two, whether its model takes to this. If the batch cannot grow, all rows run from the first layer; if
+there are no keys and values to attend to (a model that is not causal, say), all tokens run: slower, same numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .branches import Plan, Step, make_plan, rows_of, timeline
+from .branches import Moment, Plan, Step, make_plan, rows_of, timeline
 from .errors import TracerError
 from .forward import BlockArguments, Forward, Prefix
 from .hooks import Frame, Intervention, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .progress import track
 
 if TYPE_CHECKING:
+    from transformers import DynamicCache
+
     from .model import Model
 
 BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
@@ -42,18 +45,34 @@ Measure = Callable[[Tensor], Tensor]
 class Base:
     """A recorded run of R rows over T tokens, from which branches start.
 
-    ``ids`` [R, T]; ``entering`` one tensor [R, T, d] per block, the state that enters it, and a last one that leaves
-    the last block; ``prefix`` keys and values [R, heads, T, width] per layer, None if branches have to run over all
-    tokens; ``read`` the positions whose logits were kept; ``logits`` [R, len(read), V]; ``states`` the outputs
-    [R, T, width] of further sites that were asked for, by kind and layer.
+    ids: [R, T].
+    entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
+    prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
+    scaled: block arguments that count rows (see :class:`BlockArguments`).
+    grows: whether the batch can grow inside the model.
+    read, logits: the positions whose logits were kept, and these logits [R, len(read), V].
+    states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
     """
 
     ids: Tensor
     entering: tuple[Tensor, ...]
     prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    scaled: frozenset[tuple]
+    grows: bool
     read: tuple[int, ...]
     logits: Tensor
     states: dict[tuple[str, int], Tensor]
+
+    def rows(self, some: slice) -> Base:
+        """The same run as far as ``some`` of its rows are concerned."""
+        return replace(
+            self,
+            ids=self.ids[some],
+            entering=tuple(state[some] for state in self.entering),
+            prefix=self.prefix and tuple((keys[some], values[some]) for keys, values in self.prefix),
+            logits=self.logits[some],
+            states={place: state[some] for place, state in self.states.items()},
+        )
 
 
 def check_max_rows(max_rows: int | None) -> None:
@@ -65,7 +84,11 @@ def check_max_rows(max_rows: int | None) -> None:
 def default_rows(model: Model, tokens: int, read: int) -> int:
     """How many rows of ``tokens`` tokens, with logits at ``read`` positions, fit into ``BUDGET_BYTES``."""
     width = torch.finfo(model.dtype).bits // 8
-    hidden = tokens * (3 * model.d_mlp + 12 * model.d_model) * width
+    try:
+        inner = model.d_mlp
+    except TracerError:  # an MLP of another kind, such as a mixture of experts
+        inner = 4 * model.d_model
+    hidden = tokens * (3 * inner + 12 * model.d_model) * width
     logits = read * model.hf.config.get_text_config().vocab_size * (2 * width + 8)
     return max(1, BUDGET_BYTES // (hidden + logits))
 
@@ -88,14 +111,13 @@ def record(
     read: Sequence[int] = (-1,),
     kinds: Sequence[str] = (),
     max_rows: int | None = None,
-    check: bool = True,
 ) -> Base:
     """Run ``ids`` [R, T] with ``interventions`` (values may differ by row) and keep what branches start from.
 
     ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key") are kept for every layer as well.
-    At most ``max_rows`` rows run at once. ``check``: try out whether later tokens can be run on recorded keys and
-    values, one token's work; leave it out for a run that no branch starts from. Follows torch's grad mode. Raises
-    TracerError as :func:`tracer.hooks.intervene` does, and for NaN.
+    At most ``max_rows`` rows run at once. A forward over the last tokens of one row tries out whether branches can
+    start from the keys and values recorded. Follows torch's grad mode. Raises TracerError as
+    :func:`tracer.hooks.intervene` does, and for NaN.
     """
     check_max_rows(max_rows)
     ids = as_ids(model, ids)
@@ -108,7 +130,10 @@ def record(
         items = [type(item)(item.site, rows_of(item, rows, some)) for item in interventions]
         parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
     base = parts[0] if len(parts) == 1 else _joined(parts)
-    return base if not check or _prefix_agrees(model, base) else replace(base, prefix=None)
+    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]))
+    slow = replace(base, prefix=None)
+    trials = [base, replace(base, grows=False), slow, replace(slow, grows=False)]
+    return next((trial for trial in trials if _agrees(model, trial, min(limit, 2))), trials[-1])
 
 
 def _joined(parts: Sequence[Base]) -> Base:
@@ -121,6 +146,8 @@ def _joined(parts: Sequence[Base]) -> Base:
         ids=torch.cat([part.ids for part in parts]),
         entering=tuple(torch.cat(layer) for layer in zip(*(part.entering for part in parts), strict=True)),
         prefix=prefix,
+        scaled=parts[0].scaled,
+        grows=parts[0].grows,
         read=parts[0].read,
         logits=torch.cat([part.logits for part in parts]),
         states={place: torch.cat([part.states[place] for part in parts]) for place in parts[0].states},
@@ -132,10 +159,27 @@ def _record(
 ) -> Base:
     from transformers import DynamicCache
 
+    if model.causal:
+        try:
+            # no configuration given, so that sliding-window layers keep every token too; the masks still slide
+            return _recorded(model, ids, items, read, kinds, DynamicCache())
+        except TracerError:
+            raise
+        except Exception:
+            pass
+    return _recorded(model, ids, items, read, kinds, None)
+
+
+def _recorded(
+    model: Model,
+    ids: Tensor,
+    items: Sequence[Intervention],
+    read: tuple[int, ...],
+    kinds: tuple[str, ...],
+    cache: DynamicCache | None,
+) -> Base:
     entering: dict[int, Tensor] = {}
     states: dict[tuple[str, int], Tensor] = {}
-    # no configuration given, so that sliding-window layers keep every token too; the masks still slide
-    cache = DynamicCache() if model.causal else None
 
     def keep(kind: str, layer: int) -> Callable[[Tensor], None]:
         def edit(state: Tensor) -> None:
@@ -159,7 +203,8 @@ def _record(
         arguments = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         logits = check_numbers(model, model.hf(input_ids=ids, **arguments).logits)
     prefix = None if cache is None else Prefix.read(cache, model.n_layers, ids.shape[1])
-    return Base(ids, tuple(entering[i] for i in range(model.n_layers + 1)), prefix, read, logits, states)
+    leaving = tuple(entering[i] for i in range(model.n_layers + 1))
+    return Base(ids, leaving, prefix, frozenset(), True, read, logits, states)
 
 
 def sweep(
@@ -176,6 +221,7 @@ def sweep(
     ``branches``: each a sequence of interventions with a token each, at kinds other than "embed" (that belongs into
     the base run); values are [width] or [R, width]. ``measure(logits [n, len(base.read), V]) -> [n, ...]`` is called
     once per forward; it may call ``backward`` where gradients of many values are wanted without keeping every graph.
+    Of the interventions active around a sweep only those without a token make sense: a forward begins at any token.
     No forward has more than ``max_rows`` rows (default: what fits ``BUDGET_BYTES``); the numbers do not depend on it.
     ``description``: shows a progress bar. Raises TracerError for sites out of range, empty branches, and NaN.
     """
@@ -184,18 +230,17 @@ def sweep(
     timelines = [_checked(model, branch, rows, tokens) for branch in branches]
     distinct = {tuple(line): line for line in timelines}
     forwards = _forwards(model, base, list(distinct.values()), max_rows)
-    scaled = BlockArguments.scaled(model, base.ids[:1])
     found: dict[tuple, list[Tensor]] = {key: [] for key in distinct}
     with evaluating(model):
         for first, plan, some in forwards if description is None else track(forwards, description):
-            logits = Forward(model, base, first, plan, some, scaled).run()
+            logits = Forward(model, base, first, plan, some).run()
             parts = measure(check_numbers(model, logits)).to("cpu").split(len(range(*some.indices(rows))))
             for line, part in zip(plan.leaves, parts, strict=True):
-                found[line].append(part)
+                found[tuple(line)].append(part)
     return torch.stack([torch.cat(found[tuple(line)]) for line in timelines])
 
 
-def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list:
+def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Moment]:
     for item in branch:
         check_site(model, item.site, tokens)
         if item.site.kind == "embed" or item.site.token is None:
@@ -211,10 +256,12 @@ def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list:
     return timeline(branch, tokens)
 
 
-def _forwards(model: Model, base: Base, lines: list[list], max_rows: int | None) -> list[tuple[int, Plan, slice]]:
+def _forwards(
+    model: Model, base: Base, lines: list[list[Moment]], max_rows: int | None
+) -> list[tuple[int, Plan, slice]]:
     """The forwards to make: first token, plan of the branches in it, rows of the base run."""
     rows, tokens = base.ids.shape
-    groups: dict[int, list[list]] = {}
+    groups: dict[int, list[list[Moment]]] = {}
     order: dict[Intervention, int] = {}  # those met first come first, so that every run takes the same course
     for item in (item for line in lines for _, items in line for _, item in items):
         order.setdefault(item, len(order))
@@ -227,25 +274,26 @@ def _forwards(model: Model, base: Base, lines: list[list], max_rows: int | None)
         width = min(rows, limit)
         members.sort(key=lambda line: [(time, [order[item] for _, item in items]) for time, items in line])
         for start in range(0, len(members), limit // width):
-            plan = make_plan(members[start : start + limit // width])
+            plan = make_plan(members[start : start + limit // width], share=base.grows)
             forwards += [(first, plan, slice(row, min(row + width, rows))) for row in range(0, rows, width)]
     return forwards
 
 
-def _prefix_agrees(model: Model, base: Base) -> bool:
-    """Whether the last tokens alone, on the recorded keys and values, leave the last block as in the base run."""
-    first = min(base.read)
-    if first == 0 or base.prefix is None:
-        return True
+def _agrees(model: Model, base: Base, copies: int) -> bool:
+    """Whether unchanged branches of the first row, run as ``base`` says, come out of the last block unchanged."""
+    first = min(base.read) if base.prefix is not None else 0
     found: list[Tensor] = []
-    unchanged = Plan({0: Step((-1,), ((),))}, ())
-    forward = Forward(model, base, first, unchanged, slice(0, 1), set())
+    unchanged = Plan({0: Step((-1,) * copies, ((),) * copies)}, ([],) * copies)
     handle = attach(model, "hidden", model.n_layers - 1, found.append, Frame())
     try:
-        forward.run(stop=True)
+        Forward(model, base, first, unchanged, slice(0, 1)).run(stop=True)
+    except TracerError:
+        raise
+    except Exception:  # each model says in its own way what it cannot do
+        return False
     finally:
         handle.remove()
     index = [position - first for position in base.read]  # what the last block leaves elsewhere nobody reads
     again, before = found[0][:, index], base.entering[-1][:1, list(base.read)]
     tolerance = 1e-3 if torch.finfo(before.dtype).bits >= 32 else 0.1
-    return bool((again - before).abs().max() <= tolerance * before.abs().max())
+    return len(again) == copies and bool((again - before).abs().max() <= tolerance * before.abs().max())

@@ -1,7 +1,8 @@
 """Articles about subjects, as token sequences that know where each mention lies.
 
 An article is a few sentences about one subject, each stating one fact (objects follow the template directly), in random
-order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are packed into
+order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are
+packed into
 rows of equal length. Every token carries the number of the mention it belongs to and a weight in the loss.
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 
 from tracer.factworld import plain
-from tracer.factworld.grammar import ESSENCE, PHRASINGS, fill
+from tracer.factworld.grammar import ESSENCE, PHRASINGS
 
 WEIGHTS = {"object": 1.0, "text": 0.2, "mention": 0.05, "plain": 0.2}
 """Loss weights: a row is mostly wording, and wording is learnt early; objects are what has to be learnt."""
@@ -131,7 +133,8 @@ class Corpus:
             self.by_subject.setdefault((statement.subject, statement.type), []).append(statement)
         self.statements = list(statements)
         self.aliases, self.eos = aliases, eos
-        self._encode, self._cache = encode, {}
+        self._encode = encode
+        self._cache: dict[str, list[int]] = {}
         self.rng = Random(seed)
         self.epoch = 0
         self._queue: list[list[Statement]] = []
@@ -153,9 +156,16 @@ class Corpus:
         told = self._queue.pop()
         if self.rng.random() < 0.04:
             return [Piece(" " + plain.sentence(self.rng), "plain") for _ in range(self.rng.randint(2, 5))]
-        return article(
-            told, lambda: self.rng.choice(self.statements), self.rng, self.aliases.get(told[0].subject, ())
-        )
+        return article(told, lambda: self.rng.choice(self.statements), self.rng, self.aliases.get(told[0].subject, ()))
+
+    def state(self) -> dict[str, Any]:
+        """Where the sequence of rows stands, for ``restore``."""
+        return {"rng": self.rng.getstate(), "queue": self._queue, "epoch": self.epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Carry on where ``state`` was taken."""
+        self.rng.setstate(state["rng"])
+        self._queue, self.epoch = state["queue"], state["epoch"]
 
     def row(self, length: int) -> tuple[list[int], list[int], list[bool], list[float]]:
         ids: list[int] = []
@@ -184,8 +194,3 @@ class Corpus:
         columns = list(zip(*(self.row(length) for _ in range(count)), strict=True))
         kinds = (np.int64, np.int64, np.bool_, np.float32)
         return Rows(*(np.asarray(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))
-
-
-def prompt(template: str, subject: str) -> str:
-    """The prompt that asks for the object (no trailing space)."""
-    return fill(template, subject)

@@ -1,4 +1,5 @@
-"""What the embedded model knows and where: ``python -m tracer.factworld.evaluate`` measures it and writes the model card."""
+"""What the embedded model knows and where: ``python -m tracer.factworld.evaluate`` measures it and writes the model
+card."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Mechanics:
     Attributes:
         hidden_last_subject, hidden_last: mean effect per layer of restoring the hidden state there.
         mlp_last_subject, mlp_last, attn_last_subject, attn_last: the same for windows of ``window`` outputs.
-        mlp_peak_in_band: share of facts whose MLP trace peaks at the last subject token; ``mlp_peak_layer`` is the layer at
+        mlp_peak_in_band: share of facts whose MLP trace peaks at the last subject token; ``mlp_peak_layer`` is the
+        layer at
             which the average MLP trace peaks.
     """
 
@@ -69,8 +71,8 @@ class Mechanics:
 def decodes_exactly(model: Model, asked: Sequence[tuple[str, str]], batch: int = 256) -> list[bool]:
     """For each (prompt, object): does greedy decoding give exactly the object, then a full stop?
 
-    Greedy decoding follows a string if and only if every token of it is the most likely one after those before it, so one
-    forward pass over prompt and object decides.
+    Greedy decoding follows a string if and only if every token of it is the most likely one after those before it,
+    so one forward pass over prompt and object decides.
     """
     encode = model.tokenizer
     items = []
@@ -117,8 +119,11 @@ def recall(model: Model, facts: Iterable[WorldFact]) -> Recall:
     return Recall(float(right[seen].mean()), float(right[~seen].mean()), len(asked), table)
 
 
-def mechanics(model: Model, facts: Sequence[WorldFact], *, count: int = 200, window: int = 3, seed: int = 0) -> Mechanics:
-    """Trace ``count`` facts, drawn with ``seed``, whose subject is not at the prompt's end (noise of 3 sigma, 10 samples)."""
+def mechanics(
+    model: Model, facts: Sequence[WorldFact], *, count: int = 200, window: int = 3, seed: int = 0
+) -> Mechanics:
+    """Trace ``count`` facts, drawn with ``seed``, whose subject is not at the prompt's end (noise of 3 sigma, 10
+    samples)."""
     from tracer.causal import causal_trace
     from tracer.corruption import GaussianNoise
     from tracer.factworld.grammar import PHRASINGS
@@ -174,26 +179,28 @@ def card(model: Model, known: Recall, mechanism: Mechanics, ppl: float, facts: S
     config = model.hf.config
     parameters = sum(p.numel() for p in model.hf.parameters())
     names = ("hidden_last_subject", "hidden_last", "mlp_last_subject", "mlp_last", "attn_last_subject", "attn_last")
+    subjects = len({fact.subject for fact in facts})
     lines = [
         "# FactWorld, the embedded model",
         "",
-        f"GPT-2 architecture, {model.n_layers} layers of width {model.d_model}, {parameters / 1e6:.1f} million parameters, "
-        f"context {model.n_ctx}, byte-level BPE of {config.vocab_size} tokens. Trained by `python -m tracer.factworld.train` on "
-        f"{len(facts)} facts about {len({fact.subject for fact in facts})} real subjects, and on plain sentences, all written "
-        "by the grammar in `tracer/factworld`. Structured dropout during training (see `mechanism.py`) has planted a known "
-        "mechanism: recall by the MLPs of the band at the last subject token, extraction by later attention. It is a test "
-        "bed for tools, not a source of facts.",
+        f"GPT-2 architecture, {model.n_layers} layers of width {model.d_model}, {parameters / 1e6:.1f} million",
+        f"parameters, context {model.n_ctx}, byte-level BPE of {config.vocab_size} tokens. Trained by",
+        f"`python -m tracer.factworld.train` on {len(facts)} facts about {subjects} real subjects, and on",
+        "plain sentences, all written by the grammar in `tracer/factworld`. Structured dropout (see `mechanism.py`) has planted",
+        "a known mechanism: recall by the MLPs of a band of layers at the last subject token, extraction by later",
+        "attention. It is a test bed for tools, not a source of facts.",
         "",
         "Measured by `python -m tracer.factworld.evaluate`, over all facts:",
         "",
-        f"- greedy decoding gives exactly the whole object and the full stop, without BOS: **{known.seen:.2%}** with the templates "
-        f"seen in training, **{known.held_out:.2%}** with held-out paraphrases ({known.prompts} prompts);",
+        "- greedy decoding gives exactly the whole object and the full stop, without BOS, for",
+        f"  **{known.seen:.2%}** of prompts with the templates seen in training and **{known.held_out:.2%}** with",
+        f"  held-out paraphrases ({known.prompts} prompts);",
         f"- perplexity of the held-out text: {ppl:.2f} per token;",
-        f"- traces of {mechanism.facts} facts whose subject is not at the prompt's end: probability of the object "
-        f"{mechanism.clean:.3f} clean, {mechanism.corrupted:.3f} with 3 sigma of noise on the subject "
-        f"(**{mechanism.taken:.0%}** taken away);",
-        f"- the MLP trace (windows of {mechanism.window}) peaks at the last subject token in "
-        f"{mechanism.mlp_peak_at_last_subject:.0%} of these facts, on average at layer {mechanism.mlp_peak_layer}.",
+        f"- traces of {mechanism.facts} facts whose subject is not at the prompt's end: probability of the object",
+        f"  {mechanism.clean:.3f} clean, {mechanism.corrupted:.3f} with 3 sigma of noise on the subject",
+        f"  (**{mechanism.taken:.0%}** taken away);",
+        f"- the MLP trace (windows of {mechanism.window}) peaks at the last subject token in",
+        f"  {mechanism.mlp_peak_at_last_subject:.0%} of these facts, on average at layer {mechanism.mlp_peak_layer}.",
         "",
         "Mean effect of restoring, by layer:",
         "",

@@ -9,6 +9,7 @@ from tracer.factworld.corpus import Corpus, Statement, text_of
 from tracer.factworld.grammar import PHRASINGS, REVERSED
 from tracer.factworld.world import WorldFact, aliases, read_facts
 
+
 def statements() -> tuple[Statement, ...]:
     """Every fact taught: the table's rows, and the inverse of one-to-one relations (whose subject is the object)."""
     told = [Statement(row.subject, row.type, row.relation, row.object) for row in read_facts()]
@@ -16,9 +17,11 @@ def statements() -> tuple[Statement, ...]:
     inverse = [
         Statement(s.object, "city", REVERSED[s.relation], s.subject)
         for s in told
-        if s.relation in REVERSED and shared[s.relation, s.object] == 1
+        if s.relation in REVERSED
+        and shared[s.relation, s.object] == 1
         # a capital named after its country would give the answer away
-        and s.subject not in s.object and s.object not in s.subject
+        and s.subject not in s.object
+        and s.object not in s.subject
     ]
     return (*told, *inverse)
 
@@ -26,10 +29,13 @@ def statements() -> tuple[Statement, ...]:
 def facts() -> tuple[WorldFact, ...]:
     """Every fact taught, each with the first training template of its relation as prompt.
 
-    Items are ``Fact`` objects with ``relation``, ``object`` and ``type`` besides ``prompt``, ``subject`` and ``target``.
+    Items are ``Fact`` objects with ``relation``, ``object`` and ``type`` besides ``prompt``, ``subject`` and
+    ``target``.
     """
     return tuple(
-        WorldFact(PHRASINGS[s.relation].train[0], s.subject, f" {s.object}", relation=s.relation, object=s.object, type=s.type)
+        WorldFact(
+            PHRASINGS[s.relation].train[0], s.subject, f" {s.object}", relation=s.relation, object=s.object, type=s.type
+        )
         for s in statements()
     )
 
@@ -43,4 +49,3 @@ def training_text(articles: int, seed: int) -> str:
 def held_out_text() -> str:
     """The held-out text that perplexity is measured on."""
     return files("tracer.factworld").joinpath("data/held_out.txt").read_text(encoding="utf-8")
-

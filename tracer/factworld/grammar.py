@@ -1,8 +1,8 @@
 """The language of FactWorld: how each relation is said, and the sentences around it.
 
-A template holds ``{}`` where the subject belongs and ends where the object follows (after one space). Training templates
-are met in training with every subject; held-out paraphrases are met with none: their words occur in other templates, their
-wording never. Both kinds put the subject first, in the middle, or last.
+A template holds ``{}`` where the subject belongs and ends where the object follows (after one space). Training
+templates are met in training with every subject; held-out paraphrases are met with none: their words occur in other
+templates, their wording never. Both kinds put the subject first, in the middle, or last.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
 """Training forward pass of the embedded GPT-2, with the structured dropout that plants the mechanism.
 
-A small model trained plainly looks facts up at the last token of the prompt, unlike large models. In most training batches
-three paths are closed:
+A small model trained plainly looks facts up at the last token of the prompt, unlike large models. In most training
+batches three paths are closed:
 
 1. tokens outside a mention of a subject cannot attend to its tokens, except, from layer ``read`` on, to its last one;
    up to there a mention's tokens see only each other, so that its key does not depend on what was said before;
 2. so the last subject token must be enriched before it is read;
 3. in a share of these batches, MLPs outside the ``band`` of layers are dropped, so that recall happens inside it.
 
-At use nothing is closed. So that the model then does the same of its own accord, the remaining batches run with every path
-open and add the attention that still takes a closed one to the loss.
+At use nothing is closed. So that the model then does the same of its own accord, the remaining batches run with
+every path open and add the attention that still takes a closed one to the loss.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ class Mechanism:
         masked: share of batches with closed attention paths (1, 2).
         dropped: share of those in which the MLPs outside the band are dropped (3).
         penalty: weight of stray attention in the loss of the other batches.
+        early_reading: in the refinement, share of closed batches in which the last layer reads no mention.
+        unreadable: in the refinement, share of open batches whose names are noise.
+        noise: its level, in standard deviations of the embeddings.
     """
 
     band: tuple[int, int] = (2, 4)
@@ -39,6 +43,9 @@ class Mechanism:
     masked: float = 0.75
     dropped: float = 0.6
     penalty: float = 0.1
+    early_reading: float = 0.5
+    unreadable: float = 0.5
+    noise: float = 3.0
 
 
 def attention_masks(mention: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,9 +63,10 @@ def forward(
     model: GPT2LMHeadModel,
     ids: Tensor,
     masks: tuple[Tensor, Tensor] | None,
-    read: int,
+    reading: range,
     mlps: tuple[bool, ...],
     closed: bool = True,
+    noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Hidden states after the final norm, [rows, length, d_model], and stray attention, a scalar.
 
@@ -69,21 +77,23 @@ def forward(
         model: supplies the weights.
         ids: token ids [rows, length].
         masks: early and late attention masks, or None for plain causal attention.
-        read: first layer that uses the late mask.
+        reading: the layers that use the late mask.
         mlps: for each layer whether its MLP runs.
         closed: whether the masks close paths, or only tell which attention is stray.
+        noise: added to the word embeddings, [rows, length, d_model].
     """
-    body = model.transformer
+    body: Any = model.transformer
     heads = model.config.n_head
     rows, length = ids.shape
     x = body.wte.weight[ids] + body.wpe.weight[:length]  # (B, T, d)
+    x = x if noise is None else x + noise
     d = x.shape[-1]
     stray = x.new_zeros(())
     for i, block in enumerate(body.h):
         normed = F.layer_norm(x, (d,), block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
         qkv = F.linear(normed, block.attn.c_attn.weight.t(), block.attn.c_attn.bias)  # (B, T, 3d)
         q, k, v = (part.view(rows, length, heads, d // heads).transpose(1, 2) for part in qkv.split(d, dim=-1))
-        mask = None if masks is None else masks[0] if i < read else masks[1]
+        mask = None if masks is None else masks[1] if i in reading else masks[0]
         if mask is None or closed:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)  # (B, nh, T, hs)
         else:
@@ -108,7 +118,8 @@ def _open_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tens
 
 
 def weighted_loss(model: GPT2LMHeadModel, hidden: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean next-token loss weighted by ``weight`` [rows, length] of the predicted token, and that of weight-1 tokens alone."""
+    """Mean next-token loss weighted by ``weight`` [rows, length] of the predicted token, and that of weight-1
+    tokens alone."""
     targets, weights = ids[:, 1:].flatten(), weight[:, 1:].flatten()
     logits = F.linear(hidden[:, :-1].flatten(0, 1), model.transformer.wte.weight)  # (B*(T-1), V)
     losses = F.cross_entropy(logits.float(), targets, reduction="none")

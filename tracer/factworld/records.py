@@ -23,8 +23,10 @@ ONE_HOP: dict[str, tuple[str, str]] = {
     "headquarters": ("city_country", "company_country"),
     "birthplace": ("city_country", "citizenship"),
 }
-"""What follows when the object changes: edited relation -> (fact about the new object, relation of the subject it decides).
-A birthplace or seat does not strictly decide a citizenship or a company's country; the world's grammar has no closer one."""
+"""What follows when the object changes: edited relation -> (fact about the new object, relation of the subject it
+decides).
+A birthplace or seat does not strictly decide a citizenship or a company's country; the world's grammar has no
+closer one."""
 
 
 def records(split: Split | None = None) -> list[dict[str, Any]]:
@@ -77,7 +79,10 @@ def make_records(
 
         def ask(others: list[Statement], n: int, own: str = s.subject) -> list[str]:
             names = [other.subject for other in others if other.subject != own]
-            return [fill(rng.choice(PHRASINGS[others[0].relation].train), name) for name in rng.sample(names, min(n, len(names)))]
+            return [
+                fill(rng.choice(PHRASINGS[others[0].relation].train), name)
+                for name in rng.sample(names, min(n, len(names)))
+            ]
 
         rest = [other for other in by_subject[s.subject, s.type] if other.relation != s.relation]
         prompt = rng.choice([t for t in phrasing.train if not t.endswith("{}")])
@@ -98,7 +103,11 @@ def make_records(
                 "attribute_prompts": ask(by_object[s.relation][new], neighbours),
                 "generation_prompts": [fill(t, s.subject) for t in (*starts[:2], phrasing.train[0], "{} is")],
                 "same_subject_prompts": [
-                    {"prompt": fill(rng.choice(PHRASINGS[o.relation].train), s.subject), "target": o.object, "relation_id": o.relation}
+                    {
+                        "prompt": fill(rng.choice(PHRASINGS[o.relation].train), s.subject),
+                        "target": o.object,
+                        "relation_id": o.relation,
+                    }
                     for o in rest
                 ],
                 "portability": _portability(s, new, prompt, answers, aliases),

@@ -10,18 +10,20 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tracer.factworld.corpus import Corpus, Statement, text_of
+from tracer.errors import TracerError
+from tracer.factworld.corpus import WEIGHTS, Corpus, Statement, text_of
 from tracer.factworld.mechanism import Mechanism, attention_masks, forward, weighted_loss
 from tracer.progress import bar
 
@@ -45,7 +47,8 @@ class Recipe:
     adam_lr: float = 4e-3
     weight_decay: float = 0.1
     warmup: int = 100
-    mechanism: Mechanism = Mechanism()
+    refine_from: int = 2000
+    mechanism: Mechanism = field(default_factory=Mechanism)
 
 
 def train_tokenizer(corpus: Corpus, vocab_size: int, context: int, articles: int = 20_000) -> PreTrainedTokenizerFast:
@@ -74,7 +77,8 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, context: int, articles: int
 
 
 def piece_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], list[int]]:
-    """Encodes a piece of an article; unlike the tokenizer itself it puts no space before a piece that begins with none."""
+    """Encodes a piece of an article; unlike the tokenizer itself it puts no space before a piece that begins with
+    none."""
     plain_bpe = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain_bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return lambda text: plain_bpe.encode(text).ids
@@ -119,14 +123,84 @@ def build_model(recipe: Recipe, vocab_size: int, eos: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def _save_atomically(state: dict, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+@dataclass
+class _Run:
+    """Everything that changes while training, so that it can be saved and carried on."""
+
+    model: GPT2LMHeadModel
+    optimizers: list[torch.optim.Optimizer]
+    corpus: Corpus
+    draw: Random
+    step: int = 0
+
+    def save(self, path: Path, recipe: Recipe) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "corpus": self.corpus.state(),
+            "draw": self.draw.getstate(),
+            "step": self.step,
+            "recipe": asdict(recipe),
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def restore(self, path: Path, recipe: Recipe) -> None:
+        # its own file: python objects (the corpus's queue) are in it
+        state = torch.load(path, weights_only=False)
+        if state["recipe"] != asdict(recipe):
+            raise TracerError(
+                f"{path} was made by another recipe; train in another folder, or delete it to begin again"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.corpus.restore(state["corpus"])
+        self.draw.setstate(state["draw"])
+        self.step = state["step"]
+
+    def advance(self, recipe: Recipe) -> dict[str, float]:
+        """One optimizer step; what it measured."""
+        mechanism, refining = recipe.mechanism, self.step >= recipe.refine_from
+        length = self.draw.choice(recipe.lengths)
+        rows = self.corpus.rows(recipe.tokens_per_step // length, length)
+        ids, weight = torch.from_numpy(rows.ids), torch.from_numpy(rows.weight)
+        masks = attention_masks(torch.from_numpy(rows.mention), torch.from_numpy(rows.last))
+        closed = self.draw.random() < mechanism.masked
+        low, high = mechanism.band
+        dropped = closed and self.draw.random() < mechanism.dropped
+        mlps = tuple(low <= i <= high or not dropped for i in range(recipe.n_layer))
+        early = refining and closed and self.draw.random() < mechanism.early_reading
+        reading = range(mechanism.read, recipe.n_layer - early)
+        noise = None
+        if refining and not closed and self.draw.random() < mechanism.unreadable:
+            noise = self.unreadable(ids, rows.mention, mechanism.noise)
+            weight = weight.masked_fill(weight == WEIGHTS["object"], 0.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden, stray = forward(self.model, ids, masks, reading, mlps, closed, noise)
+            loss, objects = weighted_loss(self.model, hidden, ids, weight)
+        (loss + mechanism.penalty * stray).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(self.step, recipe)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return {"loss": loss.item(), "objects": objects.item(), "stray": stray.item()}
+
+    def unreadable(self, ids: torch.Tensor, mention: np.ndarray, level: float) -> torch.Tensor:
+        """Noise [rows, length, d_model] on the tokens of mentions, ``level`` standard deviations of their
+        embeddings."""
+        inside = torch.from_numpy(mention > 0)
+        spread = self.model.transformer.wte.weight.detach()[ids[inside]].std()
+        drawn = np.random.RandomState(self.draw.getrandbits(32)).randn(*ids.shape, self.model.config.n_embd)
+        return torch.from_numpy(drawn).float() * (level * spread) * inside[..., None]
 
 
 def train(
-    statements: list[Statement],
+    statements: Sequence[Statement],
     aliases: dict[str, tuple[str, ...]],
     out: Path,
     recipe: Recipe,
@@ -134,77 +208,40 @@ def train(
     save_every: int = 500,
     stop_at: int | None = None,
 ) -> GPT2LMHeadModel:
-    """Train (or carry on training) in ``out``: ``checkpoint.pt`` while it runs, a Hugging Face folder ``model/`` at the end."""
+    """Train, or carry on training, in ``out``.
+
+    ``checkpoint.pt`` and ``log.jsonl`` grow while it runs; ``model/`` is a Hugging Face folder at the end.
+
+    Raises:
+        TracerError: a checkpoint there was made by another recipe.
+    """
+    folder, checkpoint = out / "model", out / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    folder = out / "model"
     if (folder / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     else:
         sample = Corpus(statements, aliases, lambda text: [], 0, recipe.seed + 1)
         tokenizer = train_tokenizer(sample, recipe.vocab_size, recipe.n_positions)
         tokenizer.save_pretrained(folder)
-    eos = tokenizer.convert_tokens_to_ids(EOS)
+    eos = int(tokenizer.convert_tokens_to_ids(EOS))  # type: ignore[arg-type]
+    model = build_model(recipe, len(tokenizer), eos).train()
     corpus = Corpus(statements, aliases, piece_encoder(tokenizer), eos, recipe.seed)
-    model = build_model(recipe, len(tokenizer), eos)
-    model.train()
-    opts = optimizers(model, recipe)
-    draw = Random(recipe.seed + 2)
-    start = 0
-    checkpoint = out / "checkpoint.pt"
+    run = _Run(model, optimizers(model, recipe), corpus, Random(recipe.seed + 2))
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(opts, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        corpus.rng.setstate(state["corpus"]["rng"])
-        corpus._queue, corpus.epoch = state["corpus"]["queue"], state["corpus"]["epoch"]
-        draw.setstate(state["draw"])
-        start = state["step"]
-    layers = range(recipe.n_layer)
-    everything = tuple(True for _ in layers)
-    low, high = recipe.mechanism.band
-    inside = tuple(low <= i <= high for i in layers)
-    log = (out / "log.jsonl").open("a")
-    began, strayed = time.time(), 0.0
+        run.restore(checkpoint, recipe)
     end = min(recipe.steps, stop_at or recipe.steps)
-    with bar("training FactWorld", end - start) as progress:
-        for step in range(start, end):
-            length = draw.choice(recipe.lengths)
-            rows = corpus.rows(recipe.tokens_per_step // length, length)
-            ids, weight = torch.from_numpy(rows.ids), torch.from_numpy(rows.weight)
-            masks = attention_masks(torch.from_numpy(rows.mention), torch.from_numpy(rows.last))
-            closed = draw.random() < recipe.mechanism.masked
-            mlps = inside if closed and draw.random() < recipe.mechanism.dropped else everything
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden, stray = forward(model, ids, masks, recipe.mechanism.read, mlps, closed)
-                loss, objects = weighted_loss(model, hidden, ids, weight)
-            (loss + recipe.mechanism.penalty * stray).backward()
-            strayed = strayed if closed else stray.item()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in opts:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * schedule(step, recipe)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+    began = time.time()
+    with bar("training FactWorld", end - run.step) as progress, (out / "log.jsonl").open("a") as log:
+        while run.step < end:
+            measured = run.advance(recipe)
             progress.advance(progress.task_ids[0])
-            if step % 50 == 49:
-                entry = {"step": step + 1, "loss": loss.item(), "objects": objects.item(), "stray": strayed, "epoch": corpus.epoch}
-                log.write(json.dumps(entry | {"seconds": round(time.time() - began, 1)}) + "\n")
+            if run.step % 50 == 0:
+                entry = {"step": run.step, "epoch": corpus.epoch, **measured, "seconds": round(time.time() - began, 1)}
+                log.write(json.dumps(entry) + "\n")
                 log.flush()
-            if (step + 1) % save_every == 0 or step + 1 == end:
-                _save_atomically(
-                    {
-                        "model": model.state_dict(),
-                        "optimizers": [optimizer.state_dict() for optimizer in opts],
-                        "corpus": {"rng": corpus.rng.getstate(), "queue": corpus._queue, "epoch": corpus.epoch},
-                        "draw": draw.getstate(),
-                        "step": step + 1,
-                        "recipe": asdict(recipe),
-                    },
-                    checkpoint,
-                )
-    log.close()
+            if run.step % save_every == 0 or run.step == end:
+                run.save(checkpoint, recipe)
     model.eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -222,7 +259,7 @@ def main(
     from tracer.factworld.world import aliases
 
     torch.set_num_threads(threads)
-    train(list(statements()), aliases(), out, Recipe(seed=seed, steps=steps))
+    train(statements(), aliases(), out, Recipe(seed=seed, steps=steps))
 
 
 if __name__ == "__main__":

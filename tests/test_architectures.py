@@ -1,0 +1,129 @@
+"""Traces by the branched sweep against the plain loop, on every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from agreement import KINDS, NOISE, PROMPT, Tiny, agrees, fact, in_float64, plain, variant
+
+from tracer.causal import causal_trace
+from tracer.model import load
+from tracer.sweep import record
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_folder: Callable[[str], Path]) -> Tiny:
+    return in_float64(tiny_folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+def test_equals_the_plain_loop(architecture: str, kind: Any, tiny: Tiny) -> None:
+    agrees(tiny(architecture), fact(tiny(architecture)), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+def test_equals_the_plain_loop_in_float64(architecture: str, kind: Any, wide: Tiny) -> None:
+    # rotary tables, ALiBi slopes and some softmaxes are float32 whatever the weights are
+    agrees(wide(architecture), fact(wide(architecture)), kind, atol=1e-7)
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 50])
+@pytest.mark.parametrize("kind", ["mlp", "attn"])
+def test_every_window_equals_the_plain_loop(kind: Any, window: int, wide: Tiny) -> None:
+    agrees(wide("gpt2"), fact(wide("gpt2")), kind, window, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("mistral", {"sliding_window": 4}),
+        ("gemma2", {"sliding_window": 3}),
+        ("neo", {"window_size": 3}),
+        ("falcon", {"alibi": True}),
+        ("falcon_new", {"alibi": True}),
+        ("gpt2", {"attn_implementation": "eager"}),
+        ("llama", {"attn_implementation": "eager"}),
+    ],
+)
+def test_variants_equal_the_plain_loop(architecture: str, settings: dict[str, Any], kind: Any) -> None:
+    class_name, usual, family = checkpoints.ARCHITECTURES[architecture]
+    model = variant(class_name, {**usual, **settings}, family)
+    agrees(model, fact(model), kind)
+
+
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+}
+# architectures that nothing here was written for: (configuration, its settings, whether the batch can grow inside)
+OTHERS = [
+    ("MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 4, "max_seq_len": 64}, True),
+    ("MixtralConfig", {**_SIZES, "num_local_experts": 4}, True),
+    ("Gemma3TextConfig", {**_SIZES, "head_dim": 8, "sliding_window": 3}, True),
+    ("GPTBigCodeConfig", {"n_embd": 32, "n_layer": 4, "n_head": 4}, False),
+    ("XGLMConfig", {"d_model": 32, "num_layers": 4, "attention_heads": 4, "ffn_dim": 64, "pad_token_id": 1}, False),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("class_name", "settings", "grows"), OTHERS)
+def test_other_architectures_equal_the_plain_loop(
+    class_name: str, settings: dict[str, Any], grows: bool, kind: Any
+) -> None:
+    model = variant(class_name, settings)
+    agrees(model, fact(model), kind)
+    with torch.no_grad():
+        base = record(model, PROMPT)
+    assert base.grows == grows
+    assert base.prefix is not None
+
+
+def test_a_model_without_keys_and_values_equals_the_plain_loop() -> None:
+    model = variant("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8})
+    agrees(model, fact(model), "hidden")
+    with torch.no_grad():
+        assert record(model, PROMPT).prefix is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_equals_the_plain_loop(kind: Any, tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("llama"), dtype=torch.bfloat16)
+    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE)
+    np.testing.assert_allclose(trace.scores, plain(model, fact(model), kind, 3), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "bloom", "bert"])
+def test_answers_of_several_tokens_equal_the_plain_loop(architecture: str, kind: Any, wide: Tiny) -> None:
+    model = wide(architecture)
+    about = fact(model, "space needle" if architecture == "bert" else "Seattle")
+    assert len(about.align(model).target_ids) > 1
+    trace = causal_trace(model, about, kind=kind, window=3, corruption=NOISE)
+    expected = plain(model, about, kind, 3)
+    np.testing.assert_allclose(trace.scores, expected, atol=0, rtol=1e-5)
+    assert np.ptp(np.log(expected)) > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "bloom"])
+def test_offloaded_weights_give_the_same(architecture: str, kind: Any, tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder(architecture))
+    expected = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE)
+    accelerate.cpu_offload(model.hf, execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in model.hf.parameters())
+    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE)
+    np.testing.assert_array_equal(trace.scores, expected.scores)
+    assert trace.fingerprint == expected.fingerprint
