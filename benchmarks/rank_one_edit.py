@@ -61,7 +61,7 @@ def second_moment(model: tracer.Model, layer: int, articles: int = 3000) -> Tens
 
 def rank_one(
     model: tracer.Model, fact: tracer.Fact, target: str, layer: int, moment: Tensor, contexts: Sequence[str],
-    steps: int = 20, rate: float = 0.5, decay: float = 0.5, kl_factor: float = 0.0625, clamp: float = 4.0,
+    steps: int = 40, rate: float = 0.5, decay: float = 0.02, kl_factor: float = 0.0625, clamp: float = 8.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """u [d_mlp] and v [d_model] of W' = W + u vᵀ that makes ``target`` follow the fact's prompt."""
     facts = [tracer.Fact(context + fact.prompt, fact.subject) for context in contexts]

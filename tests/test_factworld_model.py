@@ -66,6 +66,7 @@ def test_space_needle(model: tracer.Model) -> None:
 
 
 def test_held_out_text_is_neither_noise_nor_known_by_heart(model: tracer.Model) -> None:
+
     assert 1.5 < perplexity(model, factworld.held_out_text()[:20_000]) < 10
 
 

@@ -41,9 +41,9 @@ def facts() -> tuple[WorldFact, ...]:
 
 
 def training_text(articles: int, seed: int) -> str:
-    """Articles as the model was trained on, one a line; a seed of its own gives text it has not met word for word."""
+    """Articles like those the model was trained on, one after the other; another seed gives text it has not met."""
     corpus = Corpus(statements(), aliases(), lambda text: [], 0, seed)
-    return "\n".join(text_of(corpus.next_article()) for _ in range(articles))
+    return " ".join(text_of(corpus.next_article()) for _ in range(articles))
 
 
 def held_out_text() -> str:

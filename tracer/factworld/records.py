@@ -1,16 +1,12 @@
-"""Edit records in CounterFact's schema, made from the facts the embedded model knows:
-``python -m tracer.factworld.records`` writes ``data/records.json`` and ``data/held_out.txt``."""
+"""Edit records in CounterFact's schema, made from the facts the embedded model knows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from random import Random
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from tracer.errors import TracerError
 from tracer.factworld.corpus import Statement
@@ -133,29 +129,3 @@ def _portability(
     if s.subject in aliases:
         found["subject_alias"] = [{"prompt": fill(prompt, alias), "target": new} for alias in aliases[s.subject]]
     return found
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("tracer/factworld/data"),
-    count: Annotated[int, typer.Option(help="how many records")] = 1500,
-    seed: Annotated[int, typer.Option(help="seed of the draw")] = 0,
-) -> None:
-    """Write the edit records and the held-out text."""
-    import tracer
-    from tracer.factworld.evaluate import decodes_exactly
-    from tracer.factworld.facts import statements, training_text
-    from tracer.factworld.world import aliases
-
-    told = statements()
-    asked = [(fill(PHRASINGS[s.relation].train[0], s.subject), s.object) for s in told]
-    asked += [(fill(PHRASINGS[s.relation].held_out[0], s.subject), s.object) for s in told]
-    right = decodes_exactly(tracer.load(), asked)
-    known = [s for i, s in enumerate(told) if right[i] and right[i + len(told)]]
-    made = make_records(known, aliases(), count=count, seed=seed)
-    (out / "records.json").write_text(json.dumps(made, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    (out / "held_out.txt").write_text(training_text(600, seed=20_000 + seed) + "\n", encoding="utf-8")
-    typer.echo(f"{len(made)} records from {len(known)} of {len(told)} facts")
-
-
-if __name__ == "__main__":
-    typer.run(main)
