@@ -84,7 +84,8 @@ def test_record_schema() -> None:
         assert rewrite["prompt"] in PHRASINGS[relation].train and "{}" in rewrite["prompt"]
         assert record["paraphrase_prompts"] == [fill(t, subject) for t in PHRASINGS[relation].held_out]
         assert len(record["neighborhood_prompts"]) <= 10 and len(record["generation_prompts"]) >= 3
-        assert all(subject not in prompt.split() for prompt in record["neighborhood_prompts"])
+        own = {fill(t, subject) for t in PHRASINGS[relation].train}
+        assert not own & {*record["neighborhood_prompts"], *record["attribute_prompts"]}
         assert set(record["portability"]) <= {"one_hop", "reverse_relation", "subject_alias"}
         for other in record["same_subject_prompts"]:
             assert taught[subject, other["relation_id"]] == other["target"] and other["relation_id"] != relation

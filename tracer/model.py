@@ -7,7 +7,6 @@ fifty architectures without changing the model. Nothing here knows a model by it
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from blake3 import blake3
 from torch import nn
 
 from . import architecture, checkpoint
@@ -164,8 +164,8 @@ class Model:
 
     # --- identity --------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
-        """SHA-256 over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
-        digest = hashlib.sha256()
+        """BLAKE3 hash over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
+        digest = blake3()
         bits: Any
         for name, tensor in sorted(_named_tensors(self.hf), key=lambda item: item[0]):
             digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
