@@ -18,7 +18,7 @@ import torch
 import transformers
 from torch import nn
 
-from tracer import checkpoint
+from tracer import checkpoint, hub
 from tracer.errors import TracerError
 from tracer.model import Model, load
 from tracer.tokens import Fact
@@ -212,7 +212,7 @@ def test_warm_load_is_quick(golden: Path, golden_model: Model) -> None:
 
 
 def test_embedded_model_loads_through_the_same_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    monkeypatch.setattr(hub, "__file__", str(tmp_path / "hub.py"))
     with pytest.raises(TracerError, match=r"reinstall the package"):
         load()
     checkpoints.build("gpt2", tmp_path / "factworld" / "data" / "model")

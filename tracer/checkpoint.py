@@ -28,40 +28,6 @@ CONVERT = (
 )
 
 
-def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
-    """The local folder of a checkpoint and the name to show for it.
-
-    ``None`` is the embedded model, an existing folder is itself, anything else is a hub name: a complete copy in the
-    local cache is used as it is, otherwise the files are fetched.
-
-    Raises:
-        TracerError: nothing usable under that name; the message says what to do.
-    """
-    if name_or_path is None:
-        folder = Path(__file__).parent / EMBEDDED / "data" / "model"
-        if not (folder / "config.json").is_file():
-            raise TracerError(
-                f"the embedded FactWorld model is missing from this installation (expected at {folder}); "
-                "reinstall the package, or retrain it with: python -m tracer.factworld.train"
-            )
-        return folder, EMBEDDED
-    if not isinstance(name_or_path, (str, Path)):
-        raise TracerError(f"a hub name, a folder or None was expected as the model, got {type(name_or_path).__name__}")
-    name = str(name_or_path)
-    folder = Path(name).expanduser()
-    if not name.strip():
-        raise TracerError("the model's name is empty; give a hub name such as 'gpt2', a folder, or nothing at all")
-    if folder.is_dir():
-        return folder, name
-    if folder.exists():
-        raise TracerError(f"{name!r} is a file; give the folder that holds its config.json and model.safetensors")
-    if isinstance(name_or_path, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] in ".~":
-        raise TracerError(f"there is no folder {name!r} (and that is no hub name, which reads 'name' or 'owner/name')")
-    from .hub import fetch
-
-    return fetch(name, revision), name
-
-
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds the files of any tokenizer."""
     return any((folder / file).is_file() for file in _TOKENIZER_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,40 @@ from .hooks import Frame, attach, keep_logits
 
 if TYPE_CHECKING:
     from .model import Model
-    from .sweep import Base
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A recorded run of R rows over T tokens, from which branches start.
+
+    ids: [R, T].
+    entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
+    prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
+    scaled: block arguments that count rows (see :class:`BlockArguments`).
+    grows: whether the batch can grow inside the model.
+    read, logits: the positions whose logits were kept, and these logits [R, len(read), V].
+    states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
+    """
+
+    ids: Tensor
+    entering: tuple[Tensor, ...]
+    prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    scaled: frozenset[tuple]
+    grows: bool
+    read: tuple[int, ...]
+    logits: Tensor
+    states: dict[tuple[str, int], Tensor]
+
+    def rows(self, some: slice) -> Base:
+        """The same run as far as ``some`` of its rows are concerned."""
+        return replace(
+            self,
+            ids=self.ids[some],
+            entering=tuple(state[some] for state in self.entering),
+            prefix=self.prefix and tuple((keys[some], values[some]) for keys, values in self.prefix),
+            logits=self.logits[some],
+            states={place: state[some] for place, state in self.states.items()},
+        )
 
 
 class Forward:

@@ -20,6 +20,7 @@ from torch import nn
 
 from . import architecture, checkpoint
 from .errors import TracerError
+from .hub import find_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -212,7 +213,7 @@ def load(
         TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
             without a map. The message names the repair.
     """
-    folder, name = checkpoint.find_checkpoint(name_or_path, revision)
+    folder, name = find_checkpoint(name_or_path, revision)
     checkpoint.check_files(folder, name)
     config = checkpoint.read_config(folder, name)
     # before the weights: an unknown architecture should fail at once
