@@ -15,7 +15,7 @@ from tracer.factworld import plain
 from tracer.factworld.corpus import WEIGHTS, Corpus, Statement, chunks, text_of
 from tracer.factworld.grammar import ESSENCE, PHRASINGS, REVERSED, fill
 from tracer.factworld.mechanism import Mechanism, attention_masks, forward, weighted_loss
-from tracer.factworld.train import Recipe, build_model, piece_encoder, schedule, train, train_tokenizer
+from tracer.factworld.train import Recipe, _Run, build_model, piece_encoder, schedule, train, train_tokenizer
 
 FACTS = [
     Statement("The Space Needle", "landmark", "landmark_city", "Seattle"),
@@ -191,6 +191,19 @@ def test_loss_weights() -> None:
 def test_schedule() -> None:
     rates = [schedule(step, replace(RECIPE, steps=100, warmup=10)) for step in range(100)]
     assert rates[9] == 1.0 and max(rates) == 1.0 and rates[0] == 0.1 and 0.02 <= rates[-1] < 0.03
+
+
+def test_unreadable_names(corpus: Corpus, tokenizer) -> None:
+    """Noise of three standard deviations on the tokens of mentions, and on no other."""
+    torch.manual_seed(0)
+    model = build_model(RECIPE, len(tokenizer), 0)
+    rows = corpus.rows(8, 96)
+    run = _Run(model, [], corpus, Random(0))
+    noise = run.unreadable(torch.from_numpy(rows.ids), rows.mention, 3.0)
+    inside = rows.mention > 0
+    embedded = model.transformer.wte.weight[torch.from_numpy(rows.ids[inside])]
+    assert not noise[torch.from_numpy(~inside)].any()
+    assert (noise[torch.from_numpy(inside)].std() / embedded.std()).item() == pytest.approx(3.0, rel=0.05)
 
 
 def test_training_resumes_to_the_same_weights(tmp_path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from random import Random
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import pytest
 
 import tracer
 from tracer import factworld
-from tracer.factworld.evaluate import decodes_exactly, mechanics, perplexity, recall
+from tracer.factworld.evaluate import card, decodes_exactly, mechanics, perplexity, read_numbers, recall
 from tracer.factworld.grammar import PHRASINGS, fill
 from tracer.factworld.records import make_records, records
 
@@ -118,6 +119,14 @@ def test_records_follow_from_the_seed() -> None:
     known = factworld.statements()[:600]
     a, b, c = (make_records(known, {}, count=50, seed=seed) for seed in (1, 1, 2))
     assert a == b != c
+
+
+def test_the_card_says_what_was_measured(model: tracer.Model) -> None:
+    folder = Path(str(files("tracer.factworld").joinpath("data/model")))
+    known, mechanism, ppl = read_numbers(folder / "card.json")
+    assert (folder / "CARD.md").read_text(encoding="utf-8") == card(model, known, mechanism, ppl, factworld.facts())
+    assert sum(count for count, _, _ in known.by_relation.values()) == len(factworld.facts())
+    assert known.seen >= 0.97 and known.held_out >= 0.90 and mechanism.facts == 200
 
 
 def test_unknown_split() -> None:

@@ -44,9 +44,8 @@ class Mechanics:
     Attributes:
         hidden_last_subject, hidden_last: mean effect per layer of restoring the hidden state there.
         mlp_last_subject, mlp_last, attn_last_subject, attn_last: the same for windows of ``window`` outputs.
-        mlp_peak_in_band: share of facts whose MLP trace peaks at the last subject token; ``mlp_peak_layer`` is the
-        layer at
-            which the average MLP trace peaks.
+        mlp_peak_at_last_subject: share of facts whose MLP trace peaks at the last subject token.
+        mlp_peak_layer: where the average MLP trace of that token peaks.
     """
 
     facts: int
@@ -188,7 +187,10 @@ def card(model: Model, known: Recall, mechanism: Mechanics, ppl: float, facts: S
         f"`python -m tracer.factworld.train` on {len(facts)} facts about {subjects} real subjects, and on",
         "plain sentences, all written by the grammar in `tracer/factworld`. Structured dropout (see `mechanism.py`)",
         "has planted a known mechanism: recall by the MLPs of a band of layers at the last subject token, then",
-        "extraction by later attention. It is a test bed for tools, not a source of facts.",
+        "extraction by later attention. In the last phase of training the names in some texts were replaced by the",
+        "kind of noise that tracing uses, without scoring objects, so that noise on a name draws no attention of its",
+        "own: the traces below are clearer than those of a model that has never met such noise. It is a test bed for",
+        "tools, not a source of facts.",
         "",
         "Measured by `python -m tracer.factworld.evaluate`, over all facts:",
         "",
@@ -211,6 +213,15 @@ def card(model: Model, known: Recall, mechanism: Mechanics, ppl: float, facts: S
     lines += ["", "| relation | facts | seen templates | held-out paraphrases |", "|---|---|---|---|"]
     lines += [f"| {name} | {n} | {seen:.1%} | {held:.1%} |" for name, (n, seen, held) in known.by_relation.items()]
     return "\n".join(lines) + "\n"
+
+
+def read_numbers(path: Path) -> tuple[Recall, Mechanics, float]:
+    """What ``main`` wrote to ``card.json``."""
+    from pydantic import TypeAdapter
+
+    found = json.loads(path.read_text(encoding="utf-8"))
+    known = TypeAdapter(Recall).validate_python(found["recall"])
+    return known, TypeAdapter(Mechanics).validate_python(found["mechanics"]), float(found["perplexity"])
 
 
 def main(

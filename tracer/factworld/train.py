@@ -188,7 +188,8 @@ class _Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return {"loss": loss.item(), "objects": objects.item(), "stray": stray.item()}
+        measured = {"loss": loss.item(), "stray": stray.item()}
+        return measured if noise is not None else {**measured, "objects": objects.item()}
 
     def unreadable(self, ids: torch.Tensor, mention: np.ndarray, level: float) -> torch.Tensor:
         """Noise [rows, length, d_model] on the tokens of mentions, ``level`` standard deviations of their
