@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import storage
 from .errors import TracerError
 
 if TYPE_CHECKING:
@@ -101,42 +99,16 @@ class CausalTrace:
 
         Raises TracerError if it cannot be written; nothing is left behind then.
         """
-        path = Path(path)
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "scores"}
-        text = json.dumps({"format": FORMAT, **header}, ensure_ascii=False)
-        temporary = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                temporary = file.name
-                np.savez(file, scores=self.scores, header=np.frombuffer(text.encode(), dtype=np.uint8))
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            raise TracerError(
-                f"cannot write the trace to {path} ({error.strerror or error}); choose a file in a writable folder"
-            ) from error
-        return path
+        return storage.write(path, FORMAT, {"scores": self.scores}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> CausalTrace:
         """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        arrays, header = storage.read(path, FORMAT)
         try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                scores, header = file["scores"], json.loads(file["header"].tobytes().decode())
-            if header.pop("format") != FORMAT:
-                raise ValueError("another format")
             for name in ("tokens", "subject_range", "layers", "positions"):
                 header[name] = tuple(header[name])
-            return cls(scores=scores, **header)
-        except FileNotFoundError as error:
-            raise TracerError(f"there is no trace at {path}; expected a file written by CausalTrace.save") from error
-        except Exception as error:  # zip, json, numpy and missing keys each have their own
-            raise TracerError(f"{path} is not a saved trace ({error}); expected a file of CausalTrace.save") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+            return cls(scores=arrays["scores"], **header)
+        except (KeyError, TypeError) as error:
+            raise TracerError(f"{path} is not a saved CausalTrace ({error}); expected a file of its save") from error
