@@ -192,7 +192,7 @@ def test_the_embedded_model_is_traced_by_default_settings(golden_model: Model) -
         ({"kind": "key"}, "kind 'key' is unknown"),
         ({"window": 0}, "window is 0"),
         ({"window": 2.5}, "window is 2.5"),
-        ({"metric": "kl"}, "metric 'kl' is unknown"),
+        ({"metric": "bleu"}, "metric 'bleu' is unknown; expected one of prob, logit_diff, normalised_logit_diff, kl"),
         ({"layers": [4]}, r"layers=\[4\] is out of range; expected numbers from 0 to 3"),
         ({"layers": [-1]}, "out of range"),
         ({"layers": []}, "layers is an empty selection"),

@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 import pytest
-from synthetic import SPACE_NEEDLE, synthetic_trace
+from synthetic import (
+    SPACE_NEEDLE,
+    synthetic_attribution,
+    synthetic_average,
+    synthetic_effects,
+    synthetic_trace,
+)
 
 from tracer.errors import TracerError
 from tracer.export import FORMATS, PAGE, export
-from tracer.plots import plot_trace
+from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_trace
 from tracer.result import CausalTrace
 
 KINDS = ("hidden", "mlp", "attn")
@@ -176,6 +183,58 @@ def test_result_as_npz_is_read_again(tmp_path: Path) -> None:
     assert (again.tokens, again.clean, again.corruption) == (trace.tokens, trace.clean, trace.corruption)
 
 
+# --- every kind of result ------------------------------------------------------------------------------------------
+RESULTS = [
+    (synthetic_average(), plot_average),
+    ([synthetic_average(), synthetic_average("mlp")], plot_average),
+    (synthetic_attribution(width=30), plot_neurons),
+    ([synthetic_attribution(width=30)], plot_layers),
+    (synthetic_effects(), plot_effects),
+    ([synthetic_effects(), synthetic_effects("amplify")], plot_effects),
+]
+
+
+@pytest.mark.parametrize(("item", "plot"), RESULTS)
+def test_a_result_is_drawn_by_the_function_of_its_kind(tmp_path: Path, item: Any, plot: Callable[..., Any]) -> None:
+    page = export(item, tmp_path / "x.html").read_bytes()
+    assert page == export(plot(item), tmp_path / "y.html").read_bytes()
+
+
+@pytest.mark.parametrize("result", [item for item, _ in RESULTS[::2]])
+def test_every_result_as_csv_json_and_npz(tmp_path: Path, result: Any) -> None:
+    with export(result, tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(result.to_frame())
+    content = json.loads(export(result, tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert content["model"] == "factworld"
+    again = type(result).load(export(result, tmp_path / "x.npz"))
+    pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
+
+
+def test_a_table_of_several_results_tells_them_apart(tmp_path: Path) -> None:
+    severed = [synthetic_average(), synthetic_average(sever="mlp"), synthetic_average(metric="kl")]
+    table = pd.read_csv(export(severed, tmp_path / "x.csv"), keep_default_na=False)
+    assert table.groupby(["sever", "metric"]).size().to_dict() == {
+        ("", "prob"): 48,
+        ("mlp", "prob"): 48,
+        ("", "kl"): 48,
+    }
+    effects = [synthetic_effects(), synthetic_effects("amplify", factor=3.0)]
+    table = pd.read_csv(export(effects, tmp_path / "y.csv"))
+    assert sorted(set(zip(table["action"], table["factor"], strict=True))) == [("amplify", 3.0), ("suppress", 2.0)]
+    assert set(table["prompt"]) == set(effects[0].facts)  # a column of its own is kept
+
+
+def test_hover_texts_of_numbers_arrive_in_the_browser(tmp_path: Path, shown: Callable[[str], str]) -> None:
+    figure = plot_neurons(synthetic_attribution(answer=SCRIPT, prompt=IMAGE), n=0)
+    page = export(figure, tmp_path / "x.html").read_text(encoding="utf-8")
+    # the column of neurons 8 to 11
+    hover = "setTimeout(() => Plotly.Fx.hover('figure', {xval: 9.5, yval: 5}, 'xy'), 200)"
+    document = shown(page.replace("</body>", f"<script>{hover}</script></body>"))
+    assert "data-hacked" not in re.findall(r"<html[^>]*>", document)[0]
+    texts = [html.unescape(re.sub(r"<[^>]*>", " ", t)) for t in re.findall(r"<text[^>]*>(.*?)</text>", document, re.S)]
+    assert any("layer 5, neuron 10" in text and "score 0.5" in text for text in texts), texts
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["x", "x.gif", "html", "x.html.", "x.tar.gz"])
 def test_unknown_suffix_lists_what_can_be_written(tmp_path: Path, name: str) -> None:
@@ -196,6 +255,8 @@ def test_unknown_suffix_lists_what_can_be_written(tmp_path: Path, name: str) -> 
         ([], "x.csv", "empty"),
         ([], "x.html", "empty"),
         (3, "x.html", "CausalTrace"),
+        ("text", "x.html", "no figure is known for str"),
+        ([synthetic_trace(), synthetic_average()], "x.html", "results of one kind, not AverageTrace and CausalTrace"),
         ([synthetic_trace()], "x.npz", "one result"),
     ],
 )

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from tracer import hooks
 from tracer.errors import TracerError
-from tracer.hooks import Add, Replace, Site, as_ids, capture, intervene
+from tracer.hooks import INNER, Add, Replace, Site, as_ids, capture, frozen, intervene
 from tracer.model import Model, load
 
 Tiny = Callable[[str], Model]
 TEXT = "The Space Needle is in"
 # output attention and MLP into one tensor in place (falcon), flatten rows and tokens (opt), read both ways (bert)
 SOME = ["gpt2", "gptj", "opt", "falcon", "bloom", "gemma2", "llama", "bert"]
-SITES = [Site("embed"), *(Site(kind, layer) for kind in ("hidden", "mlp", "attn", "key") for layer in (0, 3))]
+SITES = [Site("embed"), *(Site(kind, layer) for kind in ("hidden", "mlp", "attn", "key", "pre") for layer in (0, 3))]
 
 
 def logits(model: Model, text: str = TEXT) -> Tensor:
@@ -51,7 +51,7 @@ def test_capture_sees_what_plain_hooks_see(architecture: str, tiny: Tiny) -> Non
     with torch.no_grad():
         found = capture(model, TEXT, [*SITES, Site("mlp", 2, 1), Site("mlp", 2, -1)])
         for site in SITES:
-            width = model.d_mlp if site.kind == "key" else model.d_model
+            width = model.d_mlp if site.kind in INNER else model.d_model
             assert torch.equal(found[site], by_hand(model, site))
             assert found[site].shape[2] == width
         whole = by_hand(model, Site("mlp", 2))
@@ -156,10 +156,24 @@ def test_nothing_is_left_behind(tiny: Tiny) -> None:
     assert count() == before
 
 
+def test_parameters_ask_for_gradients_as_before(tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("gpt2"))
+    model.down_projection(1).weight.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.hf.parameters()]
+    site, value = Site("mlp", 1, 2), torch.zeros(model.d_model, requires_grad=True)
+    with pytest.raises(KeyError), frozen(model), intervene(model, [Replace(site, value)]):
+        assert not any(parameter.requires_grad for parameter in model.hf.parameters())
+        logits(model).sum().backward()
+        raise KeyError
+    assert value.grad is not None
+    assert [parameter.requires_grad for parameter in model.hf.parameters()] == before
+    assert all(parameter.grad is None for parameter in model.hf.parameters())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, key, embed"),
+        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, key, pre, embed"),
         (lambda: Site("hidden"), "needs a layer number"),
         (lambda: Site("embed", 0), "needs no layer"),
     ],

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from agreement import variant
 from torch import nn
+from transformers.activations import ACT2FN
 
 from tracer import checkpoint, hub
 from tracer.errors import TracerError
@@ -25,6 +27,7 @@ from tracer.tokens import Fact
 
 ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)
 LAYER_SITES = ("hidden", "attn", "mlp", "key")
+GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2")
 PROMPT = "The Space Needle is in"
 
 
@@ -84,7 +87,7 @@ def test_sizes(architecture: str, tiny: Callable) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_layer_has_its_own_sites(architecture: str, tiny: Callable) -> None:
     model = tiny(architecture)
-    for site in LAYER_SITES:
+    for site in (*LAYER_SITES, *(() if architecture == "phi3" else ("pre",))):
         assert len({id(model.module(site, layer)) for layer in range(model.n_layers)}) == model.n_layers
         assert dict(model.hf.named_modules())[model.path(site, 2)] is model.module(site, 2)
     assert model.module("mlp", np.int64(2)) is model.module("mlp", 2)  # as a peak or an index array gives it
@@ -128,6 +131,23 @@ def test_key_times_weight_is_value(architecture: str, tiny: Callable) -> None:
     assert found.orientation == ("in_out" if architecture == "gpt2" else "out_in")
 
 
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "phi3"])
+def test_key_is_the_activation_of_pre(architecture: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    config = model.hf.config
+    named = ("activation_function", "hidden_activation", "hidden_act", "activation")  # BLOOM's is not to be chosen
+    activation = ACT2FN[next((getattr(config, n) for n in named if hasattr(config, n)), "gelu")]
+    sites = {site: model.module(site, 2) for site in ("pre", "key")}
+    if architecture in GATED:
+        sites["up"] = model.module("mlp", 2).get_submodule("up_proj")
+    seen = record(sites, model.hf, prompt_ids(model))
+    (_, pre), (key, _) = seen["pre"], seen["key"]
+    assert pre.shape == key.shape
+    expected = activation(pre) * seen["up"][1] if architecture in GATED else activation(pre)
+    torch.testing.assert_close(key, expected, atol=1e-3 if architecture == "bloom" else 1e-6, rtol=1e-5)
+    assert pre.abs().max() > 0.5  # where the activation function is not a straight line
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parallel_says_whether_the_mlp_sees_the_attention(architecture: str, tiny: Callable) -> None:
     model = tiny(architecture)
@@ -167,13 +187,13 @@ def test_sites_of_full_size_gpt2_are_its_modules() -> None:
     model = Model.of(hf, checkpoints.byte_level(), "gpt2-random")
     assert (model.n_layers, model.d_model, model.d_mlp, model.n_ctx) == (12, 768, 3072, 1024)
     ids = torch.tensor([[464, 4687, 10664, 293, 318, 287, 9436]])
-    ours = {f"{site}.{layer}": model.module(site, layer) for site in LAYER_SITES for layer in range(12)}
+    ours = {f"{site}.{layer}": model.module(site, layer) for site in (*LAYER_SITES, "pre") for layer in range(12)}
     ours |= {site: model.module(site) for site in ("embed", "final_norm", "unembed")}
     by_hand: dict[str, Any] = {}
     block: Any
     for layer, block in enumerate(hf.transformer.h):
         by_hand |= {f"hidden.{layer}": block, f"attn.{layer}": block.attn, f"mlp.{layer}": block.mlp}
-        by_hand |= {f"key.{layer}": block.mlp.c_proj}
+        by_hand |= {f"key.{layer}": block.mlp.c_proj, f"pre.{layer}": block.mlp.c_fc}
     by_hand |= {"embed": hf.transformer.wte, "final_norm": hf.transformer.ln_f, "unembed": hf.lm_head}
     assert ours.keys() == by_hand.keys()
     captured, expected = record(ours, hf, ids), record(by_hand, hf, ids)
@@ -336,7 +356,7 @@ def test_split_model_equals_the_whole_one(device_map: dict | str, tiny_folder: C
 @pytest.mark.parametrize(
     ("site", "layer", "message"),
     [
-        ("mpl", 0, "unknown site 'mpl'; the sites are hidden, attn, mlp, key, embed"),
+        ("mpl", 0, "unknown site 'mpl'; the sites are hidden, attn, mlp, key, pre, embed"),
         ("mlp", 4, "layer from 0 to 3, got 4"),
         ("mlp", -1, "layer from 0 to 3, got -1"),
         ("mlp", None, "layer from 0 to 3, got None"),
@@ -356,3 +376,23 @@ def test_a_site_the_architecture_lacks(tmp_path: Path, monkeypatch: pytest.Monke
     model = load(checkpoints.build("opt", tmp_path))
     with pytest.raises(TracerError, match="OPTForCausalLM has no site 'final_norm'"):
         model.module("final_norm")
+
+
+def test_activations_inside_an_mlp_that_has_none_to_see(tiny: Callable) -> None:
+    with pytest.raises(TracerError, match=r"Phi3ForCausalLM has no site 'pre'.*may be one.*use site 'key'"):
+        tiny("phi3").module("pre", 0)
+    experts = variant("MixtralConfig", {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4})
+    for site in ("key", "pre"):
+        with pytest.raises(TracerError, match=rf"MixtralForCausalLM has no site '{site}'.*experts.*use site"):
+            experts.module(site, 0)
+
+
+def test_a_pinned_handle_is_the_same_model_hashed_once(tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("gpt2"))
+    pinned = model.pinned()
+    assert pinned.hf is model.hf
+    assert (pinned.name, pinned.n_layers, pinned.d_mlp) == (model.name, model.n_layers, model.d_mlp)
+    assert pinned.fingerprint() == model.fingerprint()
+    with torch.no_grad():
+        model.down_projection(0).weight[0, 0] += 1
+    assert pinned.fingerprint() != model.fingerprint()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from drawn import axis, check_places, headings, layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import SPACE_NEEDLE, synthetic_trace
@@ -23,14 +24,6 @@ KINDS = ("hidden", "mlp", "attn")
 def heat_maps(figure: go.Figure) -> list[Any]:
     drawn: Any = figure.data
     return [each for each in drawn if each.type == "heatmap"]
-
-
-def layout(figure: go.Figure) -> Any:
-    return figure.layout
-
-
-def axis(figure: go.Figure, letter: str, index: int) -> Any:
-    return layout(figure)[f"{letter}axis" + (str(index + 1) if index else "")]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +64,7 @@ def test_hover_names_token_layer_score_and_effect() -> None:
     assert where == "centre layer 2, restored 0 to 6"
     for part in ("customdata[0]", "customdata[1]", "customdata[2]", "customdata[3]", "%{z"):
         assert part in heat.hovertemplate
-    assert list(heat.meta) == ["p(Seattle)"]
+    assert list(heat.meta) == ["p(Seattle)", ""]
 
 
 def test_three_traces_are_three_panels_with_one_y_axis() -> None:
@@ -148,6 +141,58 @@ def test_strongest_sites_are_marked(kind: str, expected: list[tuple[int, int]]) 
 
 def test_a_note_is_shown() -> None:
     assert "a remark" in layout(plot_trace(synthetic_trace(note="a remark"))).title.subtitle.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "foil", "name", "short"),
+    [
+        ("logit_diff", " Paris", "logit difference to Paris", "logit difference to Paris"),
+        (
+            "normalised_logit_diff",
+            " Philadelphia",
+            "normalised logit difference to Philadelphia",
+            "normalised logit difference",
+        ),
+        ("logit_diff", None, "logit difference", "logit difference"),
+        ("kl", None, "KL divergence", "KL divergence"),
+    ],
+)
+def test_other_metrics_are_named(metric: str, foil: str | None, name: str, short: str) -> None:
+    figure = plot_trace(synthetic_trace(metric=metric, foil=foil))
+    (heat,) = heat_maps(figure)
+    assert heat.meta[0] == name
+    assert heat.colorbar.title.text == short  # no longer than the bar
+    assert layout(figure).title.subtitle.text.replace("<br>", " ").startswith(f"{name} is 0.900 in the clean run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"sever": "mlp"}, "with MLP severed"),
+        ({"sever": "attn"}, "with attention severed"),
+        ({"method": "attribution"}, "gradient estimate"),
+        ({"method": "integrated", "sever": "mlp"}, "with MLP severed · gradient estimate, integrated"),
+    ],
+)
+def test_severed_paths_and_estimates_are_named(fields: dict[str, Any], text: str) -> None:
+    figure = plot_trace([synthetic_trace(), synthetic_trace(**fields)])
+    check_places(figure)
+    assert text not in headings(figure)[0]
+    assert text in headings(figure)[1]
+    assert [heat.meta[1] for heat in heat_maps(figure)] == ["", f" ({text})"]
+    assert "%{meta[1]}" in heat_maps(figure)[1].hovertemplate
+    plain, marked = plot_trace(synthetic_trace()), plot_trace(synthetic_trace(**fields))
+    assert layout(marked).height > layout(plain).height  # the title has room for one more line
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+@pytest.mark.parametrize("layers", [1, 48])
+def test_nothing_overlaps(count: int, tokens: int, layers: int) -> None:
+    words = tuple(f" word{i}" for i in range(tokens))
+    note = "a long remark " * 30
+    trace = synthetic_trace(tokens=words, subject_range=(0, 1), layers=tuple(range(layers)), note=note, sever="mlp")
+    check_places(plot_trace([trace] * count))
 
 
 @pytest.mark.parametrize("wrong", [[], "text", 3, [None]])

@@ -63,6 +63,12 @@ def mixed_branches(model: Model, rows: int, tokens: int) -> list[list[Interventi
         [second],
         [Replace(Site("key", 0, 3), value(m)), Add(Site("key", 0, 3), value(rows, m))],
         [Replace(Site("key", last, -1), value(rows, m))],
+        [
+            Replace(Site("pre", 1, 3), value(m)),
+            Add(Site("key", 1, 3), value(rows, m)),
+            Add(Site("pre", 2, 4), value(m)),
+        ],
+        [Add(Site("hidden", 0, 1), value(d)), Replace(Site("pre", last, -1), value(rows, m))],
         [Add(Site("hidden", 0, 1), value(d)), *(Replace(Site("mlp", i, 1), value(d)) for i in range(1, last + 1))],
         [Add(Site("attn", 0, 4), value(d)), Add(Site("mlp", 0, 4), value(d)), Add(Site("hidden", 0, 4), value(d))],
     ]

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # site -> component as TransformerLens names it, per layer or once per model
-LAYER_SITES = {"hidden": "", "attn": "attn", "mlp": "mlp", "key": "mlp.out"}
+LAYER_SITES = {"hidden": "", "attn": "attn", "mlp": "mlp", "key": "mlp.out", "pre": "mlp"}
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
+# what to do where a model has no such site
+INSTEAD = {
+    "key": "its MLP is no pair of projections around one activation (a mixture of experts, say); use site 'mlp'",
+    "pre": "its MLP has no module that gives the input of its activation function alone (gate and up projection may be "
+    "one, or there are several experts); use site 'key' ('post' of neurons), or 'mlp'",
+}
 
 
 def adapter_for(config: PretrainedConfig, name: str) -> tuple[Any, bool]:
@@ -68,6 +74,9 @@ def component(adapter: Any, site: str) -> str:
     name = LAYER_SITES[site]
     block = adapter.component_mapping["blocks"]
     part = block.submodules.get(name)
+    if site == "pre":  # the map says whose output the activation function takes: "in", or "gate" in a gated MLP
+        taken = str(getattr(part, "hook_aliases", {}).get("hook_pre", ""))
+        return f"{name}.{taken.removesuffix('.hook_out')}" if taken.endswith(".hook_out") else f"{name}.in"
     if site not in ("attn", "mlp") or part is None:
         return name
     projection = name + {"attn": ".o", "mlp": ".out"}[site]

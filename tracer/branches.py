@@ -12,7 +12,7 @@ from .hooks import Intervention
 
 Action = tuple[int, Intervention]  # token, what is done there
 Moment = tuple[int, tuple[Action, ...]]  # time, what is done then
-# Time 2 l is inside block l (its mlp, attn and key), time 2 l + 1 is its output.
+# Time 2 l is inside block l (its mlp, attn, key and pre), time 2 l + 1 is its output.
 
 
 def timeline(branch: Sequence[Intervention], tokens: int) -> list[Moment]:
@@ -80,7 +80,7 @@ def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
     return Plan(steps, tuple(lines[group[0]] for group in groups))
 
 
-def rows_of(item: Intervention, rows: int, some: slice) -> Tensor:
+def rows_of(item: Intervention, rows: int, some: slice | list[int]) -> Tensor:
     """The value of ``item`` for ``some`` of ``rows`` rows: one with an entry per row is cut, others serve every row."""
     per_row = item.value.dim() == (3 if item.site.token is None else 2) and item.value.shape[0] == rows
     return item.value[some] if per_row else item.value

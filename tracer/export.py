@@ -17,7 +17,7 @@ import html
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,18 @@ import numpy as np
 from .errors import TracerError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 PICTURES = ("png", "svg", "pdf")
+# kind of result: the function of tracer.plots that draws one, and the one that draws several
+PLOTTED = {
+    "CausalTrace": ("plot_trace", "plot_trace"),
+    "AverageTrace": ("plot_average", "plot_average"),
+    "NeuronAttribution": ("plot_neurons", "plot_layers"),
+    "NeuronEffects": ("plot_effects", "plot_effects"),
+}
+DISTINCT = ("prompt", "subject", "kind", "metric", "foil", "sever", "method", "action", "factor", "value", "model")
 FORMATS = ("html", *PICTURES, "json", "csv", "npz")
 NO_BROWSER = (
     "png, svg and pdf are drawn by a Chromium-based browser, and none was found; install one "
@@ -58,10 +67,12 @@ style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
 
 
 def export(fig_or_result: Any, path: str | Path) -> Path:
-    """Write a Plotly figure, a result, or a list of traces to ``path`` in the format its suffix names; return the path.
+    """Write a Plotly figure, a result, or a list of them to ``path`` in the format its suffix names; return the path.
 
-    A result is plotted first where the format is a picture; a list of traces becomes the panels of one figure, or one
-    table. Missing folders are made. The file appears whole or not at all, and replaces one of the same name.
+    A result is plotted first where the format is a picture: a trace, an average, an attribution to neurons or effects
+    of neurons, each by its function of :mod:`tracer.plots`. A list of results of one kind becomes one figure (of
+    attributions the one of `plot_layers`), or one table with columns that tell them apart. Missing folders are made.
+    The file appears whole or not at all, and replaces one of the same name.
 
     Raises TracerError for a suffix that is not known, for a format that does not fit (a figure has no table), where
     no browser is found, and where the path cannot be written.
@@ -138,9 +149,31 @@ def _is_figure(item: Any) -> bool:
 
 
 def _figure(item: Any) -> go.Figure:
-    from .plots import plot_trace
+    """The figure itself, or the one that goes with a result, or with results of one kind."""
+    if _is_figure(item):
+        return item
+    several = isinstance(item, Sequence) and not isinstance(item, str)
+    results = list(item) if several else [item]
+    if not results:
+        raise TracerError("nothing to draw: the list is empty")
+    kinds = {_kind(each) for each in results}
+    if len(kinds) > 1:
+        raise TracerError(f"one file shows results of one kind, not {' and '.join(sorted(kinds))}; write each alone")
+    return _plotter(kinds.pop(), several)(item)
 
-    return item if _is_figure(item) else plot_trace(item)
+
+def _kind(result: Any) -> str:
+    """The name of the class of results that this is one of."""
+    names = [each.__name__ for each in type(result).__mro__]
+    return next((name for name in names if name in PLOTTED), names[0])
+
+
+def _plotter(kind: str, several: bool) -> Callable[[Any], go.Figure]:
+    from . import plots
+
+    if kind not in PLOTTED:
+        raise TracerError(f"no figure is known for {kind}; pass a figure or one of {', '.join(PLOTTED)}")
+    return getattr(plots, PLOTTED[kind][several])
 
 
 def _draw(figure: go.Figure, form: str) -> str | bytes:
@@ -213,8 +246,19 @@ def _table(item: Any) -> str:
     results = _results(item, "csv")
     if len(results) == 1 and results[0] is item:
         return item.to_frame().to_csv(index=False)
-    frames = [r.to_frame().assign(prompt=r.prompt, subject=r.subject, kind=r.kind) for r in results]
-    return pd.concat(frames).to_csv(index=False)
+    return pd.concat([_told_apart(each) for each in results]).to_csv(index=False)
+
+
+def _told_apart(result: Any) -> pd.DataFrame:
+    """A result's table, with what distinguishes results from each other in columns of its own."""
+    frame = result.to_frame()
+    return frame.assign(
+        **{
+            name: "" if getattr(result, name) is None else getattr(result, name)
+            for name in DISTINCT
+            if hasattr(result, name) and name not in frame.columns
+        }
+    )
 
 
 def _as_json(item: Any) -> str:

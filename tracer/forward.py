@@ -14,7 +14,7 @@ from transformers import Cache, DynamicCache, DynamicLayer
 
 from .branches import Plan, change
 from .errors import TracerError
-from .hooks import Frame, attach, keep_logits
+from .hooks import INNER, Frame, attach, keep_logits
 
 if TYPE_CHECKING:
     from .model import Model
@@ -76,7 +76,7 @@ class Forward:
             stack.callback(keep_logits(model, [position - self.first for position in self.base.read]).remove)
             last = model.n_layers - 1
             with suppress(TracerError):  # no such site: nothing to save
-                if "key" not in plan.kinds(2 * last):
+                if plan.kinds(2 * last).isdisjoint(INNER):
                     for handle in narrow(model.module("mlp", last), [p - self.first for p in self.base.read]):
                         stack.callback(handle.remove)
             for layer in range(model.n_layers):

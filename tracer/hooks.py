@@ -9,6 +9,8 @@ hidden    output of block ``layer`` (the residual stream after it)
 mlp       what the MLP of block ``layer`` contributes: the output of its module, without the residual stream
 attn      what attention of block ``layer`` contributes, likewise
 key       INPUT of the MLP's down-projection, ``d_mlp`` wide (its output is the value)
+pre       what the MLP's activation function takes, ``d_mlp`` wide: the OUTPUT of the up-projection, or of the gate
+          projection where there is one (the two fused into one module have no such site)
 embed     output of the word embedding, before positions are added (no layer)
 ========  =====================================================================================================
 
@@ -50,60 +52,29 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import TracerError
+from .sites import INNER, KINDS, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
     from .model import Model
 
-KINDS = ("hidden", "mlp", "attn", "key", "embed")
-
-
-@dataclass(frozen=True)
-class Site:
-    """A place in a model: ``kind`` (see the module), ``layer`` (None for "embed"), ``token`` (None: every token).
-
-    Negative tokens count from the end of the tokens in the forward at hand. Raises TracerError for an unknown kind,
-    or a layer that is missing or out of place; whether a model has that layer is checked where the site is used.
-    """
-
-    kind: str
-    layer: int | None = None
-    token: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise TracerError(f"site kind {self.kind!r} is unknown; expected one of {', '.join(KINDS)}")
-        if (self.kind == "embed") != (self.layer is None):
-            expected = "no layer" if self.kind == "embed" else "a layer number"
-            raise TracerError(f"a site of kind {self.kind!r} needs {expected}, not layer={self.layer!r}")
-
-
-@dataclass(frozen=True, eq=False)
-class Replace:
-    """Put ``value`` at ``site``: [width], [rows, width] or, for a site without token, [..., tokens, width]."""
-
-    site: Site
-    value: Tensor
-
-    def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
-        new = self.value if value is None else value
-        return new.to(device=current.device, dtype=current.dtype).expand_as(current)
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
-    """Add ``value`` at ``site`` (shapes as in :class:`Replace`), in the wider of the two dtypes, then cast back."""
-
-    site: Site
-    value: Tensor
-
-    def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
-        new = self.value if value is None else value
-        return (current + new.to(current.device)).to(current.dtype)
-
-
-Intervention = Replace | Add
+__all__ = [
+    "INNER",
+    "KINDS",
+    "Add",
+    "Frame",
+    "Intervention",
+    "Replace",
+    "Site",
+    "Units",
+    "as_ids",
+    "attach",
+    "capture",
+    "check_site",
+    "evaluating",
+    "frozen",
+    "intervene",
+    "keep_logits",
+]
 
 
 @dataclass
@@ -111,16 +82,6 @@ class Frame:
     """Tokens per row in the forward at hand; some modules see rows and tokens flattened into one dimension."""
 
     tokens: int = 0
-
-
-def check_site(model: Model, site: Site, tokens: int | None = None) -> None:
-    """Raise TracerError if ``model`` has no such layer or, given ``tokens``, a prompt of that length no such token."""
-    if site.layer is not None and not 0 <= site.layer < model.n_layers:
-        raise TracerError(
-            f"layer {site.layer} of site {site} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"
-        )
-    if tokens is not None and site.token is not None and not -tokens <= site.token < tokens:
-        raise TracerError(f"token {site.token} of site {site} is out of range: there are {tokens} tokens")
 
 
 def attach(
@@ -161,6 +122,25 @@ def evaluating(model: Model) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """No parameter asks for gradients inside, so that a backward pass pays for those of states only.
+
+    Afterwards every parameter asks for them as before, by name: offloaded weights are new tensors after each forward.
+    """
+    asking = [(m, name) for m in model.hf.modules() for name, p in m.named_parameters(recurse=False) if p.requires_grad]
+
+    def ask(whether: bool) -> None:
+        for module, name in asking:
+            module.get_parameter(name).requires_grad_(whether)
+
+    ask(False)
+    try:
+        yield
+    finally:
+        ask(True)
 
 
 def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:

@@ -8,6 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .averaged import AverageTrace
     from .result import CausalTrace
 
 LIMIT = 26  # characters of a token on an axis
@@ -48,30 +49,64 @@ def row_labels(trace: CausalTrace) -> list[str]:
     return [token_label(trace.tokens[p]) + ("*" if start <= p < end else "") for p in trace.positions]
 
 
-def measure(trace: CausalTrace) -> str:
-    """What the colours are."""
+METRICS = {
+    "prob": "probability of the answer",
+    "logit_diff": "logit difference",
+    "normalised_logit_diff": "normalised logit difference",
+    "kl": "KL divergence",
+}
+
+
+def measure(trace: CausalTrace, limit: int | None = None) -> str:
+    """What the scores are; what they are compared with is left out where all would have more than ``limit`` characters.
+
+    "p(Seattle)", "logit difference to Paris", "normalised logit difference to Paris", "KL divergence".
+    """
     if trace.metric == "prob":
         return f"p({token_label(trace.answer)})"
-    return {"logit_diff": "logit difference", "kl": "KL divergence"}.get(trace.metric, escape(trace.metric))
+    name = METRICS.get(trace.metric, escape(trace.metric))
+    if not trace.foil:
+        return name
+    full = f"{name} to {token_label(trace.foil)}"
+    return full if limit is None or len(html.unescape(full)) <= limit else name
 
 
-def x_title(trace: CausalTrace) -> str:
+def remark(trace: CausalTrace | AverageTrace) -> str:
+    """How a trace differs from an ordinary one: what was severed, that its effects are estimates; or nothing."""
+    parts = []
+    if trace.sever:
+        parts.append(f"with {MODULES.get(trace.sever, escape(trace.sever))} severed")
+    if trace.method != "exact":
+        parts.append(estimate(trace.method))
+    return " · ".join(parts)
+
+
+def estimate(method: str) -> str:
+    """The method that estimates effects from gradients, in words."""
+    name = {"attribution": "gradient estimate", "integrated": "gradient estimate, integrated"}.get(method)
+    return name or escape(method)
+
+
+def x_title(trace: CausalTrace | AverageTrace) -> str:
     """What the columns are."""
     if trace.kind in MODULES:
         if trace.window == 1:
             return f"single restored {MODULES[trace.kind]} layer"
         return f"centre of interval of {trace.window} restored {MODULES[trace.kind]} layers"
-    name = re.split(r"[/\\]", trace.model.rstrip("/\\"))[-1]  # of a folder or hub name only the last part
-    return f"single restored layer within {token_label(name)}"
+    return f"single restored layer within {model_label(trace.model)}"
 
 
-def headline(trace: CausalTrace, limit: int) -> str:
-    """The prompt, cut to ``limit`` characters, and its answer."""
-    return f"{escape(cut(trace.prompt, limit))} → <b>{token_label(trace.answer)}</b>"
+def model_label(model: str) -> str:
+    """A model's name; of a folder or a hub name only the last part."""
+    return token_label(re.split(r"[/\\]", model.rstrip("/\\"))[-1])
 
 
-def summary(trace: CausalTrace) -> str:
+def headline(prompt: str, answer: str, limit: int) -> str:
+    """The prompt and its answer, the prompt cut so that both have about ``limit`` characters."""
+    return f"{escape(cut(prompt, limit - min(len(answer), LIMIT)))} → <b>{token_label(answer)}</b>"
+
+
+def summary(trace: CausalTrace) -> list[str]:
     """The two runs that the colours lie between, and the marks of the figure."""
     clean, corrupted = f"{trace.clean:.3f} in the clean run", f"{trace.corrupted:.3f} with the subject* corrupted"
-    note = f" · {escape(trace.note)}" if trace.note else ""
-    return f"{measure(trace)} is {clean}, {corrupted} · ○ strongest sites{note}"
+    return [f"{measure(trace)} is {clean}, {corrupted}", "○ strongest sites", escape(trace.note)]

@@ -16,7 +16,6 @@ from torch import Tensor
 from .errors import TracerError
 
 
-
 def log_probs(logits: Tensor) -> Tensor:
     """Log-softmax over the vocabulary, in float32 at least."""
     return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +134,9 @@ class Model:
 
         Per layer: ``"hidden"`` the block, whose output is the hidden state ``[batch, tokens, d_model]`` (element 0 of a
         tuple); ``"attn"`` and ``"mlp"`` the modules whose output is what attention and MLP contribute; ``"key"`` the
-        down-projection, whose input is the key ``[..., d_mlp]`` and whose output the value. Once per model: ``"embed"``
-        (word embedding), ``"final_norm"``, ``"unembed"``.
+        down-projection, whose input is the key ``[..., d_mlp]`` and whose output the value; ``"pre"`` the projection
+        whose output ``[..., d_mlp]`` the activation function takes. Once per model: ``"embed"`` (word embedding),
+        ``"final_norm"``, ``"unembed"``.
 
         Where the attention or MLP is no module of its own (OPT, BERT) or its module's output already holds the residual
         (BLOOM, BERT), the site is the output projection inside it, so that its output is the contribution alone.
@@ -152,7 +153,7 @@ class Model:
         except (ValueError, AttributeError, IndexError) as error:
             raise TracerError(
                 f"{type(self.hf).__name__} has no site {site!r} (TransformerLens component {component!r}: {error}); "
-                "use another site for this model"
+                f"{architecture.INSTEAD.get(site, 'use another site for this model')}"
             ) from error
         return path
 
@@ -174,6 +175,11 @@ class Model:
             digest.update(bits)
         return digest.hexdigest()
 
+    def pinned(self) -> Model:
+        """The same handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
+        own = {part.name: getattr(self, part.name) for part in fields(Model)}
+        return _Pinned(**own, _fingerprint=self.fingerprint())
+
     def bridge(self) -> Any:
         """A TransformerLens ``TransformerBridge`` for that library's own tools.
 
@@ -189,6 +195,14 @@ class Model:
             tokenizer=copy.deepcopy(self.tokenizer),
             model_name=self.name,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pinned(Model):
+    _fingerprint: str = field(default="", repr=False)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
 
 def load(

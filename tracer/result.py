@@ -31,12 +31,16 @@ class CausalTrace:
         window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
         layers: layer of each column (the middle of its window).
         positions: token index of each row.
-        metric: what the scores are, "prob".
+        metric: what the scores are: "prob", "logit_diff", "normalised_logit_diff" or "kl" (0 in the clean run, so that
+            effects are negative where restoring helps).
         prompt, subject, model: the fact and the model's name.
         n_layers: layers of the model.
         fingerprint: hash of the model's weights.
         corruption: its settings, with the noise level as measured, samples and seed.
         note: a remark for the reader, or "".
+        sever: whose outputs were kept as in the corrupted run at the restored token: "mlp", "attn" or None.
+        foil: the wrong answer of a logit difference.
+        method: "exact", each site restored in a run; or an estimate from gradients, "attribution" or "integrated".
     """
 
     scores: np.ndarray
@@ -57,6 +61,9 @@ class CausalTrace:
     fingerprint: str
     corruption: dict[str, Any]
     note: str = ""
+    sever: str | None = None
+    foil: str | None = None
+    method: str = "exact"
 
     def __post_init__(self) -> None:
         scores = np.array(self.scores)
@@ -74,8 +81,9 @@ class CausalTrace:
         return self.scores - self.corrupted
 
     def peak(self) -> tuple[int, int]:
-        """(token index, layer) of the highest score; the first in reading order if there are several."""
-        row, column = np.unravel_index(int(np.argmax(self.scores)), self.scores.shape)
+        """(token index, layer) of the highest score, for "kl" of the lowest; the first in reading order of several."""
+        best = np.argmin(self.scores) if self.metric == "kl" else np.argmax(self.scores)
+        row, column = np.unravel_index(int(best), self.scores.shape)
         return self.positions[int(row)], self.layers[int(column)]
 
     def to_frame(self) -> pd.DataFrame:

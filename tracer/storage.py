@@ -1,4 +1,4 @@
-"""Results on disk: one npz file with the arrays and a json header, written whole or not at all, read without running it."""
+"""Results on disk: one npz file with arrays and a json header, written whole or not at all, read without running it."""
 
 from __future__ import annotations
 

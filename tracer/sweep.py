@@ -27,7 +27,7 @@ from torch import Tensor
 from .branches import Moment, Plan, Step, make_plan, rows_of, timeline
 from .errors import TracerError
 from .forward import Base, BlockArguments, Forward, Prefix
-from .hooks import Frame, Intervention, as_ids, attach, check_site, evaluating, intervene, keep_logits
+from .hooks import INNER, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .progress import track
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def record(
 ) -> Base:
     """Run ``ids`` [R, T] with ``interventions`` (values may differ by row) and keep what branches start from.
 
-    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key") are kept for every layer as well.
-    At most ``max_rows`` rows run at once. A forward over the last tokens of one row tries out whether branches can
-    start from the keys and values recorded. Follows torch's grad mode. Raises TracerError as
+    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre") are kept for every layer as
+    well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row tries out whether branches
+    can start from the keys and values recorded. Follows torch's grad mode. Raises TracerError as
     :func:`tracer.hooks.intervene` does, and for NaN.
     """
     check_max_rows(max_rows)
@@ -93,7 +93,7 @@ def record(
     parts = []
     for start in range(0, rows, limit):
         some = slice(start, start + limit)
-        items = [type(item)(item.site, rows_of(item, rows, some)) for item in interventions]
+        items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
         parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
     base = parts[0] if len(parts) == 1 else _joined(parts)
     base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]))
@@ -185,8 +185,9 @@ def sweep(
     """``measure`` of every branch, [branches, R, ...] on the CPU, in the order given.
 
     ``branches``: each a sequence of interventions with a token each, at kinds other than "embed" (that belongs into
-    the base run); values are [width] or [R, width]. ``measure(logits [n, len(base.read), V]) -> [n, ...]`` is called
-    once per forward; it may call ``backward`` where gradients of many values are wanted without keeping every graph.
+    the base run); values are [width] or [R, width] (of :class:`Units`: [units] or [R, units]).
+    ``measure(logits [n, len(base.read), V]) -> [n, ...]`` is called once per forward; it may call ``backward`` where
+    gradients of many values are wanted without keeping every graph.
     Of the interventions active around a sweep only those without a token make sense: a forward begins at any token.
     No forward has more than ``max_rows`` rows (default: what fits ``BUDGET_BYTES``); the numbers do not depend on it.
     ``description``: shows a progress bar. Raises TracerError for sites out of range, empty branches, and NaN.
@@ -211,7 +212,10 @@ def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Momen
         check_site(model, item.site, tokens)
         if item.site.kind == "embed" or item.site.token is None:
             raise TracerError(f"a branch cannot change {item.site}: name a token, and put 'embed' into the base run")
-        width = model.d_mlp if item.site.kind == "key" else model.d_model
+        width = model.d_mlp if item.site.kind in INNER else model.d_model
+        if isinstance(item, Units):
+            item.check_width(width)
+            width = len(item.index)
         if item.value.shape not in ((width,), (1, width), (rows, width)):
             raise TracerError(
                 f"a value of shape {list(item.value.shape)} does not fit {item.site} of a base run with {rows} rows: "

@@ -2,6 +2,7 @@
 
 from tracer.factworld.facts import facts, held_out_text, statements, training_text
 from tracer.factworld.records import records
+from tracer.factworld.related import find, neighbours, others_of, paraphrases
 from tracer.factworld.world import Relation, WorldFact, aliases, relations, subjects
 
 __all__ = [
@@ -9,7 +10,11 @@ __all__ = [
     "WorldFact",
     "aliases",
     "facts",
+    "find",
     "held_out_text",
+    "neighbours",
+    "others_of",
+    "paraphrases",
     "records",
     "relations",
     "statements",

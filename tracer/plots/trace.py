@@ -1,33 +1,39 @@
-"""Figures: a trace as a heat map, as in Meng et al. 2022 (ROME), figure 1; several traces as panels of one figure.
-
-All sizes are pixels until the very end, so that panels, labels and colour bars never overlap, whatever the number of
-tokens, layers and panels.
-"""
+"""A trace as a heat map, as in Meng et al. 2022 (ROME), figure 1; several traces as panels of one figure."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import TracerError
-from .labels import LIMIT, MODULES, escape, headline, measure, row_labels, summary, token_label, x_title
+from ..errors import TracerError
+from ..labels import MODULES, escape, headline, measure, remark, row_labels, summary, token_label, x_title
+from .style import (
+    AXIS,
+    BAR_ROOM,
+    COLORS,
+    EDGE,
+    INK,
+    LINE,
+    SMALL,
+    TITLES,
+    Canvas,
+    axis,
+    in_layout,
+    layer_ticks,
+    small,
+    text_width,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from .result import CausalTrace
-
-FONT = '"Source Sans 3", "Helvetica Neue", Arial, "Liberation Sans", "DejaVu Sans", sans-serif'
-INK, QUIET, FRAME = "#26262b", "#6b6b76", "#d9d9e0"
-COLORS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
-TITLES = {"hidden": "Restoring the hidden state", "mlp": "Restoring MLP outputs", "attn": "Restoring attention outputs"}
+    from ..result import CausalTrace
 
 TOP, HEADING, BOTTOM, RIGHT = 118, 62, 60, 30  # margins; the top holds title, subtitle and panel titles
-BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and what it takes together with its numbers and title
 COLUMNS = 3
 
 
@@ -36,7 +42,8 @@ def plot_trace(trace: CausalTrace | Sequence[CausalTrace]) -> go.Figure:
 
     Rows are tokens from first to last, those of the subject with a star; columns are layers; the colour is the metric
     after restoring, its floor the corrupted score, its ceiling the largest score of the panel. Small rings mark the
-    `strongest_sites`. Layers that were not traced are left blank. Texts are shown literally.
+    `strongest_sites`. Layers that were not traced are left blank. A panel says so where paths were severed and where
+    its effects are estimates. Texts are shown literally.
 
     Raises TracerError for an empty sequence and for things that are no traces.
     """
@@ -47,27 +54,11 @@ def plot_trace(trace: CausalTrace | Sequence[CausalTrace]) -> go.Figure:
     figure = go.Figure()
     for index in range(len(traces)):
         _add_panel(figure, traces, grid, index)
-    if grid.headed:
-        title = "Where restoring clean states brings the answer back"
-    else:
-        title = headline(traces[0], (grid.width - 44) // 10 - min(len(traces[0].answer), LIMIT))
-    figure.update_layout(
-        template="plotly_white",
-        width=grid.width,
-        height=grid.height,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0, "pad": 0, "autoexpand": False},
-        font={"family": FONT, "size": 13, "color": INK},
-        title={
-            "text": title,
-            "font": {"size": 19},
-            "subtitle": {"text": "" if grid.headed else summary(traces[0]), "font": {"size": 13, "color": QUIET}},
-            "x": 22 / grid.width,
-            "y": 1 - 30 / grid.height,
-            "yanchor": "middle",
-        },
-        hoverlabel={"font": {"size": 13, "color": INK}, "bgcolor": "white", "bordercolor": QUIET, "align": "left"},
-        showlegend=False,
-    )
+    title, subtitle = "Where restoring clean states brings the answer back", ""
+    if not grid.headed:
+        title = headline(traces[0].prompt, traces[0].answer, (grid.width - 2 * EDGE) // 10)
+        subtitle, _ = wrapped(summary(traces[0]), grid.width - 2 * EDGE)
+    figure.update_layout(grid.canvas.layout(title, subtitle))
     return figure
 
 
@@ -76,59 +67,52 @@ class _Grid:
     """Where the panels lie, in pixels from the top left corner."""
 
     left: int
+    top: int
     panel: tuple[int, int]  # width, height of one heat map
     step: tuple[int, int]  # from one panel to the next
     columns: int
     rows: int
     headed: bool  # panels of different prompts: each says its own instead of the figure's title
+    width: int
 
     @classmethod
     def of(cls, traces: Sequence[CausalTrace]) -> _Grid:
         n_layers = max(max(t.layers) - min(t.layers) + 1 for t in traces)
         n_rows = max(len(t.positions) for t in traces)
-        longest = max(len(html.unescape(label)) for t in traces for label in row_labels(t))
         width = min(max(34 * n_layers, 250), 340)
         height = max(n_rows * (30 if n_rows <= 9 else 23 if n_rows <= 20 else 17), 150)
-        left = 30 + int(7.6 * longest)
-        headed = len({(t.prompt, t.subject, t.answer, t.model) for t in traces}) > 1
+        left = 30 + int(max(text_width(label) for t in traces for label in row_labels(t)))
+        headed = len({(t.prompt, t.subject, t.answer, t.model, t.metric, t.foil) for t in traces}) > 1
         # the label column is repeated only where neighbours have different tokens
         repeat = any(not _same_rows(traces[i - 1], t) for i, t in enumerate(traces) if i % COLUMNS)
         columns = min(len(traces), COLUMNS)
-        step = (width + BAR_ROOM + (left if repeat else 22), height + BOTTOM + HEADING)
-        return cls(left, (width, height), step, columns, -(-len(traces) // COLUMNS), headed)
+        remarks = LINE if any(map(remark, traces)) else 0
+        step = (width + BAR_ROOM + (left if repeat else 22), height + BOTTOM + HEADING + remarks)
+        total = max(left + (columns - 1) * step[0] + width + BAR_ROOM + RIGHT, 560)
+        _, lines = ("", 0) if headed else wrapped(summary(traces[0]), total - 2 * EDGE)
+        top = (96 if headed else TOP + LINE * (lines - 1)) + remarks
+        return cls(left, top, (width, height), step, columns, -(-len(traces) // COLUMNS), headed, total)
 
     @property
-    def top(self) -> int:
-        return 96 if self.headed else TOP
+    def canvas(self) -> Canvas:
+        return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + self.panel[1] + BOTTOM)
 
-    @property
-    def width(self) -> int:
-        needed = self.left + (self.columns - 1) * self.step[0] + self.panel[0] + BAR_ROOM + RIGHT
-        return max(needed, 560)
-
-    @property
-    def height(self) -> int:
-        return self.top + (self.rows - 1) * self.step[1] + self.panel[1] + BOTTOM
-
-    def domain(self, index: int) -> tuple[list[float], list[float]]:
-        """The panel's place as fractions of the figure: x from the left, y from the bottom."""
-        x = self.left + (index % self.columns) * self.step[0]
-        y = self.top + (index // self.columns) * self.step[1]
-        return (
-            [x / self.width, (x + self.panel[0]) / self.width],
-            [1 - (y + self.panel[1]) / self.height, 1 - y / self.height],
-        )
+    def place(self, index: int) -> tuple[int, int]:
+        """The upper left corner of a panel."""
+        return self.left + index % self.columns * self.step[0], self.top + index // self.columns * self.step[1]
 
 
 def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, index: int) -> None:
     import plotly.graph_objects as go
 
-    trace = traces[index]
+    trace, canvas = traces[index], grid.canvas
     first = index - index % grid.columns
     # panels with the rows of the first in their line zoom with it and are not labelled again
     shared = index != first and _same_rows(traces[first], trace)
-    x_axis, y_axis = _axis("x", index), _axis("y", index)
-    (x0, x1), (y0, y1) = grid.domain(index)
+    x_axis, y_axis = axis("x", index), axis("y", index)
+    x, y = grid.place(index)
+    width, height = grid.panel
+    x_domain, y_domain = canvas.domain(x, y, width, height)
     layers = list(range(min(trace.layers), max(trace.layers) + 1))
     gap = 1 if len(layers) <= 24 else 0
     floor, ceiling, falling = _color_range(trace)
@@ -138,10 +122,10 @@ def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, in
             x=layers,
             y=list(range(len(trace.positions))),
             customdata=_hover_data(trace),
-            meta=[measure(trace)],
+            meta=[measure(trace), remark(trace) and f" ({remark(trace)})"],
             # whatever the user wrote is looked up, it is never part of the template
             hovertemplate="<b>%{customdata[0]}</b> (token %{customdata[1]})<br>%{customdata[2]}<br>"
-            "%{meta[0]} = %{z:.4f}<br>effect %{customdata[3]}<extra></extra>",
+            "%{meta[0]} = %{z:.4f}<br>effect %{customdata[3]}%{meta[1]}<extra></extra>",
             hoverongaps=False,
             colorscale=COLORS.get(trace.kind, "Blues"),
             reversescale=falling,
@@ -149,39 +133,23 @@ def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, in
             zmax=ceiling,
             xgap=gap,
             ygap=gap,
-            colorbar={
-                "x": x1 + 9 / grid.width,
-                "xanchor": "left",
-                "xpad": 0,
-                "y": (y0 + y1) / 2,
-                "yanchor": "middle",
-                "ypad": 0,
-                "lenmode": "pixels",
-                "len": grid.panel[1],
-                "thickness": BAR,
-                "outlinewidth": 0,
-                "nticks": 6,
-                "tickfont": {"size": 11, "color": QUIET},
-                "title": {"text": measure(trace), "side": "right", "font": {"size": 12}},
-            },
+            colorbar=canvas.color_bar(x + width, y, height, measure(trace, int((height + 40) / 6.9))),
             xaxis=x_axis,
             yaxis=y_axis,
         )
     )
-    axis = {"showgrid": False, "zeroline": False, "ticks": "", "showline": True, "mirror": True, "linecolor": FRAME}
-    every = next(s for s in (1, 2, 5, 10, 20) if len(layers) <= 12 * s or s == 20)
-    figure.layout["xaxis" + x_axis[1:]] = {
-        **axis,
-        "domain": [x0, x1],
+    figure.layout[in_layout(x_axis)] = {
+        **AXIS,
+        "domain": x_domain,
         "anchor": y_axis,
         "range": [layers[0] - 0.5, layers[-1] + 0.5],
-        "tickvals": [layer for layer in layers if layer % every == 0],
-        "tickfont": {"size": 12, "color": QUIET},
+        "tickvals": layer_ticks(layers),
+        "tickfont": SMALL,
         "title": {"text": x_title(trace), "font": {"size": 12.5}, "standoff": 8},
     }
-    figure.layout["yaxis" + y_axis[1:]] = {
-        **axis,
-        "domain": [y0, y1],
+    figure.layout[in_layout(y_axis)] = {
+        **AXIS,
+        "domain": y_domain,
         "anchor": x_axis,
         # numbers, not the texts, place the rows: two equal tokens are two rows; the first token is on top
         "range": [len(trace.positions) - 0.5, -0.5],
@@ -190,19 +158,14 @@ def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, in
         "tickfont": {"size": 13},
         "ticklabelstandoff": 5,
         "showticklabels": not shared,
-        "matches": _axis("y", first) if shared else None,
+        "matches": axis("y", first) if shared else None,
     }
-    heading = f"<b>{TITLES.get(trace.kind, escape(trace.kind))}</b>"
+    heading = [f"<b>{TITLES.get(trace.kind, escape(trace.kind))}</b>"]
     if grid.headed:
-        room = (grid.step[0] - 10) // 7 - min(len(trace.answer), LIMIT)
-        heading += f'<br><span style="color:{QUIET};font-size:12px">{headline(trace, room)}</span>'
-    figure.add_annotation(
-        {"text": heading, "x": x0, "y": y1, "xref": "paper", "yref": "paper", "showarrow": False, "align": "left"},
-        xanchor="left",
-        yanchor="bottom",
-        yshift=6,
-        font={"size": 14},
-    )
+        heading.append(small(headline(trace.prompt, trace.answer, (grid.step[0] - 10) // 7)))
+    if remark(trace):
+        heading.append(small(remark(trace)))
+    figure.add_annotation(canvas.heading(x, y, "<br>".join(heading)))
     for token, layer in strongest_sites(trace):
         # pixels around the cell's centre: a ring stays a ring in cells of any size
         figure.add_shape(
@@ -252,10 +215,6 @@ def _as_list(trace: CausalTrace | Sequence[CausalTrace]) -> list[CausalTrace]:
     return traces
 
 
-def _axis(letter: str, index: int) -> str:
-    return letter if index == 0 else f"{letter}{index + 1}"
-
-
 def _same_rows(a: CausalTrace, b: CausalTrace) -> bool:
     return a.positions == b.positions and row_labels(a) == row_labels(b)
 
@@ -270,7 +229,7 @@ def _spread(values: np.ndarray, layers: Sequence[int], blank: Any) -> np.ndarray
 
 def _hover_data(trace: CausalTrace) -> np.ndarray:
     """Texts of each cell, [rows, layers, 4]: token, its index, where was restored, effect."""
-    from .causal import window_layers
+    from ..causal import window_layers
 
     texts = np.empty((*np.shape(trace.scores), 4), dtype=object)
     for row, position in enumerate(trace.positions):

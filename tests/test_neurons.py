@@ -1,0 +1,553 @@
+"""Attributions to neurons: the published numbers, plain loops on every architecture, and the rules for keeping some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+from agreement import Tiny, fact, in_float64, variant
+from torch import Tensor
+
+import tracer.attributor as engine
+from tracer.answers import Readout
+from tracer.errors import TracerError
+from tracer.model import Model, load
+from tracer.neurons import NeuronAttribution, attribute_neurons, knowledge_neurons, refine
+from tracer.tokens import Fact
+
+PROMPTS = {"museum": "The Dipea Museum is in downtown", "occupation": "Delgea Delko works as a"}
+ARCHITECTURES = ["gpt2", "opt", "bert", "llama", "gemma2", "gptj", "falcon", "bloom", "neox", "phi3"]
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_folder: Callable[[str], Path]) -> Tiny:
+    return in_float64(tiny_folder)
+
+
+def plain(
+    model: Model,
+    about: Fact,
+    site: str,
+    alphas: Sequence[float],
+    weights: Sequence[float],
+    at: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Scores and activations [layers, d_mlp], full, zero [layers]: one forward and backward per layer and α, over all
+    tokens and layers, with hooks straight on the modules."""
+    readout = Readout.of(model, about.align(model))
+    ids, read = torch.tensor([readout.ids]), list(readout.read)
+    index = read if at is None else list(at)
+    with torch.no_grad():
+        answer = readout.answer(model.hf(ids).logits[0, read])
+
+    def p(layer: int, value: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Probability of the answer, and the state that was found at the site."""
+        module = model.module({"post": "key", "pre": "pre"}[site], layer)
+        seen: list[Tensor] = []
+
+        def change(state: Tensor) -> Tensor:
+            rows = state.reshape(-1, state.shape[-1]).clone()  # one prompt: a row per token
+            seen.append(rows[index].detach())
+            if value is not None:
+                rows[index] = value
+            return rows.reshape(state.shape)
+
+        if site == "post":
+            handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
+        else:
+            handle = module.register_forward_hook(lambda _, args, output: change(output))  # type: ignore[arg-type]
+        try:
+            logits = model.hf(ids).logits[0, read]
+        finally:
+            handle.remove()
+        return torch.softmax(logits, -1)[range(len(read)), answer].prod(), seen[0]
+
+    scores, activations, zero = [], [], []
+    for layer in range(model.n_layers):
+        full, own = p(layer, None)
+        total = torch.zeros_like(own)
+        for alpha, weight in zip(alphas, weights, strict=True):
+            point = (alpha * own).requires_grad_()
+            total += weight * torch.autograd.grad(p(layer, point)[0], point)[0]
+        scores.append((own * total).sum(0).numpy())
+        activations.append(own.mean(0).numpy())
+        zero.append(p(layer, torch.zeros_like(own))[0].item())
+    return np.stack(scores), np.stack(activations), full.item(), np.array(zero)
+
+
+def agrees(found: NeuronAttribution, expected: tuple, tolerance: float) -> None:
+    scores, activations, full, zero = expected
+    np.testing.assert_allclose(found.scores, scores, rtol=0, atol=tolerance * np.abs(scores).max())
+    np.testing.assert_allclose(found.activations, activations, rtol=0, atol=tolerance * np.abs(activations).max())
+    assert found.full == pytest.approx(full, rel=tolerance)
+    np.testing.assert_allclose(found.zero, zero, rtol=tolerance)
+    assert np.abs(scores).max(1).min() > 100 * tolerance * np.abs(scores).max()  # no layer is without
+
+
+def by_hand(scores: Any, method: str = "integrated_gradients", **fields: Any) -> NeuronAttribution:
+    """An attribution with these scores."""
+    scores = np.array(scores, dtype=float)
+    default: dict[str, Any] = {
+        "scores": scores,
+        "activations": scores / 2,
+        "method": method,
+        "site": "post",
+        "steps": 20,
+        "rule": "published",
+        "full": 0.75,
+        "zero": np.full(len(scores), 0.25),
+        "answer": " Paris",
+        "prompt": "The Eiffel Tower is in",
+        "subject": "The Eiffel Tower",
+        "tokens": ("The", " Eiffel", " Tower", " is", " in"),
+        "positions": (4,),
+        "model": "by hand",
+        "n_layers": len(scores),
+        "fingerprint": "0" * 64,
+    }
+    return NeuronAttribution(**{**default, **fields})
+
+
+# --- published numbers ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("case", PROMPTS)
+def test_equals_the_published_arrays(case: str, golden: Path, golden_model: Model) -> None:
+    with np.load(golden / f"kn_{case}.npz") as file:
+        published = {name: file[name] for name in file.files}
+    found = attribute_neurons(golden_model, PROMPTS[case], steps=20, site="pre")
+    largest = np.abs(published["scores"]).max()
+    np.testing.assert_allclose(found.scores, published["scores"], rtol=0, atol=1e-5 * largest)
+    np.testing.assert_allclose(found.activations, published["activations"], rtol=0, atol=1e-5)
+    assert found.full == pytest.approx(float(published["suppress_before"]), rel=1e-5)
+    assert sorted(found.above(0.3)) == [tuple(pair) for pair in published["coarse"]]
+    kept = knowledge_neurons(golden_model, PROMPTS[case], threshold=0.3, share=0.5, site="pre")
+    assert sorted(kept) == [tuple(pair) for pair in published["refined"]]
+    assert kept == found.above(0.3)
+
+
+# --- a plain loop ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("target", [None, "Seattle"])
+@pytest.mark.parametrize("site", ["post", "pre"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_the_plain_loop(architecture: str, site: Any, target: str | None, wide: Tiny) -> None:
+    model = wide(architecture)
+    if (architecture, site) == ("phi3", "pre"):
+        with pytest.raises(TracerError, match="no site 'pre'"):
+            attribute_neurons(model, fact(model), site=site)
+        return
+    about = fact(model, "space needle" if target and architecture == "bert" else target)
+    readout = Readout.of(model, about.align(model))
+    assert (len(readout.read) > 1) == (target is not None)
+    found = attribute_neurons(model, about, 3, site=site)
+    agrees(found, plain(model, about, site, [0.0, 0.5, 1.0], [1 / 3] * 3), 1e-10)
+    assert found.positions == readout.read
+    assert (found.steps, found.rule, found.site, found.method) == (3, "published", site, "integrated_gradients")
+    assert len(found.tokens) == len(readout.ids)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+@pytest.mark.parametrize("target", [None, "Seattle"])
+def test_other_tokens_equal_the_plain_loop(architecture: str, target: str | None, wide: Tiny) -> None:
+    model = wide(architecture)
+    about = fact(model, "space needle" if target and architecture == "bert" else target)
+    aligned = about.align(model)
+    last, tokens = aligned.subject_range[1] - 1, len(aligned.input_ids)
+    for token, at in (("subject_last", last), (1, 1), (-2, tokens - 2), (np.int64(0), 0)):
+        where: Any = token
+        found = attribute_neurons(model, about, 3, token=where, rule="gauss")
+        nodes, weights = np.polynomial.legendre.leggauss(3)
+        scores, activations, full, zero = plain(
+            model, about, "post", ((nodes + 1) / 2).tolist(), (weights / 2).tolist(), [at]
+        )
+        np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-10 * np.abs(scores).max())
+        np.testing.assert_allclose(found.activations, activations, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(found.zero, zero, rtol=1e-10)
+        assert (found.positions, found.full) == ((at,), pytest.approx(full, rel=1e-10))
+        # what the last block leaves at other tokens nobody reads
+        assert (found.scores[-1] == 0).all() == (at not in aligned_read(model, about))
+
+
+def aligned_read(model: Model, about: Fact) -> tuple[int, ...]:
+    return Readout.of(model, about.align(model)).read
+
+
+def test_one_step_is_at_zero(wide: Tiny) -> None:
+    model = wide("gpt2")
+    agrees(attribute_neurons(model, fact(model), 1), plain(model, fact(model), "post", [0.0], [1.0]), 1e-10)
+
+
+# --- completeness ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("target", [None, "Seattle"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "bert"])
+def test_scores_of_a_layer_add_up(architecture: str, target: str | None, wide: Tiny) -> None:
+    model = wide(architecture)
+    about = fact(model, "space needle" if target and architecture == "bert" else target)
+    for site in ("post", "pre"):
+        found = attribute_neurons(model, about, 20, site=site, rule="gauss")
+        np.testing.assert_allclose(found.scores.sum(1), found.full - found.zero, rtol=0, atol=1e-6 * found.full)
+        np.testing.assert_array_equal(found.completeness, found.scores.sum(1) - (found.full - found.zero))
+        assert np.abs(found.full - found.zero).min() > 1e-3 * found.full
+        assert found.note == "" or target is not None
+    errors = [np.abs(attribute_neurons(model, about, n).completeness).max() for n in (8, 32, 128)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]  # one over the steps
+
+
+def test_a_norm_behind_the_mlp_hides_the_way(wide: Tiny) -> None:
+    found = attribute_neurons(wide("gemma2"), fact(wide("gemma2")), 20, rule="gauss")
+    assert "add up to" in found.note  # all happens next to α = 0
+
+
+def test_a_sum_far_off_is_told(golden_model: Model) -> None:
+    coarse = attribute_neurons(golden_model, PROMPTS["occupation"], 20)
+    assert "scores of layer 0 add up to 0.731 instead of 0.944" in coarse.note
+    fine = attribute_neurons(golden_model, PROMPTS["occupation"], 50, rule="gauss")
+    assert fine.note == ""
+    assert np.abs(fine.completeness).max() < 1e-4  # layer 0 has a steep place on its way
+
+
+# --- how it is run ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "bert"])
+def test_rows_are_chunked_and_the_numbers_stay(architecture: str, wide: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = wide(architecture)
+    most: list[int] = []
+    once = attribute_neurons(model, fact(model), 6)
+    handle = model.module("hidden", 3).register_forward_hook(
+        lambda _, args, output: most.append(len(output if isinstance(output, Tensor) else output[0]))
+    )
+    try:
+        for rows in (1, 5, 7, 24):
+            most.clear()
+            some = attribute_neurons(model, fact(model), 6, max_rows=rows)
+            assert max(most) == rows or (rows == 1 and max(most) == 2)  # two rows try out whether the batch can grow
+            np.testing.assert_allclose(some.scores, once.scores, rtol=0, atol=1e-12 * np.abs(once.scores).max())
+            np.testing.assert_allclose(some.zero, once.zero, rtol=1e-12)
+        most.clear()
+        monkeypatch.setattr(engine, "BUDGET_BYTES", 1)
+        attribute_neurons(model, fact(model), 6)
+        assert len(most) >= 24 and max(most) <= 2
+    finally:
+        handle.remove()
+
+
+def test_earlier_tokens_and_layers_are_not_run_again(tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    seen: list[torch.Size] = []
+    handles = [
+        model.module("hidden", layer).register_forward_hook(lambda _, args, output: seen.append(output.shape))
+        for layer in range(model.n_layers)
+    ]
+    try:
+        attribute_neurons(model, fact(model), 5)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert [tuple(shape[:2]) for shape in seen[-4:]] == [(5, 1), (10, 1), (15, 1), (20, 1)]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_had_where_they_are_off(mode: Any, tiny: Tiny) -> None:
+    model = tiny("llama")
+    expected = attribute_neurons(model, fact(model), 3).scores
+    with mode():
+        found = attribute_neurons(model, fact(model), 3).scores
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_half_precision_and_offloaded_weights(tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("gpt2"))
+    expected = attribute_neurons(model, fact(model), 5)
+    half = load(tiny_folder("gpt2"), dtype=torch.bfloat16)
+    rough = attribute_neurons(half, fact(half, None), 5)
+    assert np.corrcoef(rough.scores.ravel(), expected.scores.ravel())[0, 1] > 0.99
+    accelerate.cpu_offload(model.hf, execution_device=torch.device("cpu"))
+    found = attribute_neurons(model, fact(model), 5)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5, atol=1e-9)
+    assert found.fingerprint == expected.fingerprint
+    assert all(parameter.requires_grad for parameter in model.hf.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_as_found(training: bool, tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("gpt2"))
+    model.hf.train(training)
+    model.module("hidden", 1).train(not training)
+    next(model.hf.parameters()).requires_grad_(False)
+
+    def state() -> tuple:
+        modules = list(model.hf.modules())
+        hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules]
+        flags = [p.requires_grad for p in model.hf.parameters()], [p.grad for p in model.hf.parameters()]
+        return model.fingerprint(), hooks, [m.training for m in modules], flags
+
+    def fail(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = state()
+    first = attribute_neurons(model, fact(model), 3).scores
+    assert state() == before
+    np.testing.assert_array_equal(attribute_neurons(model, fact(model), 3).scores, first)  # and without dropout
+    contrast = ["The trumpet", "The cello"]
+    attribute_neurons(model, fact(model), method="activation_contrast", contrast=contrast)
+    assert state() == before
+    handle = model.module("attn", 3).register_forward_hook(fail)
+    with_handle = state()
+    try:
+        for broken in (
+            lambda: attribute_neurons(model, fact(model), 3),
+            lambda: attribute_neurons(model, fact(model), method="activation_contrast", contrast=contrast),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                broken()
+            assert state() == with_handle
+    finally:
+        handle.remove()
+    handle = model.module("unembed").register_full_backward_hook(fail)
+    with_handle = state()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            attribute_neurons(model, fact(model), 3)
+        assert state() == with_handle
+    finally:
+        handle.remove()
+    assert state() == before
+
+
+# --- activation contrast ---------------------------------------------------------------------------------------------
+def test_a_contrast_is_in_standard_deviations(wide: Tiny) -> None:
+    model = wide("llama")
+    facts = ["The Space Needle is in", Fact("Paris is the capital of", "Paris")]
+    others = ["Miles Davis plays the", "Yo-Yo Ma plays", "The mother tongue"]
+    found = attribute_neurons(model, facts, method="activation_contrast", contrast=others, site="pre")
+
+    def values(about: Any) -> np.ndarray:
+        return plain(model, about if isinstance(about, Fact) else Fact(about, about), "pre", [], [])[1]
+
+    rest = np.stack([values(prompt) for prompt in others])
+    own = np.mean([values(prompt) for prompt in facts], axis=0)
+    np.testing.assert_allclose(found.scores, (own - rest.mean(0)) / rest.std(0, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(found.activations, own, rtol=1e-6)
+    assert np.isnan(found.zero).all() and np.isnan(found.completeness).all()
+    assert found.full == pytest.approx(np.mean([attribute_neurons(model, about, 1).full for about in facts]))
+    assert set(found.above(2.0)) == set(zip(*np.nonzero(found.scores > 2.0), strict=True))
+    assert found.per_layer(2.0).tolist() == (found.scores > 2.0).sum(1).tolist()
+    assert 0 < len(found.above(2.0)) < found.scores.size
+    assert (found.method, found.steps, found.rule) == ("activation_contrast", 0, "")
+    assert found.prompt == facts[0] and "mean over 2 prompts" in found.note
+    kept = knowledge_neurons(model, facts, 2.0, 1.0, method="activation_contrast", contrast=others)
+    both = [
+        attribute_neurons(model, about, method="activation_contrast", contrast=others).above(2.0) for about in facts
+    ]
+    assert set(kept) == set(both[0]) & set(both[1]) != set()
+
+
+def test_neurons_that_do_not_vary_over_the_contrast(tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    one = engine.Attributor(model, 20, "activation_contrast", "post", "answer", "published", None)
+    own = one.values([fact(model)])
+    within = one.contrasted([fact(model)], own * torch.tensor([1.0, 1 + 2e-7, 1 - 3e-7])[:, None, None], "")
+    assert (within.scores == 0).all()
+    same = ["The Space Needle"] * 3
+    found = attribute_neurons(model, same[0], method="activation_contrast", contrast=same)
+    assert (found.scores == 0).all()
+    other = attribute_neurons(model, "Miles Davis plays", method="activation_contrast", contrast=same)
+    assert np.isfinite(other.scores).all() and np.median(np.abs(other.scores)) > 1e3
+    assert ((other.scores > 0) == (other.activations > found.activations)).all()
+
+
+# --- keeping some ----------------------------------------------------------------------------------------------------
+def test_coarse_and_top() -> None:
+    made = by_hand([[0.1, 0.5, -1.0], [0.5, 0.25, 0.05]])
+    assert made.top(3) == [(0, 1), (1, 0), (1, 1)]
+    assert made.top(0) == [] and len(made.top(99)) == 6
+    assert made.above(0.5) == [(0, 1), (1, 0)]  # 0.25 is not more than half of 0.5
+    assert made.above(0.49) == [(0, 1), (1, 0), (1, 1)]
+    assert made.above(0) == [(0, 1), (1, 0), (1, 1), (0, 0), (1, 2)]
+    assert made.above(1.0) == []
+    assert made.per_layer(0.1).tolist() == [2, 2] and made.per_layer(0.2).tolist() == [1, 2]
+    assert by_hand([[-0.1, -0.5]]).above(0.2) == []
+    assert by_hand([[1.0, 2.5], [2.0, 3.0]], "activation_contrast").above(2.0) == [(1, 1), (0, 1)]
+    np.testing.assert_allclose(made.completeness, [-0.9, 0.3])
+
+
+def test_share_and_order() -> None:
+    first, second, third, fourth = (
+        by_hand([scores])
+        for scores in ([1.0, 0.9, 0.9, 0.0], [1.0, 0.9, 0.0, 0.9], [1.0, 0.3, 0.9, 0.0], [1.0, 0.0, 0.0, 0.0])
+    )
+    several = [first, second, third, fourth]  # above 0.2: neuron 0 in 4, 1 in 3, 2 in 2, 3 in 1
+    assert refine(several, 0.2, 0.0) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert refine(several, 0.2, 0.25) == [(0, 0), (0, 1), (0, 2)]  # strictly more than one
+    assert refine(several, 0.2, 0.5) == [(0, 0), (0, 1)]
+    assert refine(several, 0.2, 0.7) == [(0, 0), (0, 1)]
+    assert refine(several, 0.2, 0.75) == [(0, 0)]
+    assert refine(several, 0.2, 1.0) == [(0, 0)]
+    assert refine(several, 0.3, 0.7) == [(0, 0)]  # 0.3 is not above 0.3
+    assert refine(first, 0.2, 1.0) == [(0, 0), (0, 1), (0, 2)]  # of equal scores the first neuron first
+    hundred = [by_hand([[1.0, 0.5 * (i < 29)]]) for i in range(100)]
+    assert refine(hundred, 0.2, 0.29) == [(0, 0)]
+    assert refine([by_hand([[0.6, 1.0]]), by_hand([[1.0, 0.7]])], 0.5, 0.5) == [(0, 1), (0, 0)]  # by mean score
+
+
+def test_negatives_are_removed(golden_model: Model) -> None:
+    assert refine(by_hand([[1.0, 0.9]]), negatives=by_hand([[0.1, 1.0]])) == [(0, 0)]
+    assert refine(by_hand([[1.0, 0.9]]), negatives=[by_hand([[0.1, 1.0]]), by_hand([[1.0, 0.1]])]) == []
+    facts = [PROMPTS["museum"], Fact("The Dipea Museum lies in downtown", "The Dipea Museum")]
+    kept = knowledge_neurons(golden_model, facts, 0.1, 0.7)
+    fewer = knowledge_neurons(golden_model, facts, 0.1, 0.7, negatives=PROMPTS["occupation"])
+    unrelated = set(attribute_neurons(golden_model, PROMPTS["occupation"]).above(0.1))
+    assert fewer == [neuron for neuron in kept if neuron not in unrelated]
+    assert 0 < len(fewer) < len(kept)
+    attributions = [attribute_neurons(golden_model, about) for about in facts]
+    assert kept == refine(attributions, 0.1, 0.7)
+    assert set(kept) == set(attributions[0].above(0.1)) & set(attributions[1].above(0.1))
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+def test_saved_and_loaded(tmp_path: Path, tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    contrast = attribute_neurons(model, fact(model), method="activation_contrast", contrast=["a", "b"])
+    for number, made in enumerate((attribute_neurons(model, fact(model, "Seattle"), 3, token=1), contrast)):
+        again = NeuronAttribution.load(made.save(tmp_path / f"{number}.npz"))
+        for name, value in vars(made).items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(getattr(again, name), value)
+                assert not getattr(again, name).flags.writeable
+            else:
+                assert getattr(again, name) == value and type(getattr(again, name)) is type(value)
+        assert again.top(9) == made.top(9)
+    (tmp_path / "other.npz").write_bytes(b"nothing")
+    with pytest.raises(TracerError, match="not a saved tracer"):
+        NeuronAttribution.load(tmp_path / "other.npz")
+
+
+def test_frame_and_repr() -> None:
+    made = by_hand([[0.1, 0.5], [0.4, -0.2]])
+    frame = made.to_frame()
+    assert frame.to_dict("list") == {
+        "layer": [0, 1, 0, 1],
+        "neuron": [1, 0, 0, 1],
+        "score": [0.5, 0.4, 0.1, -0.2],
+        "activation": [0.25, 0.2, 0.05, -0.1],
+    }
+    assert len(made.to_frame(2)) == 2 and len(made.to_frame(0)) == 0
+    assert repr(made).startswith("NeuronAttribution('The Eiffel Tower is in' → ' Paris', p = 0.7500; integrated")
+    assert "0.1 +0.5, 1.0 +0.4" in repr(made)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+CONTRAST = {"method": "activation_contrast"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": True}, "steps is True"),
+        ({"steps": 2.0}, "steps is 2.0"),
+        ({"method": "gradients"}, "method 'gradients' is unknown; expected 'integrated_gradients' or"),
+        ({"site": "key"}, "site 'key' is unknown; expected 'post' or 'pre'"),
+        ({"rule": "simpson"}, "rule 'simpson' is unknown"),
+        ({"token": "last"}, "token 'last' is unknown"),
+        ({"token": True}, "token True is unknown"),
+        ({"token": 1.0}, "token 1.0 is unknown"),
+        ({"token": 99}, "token 99 is out of range: 'In Paris is' has"),
+        ({"token": -99}, "token -99 is out of range"),
+        ({"max_rows": 0}, "max_rows is 0"),
+        ({"contrast": ["a", "b"]}, "contrast prompts are for"),
+        (CONTRAST, "needs contrast="),
+        ({**CONTRAST, "contrast": ["one"]}, "contrast holds 1 prompts; expected at least 2"),
+        ({**CONTRAST, "contrast": "one prompt"}, "contrast holds 1 prompts"),
+        ({**CONTRAST, "contrast": [1, 2]}, "contrast is a list of int"),
+        ({**CONTRAST, "contrast": ["", "b"]}, "the prompt is empty"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str, tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    for call in (attribute_neurons, knowledge_neurons):
+        with pytest.raises(TracerError, match=message):
+            call(model, fact(model), **settings)
+
+
+def test_facts_that_are_none(tiny: Tiny) -> None:
+    model = tiny("gpt2")
+    with pytest.raises(TracerError, match="fact is a list of str; integrated gradients take one"):
+        attribute_neurons(model, ["In Paris", "In Seattle"])
+    with pytest.raises(TracerError, match="fact is a int"):
+        attribute_neurons(model, 3)  # type: ignore[arg-type]
+    with pytest.raises(TracerError, match="fact is a int"):
+        attribute_neurons(model, 3, method="activation_contrast", contrast=["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(TracerError, match="fact holds 0 prompts"):
+        attribute_neurons(model, [], method="activation_contrast", contrast=["a", "b"])
+    with pytest.raises(TracerError, match="facts holds 0 prompts"):
+        knowledge_neurons(model, [])
+    with pytest.raises(TracerError, match="facts is a NoneType"):
+        knowledge_neurons(model, None)  # type: ignore[arg-type]
+    with pytest.raises(TracerError, match="negatives is a list of int"):
+        knowledge_neurons(model, "In Paris", negatives=[1])  # type: ignore[list-item]
+    with pytest.raises(TracerError, match="n_ctx = 64"):
+        attribute_neurons(model, "Paris " * 70)
+    with pytest.raises(TracerError, match=r"write \[MASK\] once"):
+        attribute_neurons(tiny("bert"), "In Paris is")
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, math.nan, True, "0.2"])
+def test_shares_outside_0_to_1(bad: Any, tiny: Tiny) -> None:
+    made = by_hand([[1.0, 0.5]])
+    model = tiny("gpt2")
+    for call in (
+        lambda: made.above(bad),
+        lambda: made.per_layer(bad),
+        lambda: refine(made, threshold=bad),
+        lambda: knowledge_neurons(model, "In Paris", threshold=bad),
+    ):
+        with pytest.raises(TracerError, match=r"threshold is .*; expected a share of the highest score"):
+            call()
+    for call in (lambda: refine(made, share=bad), lambda: knowledge_neurons(model, "In Paris", share=bad)):
+        with pytest.raises(TracerError, match=r"share is .*; expected a share of the prompts"):
+            call()
+    if bad != 1.1:
+        with pytest.raises(TracerError, match="expected standard deviations"):
+            by_hand([[1.0]], "activation_contrast").above(bad)
+
+
+def test_attributions_that_do_not_go_together() -> None:
+    made = by_hand([[1.0, 0.5]])
+    for fields in ({"site": "pre"}, {"method": "activation_contrast"}, {"model": "x"}, {"fingerprint": "1"}):
+        with pytest.raises(TracerError, match=f"different {next(iter(fields))} do not go together"):
+            refine([made, replace(made, **fields)])
+        with pytest.raises(TracerError, match="do not go together"):
+            refine(made, negatives=[replace(made, **fields)])
+    with pytest.raises(TracerError, match="no attributions"):
+        refine([])
+    with pytest.raises(TracerError, match="no NeuronAttribution"):
+        refine(["In Paris"])  # type: ignore[list-item]
+    with pytest.raises(TracerError, match="n is -1"):
+        made.top(-1)
+    with pytest.raises(TracerError, match="activations have the shape"):
+        replace(made, activations=np.zeros((1, 3)))
+    with pytest.raises(TracerError, match=r"expected \[1 layers, d_mlp\]"):
+        replace(made, scores=np.zeros(3))
+
+
+def test_models_without_such_neurons(tiny: Tiny) -> None:
+    experts = variant("MixtralConfig", {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4})
+    for site in ("post", "pre"):
+        with pytest.raises(TracerError, match=r"MixtralForCausalLM has no site 'key'.*mixture of experts"):
+            attribute_neurons(experts, "In Paris", site=site)
+    with pytest.raises(TracerError, match=r"Phi3ForCausalLM has no site 'pre'.*\('post' of neurons\)"):
+        attribute_neurons(tiny("phi3"), "In Paris", site="pre")
+
+
+def test_gradients_that_are_no_numbers_are_refused(tiny_folder: Callable[[str], Path]) -> None:
+    model = load(tiny_folder("gpt2"))
+    with torch.no_grad():
+        model.down_projection(2).weight[0, 0] = float("nan")
+    with pytest.raises(TracerError, match="not numbers"):
+        attribute_neurons(model, fact(model), 3)

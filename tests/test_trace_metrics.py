@@ -1,0 +1,128 @@
+"""Traces of every metric, from one sweep: against each other and against definitions written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agreement import NOISE, fact
+
+from tracer.causal import causal_trace
+from tracer.corruption import GaussianNoise
+from tracer.errors import TracerError
+from tracer.hooks import Replace, Site, capture, intervene
+from tracer.metrics import NAMES
+from tracer.model import Model
+from tracer.tokens import Fact
+
+Tiny = Callable[[str], Model]
+
+
+@pytest.mark.parametrize("kind", ["hidden", "mlp", "attn"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "bert"])
+def test_several_metrics_are_each_as_if_alone(architecture: str, kind: Any, tiny: Tiny) -> None:
+    model = tiny(architecture)
+    together = causal_trace(model, fact(model), kind=kind, window=2, corruption=NOISE, metric=NAMES)
+    assert [trace.metric for trace in together] == list(NAMES)
+    for trace in together:
+        alone = causal_trace(model, fact(model), kind=kind, window=2, corruption=NOISE, metric=trace.metric)
+        np.testing.assert_allclose(trace.scores, alone.scores, atol=1e-6)
+        assert (trace.clean, trace.corrupted, trace.foil) == (alone.clean, alone.corrupted, alone.foil)
+
+
+@pytest.mark.parametrize("target", [None, " Seattle", " Space Needle"])
+def test_each_cell_is_its_definition(target: str | None, tiny: Tiny) -> None:
+    model, foil = tiny("llama"), " Paris"
+    about = Fact("In {} is", "France", target)
+    token, layer = 2, 1
+    traces = causal_trace(model, about, corruption=NOISE, metric=NAMES, foil=foil, tokens=[token], layers=[layer])
+    found = about.align(model)
+    ids = torch.tensor([[*found.input_ids, *found.target_ids[:-1]]])
+    read = list(range(len(found.input_ids) - 1, ids.shape[1]))
+    with torch.no_grad():
+        clean = model.hf(ids).logits[:, read].double()
+        answer = found.target_ids or (int(clean[0, 0].argmax()),)
+        state = capture(model, ids, [Site("hidden", layer, token)])[Site("hidden", layer, token)]
+        rows = NOISE.corrupt(model, ids[0], found.subject_range)
+        with intervene(model, rows.interventions):
+            corrupted = model.hf(rows.ids).logits[1:, read].double()
+        with intervene(model, [*rows.interventions, Replace(Site("hidden", layer, token), state)]):
+            restored = model.hf(rows.ids).logits[1:, read].double()
+    foils = Fact("In {} is", "France", foil).align(model).target_ids
+    at = next(i for i, (a, b) in enumerate(zip(answer, foils, strict=False)) if a != b)
+
+    def prob(logits: torch.Tensor) -> float:
+        p = logits.softmax(-1)
+        return float(torch.stack([p[:, i, a] for i, a in enumerate(answer)]).prod(0).mean())
+
+    def difference(logits: torch.Tensor) -> float:
+        return float((logits[:, at, answer[at]] - logits[:, at, foils[at]]).mean())
+
+    def divergence(logits: torch.Tensor) -> float:
+        p, q = clean.softmax(-1), logits.softmax(-1)
+        return float((p * (p.log() - q.log())).sum((1, 2)).mean())
+
+    whole = difference(clean) - difference(corrupted)
+    expected = {
+        "prob": [prob(x) for x in (clean, corrupted, restored)],
+        "logit_diff": [difference(x) for x in (clean, corrupted, restored)],
+        "normalised_logit_diff": [1, 0, (difference(restored) - difference(corrupted)) / whole],
+        "kl": [0, divergence(corrupted), divergence(restored)],
+    }
+    for trace in traces:
+        numbers = [trace.clean, trace.corrupted, float(trace.scores[0, 0])]
+        assert numbers == pytest.approx(expected[trace.metric], abs=2e-5), trace.metric
+        assert (trace.foil == foil) is trace.metric.endswith("logit_diff")
+
+
+def test_without_a_foil_it_is_what_the_corrupted_run_says(golden_model: Model) -> None:
+    noise = GaussianNoise(level=0.2)
+    about = Fact("{} is in downtown", "The Dipea Museum")
+    trace = causal_trace(golden_model, about, corruption=noise, metric="logit_diff", layers=[0], tokens=[0])
+    found = about.align(golden_model)
+    with torch.no_grad():
+        rows = noise.corrupt(golden_model, torch.tensor(found.input_ids), found.subject_range)
+        with intervene(golden_model, rows.interventions):
+            p = golden_model.hf(rows.ids).logits[1:, -1].softmax(-1).mean(0)
+    says = [golden_model.tokenizer.decode([i]) for i in p.topk(2).indices.tolist()]
+    assert trace.foil == next(word for word in says if word != trace.answer)
+    assert trace.foil != trace.answer
+
+
+def test_the_divergence_is_least_where_restoring_helps_most(golden_model: Model) -> None:
+    about = Fact("{} is in downtown", "The Dipea Museum")
+    p, kl = causal_trace(golden_model, about, corruption=GaussianNoise(level=0.2), metric=("prob", "kl"))
+    assert kl.clean == pytest.approx(0, abs=1e-6)
+    assert kl.corrupted > 0.5
+    assert kl.peak() == p.peak() == (len(p.tokens) - 1, 5)
+    assert kl.effect.min() == pytest.approx(-kl.corrupted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": ["prob", "prob"]}, "each once"),
+        ({"metric": []}, "expected one or more of prob, logit_diff"),
+        ({"metric": ["prob", "f1"]}, "metric 'f1' is unknown"),
+        ({"metric": "logit_diff", "foil": " "}, "the foil is empty"),
+        ({"metric": "logit_diff", "foil": " Seattle"}, "choose a foil that differs"),
+    ],
+)
+def test_metrics_that_make_no_sense_are_refused(settings: dict[str, Any], message: str, tiny: Tiny) -> None:
+    with pytest.raises(TracerError, match=message):
+        causal_trace(tiny("gpt2"), Fact("In {} is", "Paris", " Seattle"), corruption=NOISE, **settings)
+
+
+def test_a_difference_that_does_not_change_cannot_be_normalised(tiny: Tiny) -> None:
+    still = GaussianNoise(level=0.0, samples=1)
+    with pytest.raises(TracerError, match="cannot be normalised; choose another foil, a stronger corruption"):
+        causal_trace(tiny("gpt2"), fact(tiny("gpt2")), corruption=still, metric="normalised_logit_diff")
+
+
+def test_a_foil_with_more_masks_is_refused(tiny: Tiny) -> None:
+    about = Fact("In {} is [MASK].", "Paris", "Seattle")
+    with pytest.raises(TracerError, match="choose a foil of equal length"):
+        causal_trace(tiny("bert"), about, corruption=NOISE, metric="logit_diff", foil="Space Needle Seattle")

@@ -1,0 +1,112 @@
+"""The application: how errors reach the user, options that several commands have, and checks of what was given.
+
+Bad input ends with exit code 2 and one line on standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import TracerError
+
+KINDS = ("hidden", "mlp", "attn")
+MODULES = ("mlp", "attn")
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError; typer keeps it in a place of its own
+
+
+class _Command(TyperGroup):
+    """Errors a user can mend are one line, not a traceback or a box."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TracerError as error:
+            _fail(str(error))
+        except USAGE_ERROR as error:
+            _fail(f"{error.format_message().rstrip('.')}; see tracer --help")
+
+
+app = typer.Typer(
+    cls=_Command,
+    help="Find where a language model keeps a fact.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Prompt = Annotated[str, typer.Argument(help="Text to be continued; it holds the subject, or {} in its place.")]
+Subject = Annotated[str, typer.Option("--subject", "-s", help="What the fact is about; a part of the prompt.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", "-m", help="Hub name or folder; without it the embedded model.")
+]
+Target = Annotated[
+    str | None, typer.Option(help='The answer, such as " Seattle"; without it the model\'s own next token.')
+]
+Kind = Annotated[str, typer.Option(help="all, or some of hidden, mlp, attn, with commas between.")]
+Window = Annotated[
+    int | None,
+    typer.Option(help="MLP or attention layers restored together; without it 10, a third of a small model."),
+]
+Sever = Annotated[
+    str | None,
+    typer.Option(help="Also restore the last subject token with these severed: mlp, attn, or both with a comma."),
+]
+Device = Annotated[str | None, typer.Option(help="Where to run, such as cuda.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for figures and data; without it none are written.")]
+Formats = Annotated[
+    str, typer.Option("--format", help="Some of html, png, svg, pdf, json, csv, npz, with commas between.")
+]
+
+
+def choices(name: str, given: str, known: Sequence[str], everything: str | None = None) -> list[str]:
+    """The comma-separated names in ``given``, without repeats."""
+    chosen = list(dict.fromkeys(part.strip().lower().removeprefix(".") for part in given.split(",") if part.strip()))
+    if everything in chosen:
+        return list(known)
+    wrong = [part for part in chosen if part not in known]
+    if wrong or not chosen:
+        names = ", ".join((*([everything] if everything else []), *known))
+        raise TracerError(f"unknown {name} {(wrong or [given])[0]!r}; expected one or more of {names}")
+    return chosen
+
+
+def choice(name: str, given: str, known: Sequence[str]) -> str:
+    """The one name that ``given`` is."""
+    chosen = choices(name, given, known)
+    if len(chosen) > 1:
+        raise TracerError(f"{name} is {given!r}; expected one of {', '.join(known)}")
+    return chosen[0]
+
+
+def existing(name: str, given: str | None, known: Collection[str]) -> str | None:
+    """``given``, if some fact has it or it is None."""
+    if given is not None and given not in known:
+        raise TracerError(f"no fact has the {name} {given!r}; expected one of {', '.join(sorted(known))}")
+    return given
+
+
+def finite(name: str, given: float) -> float:
+    """``given``, unless it is infinite or no number."""
+    if not math.isfinite(given):
+        raise TracerError(f"{name} is {given}; expected a finite number")
+    return given
+
+
+def apart(given: dict[str, Any], reason: str) -> None:
+    """Raise TracerError if any of these options, by name, has a value: ``reason`` says why it should not."""
+    for name, value in given.items():
+        if value is not None and value is not False and value != []:
+            raise TracerError(f"{name} {reason}")
+
+
+def _fail(message: str) -> NoReturn:
+    from ..labels import printable
+
+    typer.echo("tracer: " + printable(" ".join(message.split())), err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,91 @@
+"""What is printed: text as it is, tables, and the lines that commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+SEVERED = {None: "nothing severed", "mlp": "MLP severed", "attn": "attention severed"}
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """A line of text as it is, however long."""
+    console().print(literal(text), style=style, soft_wrap=True)
+
+
+def literal(text: str) -> Text:
+    """Text as it is: no markup, nothing that a terminal would obey."""
+    from rich.text import Text
+
+    from ..labels import printable
+
+    return Text(printable(text), overflow="fold")
+
+
+def right(*names: str, whole: bool = False) -> list[Column]:
+    """Columns of numbers; ``whole``: never broken over lines."""
+    from rich.table import Column
+
+    return [Column(literal(name), justify="right", no_wrap=whole) for name in names]
+
+
+def table(*columns: Column | str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def show(filled: Table) -> None:
+    console().print(filled)
+
+
+def notes(texts: Iterable[str]) -> None:
+    """Remarks for the reader, each once."""
+    for text in dict.fromkeys(text for text in texts if text):
+        say(text, style="yellow")
+
+
+def wrote(paths: Iterable[Path]) -> None:
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """ "+0.1234 [+0.1000, +0.1500]"."""
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def severed(rows: Mapping[str | None, Sequence[Any]], layers: Sequence[int], falling: bool) -> None:
+    """What is left of the effect of the last subject token's state without a module.
+
+    rows: of the whole (None) and of each severed module effect, low, high: [layers] each.
+    falling: whether effects are below zero, as those on a divergence are.
+    """
+    import numpy as np
+
+    def strongest(effect: Any) -> int:
+        return int(np.nanargmax(-np.asarray(effect) if falling else effect))
+
+    def cell(row: Sequence[Any], column: int) -> str:
+        effect, low, high = (float(each[column]) for each in row)
+        return f"{effect:+.4f}" if low == effect == high else interval(effect, low, high)
+
+    at = strongest(rows[None][0])
+    filled = table("last subject token", *right("peak at layer", "effect", f"effect at layer {layers[at]}"))
+    for name, row in rows.items():
+        peak = strongest(row[0])
+        filled.add_row(SEVERED[name], str(layers[peak]), cell(row, peak), cell(row, at))
+    show(filled)

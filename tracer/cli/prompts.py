@@ -1,0 +1,113 @@
+"""Which prompts ``tracer neurons`` looks at: those given, or those that go with a fact of the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..answers import answer_text, as_fact, own_answer
+from ..errors import TracerError
+from ..tokens import SLOT, Fact
+from .command import apart
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+NEIGHBOURS = 4  # with the same object, and with another
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Facts by their part in the search.
+
+    Attributes:
+        wordings: the fact itself, then its paraphrases.
+        negatives: what does not hold the fact.
+        other: wordings of the fact that is the control; none for no control.
+        neighbours: what is measured beside the fact.
+        contrast: what an activation contrast compares with.
+    """
+
+    wordings: tuple[Fact, ...]
+    negatives: tuple[Fact, ...]
+    other: tuple[Fact, ...]
+    neighbours: tuple[Fact, ...]
+    contrast: tuple[Fact, ...]
+
+    def aligned(self, model: Model, token: str | int) -> Prompts:
+        """The same, with one answer for all wordings; TracerError if any of the prompts cannot be run.
+
+        Without a target the answer is what the model says after the first wording.
+        """
+        first = self.wordings[0]
+        wordings = self.wordings
+        if first.target is None and len(wordings) > 1:
+            answer = own_answer(model, first)
+            named = replace(first, target=answer_text(model, answer))
+            if named.align(model).target_ids != tuple(answer):
+                raise TracerError(f"what the model says, {named.target!r}, is no text by itself; name a --target")
+            wordings = tuple(replace(fact, target=named.target) for fact in wordings)
+        for fact in (*wordings, *self.negatives, *self.other, *self.neighbours, *self.contrast):
+            tokens = len(fact.align(model).input_ids)
+            if isinstance(token, int) and not -tokens <= token < tokens:
+                raise TracerError(f"token {token} is out of range: {fact.text!r} has {tokens} tokens")
+        return replace(self, wordings=wordings)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The texts of the command."""
+
+    subject: str
+    prompt: str | None
+    target: str | None
+    relation: str | None
+    paraphrases: Sequence[str]
+    negatives: Sequence[str]
+    other: str | None
+    contrast: Sequence[str]
+
+    def prompts(self, seed: int) -> Prompts:
+        """The facts to look at; TracerError for texts that are none, and for a fact that FactWorld does not have."""
+        if self.relation is not None:
+            return self._of_factworld(self.relation, seed)
+        if self.prompt is None:
+            raise TracerError("there is no prompt; write it first, or choose a fact by --relation")
+        texts = [self.prompt, *self.paraphrases]
+        wordings = [Fact(text, self.subject, self.target) for text in texts]
+        return self._with(wordings, [] if self.other is None else [self._other()], ())
+
+    def _of_factworld(self, relation: str, seed: int) -> Prompts:
+        from ..factworld import find, neighbours, paraphrases
+
+        apart({"--target": self.target}, "comes with the fact that --relation chooses; leave one of them out")
+        fact = find(self.subject, relation)
+        own = [] if self.prompt is None else [Fact(self.prompt, fact.subject, fact.target)]
+        more = [Fact(text, fact.subject, fact.target) for text in self.paraphrases]
+        alike = neighbours(fact, NEIGHBOURS, same_object=True, seed=seed)
+        # one more: the control is none of the neighbours, which its neurons are acted on in
+        control, *unlike = neighbours(fact, NEIGHBOURS + 1, same_object=False, seed=seed)
+        other = list(paraphrases(control)) if self.other is None else [self._other()]
+        return self._with([*own, *paraphrases(fact), *more], other, (*alike, *unlike))
+
+    def _with(self, wordings: Iterable[Fact], other: Sequence[Fact], neighbours: tuple[Fact, ...]) -> Prompts:
+        each_once = {fact.text: fact for fact in reversed(list(wordings))}
+        return Prompts(
+            wordings=tuple(reversed(each_once.values())),
+            negatives=tuple(self._bare(text) for text in self.negatives),
+            other=tuple(other),
+            neighbours=neighbours,
+            contrast=tuple(self._bare(text) for text in self.contrast),
+        )
+
+    def _other(self) -> Fact:
+        assert self.other is not None
+        if SLOT in self.other:
+            raise TracerError(f"--other {self.other!r} is about another subject; write it out in the place of {{}}")
+        return as_fact(self.other)
+
+    def _bare(self, text: str) -> Fact:
+        """A text that holds no fact; it may be about the subject."""
+        about = SLOT in text or text.count(self.subject) == 1
+        return Fact(text, self.subject) if about else as_fact(text)

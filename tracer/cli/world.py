@@ -1,0 +1,60 @@
+"""``tracer tokens`` and ``tracer world``: a prompt in the model's tokens, and what the embedded model knows."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated
+
+import typer
+
+from . import printing
+from .command import ModelName, Prompt, Subject, Target, app, existing
+
+
+@app.command()
+def tokens(prompt: Prompt, subject: Subject, target: Target = None, model: ModelName = None) -> None:
+    """Show the prompt in the model's tokens, and which of them are the subject."""
+    from ..model import load
+    from ..tokens import Fact
+
+    fact = Fact(prompt, subject, target)
+    print(fact.inspect(load(model)))
+
+
+@app.command()
+def world(
+    query: Annotated[str, typer.Argument(help="Text to look for in subjects, relations and objects.")] = "",
+    relation: Annotated[str | None, typer.Option(help="Only this relation.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Only subjects of this type.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+) -> None:
+    """Search the facts that the embedded model was taught."""
+    from rich.table import Column
+
+    from ..factworld import facts
+
+    known = facts()
+    relation = existing("relation", relation, {f.relation for f in known})
+    kind = existing("type", kind, {f.type for f in known})
+    words = _folded(query).split()
+    found = [
+        f
+        for f in known
+        if relation in (None, f.relation)
+        and kind in (None, f.type)
+        and all(word in _folded(f"{f.subject} {f.type} {f.relation} {f.object}") for word in words)
+    ]
+    names = (Column(name, no_wrap=True) for name in ("type", "relation"))
+    filled = printing.table("subject", *names, "object", "prompt")
+    for fact in found[:limit]:
+        filled.add_row(*map(printing.literal, (fact.subject, fact.type, fact.relation, fact.object, fact.text)))
+    if found:
+        printing.show(filled)
+    shown = min(limit, len(found))
+    printing.say(f"{shown:,} of {len(found):,} facts found, {len(known):,} known" if found else "no fact found")
+
+
+def _folded(text: str) -> str:
+    """For searching: without case, accents and underscores."""
+    plain = unicodedata.normalize("NFKD", text.replace("_", " "))
+    return "".join(c for c in plain if not unicodedata.combining(c)).casefold()

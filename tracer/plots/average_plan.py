@@ -1,0 +1,165 @@
+"""The texts of a figure of averages, the looks of its classes of tokens, and where everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..labels import METRICS, escape, model_label, remark
+from .style import BAR_ROOM, EDGE, LINE, TITLES, Canvas, legend_height, small, text_width, wrapped
+
+if TYPE_CHECKING:
+    from ..averaged import AverageTrace
+
+
+@dataclass(frozen=True)
+class Line:
+    color: str
+    width: float
+    dash: str
+    symbol: str
+
+
+# The two classes the method is about are dark and thick; the others differ in lightness and dash as well as in hue.
+LINES = {
+    "first subject token": Line("#e0a11b", 1.7, "solid", "circle"),
+    "middle subject tokens": Line("#c27bb0", 1.7, "dash", "square"),
+    "last subject token": Line("#c33d1e", 3.2, "solid", "circle"),
+    "first subsequent token": Line("#4ba3d8", 1.7, "solid", "diamond"),
+    "further tokens": Line("#8f8f99", 1.7, "dot", "square"),
+    "last token": Line("#173f74", 3.2, "solid", "circle"),
+}
+OTHER = Line("#5f7f4f", 1.7, "dashdot", "diamond")
+STRONG = 3.0  # lines of this width and more are drawn last, above the others
+
+CURVES, BETWEEN, ROW, BOTTOM, GAP = 230, 26, 26, 60, 26
+COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Texts, and where everything lies, in pixels from the top left corner."""
+
+    title: str
+    subtitle: str
+    headings: list[str]
+    entries: list[str]
+    left: int
+    legend_top: int
+    top: int
+    panel: int
+    heat: int
+    step: tuple[int, int]
+    columns: int
+    rows: int
+    width: int
+
+    @classmethod
+    def of(cls, averages: Sequence[AverageTrace]) -> Plan:
+        columns = min(len(averages), COLUMNS)
+        rows = -(-len(averages) // COLUMNS)
+        n_layers = max(max(a.layers) - min(a.layers) + 1 for a in averages)
+        panel = min(max(34 * n_layers, 300), 380)
+        heat = ROW * max(len(a.classes) for a in averages)
+        left = 30 + int(max(text_width(escape(name)) for a in averages for name in a.classes))
+        # every panel beyond the first of its line repeats the numbers of its axis where its metric is another one
+        room = 22 if len({a.metric for a in averages}) == 1 else 60
+        width = max(left + columns * (panel + BAR_ROOM) + (columns - 1) * room + 8, 680)
+        common = {_sample(a) for a in averages}
+        subtitle, lines = wrapped(_totals(averages, alone=len(common) == 1), width - 2 * EDGE)
+        headings = [_heading(a, alone=len(common) == 1) for a in averages]
+        heading = 24 + LINE * (max(text.count("<br>") for text in headings))
+        entries = [c for c in _classes(averages) if any(shown(a, c) for a in averages)]
+        legend_top = 76 + LINE * (lines - 1)
+        top = legend_top + (legend_height(entries, width) if entries else 0) + 14 + heading
+        step = (panel + BAR_ROOM + room, CURVES + BETWEEN + heat + BOTTOM + heading)
+        title = _title(averages, alone=len(common) == 1)
+        return cls(
+            *(title, subtitle, headings, entries, left, legend_top, top, panel, heat, step, columns, rows, width)
+        )
+
+    @property
+    def canvas(self) -> Canvas:
+        last = CURVES + BETWEEN + self.heat + BOTTOM
+        return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + last)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The upper left corner of a column of panels."""
+        return self.left + index % self.columns * self.step[0], self.top + index // self.columns * self.step[1]
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+def _sample(average: AverageTrace) -> tuple[Any, ...]:
+    """What the columns of one figure usually have in common; where they differ, each says its own."""
+    return average.facts, average.subjects, average.unknown, average.model, average.metric
+
+
+def _title(averages: Sequence[AverageTrace], alone: bool) -> str:
+    if not alone:
+        return "Average indirect effects of restoring clean states"
+    return f"Average indirect effect over {counted(averages[0])}"
+
+
+def _heading(average: AverageTrace, alone: bool) -> str:
+    lines = [f"<b>{TITLES.get(average.kind, escape(average.kind))}</b>"]
+    if not alone:
+        lines.append(small(f"{model_label(average.model)} · {_metric(average)}"))
+        lines.append(small(counted(average)))
+        lines.append(small(f"total effect {_total(average)}"))
+    if remark(average):
+        lines.append(small(remark(average)))
+    return "<br>".join(lines)
+
+
+def _totals(averages: Sequence[AverageTrace], alone: bool) -> list[str]:
+    first = averages[0]
+    band = f"bands: {percent(first.confidence)} intervals"
+    if not alone:
+        return [band]
+    skipped = len(first.unknown)
+    known = f"{skipped:,} {'prompt' if skipped == 1 else 'prompts'} skipped as unknown" if skipped else ""
+    return [f"{_metric(first)}: average total effect {_total(first)}", known, band]
+
+
+def _total(average: AverageTrace) -> str:
+    return f"{average.total_effect:.3f} [{average.total_low:.3f}, {average.total_high:.3f}]"
+
+
+def counted(average: AverageTrace) -> str:
+    """ "97 facts about 80 subjects"."""
+    facts = f"{average.facts:,} {'fact' if average.facts == 1 else 'facts'}"
+    return f"{facts} about {average.subjects:,} {'subject' if average.subjects == 1 else 'subjects'}"
+
+
+def _metric(average: AverageTrace) -> str:
+    return METRICS.get(average.metric, escape(average.metric))
+
+
+def percent(confidence: float) -> str:
+    return f"{100 * confidence:g} %"
+
+
+def row_label(name: str) -> str:
+    return f"<b>{escape(name)}</b>" if line_of(name).width >= STRONG else escape(name)
+
+
+# --- classes and ranges --------------------------------------------------------------------------------------------
+def line_of(name: str) -> Line:
+    return LINES.get(name, OTHER)
+
+
+def rank(name: str) -> int:
+    return list(LINES).index(name) + 1 if name in LINES else len(LINES) + 1
+
+
+def _classes(averages: Sequence[AverageTrace]) -> list[str]:
+    return list(dict.fromkeys(name for a in averages for name in a.classes))
+
+
+def shown(average: AverageTrace, name: str) -> bool:
+    if name not in average.classes:
+        return False
+    return bool(np.isfinite(np.asarray(average.effect, float)[average.classes.index(name)]).any())
