@@ -23,7 +23,7 @@ help:
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "make figures    write the gallery in figures/ again"
 	@echo "make notebooks  run the notebooks and keep their outputs"
-	@echo "make bench      time the tracing sweep against the plain loop"
+	@echo "make bench      time traces, estimates and attributions against plain loops"
 	@echo "make clean      remove the environment and caches"
 
 demo: $(RUN)
@@ -49,10 +49,12 @@ figures: $(DEV)
 
 # png beside the interactive figure, so that the notebook also shows where no script runs
 notebooks: $(DEV)
-	PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	TRACER_PROGRESS=0 PLOTLY_RENDERER=plotly_mimetype+png $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/trace.py
+	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/neurons.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -75,7 +75,8 @@ def agreement(model: Model, facts: int) -> None:
             settings: Any = {"kind": kind, "window": 3, "corruption": noise, "metric": ["prob", "logit_diff"]}
             exact = causal_trace(model, fact, **settings)
             for name, steps in METHODS.items():
-                for a, b in zip(exact, attribution_trace(model, fact, steps=steps, **settings), strict=True):
+                close: Any = attribution_trace(model, fact, steps=steps, **settings)
+                for a, b in zip(exact, close, strict=True):
                     rows = slice(a.subject_range[0], None)
                     value = rank_correlation(a.effect[rows].ravel(), b.effect[rows].ravel()), a.peak() == b.peak()
                     found.setdefault((kind, a.metric, name), []).append(value)

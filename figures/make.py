@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 import tracer
+from tracer import factworld
 from tracer.progress import track
 
 HERE = Path(__file__).parent
 WINDOW = 3  # of eight layers; the paper restores ten of 48
+KINDS = ("hidden", "mlp", "attn")
 
 SPACE_NEEDLE = tracer.Fact("{} is in downtown", "The Space Needle")
 OTHERS = (
@@ -19,17 +23,51 @@ OTHERS = (
 
 
 def main() -> None:
-    model = tracer.load()
-    kinds = ("hidden", "mlp", "attn")
-    panels = [tracer.causal_trace(model, SPACE_NEEDLE, kind=kind, window=WINDOW) for kind in kinds]
-    others = [tracer.causal_trace(model, fact) for fact in OTHERS]
+    model = tracer.load().pinned()
+    panels = [tracer.causal_trace(model, SPACE_NEEDLE, kind=kind, window=WINDOW) for kind in KINDS]
     figures = {
         "space_needle.png": tracer.plot_trace(panels),
         "space_needle.svg": tracer.plot_trace(panels),
-        "other_facts.png": tracer.plot_trace(others),
+        "other_facts.png": tracer.plot_trace([tracer.causal_trace(model, fact) for fact in OTHERS]),
+        **averages(model),
+        **neurons(model),
     }
     for name in track(figures, "drawing"):
         print(tracer.export(figures[name], HERE / name))
+
+
+def averages(model: tracer.Model) -> dict[str, object]:
+    """Traces of 100 facts, and of their severed paths."""
+    known = factworld.facts()
+    facts = [known[i] for i in np.random.default_rng(0).choice(len(known), 100, replace=False)]
+    noise = tracer.GaussianNoise(samples=3).measured(model)
+    kinds = [tracer.average_traces(model, facts, kind=kind, window=WINDOW, corruption=noise) for kind in KINDS]
+    severed = [
+        tracer.average_traces(model, facts, corruption=noise, sever=sever, tokens="subject_last")
+        for sever in (None, "mlp", "attn")
+    ]
+    return {"average.png": tracer.plot_average(kinds), "severed.png": tracer.plot_severed(severed)}
+
+
+def neurons(model: tracer.Model) -> dict[str, object]:
+    """One fact's neurons at the subject's last token, and what acting on them does."""
+    fact = factworld.find("The Space Needle", "landmark_city")
+    found = {
+        one: tracer.knowledge_neurons(
+            model, [each for each in factworld.paraphrases(one) if not each.prompt.endswith("{}")], token="subject_last"
+        )
+        for one in (fact, factworld.neighbours(fact, 1, same_object=False)[0])
+    }
+    own, other = found.values()
+    spared = [*factworld.neighbours(fact, 4, same_object=False), *factworld.others_of(fact)]
+    effects = [
+        tracer.neuron_effects(
+            model, fact, own, other=other, neighbours=spared, action=action, tokens="subject_last", draws=20
+        )
+        for action in ("suppress", "amplify")
+    ]
+    attribution = tracer.attribute_neurons(model, fact, token="subject_last")
+    return {"neurons.png": tracer.plot_neurons(attribution), "effects.png": tracer.plot_effects(effects)}
 
 
 if __name__ == "__main__":

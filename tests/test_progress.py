@@ -33,3 +33,24 @@ def test_an_exception_passes_and_the_bar_goes(monkeypatch: pytest.MonkeyPatch) -
         assert shown.live.is_started
         raise KeyError("inside")
     assert not shown.live.is_started
+
+
+@pytest.mark.parametrize(("setting", "drawn"), [(None, True), ("0", False)])
+def test_only_the_outer_bar_draws_and_none_if_so_set(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, drawn: bool
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(
+        progress, "_console", lambda: Console(file=written, force_terminal=True, force_jupyter=False, width=80)
+    )
+    monkeypatch.setattr(progress._Patient, "patience", 0.0)
+    monkeypatch.delenv("TRACER_PROGRESS", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("TRACER_PROGRESS", setting)
+    for _ in progress.track(range(2), "outer"):
+        assert list(progress.track(range(2), "inner")) == [0, 1]
+    assert ("outer" in written.getvalue()) == drawn
+    assert "inner" not in written.getvalue()
+    written.truncate(0)
+    assert list(progress.track(range(2), "after")) == [0, 1]
+    assert ("after" in written.getvalue()) == drawn

@@ -6,6 +6,7 @@ A corruption is a frozen object with ``corrupt(model, ids, span, fact) -> Corrup
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,11 +15,14 @@ import torch
 from torch import Tensor
 
 from .errors import TracerError
-from .hooks import Add, Intervention, Site
+from .hooks import Add, Intervention, Site, evaluating, keep_logits
 
 if TYPE_CHECKING:
     from .model import Model
     from .tokens import Fact
+
+
+CONSIDERED = 64  # subjects that a suggestion tries
 
 
 class Corrupted(NamedTuple):
@@ -204,7 +208,7 @@ class TokenReplacement:
         """At most ``n`` subjects that fit, and for which the model answers something else; the surest answers first.
 
         ``candidates``: names to choose from; None: FactWorld's subjects of the same type, or all of them for a subject
-        that is not in FactWorld.
+        that is not in FactWorld. Of more than some 60 that fit, as many are tried, spread evenly over the list.
         """
         from .answers import Readout
         from .sweep import default_rows
@@ -213,17 +217,24 @@ class TokenReplacement:
         readout = Readout.of(model, found)
         names = dict.fromkeys(_alike(fact.subject) if candidates is None else candidates)
         names.pop(fact.subject, None)
-        fits = [(name, _in_place(model, fact, name, found.subject_range, found.input_ids)) for name in names]
+        start, end = fact.subject_span
+        texts = [fact.text, *(fact.text[:start] + name + fact.text[end:] for name in names)]
+        lengths = [len(ids) for ids in model.tokenizer(texts)["input_ids"]]  # all at once: most names are out by it
+        likely = [name for name, length in zip(names, lengths[1:], strict=True) if length == lengths[0]]
+        fits = [(name, _in_place(model, fact, name, found.subject_range, found.input_ids)) for name in likely]
         fits = [(name, tokens) for name, tokens in fits if not isinstance(tokens, str)]
         if not fits:
             return []
+        fits = fits[:: -(-len(fits) // CONSIDERED)]
         own = torch.tensor([readout.ids], device=model.device)
         rows = own.repeat(1 + len(fits), 1)
         rows[1:, slice(*found.subject_range)] = torch.tensor([tokens for _, tokens in fits], device=model.device)
-        first = readout.read[0]
-        with torch.no_grad():
-            some = rows.split(default_rows(model, len(readout.ids), len(readout.ids)))
-            p = torch.cat([model.hf(input_ids=part).logits[:, first].float().softmax(-1) for part in some])
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(evaluating(model))
+            stack.callback(keep_logits(model, readout.read[:1]).remove)
+            some = rows.split(default_rows(model, len(readout.ids), 1))
+            p = torch.cat([model.hf(input_ids=part).logits[:, 0].float().softmax(-1) for part in some])
         answer = readout.target[0] if readout.target else int(p[0].argmax())
         sure, says = p[1:].max(-1)
         order = [i for i in sure.argsort(descending=True).tolist() if int(says[i]) != answer]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -20,6 +22,7 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+_inside: ContextVar[bool] = ContextVar("inside", default=False)  # whether work at hand is a part of a bar's
 
 
 def _console() -> Console:
@@ -46,16 +49,21 @@ class _Patient(Progress):
 def bar(description: str, total: float | None) -> Iterator[Progress]:
     """A progress bar on standard error that draws nothing where there is no terminal or notebook to draw on.
 
-    The single task has id 0: ``progress.advance(progress.task_ids[0])``.
+    Inside another bar it draws nothing either, and with TRACER_PROGRESS=0 in the environment none does. The single task
+    has id 0: ``progress.advance(progress.task_ids[0])``.
     """
     console = _console()
-    quiet = not (console.is_terminal or console.is_jupyter)
+    shown = console.is_terminal or console.is_jupyter
+    quiet = not shown or _inside.get() or os.environ.get("TRACER_PROGRESS") == "0"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = _Patient(*columns, console=console, transient=True, disable=quiet)
     progress.add_task(description, total=total)
+    before = _inside.get()
+    _inside.set(True)
     try:
         yield progress
     finally:
+        _inside.set(before)  # not reset: a loop that was left may end in another context
         if progress.live.is_started:
             progress.stop()
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
 
+FORWARD_COST = 2e8  # operations in the time that a forward takes for its own sake, whatever its size
+
 Branch = Sequence[Intervention]
 Measure = Callable[[Tensor], Tensor]
 
@@ -239,7 +241,7 @@ def _forwards(
         touched = min(token for _, items in line for token, _ in items)
         groups.setdefault(min(touched, *base.read) if base.prefix is not None else 0, []).append(line)
     forwards = []
-    for first, members in sorted(groups.items()):
+    for first, members in _merged(model, groups, rows):
         limit = max_rows or default_rows(model, tokens - first, len(base.read))
         width = min(rows, limit)
         members.sort(key=lambda line: [(time, [order[item] for _, item in items]) for time, items in line])
@@ -247,6 +249,19 @@ def _forwards(
             plan = make_plan(members[start : start + limit // width], share=base.grows)
             forwards += [(first, plan, slice(row, min(row + width, rows))) for row in range(0, rows, width)]
     return forwards
+
+
+def _merged(model: Model, groups: dict[int, list[list[Moment]]], rows: int) -> list[tuple[int, list[list[Moment]]]]:
+    """``groups`` of branches by first token; some run from an earlier token, where that saves more than it costs."""
+    per_token = 24 * model.d_model**2 * model.n_layers  # operations of one token in one row, about
+    merged: list[tuple[int, list[list[Moment]]]] = []
+    for first, members in sorted(groups.items()):
+        # half, because branches join on the way
+        if merged and (first - merged[-1][0]) * len(members) * rows * per_token / 2 < FORWARD_COST:
+            merged[-1][1].extend(members)
+        else:
+            merged.append((first, list(members)))
+    return merged
 
 
 def _agrees(model: Model, base: Base, copies: int) -> bool:

@@ -186,7 +186,7 @@ def _print_severed(severed: Sequence[AverageTrace]) -> None:
     first = severed[0]
     row = first.classes.index(LAST_SUBJECT)
     rows = {each.sever: (each.effect[row], each.low[row], each.high[row]) for each in severed}
-    printing.severed(rows, first.layers, first.total_effect < 0)
+    printing.severed(rows, first.layers, falling=first.total_effect < 0)
 
 
 def _write(

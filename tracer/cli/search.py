@@ -144,13 +144,13 @@ def _per_layer(neurons: Sequence[tuple[int, int]], n_layers: int) -> list[int]:
 def show(found: Found, settings: Settings) -> None:
     """Print what was found."""
     first = found.wordings[0]
-    printing.say(f"{first.prompt} → {first.answer.strip()}   p = {first.full:.4f}", style="bold")
+    printing.say(f"{first.prompt} → {first.answer.strip()}   p = {first.full:.4g}", style="bold")
     printing.say(_method(settings))
     filled = printing.table("", "prompt", "answer", *printing.right("p", "neurons"))
     for part, group in (("wording", found.wordings), ("negative", found.negatives), ("control", found.other)):
         for each in group:
             texts = map(printing.literal, (part, each.prompt, each.answer.strip()))
-            filled.add_row(*texts, f"{each.full:.4f}", f"{len(each.above(settings.threshold)):,}")
+            filled.add_row(*texts, f"{each.full:.4g}", f"{len(each.above(settings.threshold)):,}")
     printing.show(filled)
     printing.notes(f"{each.prompt}: {each.note}" for each in found.wordings if each.note)
     _show_kept(found, settings)
@@ -175,7 +175,7 @@ def _show_kept(found: Found, settings: Settings) -> None:
     mean = found.mean
     filled = printing.table(*printing.right("layer", "neuron", "mean score", "activation"))
     for neuron in found.kept[:SHOWN]:
-        filled.add_row(*map(str, neuron), f"{mean.scores[neuron]:+.6f}", f"{mean.activations[neuron]:+.4f}")
+        filled.add_row(*map(str, neuron), f"{mean.scores[neuron]:+.4g}", f"{mean.activations[neuron]:+.4g}")
     printing.show(filled)
     if len(found.kept) > SHOWN:
         printing.say(f"and {len(found.kept) - SHOWN:,} more")
@@ -200,7 +200,7 @@ def _show_effect(effect: NeuronEffects) -> None:
     filled = printing.table("prompt", *columns)
     low, high = np.percentile(effect.random_change, [2.5, 97.5], axis=1)
     for i, (prompt, answer) in enumerate(zip(effect.facts, effect.answers, strict=True)):
-        numbers = [f"{effect.before[i]:.4f}", f"{effect.after[i]:.4f}", f"{effect.change[i]:+.1%}"]
+        numbers = [f"{effect.before[i]:.4g}", f"{effect.after[i]:.4g}", f"{effect.change[i]:+.1%}"]
         numbers += [f"{effect.random_change[i].mean():+.1%}", f"{low[i]:+.1%} to {high[i]:+.1%}"]
         if effect.other_change is not None:
             numbers.append(f"{effect.other_change[i]:+.1%}")

@@ -246,7 +246,7 @@ def _print_severed(groups: Sequence[Sequence[CausalTrace]]) -> None:
             printing.say(f"{_measure(first)}:")
         token = first.subject_range[1] - 1
         rows = {trace.sever: [trace.effect[trace.positions.index(token)]] * 3 for trace in group}
-        printing.severed(rows, first.layers, first.clean < first.corrupted)
+        printing.severed(rows, first.layers, falling=first.metric == "kl")
 
 
 def _measure(trace: CausalTrace) -> str:
