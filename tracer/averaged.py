@@ -11,9 +11,9 @@ import numpy as np
 
 from . import storage
 from .errors import TracerError
-from .labels import printable
 from .result import CausalTrace
 from .statistics import bootstrap, check_bootstrap, cluster_sums, clustered_mean, ratio
+from .text import printable
 
 if TYPE_CHECKING:
     import pandas as pd

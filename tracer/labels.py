@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from typing import TYPE_CHECKING
+
+from .text import printable
 
 if TYPE_CHECKING:
     from .averaged import AverageTrace
@@ -13,15 +14,6 @@ if TYPE_CHECKING:
 
 LIMIT = 26  # characters of a token on an axis
 MODULES = {"mlp": "MLP", "attn": "attention"}
-VISIBLE = {"\n": "⏎", "\r": "⏎", "\u2028": "⏎", "\u2029": "⏎", "\t": "⇥"}
-# control characters, halves of surrogate pairs and non-characters: not allowed in SVG or not in UTF-8
-FORBIDDEN = {"Cc", "Cs", "Cn"}
-TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would reorder the text around them
-
-
-def printable(text: str) -> str:
-    """``text`` in one line, with characters replaced that cannot be seen, shown, or trusted in a terminal."""
-    return "".join(VISIBLE.get(c) or ("�" if c in TURNING or unicodedata.category(c) in FORBIDDEN else c) for c in text)
 
 
 def escape(text: str) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
 
-FORWARD_COST = 2e8  # operations in the time that a forward takes for its own sake, whatever its size
+FORWARD_COST = 1e8  # operations in the time that a forward takes for its own sake, whatever its size
 
 Branch = Sequence[Intervention]
 Measure = Callable[[Tensor], Tensor]

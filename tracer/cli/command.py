@@ -106,7 +106,7 @@ def apart(given: dict[str, Any], reason: str) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    from ..labels import printable
+    from ..text import printable
 
     typer.echo("tracer: " + printable(" ".join(message.split())), err=True)
     raise typer.Exit(2)

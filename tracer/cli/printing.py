@@ -29,7 +29,7 @@ def literal(text: str) -> Text:
     """Text as it is: no markup, nothing that a terminal would obey."""
     from rich.text import Text
 
-    from ..labels import printable
+    from ..text import printable
 
     return Text(printable(text), overflow="fold")
 
