@@ -168,6 +168,19 @@ class Attributor:
         zero = torch.full((self.model.n_layers,), torch.nan)
         return self.result(runs[0], scores, values, full, zero, fingerprint, note or self.note(runs[0]))
 
+    def each(self, facts: Sequence[Fact], contrast: Sequence[Fact] | None, description: str) -> list[NeuronAttribution]:
+        """One attribution per fact, by the ``contrast`` prompts if there are any; one bar and one hash for all."""
+        fingerprint = self.model.fingerprint()
+        reference = self.values(track(contrast, description)) if contrast else None
+        several = len(facts) > 1
+        found = []
+        for about in track(facts, description) if several else facts:
+            if reference is not None:
+                found.append(self.contrasted([about], reference, fingerprint))
+            else:
+                found.append(self.integrated(about, fingerprint, None if several else description))
+        return found
+
     def note(self, run: Untouched) -> str:
         own = run.base.logits[0].argmax(-1).tolist()
         if own == list(run.metric.answer):

@@ -109,17 +109,7 @@ def knowledge_neurons(
     check_threshold(threshold, method)
     _check_share(share)
     found, unrelated = _facts("facts", facts), _facts("negatives", negatives, least=0)
-    other = _contrast(method, contrast)
-    reference = None if other is None else one.values(track(other, BAR))
-    fingerprint = model.fingerprint()
-    both = [*found, *unrelated]
-    several = len(both) > 1
-    results = []
-    for about in track(both, BAR) if several else both:
-        if reference is None:
-            results.append(one.integrated(about, fingerprint, None if several else BAR))
-        else:
-            results.append(one.contrasted([about], reference, fingerprint))
+    results = one.each([*found, *unrelated], _contrast(method, contrast), BAR)
     return refine(results[: len(found)], threshold, share, results[len(found) :])
 
 

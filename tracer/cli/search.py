@@ -14,14 +14,12 @@ from ..attributor import Attributor
 from ..effects import NeuronEffects, neuron_effects
 from ..errors import TracerError
 from ..neurons import BAR, refine
-from ..progress import track
 from . import files, printing
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..model import Model
-    from ..tokens import Fact
     from .prompts import Prompts
 
 SHOWN, WRITTEN = 20, 100  # neurons
@@ -90,18 +88,8 @@ def search(model: Model, prompts: Prompts, settings: Settings) -> Found:
     """Neurons of all prompts, those that are kept, and what acting on these does. The model is left as it was found."""
     prompts = prompts.aligned(model, settings.token)
     one = Attributor(model, settings.steps, settings.method, settings.site, settings.token, settings.rule, None)
-    fingerprint = model.fingerprint()
-    reference = one.values(track(prompts.contrast, "contrast")) if prompts.contrast else None
     groups = (prompts.wordings, prompts.negatives, prompts.other)
-    every = [fact for group in groups for fact in group]
-    several = len(every) > 1
-
-    def attribute(fact: Fact) -> NeuronAttribution:
-        if reference is not None:
-            return one.contrasted([fact], reference, fingerprint)
-        return one.integrated(fact, fingerprint, None if several else BAR)
-
-    results = [attribute(fact) for fact in (track(every, BAR) if several else every)]
+    results = one.each([fact for group in groups for fact in group], prompts.contrast or None, BAR)
     ends = np.cumsum([len(group) for group in groups]).tolist()
     wordings, negatives, other = results[: ends[0]], results[ends[0] : ends[1]], results[ends[1] :]
     kept = refine(wordings, settings.threshold, settings.share, negatives)
