@@ -1,1 +1,37 @@
 """Change what a language model states as fact, and measure what else changed."""
+
+from editing.compute import compute_edit, compute_edits
+from editing.covariance import Covariance, covariance_for
+from editing.edit import Edit, load_edit
+from editing.editor import Editor
+from editing.locate import locate
+from editing.located import Located
+from editing.moments import estimate_covariance
+from editing.outcome import Outcome, measure
+from editing.plots import plot_locate, plot_outcome
+from editing.probes import Probes
+from editing.published import published
+from editing.request import EditRequest, EditWarning
+from editing.weights import fingerprint
+
+__all__ = [
+    "Covariance",
+    "Edit",
+    "EditRequest",
+    "EditWarning",
+    "Editor",
+    "Located",
+    "Outcome",
+    "Probes",
+    "compute_edit",
+    "compute_edits",
+    "covariance_for",
+    "estimate_covariance",
+    "fingerprint",
+    "load_edit",
+    "locate",
+    "measure",
+    "plot_locate",
+    "plot_outcome",
+    "published",
+]

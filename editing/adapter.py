@@ -1,0 +1,77 @@
+"""An edit as a LoRA adapter: a change U V^T of rank r is the product B A of a LoRA layer of rank r.
+
+LoRA adds (alpha / r) B A to a Linear weight [out, in], and its transpose to a Conv1D weight [in, out]; with alpha = r
+the factor is 1 (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracer import TracerError
+
+from .atomic import new_folder
+from .weights import orientation_of
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+    from .edit import Edit
+
+
+def to_peft(edit: Edit, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``, whole or not at all; return it.
+
+    ``peft.PeftModel.from_pretrained(hf, folder)`` on the weights the edit was computed on gives the edited model, and
+    ``merge_and_unload`` its weights.
+
+    Args:
+        model: tells how the weights are stored, where the edit does not, and whether the model is a masked one.
+        overwrite: replace what ``folder`` holds.
+
+    Raises:
+        TracerError: an edit without factors, one that does not say how its weights are stored (and no model given),
+            weights that LoRA has no layer for, or a folder that is not empty.
+    """
+    from peft import LoraConfig, TaskType
+    from safetensors.torch import save_file
+
+    factors = {name: pair for name, pair in edit.factors.items() if pair[0].shape[1]}  # LoRA knows no rank of 0
+    orientation = edit.settings.get("orientation") if model is None else orientation_of(model, factors)
+    strange = [name for name in factors if not name.endswith(".weight")]
+    if strange or not factors or (model is not None and orientation is None):
+        found = ", ".join(strange or factors) or "none"
+        raise TracerError(f"a LoRA adapter changes weights of Linear or of Conv1D modules; this edit changes {found}")
+    if orientation not in ("in_out", "out_in"):
+        raise TracerError(
+            "this edit does not say whether its weights are stored as [in, out] or [out, in]; give the model it is "
+            "for: edit.to_peft(folder, model=model)"
+        )
+    ranks, tensors = {}, {}
+    for name, (u, v) in factors.items():
+        path = name.removesuffix(".weight")
+        b, a = (u, v.T) if orientation == "out_in" else (v, u.T)  # B [out, r], A [r, in]
+        ranks[path] = u.shape[1]
+        tensors[f"base_model.model.{path}.lora_A.weight"] = a.contiguous().clone()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = b.contiguous().clone()
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {path: rank for path, rank in ranks.items() if rank != usual}
+    config = LoraConfig(
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=dict(others),
+        alpha_pattern=dict(others),
+        lora_dropout=0.0,
+        target_modules=list(ranks),
+        fan_in_fan_out=orientation == "in_out",
+        bias="none",
+        task_type=TaskType.CAUSAL_LM if model is None or model.causal else None,
+        inference_mode=True,
+        base_model_name_or_path=edit.model,
+    )
+    with new_folder(folder, overwrite) as temporary:
+        config.save_pretrained(str(temporary))
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+    return Path(folder)

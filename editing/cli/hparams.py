@@ -1,0 +1,134 @@
+"""Hyper-parameters from the command line: ``name=value``, read by the types of a method's settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from tracer import TracerError
+
+from ..compute import settings_of
+
+if TYPE_CHECKING:
+    from ..method import Method
+
+NUMBERS = re.compile(r"\s*-?\d+(\.\d*)?([eE][-+]?\d+)?(\s*,\s*-?\d+(\.\d*)?([eE][-+]?\d+)?)+\s*")
+RANGE = re.compile(r"(\d+)-(\d+)")
+
+
+def read(method: Method, assignments: Sequence[str], layers: str | None, seed: int | None) -> dict[str, Any]:
+    """What is set, by name. A value is JSON, "none", numbers with commas between, or text as it stands.
+
+    Raises TracerError for a name that the method does not have, a value of another type, and what is set twice.
+    """
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise TracerError(f"--set {assignment!r} sets nothing; write name=value, such as v_lr=0.1")
+        if name in found:
+            raise TracerError(f"--set gives {name} twice; leave one of them out")
+        found[name] = _value(method, name, text.strip())
+    if layers is not None:
+        field = _field_of_layers(method)
+        if field in found:
+            raise TracerError(f"--layers and --set {field}=... both say where to write; leave one of them out")
+        found[field] = _value(method, field, json.dumps(_layers(layers)))
+    if seed is not None and "seed" in _types(method):
+        if "seed" in found:
+            raise TracerError("--seed and --set seed=... both give the seed; leave one of them out")
+        found["seed"] = seed
+    settings_of(method, found)  # TracerError for values that do not go together
+    return found
+
+
+def covariance(method: Method, path: Path) -> dict[str, Any]:
+    """The covariance in a file, as a hyper-parameter. Raises TracerError for a method that uses none."""
+    from ..covariance import Covariance
+
+    if "covariance" not in _types(method):
+        raise TracerError(f"{method.name} uses no covariance; leave --covariance out")
+    return {"covariance": Covariance.load(path)}
+
+
+def _field_of_layers(method: Method) -> str:
+    if method.layers is None:
+        raise TracerError(f"{method.name} takes no layers; leave --layers out")
+    return method.layers
+
+
+def _layers(given: str) -> list[int]:
+    """ "2,3" or "3-8", or both."""
+    found: list[int] = []
+    for part in given.split(","):
+        part = part.strip()
+        ends = RANGE.fullmatch(part)
+        if ends and int(ends[1]) <= int(ends[2]):
+            found += range(int(ends[1]), int(ends[2]) + 1)
+        elif part.isdecimal():
+            found.append(int(part))
+        else:
+            raise TracerError(f"layers are {given!r}; expected numbers such as 2,3 or a range such as 3-8")
+    return list(dict.fromkeys(found))
+
+
+def _value(method: Method, name: str, text: str) -> Any:
+    """A value of the type the settings have. Raises TracerError for an unknown name and for what is no such value."""
+    types = _types(method)
+    if name == "covariance":
+        raise TracerError("a covariance is read from a file; name it by --covariance FILE")
+    if name not in types:
+        known = ", ".join(known for known in types if known != "covariance")
+        raise TracerError(f"{method.name} has no hyper-parameter {name!r} to set here; it has {known}")
+    adapter = types[name]
+    annotation = str(next(field.type for field in fields(method.settings) if field.name == name))
+    candidates: list[Any] = [_plain(text), text, [text]]
+    if NUMBERS.fullmatch(text):
+        candidates.insert(0, [_plain(part.strip()) for part in text.split(",")])
+    elif "," not in text:
+        candidates.append([_plain(text)])
+    for candidate in candidates:
+        if isinstance(candidate, bool) and "bool" not in annotation:
+            continue  # true is not 1
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+    raise TracerError(f"{name} is {text!r}; expected {annotation.replace(' | ', ' or ').replace('None', 'none')}")
+
+
+def _plain(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _types(method: Method) -> dict[str, Any]:
+    """What reads each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
+    found: dict[str, Any] = {}
+    for field in fields(method.settings):
+        owner = next(
+            cls for cls in reversed(method.settings.__mro__) if field.name in vars(cls).get("__annotations__", {})
+        )
+        kind = field.type
+        try:
+            if isinstance(kind, str):
+                kind = eval(kind, dict(vars(sys.modules[owner.__module__])))
+            found[field.name] = TypeAdapter(kind)
+        except PydanticSchemaGenerationError:  # an object, no text
+            if field.name == "covariance":
+                found[field.name] = TypeAdapter(type(None))
+        except NameError:  # a type that is imported for type checkers alone
+            continue
+    return found

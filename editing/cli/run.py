@@ -1,0 +1,198 @@
+"""The work of ``tracer edit``: ask, edit, ask again, show, write; or take edits of a ledger back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer import load
+from tracer.checkpoint import EMBEDDED
+from tracer.cli import printing
+
+from ..edit import Edit, load_edit
+from ..editor import Editor
+from ..ledger import FILE, Ledger
+from ..method import Method
+from ..outcome import Outcome, measure
+from ..probes import Probes
+from ..request import EditWarning, as_requests
+from . import shown
+from .places import Places
+from .wish import Item, Wish
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+    from ..located import Located
+
+NOTES = 3  # most warnings that are printed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every edit is made with; see the command's options."""
+
+    wish: Wish
+    places: Places
+    model: str | None
+    device: str | None
+    anyway: bool
+    undo: bool
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An edit that a method finds."""
+
+    method: Method
+    settings: Mapping[str, Any]
+    locate: str | None
+
+    def prepare(self, job: Job) -> tuple[list[Item], str | None]:
+        """The requests, checked without the model, and the model's name."""
+        items = job.wish.items()
+        job.wish.check(items)
+        as_requests([request for request, _ in items])
+        return items, job.model
+
+    def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, Located | None]:
+        """The edit, and what chose its layers."""
+        requests = [request for request, _ in items]
+        located = None if self.locate is None else self._located(editor.model, requests, probes, job)
+        known: Any = "edit" if job.anyway else "refuse"
+        return editor.compute(requests, self.method.name, locate=located, known=known, **self.settings), located
+
+    def _located(self, model: Model, requests: Sequence[Any], probes: Probes, job: Job) -> Located:
+        from ..locate import locate
+
+        using: Any = self.locate
+        if using != "sweep":
+            return locate(model, list(requests), using)
+        records = []
+        for case, request in enumerate(requests):
+            own = [question for question in probes.questions if question.case == case]
+            true = next((q.true for q in own if q.group == "rewrite"), None)
+            rewrite = {"prompt": request.prompt, "subject": request.subject, "target_new": request.target_new}
+            # a record's neighbours share the answer of the request
+            near = [q.prompt for q in own if q.group == "neighbour" and (q.true or "").strip() == (true or "").strip()]
+            paraphrases = [q.prompt for q in own if q.group == "paraphrase"]
+            records.append(
+                {
+                    "requested_rewrite": {**rewrite, "target_true": true},
+                    "paraphrase_prompts": paraphrases,
+                    "neighborhood_prompts": near,
+                }
+            )
+        more: Any = {"method": self.method.name, "known": "edit" if job.anyway else "refuse", **self.settings}
+        return locate(model, records, using, **more)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An edit from a file."""
+
+    path: Path
+
+    def prepare(self, job: Job) -> tuple[list[Item], str | None]:
+        """The requests it was made for, and the model's name; by default that of the model it was made on."""
+        edit = load_edit(self.path)
+        items = [(request, Probes.of(request)) for request in edit.requests]
+        job.wish.check(items)
+        return items, job.model or (None if edit.model == EMBEDDED else edit.model)
+
+    def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, None]:
+        """The edit. Raises TracerError if it is of other weights, and that was not allowed."""
+        return load_edit(self.path, editor.model, job.anyway), None
+
+
+def make(job: Job, source: Computed | Saved) -> None:
+    """Edit, show what changed, and write what is to be kept. Nothing is printed or written before all is known."""
+    places = job.places
+    with noted() as caught:
+        items, name = source.prepare(job)
+        with places.writable():
+            editor = _editor(places.ledger, name, job.device)
+            model = editor.model
+            probes = job.wish.probes(model, items)
+            before = measure(model, probes)
+            edit, located = source.edit(editor, items, probes, job)
+            with editor.preview(edit, anyway=True):
+                after = measure(model, probes)
+            outcome = Outcome(before, after)
+            shown.show_edit(model, edit, probes)
+            _print_notes(caught)
+            if located is not None:
+                shown.show_located(located)
+            shown.show_outcome(outcome)
+            printing.wrote(places.write(edit, outcome, editor))
+            if places.ledger is not None:
+                editor.apply(edit, anyway=True)
+                if not (places.ledger / FILE).exists():
+                    editor.record(places.ledger)
+                printing.say(f"edit {editor.position} of the ledger {places.ledger}")
+            elif job.undo:
+                editor.apply(edit, anyway=True)
+                editor.undo()  # compares the bits itself
+                if model.fingerprint() == before.fingerprint:
+                    printing.say(f"undone: all weights have the bits they had ({before.fingerprint[:12]})")
+
+
+def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:
+    """Undo the last ``count`` edits of a ledger, and show what the model says to their requests again."""
+    assert places.ledger is not None
+    if not (places.ledger / FILE).exists():
+        Ledger.open(places.ledger)  # TracerError, before a folder is made
+    with noted(), places.writable():
+        editor = _editor(places.ledger, name, device)
+        active = [entry.edit for entry in editor.history if entry.active]
+        undone = active[len(active) - count :] if 0 < count <= len(active) else []
+        if not undone:
+            editor.undo(count)  # TracerError: as many there are not
+        requests = list(dict.fromkeys(request for edit in undone for request in edit.requests))
+        probes = wish.probes(editor.model, [(request, Probes.of(request)) for request in requests])
+        before = measure(editor.model, probes)
+        editor.undo(count)
+        outcome = Outcome(before, measure(editor.model, probes))
+        printing.say(shown.title(requests, probes), style="bold")
+        methods = ", ".join(dict.fromkeys(edit.method for edit in undone))
+        edits = "1 edit" if count == 1 else f"{count} edits"
+        left = f"{editor.position} left; the weights have the bits they had ({outcome.after.fingerprint[:12]})"
+        printing.say(f"took back {edits} ({methods}) of the ledger {places.ledger}; {left}")
+        shown.show_outcome(outcome, judged=False)
+        printing.wrote(places.report(outcome))
+
+
+def _editor(ledger: Path | None, name: str | None, device: str | None) -> Editor:
+    """An editor of the named model; where there is a ledger, with its edits made, and by default of its model."""
+    if ledger is None or not (ledger / FILE).exists():
+        return Editor(load(name, device=device))
+    if name is None and device is None:
+        return Editor.open(ledger)
+    base = Ledger.open(ledger)[0].base
+    own = None if base.model == EMBEDDED else base.model
+    return Editor.open(ledger, load(name or own, device=device, dtype=base.dtype))
+
+
+@contextmanager
+def noted() -> Iterator[list[warnings.WarningMessage]]:
+    """Inside, warnings about edits are kept for print; all others are given as usual, at the end."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", EditWarning)
+            yield caught
+    finally:
+        for each in caught:
+            if not issubclass(each.category, EditWarning):
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
+def _print_notes(caught: Sequence[warnings.WarningMessage]) -> None:
+    texts = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, EditWarning)))
+    printing.notes(texts[:NOTES])
+    if len(texts) > NOTES:
+        printing.notes([f"and {len(texts) - NOTES} more like these"])

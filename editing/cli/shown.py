@@ -1,0 +1,87 @@
+"""What ``tracer edit`` prints: what was written where, and what became of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tracer.cli import printing
+from tracer.labels import cut
+
+from ..outcome_table import tables, written
+from ..weights import parameter
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+    from ..edit import Edit
+    from ..located import Located
+    from ..outcome import Outcome
+    from ..probes import Probes
+    from ..request import EditRequest
+
+
+def show_edit(model: Model, edit: Edit, probes: Probes) -> None:
+    """What was asked for, and where, how large and how fast it was written; the model is as it was before."""
+    printing.say(title(edit.requests, probes), style="bold")
+    printing.say("   ".join([edit.method, *_where(model, edit), f"{edit.seconds:.2f} s", _bytes(edit.memory)]))
+    printing.notes([edit.note])
+
+
+def show_located(located: Located) -> None:
+    window = located.window
+    around = f", in layers {window[0]} to {window[-1]}" if len(window) > 1 else ""
+    printing.say(f"located by {located.using}: best at layer {located.layers[0]}{around}")
+    printing.notes([located.note])
+
+
+def show_outcome(outcome: Outcome, judged: bool = True) -> None:
+    for table in tables(outcome, judged):
+        printing.show(table)
+    for prompt, before, after in written(outcome):
+        printing.say(prompt, style="bold")
+        printing.say(f"  before: {before}")
+        printing.say(f"  after:  {after}")
+
+
+def title(requests: Sequence[EditRequest], probes: Probes) -> str:
+    """The fact as it should be, or how many there are."""
+    if len(requests) != 1:
+        return f"{len(requests):,} requests"
+    (request,) = requests
+    true = next((q.true for q in probes.questions if q.prompt == request.text and q.group == "rewrite"), None)
+    was = f"   (was {true.strip()})" if true else ""
+    return f"{request.text} → {request.target_new.strip()}{was}"
+
+
+def _where(model: Model, edit: Edit) -> list[str]:
+    """Layers or weights, the rank of the change, and its norm beside the weight's."""
+    if not edit.factors:
+        return ["no weight changed"]
+    layers = {model.down_projection(layer).name: layer for layer in range(model.n_layers)}
+    if {*edit.factors} <= {*layers}:
+        places = sorted(layers[name] for name in edit.factors)
+        where = f"layer {places[0]}" if len(places) == 1 else f"layers {', '.join(map(str, places))}"
+    else:
+        names = list(edit.factors)
+        where = cut(names[0], 60) if len(names) == 1 else f"{len(names)} weights"
+    relative = [norm / max(_norm(model, name), 1e-30) for name, norm in edit.norm().items()]
+    ranks = edit.rank().values()
+    return [
+        where,
+        f"rank {_span(min(ranks), max(ranks), 'd')}",
+        f"|change| {_span(min(relative), max(relative), '.2%')} of |W|",
+    ]
+
+
+def _norm(model: Model, name: str) -> float:
+    return float(parameter(model, name).detach().float().norm())
+
+
+def _span(low: float, high: float, form: str) -> str:
+    first, last = format(low, form), format(high, form)
+    return first if first == last else f"{first} to {last}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,100 @@
+"""What ``tracer edit`` is asked for: the requests, and the prompts that show what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracer import TracerError
+from tracer.checkpoint import EMBEDDED
+from tracer.cli.command import apart
+from tracer.tokens import SLOT
+
+from ..probes import Probes, Question, from_factworld
+from ..request import EditRequest
+from . import requestfile
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+Item = tuple[EditRequest, Probes]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The texts of the command."""
+
+    prompt: str | None
+    subject: str | None
+    target: str | None
+    true: str | None
+    path: Path | None
+    limit: int | None
+    paraphrases: Sequence[str]
+    neighbours: Sequence[str]
+    generate: Sequence[str]
+
+    def given(self) -> dict[str, object]:
+        """What says which fact is edited, by the names of the options."""
+        named = {"PROMPT": self.prompt, "--subject": self.subject, "--to": self.target, "--from": self.true}
+        return {**named, "--requests": self.path, "--limit": self.limit}
+
+    def items(self) -> list[Item]:
+        """The requests. Raises TracerError where there are none, and for those that cannot be made."""
+        if self.path is not None:
+            named = {name: value for name, value in self.given().items() if name not in ("--requests", "--limit")}
+            apart(named, "names one fact, and --requests many; leave one of them out")
+            return requestfile.read(self.path, self.limit)
+        apart({"--limit": self.limit}, "is for --requests; add that, or leave it out")
+        needed = {"PROMPT": self.prompt, "--subject": self.subject, "--to": self.target}
+        missing = [name for name, value in needed.items() if value is None]
+        if missing:
+            names = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
+            raise TracerError(
+                f"{names} missing: an edit is a prompt, --subject and --to, or --requests FILE; see tracer edit --help"
+            )
+        request = EditRequest(str(self.prompt), str(self.subject), str(self.target), self.true)
+        return [(request, Probes.of(request))]
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raise TracerError for prompts that cannot go with the requests."""
+        if len(items) > 1:
+            several = {"--paraphrase": list(self.paraphrases), "--neighbour": list(self.neighbours)}
+            apart(several, "is for a single request; of several, each record of the file brings its own")
+        self._more(items[0][0])
+
+    def probes(self, model: Model, items: Sequence[Item]) -> Probes:
+        """All that is asked before and after; of the embedded model also what FactWorld knows about the facts."""
+        self.check(items)
+        found = [probes for _, probes in items]
+        if model.name == EMBEDDED:
+            bare = [place for place, probes in enumerate(found) if len(probes.questions) == 1]
+            for place, known in zip(bare, from_factworld([items[place][0] for place in bare]), strict=True):
+                found[place] = known or found[place]
+        joined = Probes.joined(found)
+        questions, generate = joined.questions, joined.generate
+        if len(items) == 1:
+            questions += self._more(items[0][0], questions[0].true)
+            generate = tuple(self._text(text, items[0][0]) for text in self.generate) or generate
+            if not generate and model.causal:
+                generate = (items[0][0].text,)
+        else:  # not a screen of texts for each
+            generate = tuple(self.generate)
+        return replace(joined, questions=questions, generate=generate).completed(model)
+
+    def _more(self, request: EditRequest, true: str | None = None) -> tuple[Question, ...]:
+        """The questions of --paraphrase and --neighbour; ``true`` is the answer to the request itself."""
+        new = request.target_new
+        found = [Question("paraphrase", self._text(text, request), new, true) for text in self.paraphrases]
+        for given in self.neighbours:
+            prompt, equals, answer = given.rpartition("=")
+            if equals and not (prompt.strip() and answer.strip()):
+                raise TracerError(f"--neighbour {given!r} lacks its prompt or its answer; write PROMPT=ANSWER")
+            found.append(Question("neighbour", (prompt if equals else answer).strip(), new, answer if equals else None))
+        return tuple(found)
+
+    @staticmethod
+    def _text(text: str, request: EditRequest) -> str:
+        return text.replace(SLOT, request.subject)

@@ -1,0 +1,161 @@
+"""From requests to edits: checks, hyper-parameters, the method itself, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tracer import TracerError
+from tracer.answers import answer_text, own_answer
+from tracer.hooks import evaluating, frozen
+
+from .edit import Edit
+from .memory import peak_memory
+from .method import Change, Method
+from .request import EditRequest, as_requests
+from .weights import check_editable, names_of, orientation_of
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+Known = Literal["refuse", "edit"]
+
+
+METHODS = {
+    "rome": "rome.ROME",
+    "r_rome": "rome.R_ROME",
+    "memit": "memit.MEMIT",
+    "emmet": "emmet.EMMET",
+    "alphaedit": "alphaedit.ALPHAEDIT",
+    "pmet": "pmet.PMET",
+    "ft_l": "ft.FT_L",
+    "ft_m": "ft.FT_M",
+    "lora": "lora.METHOD",
+    "kn": "kn.METHOD",
+}
+"""Where each method is, in :mod:`editing.methods`."""
+
+
+def method_named(name: str) -> Method:
+    """The method with this name, dashes and capitals as they come. Raises TracerError for another."""
+    key = str(name).lower().replace("-", "_")
+    if key not in METHODS:
+        raise TracerError(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
+    module, attribute = METHODS[key].split(".")
+    return getattr(import_module(f"editing.methods.{module}"), attribute)
+
+
+def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
+    """The method's settings with ``hparams``. Raises TracerError for a name or a value they do not have."""
+    known = [field.name for field in fields(method.settings)]
+    wrong = [name for name in hparams if name not in known]
+    if wrong:
+        raise TracerError(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(known)}")
+    try:
+        return method.settings(**hparams)
+    except TypeError as error:
+        raise TracerError(f"{method.name}: {error}") from error
+
+
+def compute_edit(
+    model: Model, requests: Any, method: str = "rome", *, locate: Any = None, known: Known = "refuse", **hparams: Any
+) -> Edit:
+    """The edit that makes ``requests`` true, computed on the model as it is; the model is left as it was.
+
+    Args:
+        requests: an :class:`EditRequest`, a record in a layout it knows, or a list of them.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora or kn.
+        locate: a :class:`tracer.CausalTrace`, :class:`tracer.NeuronAttribution` or :class:`editing.Located` that says
+            which layers are written.
+        known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
+        hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
+
+    Raises:
+        TracerError: requests that are none or contradict each other, a target that is said already, an unknown method
+            or hyper-parameter, a layer that does not exist, a covariance of another model or one that cannot be
+            inverted, quantised weights, a masked model, a change that is not finite.
+    """
+    return compute_edits(model, [requests], method, locate=locate, known=known, **hparams)[0]
+
+
+def compute_edits(
+    model: Model,
+    groups: Iterable[Any],
+    method: str = "rome",
+    *,
+    locate: Any = None,
+    known: Known = "refuse",
+    **hparams: Any,
+) -> list[Edit]:
+    """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
+
+    For many edits to be tried one at a time this is several times as fast as :func:`compute_edit` on each. Arguments
+    and errors are those of :func:`compute_edit`; ``seconds`` of each edit is its share, by requests.
+    """
+    if known not in ("refuse", "edit"):
+        raise TracerError(f"known is {known!r}; expected 'refuse' or 'edit'")
+    found = method_named(method)
+    checked = [as_requests(group) for group in groups]
+    if not checked:
+        raise TracerError("there is nothing to edit: the list of groups is empty; give at least one")
+    if not model.causal and found.name != "kn":
+        raise TracerError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
+    if locate is not None:
+        hparams = {**_located(model, found, locate), **hparams}
+    settings = settings_of(found, hparams)
+    check_editable(model, names_of(model, getattr(settings, "layers", None) or range(model.n_layers)))
+    for group in checked:
+        for request in group:
+            _check_runs(model, request, known)
+    began = time.monotonic()
+    with peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
+        changes = found.plan(model, checked, settings)
+    seconds = time.monotonic() - began
+    total = sum(len(group) for group in checked)
+    fingerprint = model.fingerprint()
+    return [
+        Edit(
+            factors=_finite(change, found),
+            method=found.name,
+            settings={**change.settings, "orientation": orientation_of(model, change.factors)},
+            requests=group,
+            fingerprint=fingerprint,
+            model=model.name,
+            seconds=seconds * len(group) / total,
+            memory=memory(),
+            evidence=dict(change.evidence),
+            note=change.note,
+        )
+        for group, change in zip(checked, changes, strict=True)
+    ]
+
+
+def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
+    """Raise TracerError for a request that the model cannot run or, with "refuse", fulfils already."""
+    target = request.fact.align(model).target_ids
+    if known == "refuse" and tuple(own_answer(model, request.fact)) == tuple(target):
+        raise TracerError(
+            f"the model says {answer_text(model, target)!r} after {request.text!r} already, so that there is nothing "
+            "to edit; give another target, or known='edit' to write it all the same"
+        )
+
+
+def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
+    from .locate import layers_from
+
+    if method.layers is None:
+        raise TracerError(f"{method.name} takes no layers; leave locate out")
+    layers = layers_from(given, single=method.single, model=model)
+    return {method.layers: layers}
+
+
+def _finite(change: Change, method: Method) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    for name, pair in change.factors.items():
+        if not all(bool(torch.isfinite(part).all()) for part in pair):
+            raise TracerError(f"{method.name} found a change of {name} that is not finite; lower v_lr, or use float32")
+    return dict(change.factors)

@@ -1,0 +1,92 @@
+"""Where covariances are kept between runs: the user's cache folder, or the one that TRACER_CACHE names."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+
+from tracer import TracerError
+
+from .covariance import Covariance
+
+
+def cache_folder() -> Path:
+    """The folder of all that is kept: TRACER_CACHE where that is set, else the platform's cache folder for "tracer"."""
+    from platformdirs import user_cache_dir
+
+    named = os.environ.get("TRACER_CACHE")
+    return Path(named).expanduser() if named else Path(user_cache_dir("tracer"))
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Covariances of one model over one corpus, one file a layer.
+
+    ``known``: fields of every :class:`Covariance` of it. The name of a file is a hash of what decides its numbers:
+    fingerprint, layer, dtype, hash of the token windows, window, tokens.
+    """
+
+    folder: Path
+    known: dict[str, Any]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, place: bool | str | Path, known: dict[str, Any], dtype: torch.dtype) -> Cache:
+        """The cache in the folder ``place``, or in the usual one for True."""
+        folder = cache_folder() / "covariance" if place is True else Path(str(place)).expanduser()
+        return cls(folder, known, dtype)
+
+    def path(self, *further: Any) -> Path:
+        """Where the covariance of a layer is kept, or the state named by ``further``."""
+        same = [self.known[name] for name in ("fingerprint", "corpus", "window", "tokens")]
+        key = json.dumps([*same, str(self.dtype), *further])
+        return self.folder / f"{blake3(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def find(self, layer: int) -> Covariance | None:
+        """The covariance of a layer; None where there is none, or (with a warning) none that can be used."""
+        path = self.path(layer)
+        if not path.exists():
+            return None
+        try:
+            found = Covariance.load(path, layers=[layer])
+            expected = {**self.known, "dtype": self.dtype}
+            for name in ("fingerprint", "corpus", "window", "tokens", "dtype"):
+                if (has := getattr(found, name)) != expected[name]:
+                    raise TracerError(f"{path} has the {name} {has!r}, expected {expected[name]!r}")
+        except TracerError as error:
+            warnings.warn(f"{error}; the covariance is estimated again", stacklevel=3)
+            return None
+        # what the text and the model are called may differ
+        return replace(found, **self.known)
+
+    def keep(self, layer: int, covariance: Covariance) -> None:
+        """Write down the covariance of a layer; a folder that cannot be written costs a warning only."""
+        try:
+            self._make()
+            covariance.save(self.path(layer))
+        except TracerError as error:
+            warnings.warn(f"the covariance is not kept: {error}; set TRACER_CACHE, or pass cache=False", stacklevel=3)
+
+    def unfinished(self, *settings: Any) -> Path | None:
+        """Where the state of an unfinished run is kept; None (with a warning) for a folder that cannot be written."""
+        try:
+            self._make()
+        except TracerError as error:
+            warnings.warn(f"the run cannot be carried on if interrupted: {error}; set TRACER_CACHE", stacklevel=3)
+            return None
+        return self.path("unfinished", *settings)
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TracerError(f"cannot write to the folder {self.folder} ({error.strerror or error})") from error
+        if not os.access(self.folder, os.W_OK):
+            raise TracerError(f"cannot write to the folder {self.folder} (no permission)")

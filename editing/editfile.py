@@ -1,0 +1,74 @@
+"""Tensors and a json header in one safetensors file, written whole or not at all, and hashed so that damage is seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tracer import TracerError
+
+from .atomic import new_file
+from .weights import digest
+
+SUFFIX = ".safetensors"
+
+
+def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write ``tensors`` and ``header`` (what json knows) under the name ``format``; return the path.
+
+    A path without a suffix gets ".safetensors".
+
+    Raises:
+        TracerError: a header json does not know, or a file that cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    path = path if path.suffix else path.with_name(path.name + SUFFIX)
+    kind = format.partition("/")[0]
+    try:
+        text = json.dumps(header, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise TracerError(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none shared
+    with new_file(path) as temporary:
+        try:
+            save_file(owned, temporary, metadata={"format": format, "header": text, "blake3": _digest(owned, text)})
+        except SafetensorError as error:  # its own name for a full disk or a missing folder
+            raise TracerError(f"cannot write to {path} ({error}); choose a file in a writable folder") from error
+    return path
+
+
+def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that :func:`write` made under the name ``format``.
+
+    Raises:
+        TracerError: there is no such file, it is another one, cut short or damaged.
+    """
+    path = Path(path)
+    if not path.exists() and not path.suffix:
+        path = path.with_name(path.name + SUFFIX)
+    kind = format.partition("/")[0]
+    if not path.is_file():
+        raise TracerError(f"there is no file {path}; expected one written by {kind}.save")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != format:
+                raise ValueError(f"it holds {metadata.get('format', 'plain tensors')!r}, expected {format!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no iterator of its own
+        if metadata["blake3"] != _digest(tensors, metadata["header"]):
+            raise ValueError("its content is damaged")
+        return tensors, json.loads(metadata["header"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise TracerError(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
+
+
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    parts = [f"{name}:{digest(tensors[name])}" for name in sorted(tensors)]
+    return blake3("\n".join([*parts, header]).encode()).hexdigest()

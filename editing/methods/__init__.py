@@ -1,0 +1,1 @@
+"""Methods of editing, one module each: every one turns groups of requests into changes of weights."""

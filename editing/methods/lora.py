@@ -1,0 +1,201 @@
+"""Low-rank adapters (Hu et al. 2022, "LoRA"), trained on the requests with peft and taken out as a change of weights.
+
+Each chosen projection W gets A [rank, in], drawn at random, and B [out, rank], zero; training moves both, and the
+change is alpha / rank * B A. The adapters wrap modules of the model while they are trained. Afterwards, whatever
+happened, every module, hook and flag is the one it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tracer import TracerError
+from tracer.acting import finite, whole
+from tracer.architecture import orientation
+from tracer.hooks import evaluating, frozen
+from tracer.progress import track
+
+from ..method import Change, Group, Method
+from ..training import Schedule, as_layers, train
+from ..weights import check_editable
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+ADAPTER = "edit"
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """Hyper-parameters of low-rank adaptation.
+
+    Attributes:
+        layers: which blocks get adapters; None: those from a quarter to half of the depth. (Published: all of them.)
+        modules: names, as in ``model.hf``, of the projections in each of these blocks that do, such as
+            ``("q_proj", "v_proj")``; None: the MLP's down-projection.
+        rank, alpha: the change is ``alpha / rank * B A``.
+        dropout: of the adapters' input while they are trained. (Published: 0.1.)
+        steps: passes over the requests, at most.
+        lr: learning rate of Adam. (Published: 5e-3.)
+        objective, stop_loss, batch_size: see :class:`editing.training.Schedule`. (Published: no limit of the loss.)
+        weight_decay: Adam's L2 term on A and B.
+        seed: of A and of dropout; the global random state is left alone.
+    """
+
+    layers: Sequence[int] | None = None
+    modules: Sequence[str] | None = None
+    rank: int = 8
+    alpha: float = 32.0
+    dropout: float = 0.0
+    steps: int = 50
+    lr: float = 1e-3
+    objective: str = "target_new"
+    stop_loss: float = 1e-2
+    weight_decay: float = 0.0
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", as_layers(self.layers))
+        if self.modules is not None:
+            names = (self.modules,) if isinstance(self.modules, str) else tuple(self.modules)
+            if not names or not all(isinstance(name, str) and name for name in names):
+                raise TracerError(f"modules is {self.modules!r}; expected names such as ('q_proj', 'v_proj'), or None")
+            object.__setattr__(self, "modules", names)
+        whole("rank", self.rank, 1)
+        whole("seed", self.seed, 0)
+        if not finite("alpha", self.alpha) > 0:
+            raise TracerError(f"alpha is {self.alpha}; expected a number above zero")
+        if not 0 <= finite("dropout", self.dropout) < 1:
+            raise TracerError(f"dropout is {self.dropout}; expected a share from 0 to below 1")
+        if not finite("weight_decay", self.weight_decay) >= 0:
+            raise TracerError(f"weight_decay is {self.weight_decay}; expected zero or more")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """How it is trained; checks what that takes."""
+        return Schedule(self.objective, self.steps, self.lr, self.stop_loss, self.batch_size)
+
+
+def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[Change]:
+    """One change per group, each trained by itself on the model as it is, from the same random start.
+
+    Raises TracerError for modules that the model does not have, and for weights that cannot be edited.
+    """
+    middle = tuple(range(model.n_layers // 4, model.n_layers // 2 + 1))
+    chosen = replace(settings, layers=settings.layers or middle)
+    paths = projections(model, chosen)
+    check_editable(model, [f"{path}.weight" for path in paths])
+    with evaluating(model), frozen(model):
+        return [_change(model, group, chosen, paths) for group in track(groups, "training adapters")]
+
+
+def projections(model: Model, settings: LoRASettings) -> list[str]:
+    """Paths, in ``model.hf``, of the modules that get adapters. Raises TracerError for a name that finds none."""
+    assert settings.layers is not None
+    if settings.modules is None:
+        return [model.path("key", layer) for layer in settings.layers]
+    found = []
+    for layer in settings.layers:
+        block = model.path("hidden", layer)
+        inside = {name: module for name, module in model.hf.get_submodule(block).named_modules() if _linear(module)}
+        for wanted in settings.modules:
+            own = [name for name in inside if f".{name}".endswith(f".{wanted}")]
+            if not own:
+                known = ", ".join(inside)
+                raise TracerError(f"block {layer} of {model.name} has no projection {wanted!r}; it has {known}")
+            found += [f"{block}.{name}" for name in own]
+    return list(dict.fromkeys(found))
+
+
+def _linear(module: nn.Module) -> bool:
+    try:
+        return bool(orientation(module, ""))
+    except TracerError:
+        return False
+
+
+def _change(model: Model, group: Group, settings: LoRASettings, paths: Sequence[str]) -> Change:
+    with adapted(model, settings, paths) as layers:
+        parameters = [matrix for layer in layers.values() for matrix in _matrices(layer)]
+        decay = settings.weight_decay
+
+        def shrink() -> None:
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.add_(parameter.detach(), alpha=decay)
+
+        trained = train(model, group, parameters, settings.schedule(), before_step=shrink if decay else None)
+        factors = factors_of(layers, settings)
+    return Change(factors, _plain(settings), trained.evidence, trained.note)
+
+
+def factors_of(layers: dict[str, Any], settings: LoRASettings) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the adapters add to the weights they wrap, in the orientation these are stored in."""
+    factors = {}
+    for path, layer in layers.items():
+        a, b = (matrix.detach().to("cpu", torch.float32) for matrix in _matrices(layer))
+        inner, outer = a.T.contiguous(), settings.alpha / settings.rank * b  # [in, rank], [out, rank]
+        stored = orientation(layer.base_layer, path)
+        factors[f"{path}.weight"] = (outer, inner) if stored == "out_in" else (inner, outer)
+    return factors
+
+
+def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank] of an adapter."""
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+@contextmanager
+def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Inside, the modules at ``paths`` are peft's adapters around them, float32 at least, which are given by path.
+
+    Afterwards, and after any error, also one of peft's while it wraps, the modules, parameters' flags, attributes of
+    the model and the random state are those of before.
+    """
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    modules = {path: model.hf.get_submodule(path) for path in paths}
+    asking = [(parameter, parameter.requires_grad) for parameter in model.hf.parameters()]
+    attributes = dict(vars(model.hf))
+    devices = [model.device] if model.device.type == "cuda" else []
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  (any number will do)
+        lora_dropout=settings.dropout,
+        target_modules=list(paths),
+        fan_in_fan_out=all(orientation(module, path) == "in_out" for path, module in modules.items()),
+    )
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(settings.seed)
+            LoraModel(model.hf, config, ADAPTER)
+            layers: dict[str, Any] = {path: model.hf.get_submodule(path) for path in paths}
+            for layer in layers.values():
+                for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+                    matrix.to(torch.promote_types(matrix.weight.dtype, torch.float32))
+            yield layers
+    finally:
+        for path, module in modules.items():
+            parent, _, name = path.rpartition(".")
+            setattr(model.hf.get_submodule(parent), name, module)
+        for parameter, asked in asking:
+            parameter.requires_grad_(asked)
+        for name in set(vars(model.hf)) - set(attributes):
+            delattr(model.hf, name)
+        vars(model.hf).update(attributes)
+
+
+def _plain(settings: LoRASettings) -> dict[str, Any]:
+    """As what json knows."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+
+
+METHOD = Method("lora", LoRASettings, plan, summary="low-rank adapters, trained and merged (Hu et al. 2022)")

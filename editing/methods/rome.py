@@ -1,0 +1,128 @@
+"""ROME (Meng et al. 2022), one fact as a rank-one change of one layer, and R-ROME (Gupta et al. 2024).
+
+The key k* is the mean over contexts of the down-projection's input at the last subject token; the value is what is
+there plus an optimised delta; the change is the one that maps k* to it while changing least, in the sense of the
+covariance C, what other keys are mapped to: W + u v^T with u = C^-1 k* / |C^-1 k*| and v = (value - W k) / (k . u).
+In ROME k is the key of the bare prompt, as in the published code. R-ROME has the mean key there too, which keeps long
+runs of edits from breaking the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..method import Change, Group, Method
+from ..optimise import Optimised, loss_curves, optimise
+from ..request import EditRequest
+from ..settings import ValueSettings, subject_of
+from ..weights import applied
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+REACH = 1.0  # default clamp: as long as the hidden state of a subject
+
+
+@dataclass(frozen=True)
+class ROMESettings(ValueSettings):
+    """Hyper-parameters of ROME; see :class:`editing.settings.ValueSettings`.
+
+    With several layers each is written on top of those before it. mom2_adjustment: False leaves C out (u = k* / |k*|).
+    mean_key: the mean key in the denominator too (R-ROME).
+    """
+
+    mom2_adjustment: bool = True
+    mean_key: bool = False
+
+
+@dataclass(frozen=True)
+class RROMESettings(ROMESettings):
+    """Hyper-parameters of R-ROME; see :class:`ROMESettings`."""
+
+    mean_key: bool = True
+
+
+def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[Change]:
+    """One change per group.
+
+    The values of all groups are optimised together on the model as it is. Requests of one group are written one after
+    the other: each request's output is taken with those before it written (to re-optimise each value on the model
+    edited so far, make one edit per request).
+    """
+    settings = settings.resolved(model, (model.n_layers // 3,), "mlp", REACH)
+    assert settings.layers is not None
+    factors: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in groups]
+    evidence: list[dict[str, Tensor]] = [{} for _ in groups]
+    for depth, layer in enumerate(settings.layers):
+        if depth == 0:
+            every = _values(model, [request for group in groups for request in group], layer, settings)
+            parts = iter(every)
+            found = [[next(parts) for _ in group] for group in groups]
+        else:  # on top of the layers before
+            found = []
+            for group, own in zip(groups, factors, strict=True):
+                with applied(model, own):
+                    found.append(_values(model, group, layer, settings))
+        down = model.down_projection(layer)
+        end = f".{layer}" if len(settings.layers) > 1 else ""
+        for own, kept, values in zip(factors, evidence, found, strict=True):
+            left, right, seen = _written(values, layer, settings)
+            own[down.name] = (left, right) if down.orientation == "in_out" else (right, left)
+            kept.update({f"{name}{end}": value for name, value in seen.items()})
+    return [Change(own, settings.as_json(), kept) for own, kept in zip(factors, evidence, strict=True)]
+
+
+def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings: ROMESettings) -> list[Optimised]:
+    subjects = [subject_of(model, request, settings) for request in requests]
+    return optimise(
+        model,
+        subjects,
+        [("mlp", layer)],
+        settings.objective(),
+        also=[("key", layer)],
+        max_rows=settings.max_rows,
+        description=f"values at layer {layer}",
+    )
+
+
+def _written(
+    values: Sequence[Optimised], layer: int, settings: ROMESettings
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """u [d_mlp, n] and v [d_model, n] that write ``values`` at ``layer`` one after the other, and what led to them."""
+    keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
+    if settings.mom2_adjustment:
+        assert settings.covariance is not None
+        left = settings.covariance.solver(layer, damping=settings.damping).solve(keys)
+    else:
+        left = keys
+    left = left / left.norm(dim=0)
+    right = torch.zeros(values[0].init.shape[-1], len(values), dtype=torch.float64)
+    inputs, outputs = [], []
+    for i, value in enumerate(values):
+        own, there = value.states["key", layer].double().cpu(), value.states["mlp", layer].double().cpu()
+        key, output = (own.mean(0), there.mean(0)) if settings.mean_key else (own[0], there[0])
+        output = output + right[:, :i] @ (left[:, :i].T @ key)
+        target = (value.init[0] + value.delta[0]).double()
+        right[:, i] = (target - output) / (key @ left[:, i])
+        inputs.append(key)
+        outputs.append(output)
+    seen = {
+        "k_star": keys.T,
+        "cur_input": torch.stack(inputs),
+        "cur_output": torch.stack(outputs),
+        "target_init": torch.stack([value.init[0] for value in values]),
+        "delta": torch.stack([value.delta[0] for value in values]),
+        "loss": loss_curves(values),
+    }
+    return left.float(), right.float(), {name: value.float().contiguous() for name, value in seen.items()}
+
+
+ROME = Method("rome", ROMESettings, plan, single=True, summary="rank-one, one layer (Meng et al. 2022)")
+R_ROME = Method(
+    "r_rome", RROMESettings, plan, single=True, summary="ROME with the mean key throughout (Gupta et al. 2024)"
+)

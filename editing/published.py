@@ -1,0 +1,104 @@
+"""Hyper-parameters of the published code, by method and model, each with the file it was read from.
+
+The numbers are those of the files; the names are this project's. What a file leaves to its code, such as the lengths of
+context templates, is what that code has. See ``note`` of a section for what is done differently here.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tracer import TracerError
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+
+class Strict(BaseModel):
+    """A record without fields of other names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(Strict):
+    """Where numbers were read: a GitHub repository (owner/name) and a file in it."""
+
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    file: str = Field(pattern=r"^[\w./-]+$")
+
+
+class Section(Strict):
+    """One method: arguments for :func:`editing.compute_edit`, and their source."""
+
+    source: Source
+    settings: dict[str, Any] = Field(min_length=1)
+    note: str = ""
+
+
+class Sizes(Strict):
+    """What a model is recognised by; ``model_type`` is that of its Hugging Face configuration."""
+
+    model_type: str
+    n_layers: int = Field(gt=0)
+    d_model: int = Field(gt=0)
+    d_mlp: int = Field(gt=0)
+
+
+class Published(Strict):
+    """All that is known for one model."""
+
+    name: str
+    model: Sizes
+    methods: dict[str, Section] = Field(min_length=1)
+
+
+def published(method: str, model: Model | str) -> dict[str, Any]:
+    """Arguments for :func:`editing.compute_edit` with the constants that were published for a method and a model.
+
+    model: a model, recognised by its type and sizes (its relatives of the same type and sizes have the same constants),
+    or a name of :func:`published_models`. Raises TracerError where nothing was published; the message lists what was.
+    """
+    return dict(published_section(method, model).settings)
+
+
+def published_section(method: str, model: Model | str) -> Section:
+    """The same with its source. Raises TracerError as :func:`published` does."""
+    every = published_models()
+    if isinstance(model, str):
+        found = every.get(model.lower())
+        named = f"{model!r}"
+    else:
+        config: Any = model.hf.config.get_text_config()
+        own = Sizes(model_type=config.model_type, n_layers=model.n_layers, d_model=model.d_model, d_mlp=model.d_mlp)
+        found = next((one for one in every.values() if one.model == own), None)
+        named = f"{model.name} ({own.model_type}, {own.n_layers} layers, {own.d_model} wide, MLP {own.d_mlp})"
+    if found is None:
+        raise TracerError(
+            f"no hyper-parameters are published for {named}; there are some for {', '.join(every)}. Leave them out to "
+            "have them measured on the model"
+        )
+    key = method.lower().replace("-", "_")
+    if key not in found.methods:
+        others = [name for name, one in every.items() if key in one.methods]
+        hint = f"; of {key} there are those for {', '.join(others)}" if others else ""
+        raise TracerError(f"for {found.name} {', '.join(found.methods)} are published, not {method!r}{hint}")
+    return found.methods[key]
+
+
+def published_models() -> dict[str, Published]:
+    """What is known, by model, in alphabetical order."""
+    folder = files("editing").joinpath("data/published")
+    texts = {
+        entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".json")
+    }
+    found = {}
+    for name, text in sorted(texts.items()):
+        try:
+            one = Published.model_validate_json(text)
+        except ValidationError as error:
+            raise TracerError(f"the file of published hyper-parameters {name} is damaged: {error}") from error
+        found[one.name] = one
+    return found

@@ -1,0 +1,161 @@
+"""What should become true: a prompt about a subject, and what should follow it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tracer import Fact, TracerError
+from tracer.tokens import SLOT, _spaced
+
+
+class EditWarning(UserWarning):
+    """An edit that can be made, and may not do what was meant."""
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to write: after ``prompt`` about ``subject`` the model should say ``target_new``.
+
+    ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once; it is kept with ``{}``, and the
+    subject without spaces around it. Targets are kept as they follow the prompt: with one leading space, or none where
+    the prompt ends in one and in scripts written without spaces. ``target_true`` is what the model is to stop saying,
+    where that is known.
+
+    Raises:
+        TracerError: as :class:`tracer.Fact` does, for an empty target, and for a new target that is the true one.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str | None = None
+
+    def __post_init__(self) -> None:
+        start, _ = Fact(self.prompt, self.subject).subject_span
+        subject = self.subject.strip()
+        if SLOT not in self.prompt:
+            start += self.subject.index(subject)
+            text = f"{self.prompt[:start]}{SLOT}{self.prompt[start + len(subject) :]}"
+            object.__setattr__(self, "prompt", text)
+        object.__setattr__(self, "subject", subject)
+        text = Fact(self.prompt, subject).text
+        for name in ("target_new", "target_true"):
+            target = getattr(self, name)
+            if target is None and name == "target_true":
+                continue
+            if not isinstance(target, str) or not target.strip():
+                raise TracerError(f"{name} of {text!r} is {target!r}; write out what should follow the prompt")
+            object.__setattr__(self, name, _spaced(text, target.strip()))
+        if self.target_true == self.target_new:
+            raise TracerError(
+                f"target_new and target_true of {text!r} are both {self.target_new.strip()!r}; "
+                "an edit needs another new target"
+            )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.fact.text
+
+    @property
+    def fact(self) -> Fact:
+        """The fact as it should be."""
+        return Fact(self.prompt, self.subject, self.target_new)
+
+    @classmethod
+    def of(cls, given: Any) -> EditRequest:
+        """A request from a request, or from a mapping in one of the layouts in use.
+
+        This project's field names; CounterFact and FactWorld records (``requested_rewrite``); ROME's request dicts
+        (``target_new`` a dict with ``str``); EasyEdit's CounterFact and zsRE layouts (``prompt``, ``subject``,
+        ``target_new``, ``ground_truth``); MEND's zsRE layout (``src``, ``subject``, ``alt``, ``answers``).
+
+        Raises:
+            TracerError: anything else; the message names the fields that are missing.
+        """
+        if isinstance(given, EditRequest):
+            return given
+        if not isinstance(given, Mapping):
+            raise TracerError(f"an edit request is an EditRequest or a mapping, got {type(given).__name__}")
+        record = given.get("requested_rewrite", given)
+        if not isinstance(record, Mapping):
+            raise TracerError(f"requested_rewrite should be a mapping, got {type(record).__name__}")
+        prompt = record.get("prompt", record.get("src"))
+        new = _string(record.get("target_new", record.get("alt")))
+        true = _string(record.get("target_true", record.get("ground_truth", record.get("answers"))))
+        found: dict[str, Any] = {"prompt": prompt, "subject": record.get("subject"), "target_new": new}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            has = ", ".join(map(str, record)) or "nothing"
+            raise TracerError(f"a request needs {', '.join(missing)}; this record has {has}")
+        return cls(found["prompt"], found["subject"], found["target_new"], true)
+
+
+def as_requests(given: Any) -> tuple[EditRequest, ...]:
+    """Requests from one request or record, or from an iterable of them.
+
+    Raises:
+        TracerError: nothing to edit, something that is no request (its place is named), or two requests that
+            contradict each other (both are named).
+    Warns:
+        EditWarning: the same subject in two requests; the first two are named.
+    """
+    several: Iterable[Any] = [given] if isinstance(given, EditRequest | Mapping | str) else given
+    if not isinstance(several, Iterable):
+        raise TracerError(f"expected an EditRequest, a record, or a list of them, got {type(given).__name__}")
+    found = []
+    for place, item in enumerate(several):
+        try:
+            found.append(EditRequest.of(item))
+        except TracerError as error:
+            raise TracerError(f"request {place}: {error}") from error
+    check_together(found)
+    return tuple(found)
+
+
+def check_together(requests: Sequence[EditRequest]) -> None:
+    """Raise TracerError for an empty batch and for contradictions in it; warn where two requests share a subject."""
+    if not requests:
+        raise TracerError("there is nothing to edit: the list of requests is empty; give at least one")
+    texts: dict[str, int] = {}
+    subjects: dict[str, int] = {}
+    against: list[tuple[int, int]] = []
+    shared: list[tuple[int, int]] = []
+    for place, request in enumerate(requests):
+        before = texts.setdefault(request.text, place)
+        if requests[before].target_new.strip() != request.target_new.strip():
+            against.append((before, place))
+        before = subjects.setdefault(request.subject, place)
+        if before != place:
+            shared.append((before, place))
+    if against:
+        one, two = against[0]
+        raise TracerError(
+            f"requests {one} and {two} contradict each other: {requests[one].text!r} cannot end in both "
+            f"{requests[one].target_new.strip()!r} and {requests[two].target_new.strip()!r}; leave one of them out"
+            + _more(against, "; so do")
+        )
+    if shared:
+        one, two = shared[0]
+        warnings.warn(
+            f"requests {one} and {two} share the subject {requests[two].subject!r}{_more(shared, ', as do')}: they "
+            "write to nearly the same key, and may blur each other",
+            EditWarning,
+            stacklevel=3,
+        )
+
+
+def _more(pairs: Sequence[tuple[int, int]], joint: str) -> str:
+    """Mention of all pairs but the first, or nothing."""
+    named = ", ".join(f"{one} and {two}" for one, two in pairs[1:4])
+    return f"{joint} {named}" + (f" and {len(pairs) - 4} more pairs" if pairs[4:] else "") if pairs[1:] else ""
+
+
+def _string(value: Any) -> str | None:
+    """Text of a target: a string, a dict with ``str``, or the first of a list."""
+    while isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        value = value.get("str") if isinstance(value, Mapping) else next(iter(value), None)
+    return None if value is None else str(value)

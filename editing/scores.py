@@ -1,0 +1,245 @@
+"""How probable a target is after a prompt, and whether greedy reading gives it; an edit, scored on its prompts.
+
+All scores are teacher-forced: token j of a target is predicted after the prompt and the target's own tokens before it,
+t_1 ... t_{j-1}. With p_j = p(t_j | prompt, t_<j) and k tokens, as in the published evaluation of CounterFact:
+
+    nll     -(1/k) sum_j log p_j, the mean per token; exp(-nll) is the geometric mean of the p_j
+    prefers nll of one target below that of another, strictly
+    greedy  every t_j is the most probable token at its place, so that greedy decoding would write the target
+
+Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt, one space before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tracer import Fact, TracerError
+from tracer.answers import Readout
+from tracer.hooks import evaluating
+from tracer.progress import track
+from tracer.sweep import check_max_rows, check_numbers, default_rows
+from tracer.tokens import SLOT
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+    from .probes import Probes
+
+MEASURE_OF = {
+    "rewrite": "reliability",
+    "paraphrase": "generalisation",
+    "neighbour": "locality",
+}  # by group of questions
+MEASURES = tuple(MEASURE_OF.values())
+By = Literal["preferred", "greedy"]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScores:
+    """Scores of n targets, each after its prompt. Made by :func:`target_log_probs`.
+
+    Attributes:
+        log_probs: for each target [k] float64, log p_j of its k tokens (natural logarithm).
+        hits: for each target [k] bool, whether t_j is the most probable token at its place.
+    """
+
+    log_probs: tuple[np.ndarray, ...]
+    hits: tuple[np.ndarray, ...]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """[n]: k of each target."""
+        return np.array([len(each) for each in self.log_probs], dtype=int)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """[n]: log-probability of the whole target."""
+        return np.array([each.sum() for each in self.log_probs])
+
+    @property
+    def means(self) -> np.ndarray:
+        """[n]: log-probability per token, ``-nll``."""
+        return np.array([each.mean() for each in self.log_probs])
+
+    @property
+    def greedy(self) -> np.ndarray:
+        """[n] bool: whether greedy decoding would write the whole target."""
+        return np.array([each.all() for each in self.hits], dtype=bool)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """[n]: share of the target's tokens that are the most probable at their places."""
+        return np.array([each.mean() for each in self.hits])
+
+
+def target_log_probs(
+    model: Model, prompts: str | Sequence[str], targets: str | Sequence[str], *, max_rows: int | None = None
+) -> TargetScores:
+    """Score ``targets`` after ``prompts``, pair by pair; a single text goes with all of the other side.
+
+    Prompts of similar length share a forward, filled up on the right, where a causal model never looks (those of a
+    masked model, which hold its mask, share one only with prompts of their own length); targets that differ in
+    their last token alone share a row; logits are made where a target's token is predicted, and nowhere else.
+
+    max_rows: most rows in a forward; by default as many as fit ``tracer.sweep.BUDGET_BYTES``. No effect on numbers.
+
+    The model is left as it was found. Raises TracerError for sides of different length, a pair that cannot be
+    tokenised or is too long (naming it), and logits that are not numbers.
+    """
+    check_max_rows(max_rows)
+    places: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    readouts = []
+    for index, (prompt, target) in enumerate(_pairs(prompts, targets)):
+        try:
+            # in the slot, so that a text with braces stays as it is
+            readout = Readout.of(model, Fact(SLOT, prompt, target).align(model))
+        except TracerError as error:
+            raise TracerError(f"pair {index}: {error}") from error
+        readouts.append(readout)
+        places.setdefault((readout.ids, readout.read), []).append(index)
+    rows = sorted(places, key=lambda row: len(row[0]), reverse=True)
+    log_probs: list[Any] = [None] * len(readouts)
+    hits: list[Any] = [None] * len(readouts)
+    batches = list(_batches(model, rows, max_rows))
+    with torch.no_grad(), evaluating(model):
+        for some in track(batches, "scoring"):
+            logits = check_numbers(model, _logits(model, some)).float()
+            total, best = logits.logsumexp(-1), logits.argmax(-1)
+            start = 0
+            for row in some:
+                part = slice(start, start + len(row[1]))
+                start = part.stop
+                wanted = torch.tensor([readouts[i].target for i in places[row]], device=logits.device)  # [targets, k]
+                found = logits[part].gather(-1, wanted.T).T.double() - total[part].double()
+                right = (wanted == best[part]).cpu().numpy()
+                for index, values, same in zip(places[row], found.cpu().numpy(), right, strict=True):
+                    log_probs[index], hits[index] = values, same
+    return TargetScores(tuple(log_probs), tuple(hits))
+
+
+def prefers(
+    model: Model,
+    prompts: str | Sequence[str],
+    new: str | Sequence[str],
+    true: str | Sequence[str],
+    *,
+    max_rows: int | None = None,
+) -> np.ndarray:
+    """[n] bool: whether ``new`` has a lower nll than ``true`` after each prompt (ROME's efficacy, strictly).
+
+    A text alone goes with every prompt. Raises TracerError as :func:`target_log_probs` does.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    sides = [[each] * len(texts) if isinstance(each, str) else list(each) for each in (new, true)]
+    if any(len(side) != len(texts) for side in sides):
+        found = " and ".join(str(len(side)) for side in sides)
+        raise TracerError(f"there are {len(texts)} prompts and {found} targets; give one of each for every prompt")
+    means = target_log_probs(model, texts * 2, sides[0] + sides[1], max_rows=max_rows).means
+    return means[: len(texts)] > means[len(texts) :]
+
+
+# --- edits -----------------------------------------------------------------------------------------------------------
+def edit_scores(
+    model: Model, probes: Sequence[Probes], by: By = "preferred", *, max_rows: int | None = None
+) -> dict[str, np.ndarray]:
+    """How well the model, as it is, holds each of n edits: [n] by measure, nan where there is no question for it.
+
+    probes: the questions about each edit. "reliability" is of the edited prompt itself, "generalisation" of its
+        paraphrases, "locality" of its neighbours (of those whose true answer is known). The wanted answer is the new
+        target, of a neighbour the true one.
+    by: what is counted. "preferred": the share of prompts where the wanted answer has the lower nll of the two
+        (CounterFact's ES, PS and NS). "greedy": where greedy decoding writes the wanted answer.
+
+    "reliability margin" and so on are means of exp(-nll) of the wanted answer less that of the other (CounterFact's
+    EM, PM and NM); where the true answer is not known, of the wanted one alone.
+
+    Raises TracerError for a true answer that is not known and needed, and as :func:`target_log_probs` does.
+    """
+    if by not in ("preferred", "greedy"):
+        raise TracerError(f"by is {by!r}; expected 'preferred' or 'greedy'")
+    places: dict[tuple[str, int], list[int]] = {}
+    asked: list[tuple[str, str, str | None]] = []  # prompt, the wanted answer, the other
+    for index, each in enumerate(probes):
+        for question in each.questions:
+            wanted, other = question.new, question.true
+            if not question.wants_new:
+                wanted, other = other, wanted
+            if question.group not in MEASURE_OF or wanted is None:
+                continue
+            if other is None and by == "preferred":
+                raise TracerError(
+                    f"the true answer to {question.prompt!r} is not known, and there is nothing to compare the new one "
+                    "with; give target_true, or score by='greedy'"
+                )
+            places.setdefault((MEASURE_OF[question.group], index), []).append(len(asked))
+            asked.append((question.prompt, wanted, other))
+    prompts = [prompt for prompt, _, _ in asked]
+    targets = [wanted for _, wanted, _ in asked] + [other or wanted for _, wanted, other in asked]
+    found = target_log_probs(model, prompts * 2, targets, max_rows=max_rows)
+    wanted_means, others = found.means[: len(asked)], found.means[len(asked) :]
+    share = wanted_means > others if by == "preferred" else found.greedy[: len(asked)]
+    margin = np.exp(wanted_means) - np.where([other is not None for *_, other in asked], np.exp(others), 0.0)
+    results = {name: np.full(len(probes), np.nan) for name in (*MEASURES, *(f"{name} margin" for name in MEASURES))}
+    for (name, index), some in places.items():
+        results[name][index], results[f"{name} margin"][index] = share[some].mean(), margin[some].mean()
+    return results
+
+
+def texts(name: str, given: Any) -> tuple[str, ...]:
+    """Prompts as a tuple of texts; TracerError for anything else."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise TracerError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
+    return tuple(given)
+
+
+# --- forwards --------------------------------------------------------------------------------------------------------
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # ids, positions whose logits are read
+
+
+def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[tuple[str, str]]:
+    if isinstance(prompts, str):
+        prompts = [prompts] * (1 if isinstance(targets, str) else len(targets))
+    if isinstance(targets, str):
+        targets = [targets] * len(prompts)
+    if len(prompts) != len(targets):
+        raise TracerError(f"there are {len(prompts)} prompts and {len(targets)} targets; give one target for each")
+    return list(zip(prompts, targets, strict=True))
+
+
+def _batches(model: Model, rows: Sequence[Row], max_rows: int | None) -> Iterator[list[Row]]:
+    """Rows that run together, the longest first."""
+    start = 0
+    while start < len(rows):
+        length = len(rows[start][0])
+        read = max(len(positions) for _, positions in rows[start:])
+        some = list(rows[start : start + (max_rows or default_rows(model, length, read))])
+        if not model.causal:  # it reads what it is filled up with
+            some = [row for row in some if len(row[0]) == length]
+        yield some
+        start += len(some)
+
+
+def _logits(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Logits [positions of all rows together, V] of one forward."""
+    ids = torch.zeros(len(rows), len(rows[0][0]), dtype=torch.long)
+    for line, (row, _) in zip(ids, rows, strict=True):
+        line[: len(row)] = torch.tensor(row)
+    lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
+    positions = torch.tensor([position for _, read in rows for position in read])
+
+    def only_read(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        state = args[0]
+        return (state[lines.to(state.device), positions.to(state.device)].unsqueeze(0), *args[1:])
+
+    handle = model.module("unembed").register_forward_pre_hook(only_read)
+    try:
+        return model.hf(input_ids=ids.to(model.device)).logits[0]
+    finally:
+        handle.remove()

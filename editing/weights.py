@@ -1,0 +1,194 @@
+"""Weights and their changes: which may be edited, what W + U V^T is to the bit, and writing all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from tracer import TracerError
+from tracer.architecture import orientation
+
+from .atomic import uninterrupted
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+    from .edit import Factors
+
+EDITABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_BLOCK = 1 << 20  # numbers of a weight in double precision at a time: 8 MB
+
+
+def names_of(model: Model, layers: Iterable[int]) -> list[str]:
+    """Names of the down-projection weights of ``layers``, in that order.
+
+    Raises:
+        TracerError: a layer that does not exist.
+    """
+    return [model.down_projection(layer).name for layer in layers]
+
+
+def parameter(model: Model, name: str) -> nn.Parameter:
+    """The parameter of ``model.hf`` with a name. Raises TracerError if there is none."""
+    try:
+        return model.hf.get_parameter(name)
+    except AttributeError as error:
+        raise TracerError(
+            f"{model.name} has no weight {name!r}; weights are named as in model.hf.named_parameters(), for example "
+            f"{model.down_projection(0).name!r}"
+        ) from error
+
+
+def check_editable(model: Model, names: Iterable[str]) -> None:
+    """Pass if the named weights can be changed exactly.
+
+    Raises:
+        TracerError: no such weight, one that is quantised, sharded or offloaded, or two names of the same one.
+    """
+    seen: dict[int, str] = {}
+    quantised = getattr(model.hf, "is_quantized", False) or getattr(model.hf.config, "quantization_config", None)
+    for name in names:
+        weight = parameter(model, name)
+        if weight.is_meta:
+            raise TracerError(
+                f"weight {name!r} of {model.name} is offloaded and holds no numbers; load the model on one device "
+                "(device=...), or with a device_map that keeps this weight in memory"
+            )
+        plain = weight.dtype in EDITABLE and type(weight.data) is Tensor  # torchao, quanto and DTensor are subclasses
+        if quantised or not plain:
+            kind = type(weight).__name__ if type(weight) is not nn.Parameter else type(weight.data).__name__
+            raise TracerError(
+                f"weight {name!r} of {model.name} is a quantised or sharded one ({kind}, {weight.dtype}), which cannot "
+                "hold an edit exactly; load the model in float32, bfloat16 or float16 without quantisation"
+            )
+        twin = seen.setdefault(weight.data_ptr(), name)
+        if twin != name:
+            raise TracerError(f"{twin!r} and {name!r} of {model.name} are one weight under two names; edit one of them")
+
+
+def orientation_of(model: Model, names: Iterable[str]) -> str | None:
+    """How the named weights are stored: ``"in_out"`` (all of Conv1D) or ``"out_in"`` (all of Linear), else None."""
+    try:
+        paths = [name.removesuffix(".weight") for name in names]
+        found = {orientation(model.hf.get_submodule(path), path) for path in paths}
+    except (TracerError, AttributeError):  # no projection, or no such weight
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """W + U V^T in double precision, rounded once to the type of W.
+
+    The ranks are added one after the other. A product of two float32 numbers is exact in double precision, so every
+    step is one correctly rounded addition: the same bits on any device and with any number of threads, which a matrix
+    product does not promise.
+    """
+    device = torch.device("cpu") if weight.device.type == "mps" else weight.device  # no double precision there
+    left, right = u.to(device, torch.float64), v.to(device, torch.float64).T.contiguous()  # [rows, r], [r, columns]
+    new = torch.empty_like(weight, requires_grad=False)
+    step = max(1, _BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        block = slice(start, start + step)
+        total = weight[block].to(device, torch.float64, copy=True)
+        for column, row in zip(left[block].unbind(1), right, strict=True):
+            total.addcmul_(column.unsqueeze(1), row)
+        new[block] = _rounded(total, weight.dtype)
+    return new
+
+
+@torch.no_grad()
+def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
+    """The new value of every weight in ``factors``, on its device; nothing is written.
+
+    Raises:
+        TracerError: a weight that cannot be edited, factors of another shape, or a result that is not finite.
+    """
+    check_editable(model, factors)
+    new = {}
+    for name, (u, v) in factors.items():
+        weight = parameter(model, name)
+        if weight.dim() != 2 or (len(u), len(v)) != tuple(weight.shape) or u.shape[1:] != v.shape[1:]:
+            raise TracerError(
+                f"the change of {name!r} has factors U {list(u.shape)} and V {list(v.shape)}, but the weight is "
+                f"{list(weight.shape)}; expected U [rows, r] and V [columns, r] of a matrix"
+            )
+        new[name] = added(weight, u, v)
+        if not torch.isfinite(new[name]).all():
+            raise TracerError(
+                f"the edit would make {name!r} of {model.name} not finite in {weight.dtype} (NaN or infinity); nothing "
+                "was changed. Use a smaller clamp or learning rate, or load the model with a wider dtype"
+            )
+    return new
+
+
+def bits(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the named weights, on their devices."""
+    return {name: parameter(model, name).detach().clone() for name in names}
+
+
+def write(model: Model, new: Mapping[str, Tensor]) -> None:
+    """Copy ``new`` into the model's own weights, all of them or none; a Ctrl-C takes effect afterwards."""
+    weights = {name: parameter(model, name) for name in new}
+    before = bits(model, new)
+    with uninterrupted(), torch.no_grad():
+        try:
+            for name, weight in weights.items():
+                weight.copy_(new[name])  # in place: tied weights and references held elsewhere follow
+        except BaseException:
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+            raise
+
+
+@contextmanager
+def applied(model: Model, factors: Factors) -> Iterator[Model]:
+    """Inside, the model has W + U V^T for its weights W; afterwards it has the exact bits of before, whatever happens.
+
+    Raises:
+        TracerError: as :func:`proposed` does; the model is untouched then.
+    """
+    new = proposed(model, factors)
+    before = bits(model, new)
+    try:
+        write(model, new)
+        del new
+        yield model
+    finally:
+        write(model, before)
+
+
+def digest(tensor: Tensor) -> str:
+    """BLAKE3 hash of a tensor's shape, dtype and bits."""
+    found = blake3(f"{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return found.update(raw).hexdigest()
+
+
+def digests(model: Model, names: Iterable[str]) -> dict[str, str]:
+    """:func:`digest` of each named weight of a model."""
+    return {name: digest(parameter(model, name)) for name in names}
+
+
+def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 to ``dtype`` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
+
+    Rounding to odd on the way there keeps the second rounding from being misled by the first (Boldo and Melquiond,
+    "When double rounding is odd", 2005).
+    """
+    if dtype in (torch.float32, torch.float64):
+        return exact.to(dtype)
+    single = exact.float()
+    back = single.double()
+    down = torch.where(back.abs() > exact.abs(), torch.nextafter(single, torch.zeros_like(single)), single)
+    odd = (down.view(torch.int32) | 1).view(torch.float32)
+    return torch.where(back == exact, single, odd).to(dtype)
+
+
+def fingerprint(model: Model) -> str:
+    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same."""
+    return model.fingerprint()

@@ -1,0 +1,250 @@
+"""Values found together are those found alone; the shortened forward is the whole one; every request ends by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import checkpoints
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editing.optimise import Objective, Optimised, Subject, optimise
+from editing.request import EditRequest
+from editing.rows import Row, essence_rows, padded, rewriting_rows, states_at_lookups
+from editing.suffix import Ability, Suffix
+from tracer import TracerError
+from tracer.hooks import Add, Site, capture, frozen, intervene
+from tracer.model import Model, load
+
+CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")
+KINDS_ON = ("gpt2", "llama", "neox", "gemma2")
+TEMPLATES = (("{}",), ("It is said. {}",))
+REQUESTS = (
+    EditRequest("{} is in downtown", "The Space Needle", "Paris"),
+    EditRequest("In {} they speak", "Uppsala", "the cello"),
+    EditRequest("{} plays the", "Miles Davis", "tower"),
+)
+GOAL = Objective(v_steps=4, v_lr=0.1, v_weight_decay=0.1, kl_factor=0.0625, clamp=2.0, stop=0.0)
+
+
+def subjects(model: Model, requests: Sequence[EditRequest] = REQUESTS) -> list[Subject]:
+    return [
+        Subject(
+            tuple(rewriting_rows(model, request, TEMPLATES, "subject_last")),
+            tuple(essence_rows(model, request, ["{} is a"], "subject_last", "subject")),
+        )
+        for request in requests
+    ]
+
+
+def found(model: Model, some: Sequence[Subject], places: Any, goal: Objective = GOAL, **more: Any) -> list[Optimised]:
+    with frozen(model):
+        return optimise(model, some, places, goal, **more)
+
+
+def plain(model: Model, subject: Subject, kind: str, layer: int, goal: Objective) -> tuple[Tensor, list[float]]:
+    """One value by whole forwards of the untouched model, row by row; the delta and its losses."""
+    rows = (*subject.rewriting, *subject.essence)
+    site = Site(kind, layer, subject.rewriting[0].lookup)
+    init = capture(model, list(subject.rewriting[0].ids), [site])[site][0].detach().float()
+    delta = torch.zeros_like(init, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=goal.v_lr)
+    before: dict[int, Tensor] = {}
+    losses: list[float] = []
+    for step in range(goal.v_steps):
+        loss = goal.v_weight_decay * delta.norm() / init.norm() ** 2
+        for place, row in enumerate(rows):
+            with intervene(model, [Add(Site(kind, layer, row.lookup), delta)]):
+                logp = model.hf(torch.tensor([row.ids])).logits[0, list(row.read)].float().log_softmax(-1)
+            if row.target:
+                loss = loss - logp[range(len(row.target)), list(row.target)].mean() / len(subject.rewriting)
+            else:
+                first = before.setdefault(place, logp.detach())
+                loss = loss + goal.kl_factor * F.kl_div(first, logp, log_target=True, reduction="batchmean")
+        losses.append(float(loss.detach()))
+        if losses[-1] < goal.stop or step == goal.v_steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            limit = goal.clamp * init.norm()
+            delta.mul_(min(1.0, float(limit / delta.norm())))
+    return delta.detach(), losses
+
+
+@pytest.fixture(scope="module")
+def double(tiny_folder: Callable[[str], Any]) -> Callable[[str], Model]:
+    made: dict[str, Model] = {}
+
+    def model(name: str) -> Model:
+        if name not in made:
+            made[name] = load(tiny_folder(name), dtype=torch.float64)
+        return made[name]
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "mlp") for name in CAUSAL), *((n, k) for n in KINDS_ON for k in ("hidden", "attn"))]
+)
+def test_values_found_together_are_those_of_the_plain_loop(
+    name: str, kind: str, double: Callable[[str], Model]
+) -> None:
+    model = double(name)
+    together = found(model, subjects(model), [(kind, 1)])
+    for subject, value in zip(subjects(model), together, strict=True):
+        with frozen(model):
+            delta, losses = plain(model, subject, kind, 1, GOAL)
+        torch.testing.assert_close(value.loss[:, 0], torch.tensor(losses).double(), rtol=1e-4, atol=1e-5)
+        assert delta.norm() > 0.01
+        torch.testing.assert_close(value.delta[0].double(), delta.double(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("max_rows", [1, 5, None])
+def test_how_many_rows_run_at_once_does_not_matter(max_rows: int | None, double: Callable[[str], Model]) -> None:
+    model = double("llama")
+    expected = [found(model, [subject], [("hidden", 2)])[0] for subject in subjects(model)]
+    for value, alone in zip(found(model, subjects(model), [("hidden", 2)], max_rows=max_rows), expected, strict=True):
+        torch.testing.assert_close(value.delta, alone.delta, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value.loss, alone.loss, rtol=1e-6, atol=1e-7)
+
+
+def test_every_request_ends_by_itself(double: Callable[[str], Model]) -> None:
+    model = double("gpt2")
+    first = found(model, subjects(model), [("mlp", 1)])
+    middle = sorted(float(value.loss[2, 0]) for value in first)[1]
+    goal = Objective(**{**GOAL.__dict__, "stop": middle + 1e-6})
+    ended = found(model, subjects(model), [("mlp", 1)], goal)
+    lengths = [len(value.loss) for value in ended]
+    assert len(set(lengths)) > 1
+    for subject, value in zip(subjects(model), ended, strict=True):
+        with frozen(model):
+            delta, losses = plain(model, subject, "mlp", 1, goal)
+        assert len(value.loss) == len(losses)
+        torch.testing.assert_close(value.delta[0].double(), delta.double(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_clamp_holds_and_is_reached(double: Callable[[str], Model]) -> None:
+    model = double("gpt2")
+    goal = Objective(**{**GOAL.__dict__, "v_lr": 1.0, "clamp": 0.5})
+    for value in found(model, subjects(model), [("mlp", 1)], goal):
+        assert float(value.delta.norm() / value.init.norm()) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_states_asked_for_are_those_of_a_forward(double: Callable[[str], Model]) -> None:
+    model = double("neox")
+    some = subjects(model)
+    values = found(model, some, [("mlp", 2)], also=[("key", 2)])
+    for subject, value in zip(some, values, strict=True):
+        for place in (("key", 2), ("mlp", 2)):
+            site = Site(*place)
+            expected = torch.stack(
+                [capture(model, list(row.ids), [site])[site][0, row.lookup] for row in subject.rewriting]
+            )
+            torch.testing.assert_close(value.states[place], expected.detach())
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_suffix_is_the_whole_forward(name: str, double: Callable[[str], Model]) -> None:
+    model = double(name)
+    rows = [row for subject in subjects(model) for row in (*subject.rewriting, *subject.essence)]
+    ability = Ability.of(model, rows[0])
+    assert ability.cached
+    torch.manual_seed(0)
+    delta = torch.randn(len(rows), model.d_model, dtype=torch.float64)
+    for place, start in ((("mlp", 1), 1), (("hidden", 1), 2), (("attn", 3), 3), (("hidden", 3), 3)):
+        suffix, _ = Suffix.recorded(model, ability, rows, start, [place])
+        with torch.no_grad():
+            short = suffix.run({place: delta})
+            for row, own, logp in zip(rows, delta, short, strict=True):
+                with intervene(model, [Add(Site(*place, row.lookup), own)]):
+                    whole = model.hf(torch.tensor([row.ids])).logits[0, list(row.read)]
+                torch.testing.assert_close(logp, whole.float().log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_suffix_may_be_narrowed(double: Callable[[str], Model]) -> None:
+    model = double("llama")
+    rows = [row for subject in subjects(model) for row in subject.rewriting]
+    place = ("hidden", 1)
+    suffix, _ = Suffix.recorded(model, Ability.of(model, rows[0]), rows, 2, [place])
+    delta = torch.ones(len(rows), model.d_model, dtype=torch.float64)
+    with torch.no_grad():
+        every = suffix.run({place: delta})
+        some = suffix.select([4, 1]).run({place: delta[:2]})
+    torch.testing.assert_close(some[0], every[4])
+    torch.testing.assert_close(some[1], every[1])
+
+
+def test_the_target_can_be_read_from_an_earlier_block(double: Callable[[str], Model]) -> None:
+    model = double("gpt2")
+    (subject,) = subjects(model, REQUESTS[:1])
+    rows = (*subject.rewriting, *subject.essence)
+    place = ("mlp", 1)
+    suffix, _ = Suffix.recorded(model, Ability.of(model, rows[0]), rows, 1, [place])
+    delta = torch.ones(len(rows), model.d_model, dtype=torch.float64)
+    with torch.no_grad():
+        early, late = suffix.run({place: delta}, loss_layer=2), suffix.run({place: delta})
+        row = rows[0]
+        with intervene(model, [Add(Site(*place, row.lookup), delta[0])]):
+            site = Site("hidden", 2)
+            state = capture(model, list(row.ids), [site])[site][:, list(row.read)]
+        logits = model.module("unembed")(model.module("final_norm")(state))[0]
+    torch.testing.assert_close(early[0], logits.float().log_softmax(-1), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(early[0], late[0], atol=1e-2)
+    torch.testing.assert_close(early[-1], late[-1])  # what is to stay is read at the end
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_states_at_lookups(name: str, double: Callable[[str], Model]) -> None:
+    model = double(name)
+    rows = [row for subject in subjects(model) for row in subject.rewriting]
+    places = [("key", 1), ("hidden", 2), ("mlp", 0)]
+    states = states_at_lookups(model, rows, places, max_rows=4)
+    for i, row in enumerate(rows):
+        for place in places:
+            site = Site(*place, row.lookup)
+            expected = capture(model, list(row.ids), [site])[site][0].detach()
+            torch.testing.assert_close(states[place][i], expected)
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [("subject_last", -1), ("subject_first", 0), ("subject_first_after_last", 1), ("last", None)],
+)
+def test_the_edited_token(token: str, expected: int | None, double: Callable[[str], Model]) -> None:
+    model = double("gpt2")
+    found_ = REQUESTS[0].fact.align(model)
+    start, end = found_.subject_range
+    row = rewriting_rows(model, REQUESTS[0], (("{}",),), token)[0]
+    want = {"subject_last": end - 1, "subject_first": start, "subject_first_after_last": end}
+    assert row.lookup == want.get(token, len(found_.input_ids) - 1)
+
+
+def test_an_unknown_token_is_named(double: Callable[[str], Model]) -> None:
+    with pytest.raises(TracerError, match="fact_token is 'middle'; expected one of subject_last"):
+        rewriting_rows(double("gpt2"), REQUESTS[0], (("{}",),), "middle")
+
+
+def test_essence_at_the_end(double: Callable[[str], Model]) -> None:
+    model = double("gpt2")
+    at, end = (essence_rows(model, REQUESTS[0], ["{} is a"], "subject_last", where)[0] for where in ("subject", "last"))
+    assert at.read == (at.lookup,)
+    assert end.read == (len(end.ids) - 1,) and end.lookup == at.lookup < end.read[0]
+
+
+def test_padding_is_on_the_right(double: Callable[[str], Model]) -> None:
+    ids = padded(double("gpt2"), [Row((5, 6, 7), 0, (0,)), Row((8,), 0, (0,))])
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+
+
+def test_a_loss_that_is_no_number(tiny_folder: Callable[[str], Any]) -> None:
+    model = load(tiny_folder("gpt2"))
+    some = subjects(model)
+    with torch.no_grad():
+        model.module("mlp", 2).c_proj.bias.fill_(torch.inf)  # type: ignore[union-attr]
+    with pytest.raises(TracerError, match=r"no number|not numbers"):
+        found(model, some, [("mlp", 1)])

@@ -1,0 +1,143 @@
+"""Published hyper-parameters: numbers as in the published files, names that the methods know, models by their sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+import torch
+import transformers
+
+from editing.compute import METHODS, method_named, settings_of
+from editing.published import published, published_models, published_section
+from tracer import TracerError
+from tracer.model import Model
+
+module: Any = import_module("editing.published")  # the package has the function under this name
+EVERY = [(name, method) for name, one in published_models().items() for method in one.methods]
+
+# name -> configuration class and what differs from its defaults
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2-medium": ("GPT2Config", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
+    "gpt2-large": ("GPT2Config", {"n_embd": 1280, "n_layer": 36, "n_head": 20}),
+    "gpt2-xl": ("GPT2Config", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
+    "gpt-j-6b": ("GPTJConfig", {}),
+    "gpt-neox-20b": ("GPTNeoXConfig", {}),
+    "llama-2-7b": ("LlamaConfig", {}),
+    "llama-3-8b": ("LlamaConfig", {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}),
+    "mistral-7b": ("MistralConfig", {}),
+    "qwen2.5-7b": (
+        "Qwen2Config",
+        {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+    ),
+}
+
+
+def without_weights(name: str) -> Model:
+    """A model of full size that holds no numbers."""
+    class_name, settings = CONFIGURATIONS[name]
+    config = getattr(transformers, class_name)(**settings)
+    with torch.device("meta"):
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf.config.architectures = [type(hf).__name__]
+    return Model.of(hf, checkpoints.byte_level(), "somewhere/anything")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_model_is_recognised_by_its_sizes(name: str) -> None:
+    model = without_weights(name)
+    for method in published_models()[name].methods:
+        assert published(method, model) == published(method, name)
+
+
+def test_every_model_has_a_configuration_here() -> None:
+    assert list(published_models()) == sorted(CONFIGURATIONS)
+
+
+@pytest.mark.parametrize(("name", "method"), EVERY)
+def test_methods_take_what_is_published(name: str, method: str) -> None:
+    section, sizes = published_section(method, name), published_models()[name].model
+    assert method in METHODS
+    found = method_named(method)
+    assert set(section.settings) <= {field.name for field in fields(found.settings)}
+    settings_of(found, published(method, name))  # no TracerError
+    assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
+    assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
+    assert section.source.file.startswith(("hparams/",))
+    assert json.loads(json.dumps(section.settings)) == section.settings
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "expected"),
+    [
+        ("rome", "gpt2-medium", {"layers": [8], "v_loss_layer": 23, "clamp": 3.0}),
+        ("rome", "gpt2-large", {"layers": [12], "v_loss_layer": 35, "clamp": 4.0}),
+        ("rome", "gpt2-xl", {"layers": [17], "v_loss_layer": 47, "clamp": 4.0, "v_lr": 0.5, "v_steps": 20}),
+        ("rome", "gpt-j-6b", {"layers": [5], "v_weight_decay": 0.5, "kl_factor": 0.0625, "mom2_adjustment": True}),
+        ("rome", "gpt-neox-20b", {"layers": [15], "v_loss_layer": 43, "template_lengths": [[5, 10], [10, 10]]}),
+        ("rome", "llama-2-7b", {"layers": [5], "v_weight_decay": 1e-3, "mom2_adjustment": False}),
+        ("memit", "gpt2-xl", {"layers": [13, 14, 15, 16, 17], "mom2_weight": 20000.0, "clamp": 0.75}),
+        ("memit", "gpt-j-6b", {"layers": [3, 4, 5, 6, 7, 8], "mom2_weight": 15000.0, "v_steps": 25}),
+        ("emmet", "gpt2-xl", {"layers": [17], "mom2_weight": 1000.0, "emmet_lambda": 0.1}),
+        ("AlphaEdit", "llama-3-8b", {"nullspace_threshold": 0.02, "ridge_absolute": 10.0, "v_lr": 0.1}),
+        ("pmet", "gpt-j-6b", {"v_steps": 30, "v_lr": 0.2, "kl_factor": 1.0, "nll_factor": 1.0}),
+        ("ft-l", "gpt2-xl", {"layers": [0], "norm_constraint": 5e-4, "lr": 5e-4, "steps": 25, "batch_size": 128}),
+        ("ft_l", "gpt-j-6b", {"norm_constraint": 5e-5, "objective": "prompt_last"}),
+        ("ft_m", "llama-2-7b", {"layers": [21], "norm_constraint": False, "objective": "target_new"}),
+        ("lora", "gpt2-xl", {"modules": ["c_attn"], "rank": 8, "alpha": 32.0, "lr": 5e-3, "steps": 30}),
+        ("kn", "gpt2-xl", {"threshold": 0.2, "steps": 20, "lambda1": 2.0, "lambda2": 2.0, "site": "pre"}),
+    ],
+)
+def test_numbers_of_the_published_files(method: str, name: str, expected: dict[str, Any]) -> None:
+    found = published(method, name)
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
+    published("rome", "gpt2-xl")["layers"].append(3)
+    assert published("rome", "GPT2-XL")["layers"] == [17]
+
+
+def test_unknown_models_and_methods_are_told_what_there_is(tiny: Callable[[str], Model]) -> None:
+    with pytest.raises(TracerError, match=r"published for .*gpt2, 4 layers, 32 wide, MLP 64.*gpt-j-6b.*qwen2.5-7b"):
+        published("rome", tiny("gpt2"))
+    with pytest.raises(TracerError, match=r"published for 'gpt2-tiny'; there are some for gpt-j-6b"):
+        published("rome", "gpt2-tiny")
+    with pytest.raises(
+        TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'memit'; .* gpt-j-6b, gpt2-xl"
+    ):
+        published("memit", "gpt2-medium")
+    with pytest.raises(TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'mend'$"):
+        published("mend", "gpt2-medium")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-20],
+        lambda text: text.replace('"source"', '"sauce"'),
+        lambda text: text.replace('"n_layers": 24', '"n_layers": "24"'),
+        lambda text: text.replace("zjunlp/EasyEdit", "zjunlp"),
+    ],
+)
+def test_a_damaged_file_is_named(damage: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data" / "published"
+    folder.mkdir(parents=True)
+    text = Path(module.__file__).with_name("data").joinpath("published/gpt2-medium.json").read_text("utf-8")
+    assert damage(text) != text
+    (folder / "gpt2-medium.json").write_text(damage(text), encoding="utf-8")
+    monkeypatch.setattr(module, "files", lambda _: tmp_path)
+    with pytest.raises(TracerError, match=r"gpt2-medium\.json is damaged"):
+        published("rome", "gpt2-medium")
