@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -22,8 +23,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -89,6 +88,11 @@ def after(model: tracer.Model, edits: list[Edit], records: list[dict[str, Any]],
     return found
 
 
+def line(name: str, cells: Sequence[str], seconds: str) -> str:
+    """One row of the table."""
+    return f"{name:10}" + "".join(f"{cell:22}" for cell in cells) + seconds
+
+
 def main(
     mode: Annotated[str, typer.Argument(help="single or batch")] = "single",
     methods: Annotated[str, typer.Option(help="names, with commas between")] = "rome,r_rome",
@@ -102,15 +106,15 @@ def main(
     model = tracer.load()
     records = Random(0).sample(tracer.factworld.records(split), count)  # type: ignore[arg-type]
     groups: list[Any] = [[record] for record in records] if mode == "single" else [records]
-    table = Table("method", *COLUMNS, "seconds per edit", box=None)
-    table.add_row("none", *(interval(scored(model, records), column) for column in COLUMNS), "")
+    typer.echo(f"{mode}, {count} {split} records {' '.join(settings or [])}")
+    typer.echo(line("method", COLUMNS, "seconds per edit"))
+    typer.echo(line("none", [interval(scored(model, records), column) for column in COLUMNS], ""))
     for name in methods.split(","):
         hparams = read(method_named(name), settings or [], None, None)
         edits = compute_edits(model, groups, name, known="edit", **hparams)
         found = after(model, edits, records, mode)
         seconds = sum(edit.seconds for edit in edits) / count
-        table.add_row(name, *(interval(found, column) for column in COLUMNS), f"{seconds:.2f}")
-    Console(width=160).print(f"{mode}, {count} {split} records", table)
+        typer.echo(line(name, [interval(found, column) for column in COLUMNS], f"{seconds:.2f}"))
 
 
 if __name__ == "__main__":

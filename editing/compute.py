@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tracer import TracerError
+from tracer import NeuronAttribution, TracerError
 from tracer.answers import answer_text, own_answer
 from tracer.hooks import evaluating, frozen
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Known = Literal["refuse", "edit"]
 
 
+NEURONS = 0.1  # of the highest score: which neurons of an attribution are edited
 METHODS = {
     "rome": "rome.ROME",
     "r_rome": "rome.R_ROME",
@@ -148,6 +149,12 @@ def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
 def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
     from .locate import layers_from
 
+    if isinstance(given, NeuronAttribution) and "neurons" in method.settings.__dataclass_fields__:
+        if given.fingerprint != model.fingerprint():
+            raise TracerError(
+                f"the neurons were attributed on other weights than those of {model.name}; attribute again"
+            )
+        return {"neurons": tuple(given.above(NEURONS))}
     if method.layers is None:
         raise TracerError(f"{method.name} takes no layers; leave locate out")
     layers = layers_from(given, single=method.single, model=model)

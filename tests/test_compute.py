@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from editing.covariance import Covariance
 from editing.edit import Edit
 from editing.moments import estimate_covariance
 from editing.request import EditRequest, EditWarning
-from tracer import TracerError
+from tracer import Fact, TracerError, attribute_neurons, causal_trace
 from tracer.model import Model, load
 
 REQUEST = EditRequest("{} is in downtown", "The Space Needle", "Paris")
@@ -212,6 +213,25 @@ def test_an_edit_says_what_was_done(model: Model, moment: Covariance) -> None:
     assert settings["clamp"] == 0.75 or settings["clamp"] > 0
     assert settings["v_lr"] > 0 and settings["v_weight_decay"] >= 0
     assert set(edit.factors) == {model.down_projection(layer).name for layer in settings["layers"]}
+
+
+def test_neurons_of_an_attribution_are_those_edited(model: Model, tiny: Callable[[str], Model]) -> None:
+    attribution = attribute_neurons(model, REQUEST.fact, token="subject_last")
+    edit = compute_edit(model, REQUEST, "kn", locate=attribution)
+    assert [tuple(each) for each in edit.settings["neurons"]] == attribution.above(0.1)
+    foreign = attribute_neurons(tiny("llama"), REQUEST.fact, token="subject_last")
+    with pytest.raises(TracerError, match="attributed on other weights"):
+        compute_edit(model, REQUEST, "kn", locate=foreign)
+
+
+def test_layers_of_a_trace_are_those_edited(model: Model, moment: Covariance) -> None:
+    trace = causal_trace(model, Fact(REQUEST.prompt, REQUEST.subject), kind="mlp", window=1)
+    row = trace.positions.index(trace.subject_range[1] - 1)
+    peak = trace.layers[int(np.argmax(trace.effect[row]))]
+    edit = compute_edit(model, REQUEST, "rome", locate=trace, covariance=moment, **QUICK)
+    assert list(edit.factors) == [model.down_projection(peak).name]
+    named = compute_edit(model, REQUEST, "rome", locate=trace, layers=[0], covariance=moment, **QUICK)
+    assert list(named.factors) == [model.down_projection(0).name]  # what is said outright counts
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,7 +15,7 @@ from editing.compute import compute_edit, compute_edits
 from editing.covariance import Covariance
 from editing.edit import Edit
 from editing.methods.alphaedit import AlphaEditSettings, free_space
-from editing.methods.spread import default_layers
+from editing.methods.spread import default_layers, state_kind
 from editing.moments import estimate_covariance
 from editing.request import EditRequest
 from editing.weights import applied
@@ -155,7 +155,7 @@ def literal(
     method: str, model: Model, moment: Covariance, requests: Sequence[EditRequest], layers: Sequence[int], edit: Edit
 ) -> dict[int, Tensor]:
     """The changes by the formulas of the papers, as d_mlp x d_mlp systems, from the states that were found."""
-    kind = "mlp" if method == "pmet" else "hidden"
+    kind = "mlp" if method == "pmet" else state_kind(model)
     templates = [(("{}",), 1.0), (("It is said. {}",), 1.0)]
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     changes: dict[int, Tensor] = {}
@@ -179,7 +179,7 @@ def literal(
             delta = r @ k.T @ torch.linalg.inv(50.0 * c + k @ k.T)
         elif method == "emmet":
             inner = k.T @ torch.linalg.inv(c) @ k
-            inner = inner + 0.2 * inner.diagonal().mean() * torch.eye(len(inner), dtype=inner.dtype)
+            inner = inner + 0.2 * torch.eye(len(inner), dtype=inner.dtype)
             delta = r @ torch.linalg.inv(inner) @ k.T @ torch.linalg.inv(c)
         else:
             values, vectors = torch.linalg.eigh(moment.matrix(layer).double())
@@ -218,32 +218,26 @@ def test_closed_forms_are_those_of_the_papers(name: str, method: str, exact: Any
 
 @pytest.mark.parametrize("method", VALUE)
 @pytest.mark.parametrize("name", CAUSAL)
-def test_every_method_moves_every_architecture_towards_the_target(name: str, method: str, exact: Any) -> None:
+def test_every_method_brings_every_architecture_to_its_target_states(name: str, method: str, exact: Any) -> None:
     model, moment = exact(name)
-    layers = [1] if "rome" in method else [1, 2]
+    kind = "mlp" if "rome" in method or method == "pmet" else state_kind(model)
+    assert kind == "mlp" or name not in ("gemma2", "olmo2")  # there the MLP's output goes through a norm first
     own: dict[str, dict[str, Any]] = {
-        "memit": {"mom2_weight": 1e-2},
-        "pmet": {"mom2_weight": 1e-2},
-        "emmet": {"emmet_lambda": 1e-3},
-        "alphaedit": {"nullspace_share": 0.9, "ridge": 1e-3},
+        "memit": {"mom2_weight": 1e-6},
+        "pmet": {"mom2_weight": 1e-6},
+        "emmet": {"emmet_lambda": 1e-8},
+        "alphaedit": {"nullspace_share": 1.0, "ridge": 1e-8},
     }
-    settings = {**QUICK, "v_steps": 12, "kl_factor": 0.0, "context_templates": ["{}"], **own.get(method, {})}
-    edit = compute_edit(model, SEVERAL[:2], method, layers=layers, covariance=moment, **settings)
-
-    def loss() -> float:
-        total = 0.0
-        for request in SEVERAL[:2]:
-            found = request.fact.align(model)
-            ids = [*found.input_ids, *found.target_ids]
-            logp = model.hf(torch.tensor([ids])).logits[0].log_softmax(-1)
-            start = len(found.input_ids) - 1
-            total -= float(logp[range(start, start + len(found.target_ids)), list(found.target_ids)].mean().detach())
-        return total
-
-    before = loss()
+    settings = {**QUICK, "context_templates": ["{}"], **own.get(method, {})}
+    layers = [1] if "rome" in method else [1, 2]
+    edit = compute_edit(model, SEVERAL[0], method, layers=layers, covariance=moment, **settings)
+    found = SEVERAL[0].fact.align(model)
+    site = Site(kind, layers[-1], found.subject_range[1] - 1)
     with applied(model, edit.factors):
-        assert loss() < before - 0.01
-    assert loss() == before
+        there = capture(model, list(found.input_ids), [site])[site][0].detach()
+    init, delta = evidence(edit, "target_init")[0], evidence(edit, "delta")[0]
+    assert delta.norm() > 0.1
+    torch.testing.assert_close(there, init + delta, rtol=1e-3, atol=1e-3 * float(delta.norm()))
 
 
 @pytest.mark.parametrize("method", VALUE)

@@ -12,27 +12,32 @@ from torch import Tensor
 from tracer import TracerError
 
 from ..method import Change, Group, Method
-from .spread import REACH, SpreadSettings, default_layers, spread
+from .spread import REACH, SpreadSettings, default_layers, spread, state_kind
 
 if TYPE_CHECKING:
     from tracer import Model
+
+
+SHARE = 0.03  # of the diagonal's mean: the default of emmet_lambda
 
 
 @dataclass(frozen=True)
 class EMMETSettings(SpreadSettings):
     """Hyper-parameters of EMMET; see :class:`editing.settings.ValueSettings`.
 
-    emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K, as a share of that diagonal's mean: keys that
-    nearly coincide cannot be mapped to values that differ. mom2_weight scales C, which by itself changes nothing here.
+    emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K, since keys that nearly coincide cannot be mapped to
+    values that differ; None: 3 % of that diagonal's mean. mom2_weight scales C, which changes nothing but the meaning
+    of emmet_lambda.
     """
 
-    emmet_lambda: float = 0.03
+    emmet_lambda: float | None = None
     mom2_weight: float = 1.0
 
 
 def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list[Change]:
     """One change per group: every new key mapped exactly, delta = R (K^T C^-1 K)^-1 K^T C^-1."""
-    settings = settings.resolved(model, default_layers(model), "hidden", REACH)
+    kind = state_kind(model)
+    settings = settings.resolved(model, default_layers(model), kind, REACH)
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     solvers = {layer: covariance.solver(layer, damping=settings.damping) for layer in settings.layers}
@@ -40,7 +45,8 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
         left = solvers[layer].solve(keys) / settings.mom2_weight
         inner = keys.T @ left
-        inner = inner + settings.emmet_lambda * inner.diagonal().mean() * torch.eye(len(inner), dtype=inner.dtype)
+        extra = SHARE * float(inner.diagonal().mean()) if settings.emmet_lambda is None else settings.emmet_lambda
+        inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
         try:
             return torch.linalg.solve(inner.T, left.T).T
         except RuntimeError as error:
@@ -49,7 +55,7 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
                 "leave one of them out, or set emmet_lambda above zero"
             ) from error
 
-    return spread(model, groups, settings, closed_form)
+    return spread(model, groups, settings, closed_form, places=(kind,))
 
 
 EMMET = Method("emmet", EMMETSettings, plan, summary="MEMIT with equality constraints (Gupta et al. 2024)")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..method import Change, Group, Method
-from .spread import REACH, SpreadSettings, default_layers, spread
+from .spread import REACH, SpreadSettings, default_layers, spread, state_kind
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -36,7 +36,8 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
 
     With A = (mom2_weight C)^-1 K this is R [A (I + K^T A)^-1]^T: a system of n x n instead of d_mlp x d_mlp.
     """
-    settings = settings.resolved(model, default_layers(model), "hidden", REACH)
+    kind = state_kind(model)
+    settings = settings.resolved(model, default_layers(model), kind, REACH)
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     weight = SHARE * model.d_mlp if settings.mom2_weight is None else settings.mom2_weight
@@ -47,7 +48,7 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
         inner = torch.eye(keys.shape[1], dtype=keys.dtype) + keys.T @ left
         return torch.linalg.solve(inner.T, left.T).T
 
-    return spread(model, groups, replace(settings, mom2_weight=weight), closed_form)
+    return spread(model, groups, replace(settings, mom2_weight=weight), closed_form, places=(kind,))
 
 
 MEMIT = Method("memit", MEMITSettings, plan, summary="many facts, several layers (Meng et al. 2023)")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tracer.hooks import Add, Site, capture, intervene
 from tracer.progress import track
 
 from ..method import Change, Group
@@ -44,6 +45,20 @@ def default_layers(model: Model) -> tuple[int, ...]:
     last = round(model.n_layers / 2)
     count = min(5, max(1, round(3 * model.n_layers / 8)))
     return tuple(range(max(0, last - count + 1), last + 1))
+
+
+def state_kind(model: Model) -> str:
+    """Where target states are: "hidden", as published; "mlp" if the MLP's output is not simply added to the state.
+
+    Behind a norm (Gemma 2, OLMo 2) a change of the hidden state is no change of the MLP's output that one could write.
+    """
+    layer, ids = default_layers(model)[-1], [1, 2, 3]
+    site, delta = Site("hidden", layer), torch.ones(model.d_model, dtype=model.dtype)
+    with torch.no_grad():
+        before = capture(model, ids, [site])[site]
+        with intervene(model, [Add(Site("mlp", layer), delta)]):
+            moved = (capture(model, ids, [site])[site] - before).float()
+    return "hidden" if float((moved - 1).abs().max()) < 0.1 else "mlp"
 
 
 def spread(
