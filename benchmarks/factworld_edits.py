@@ -4,11 +4,11 @@
     python benchmarks/factworld_edits.py batch --methods memit,alphaedit,emmet --count 100
     python benchmarks/factworld_edits.py single --methods rome --set layers=3 --set kl_factor=1
 
-``single`` makes every edit alone on the model as it was, ``batch`` all of them at once. Shares are of prompts, with a
-95 % interval from resampling records: ES and PS, where the new object is more probable per token than the true one (the
-rewrite, and wordings never trained); NS, where it is not, for other subjects with the same object; greedy, where
-decoding gives the new object of the rewrite exactly; other facts, which of the subject's other facts decoding still
-gives.
+``single`` makes every edit alone on the model as it was, ``batch`` all of them at once, no subject twice (with
+``--repeated`` as drawn). Shares are of prompts, with a 95 % interval from resampling records: ES and PS, where the new
+object is more probable per token than the true one (the rewrite, and wordings never trained); NS, where it is not, for
+other subjects with the same object; greedy, where decoding gives the new object of the rewrite exactly; other facts,
+which of the subject's other facts decoding still gives.
 """
 
 from __future__ import annotations
@@ -99,12 +99,17 @@ def main(
     count: Annotated[int, typer.Option(help="records")] = 200,
     split: Annotated[str, typer.Option(help="validation or test")] = "test",
     settings: Annotated[list[str] | None, typer.Option("--set", help="hyper-parameter=value")] = None,
+    repeated: Annotated[bool, typer.Option("--repeated", help="let records of a batch share subjects")] = False,
     threads: Annotated[int, typer.Option(help="processor threads")] = 2,
 ) -> None:
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", EditWarning)  # subjects repeat in the records
     model = tracer.load()
-    records = Random(0).sample(tracer.factworld.records(split), count)  # type: ignore[arg-type]
+    every = tracer.factworld.records(split)  # type: ignore[arg-type]
+    drawn = Random(0).sample(every, len(every))
+    if mode == "batch" and not repeated:  # two requests about one subject write to one key
+        drawn = list({record["requested_rewrite"]["subject"]: record for record in reversed(drawn)}.values())[::-1]
+    records = drawn[:count]
     groups: list[Any] = [[record] for record in records] if mode == "single" else [records]
     typer.echo(f"{mode}, {count} {split} records {' '.join(settings or [])}")
     typer.echo(line("method", COLUMNS, "seconds per edit"))
