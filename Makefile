@@ -23,14 +23,16 @@ help:
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "make figures    write the gallery in figures/ again"
 	@echo "make notebooks  run the notebooks and keep their outputs"
-	@echo "make bench      time traces, estimates and attributions against plain loops"
+	@echo "make bench      time traces, estimates, attributions, edits and covariances against plain loops"
 	@echo "make clean      remove the environment and caches"
 
 demo: $(RUN)
 	$(BIN)/tracer trace $(FACT) --kind all --out figures
 
+# one thread each, since two processes that use every core slow each other down; the long notebooks begin
 test: $(DEV)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--nbmake --nbmake-timeout=600 notebooks tests
 
 check: $(DEV)
 	$(BIN)/ruff check .
@@ -55,6 +57,8 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/attribution.py
 	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/edit.py
+	$(BIN)/python benchmarks/covariance.py speed
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

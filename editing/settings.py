@@ -153,6 +153,11 @@ class ValueSettings:
             **more,
         )
 
+    @property
+    def note(self) -> str:
+        """What a reader of the edit should know about the covariance, or ""."""
+        return self.covariance.note if self.covariance is not None else ""
+
     def as_json(self) -> dict[str, Any]:
         """Every field, as what json knows; the covariance by what it is of."""
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "covariance"}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+import editing
 import tracer
+from editing.probes import from_factworld
 from tracer import factworld
 from tracer.progress import track
 
@@ -31,6 +33,7 @@ def main() -> None:
         "other_facts.png": tracer.plot_trace([tracer.causal_trace(model, fact) for fact in OTHERS]),
         **averages(model),
         **neurons(model),
+        **edits(model),
     }
     for name in track(figures, "drawing"):
         print(tracer.export(figures[name], HERE / name))
@@ -68,6 +71,20 @@ def neurons(model: tracer.Model) -> dict[str, object]:
     ]
     attribution = tracer.attribute_neurons(model, fact, token="subject_last")
     return {"neurons.png": tracer.plot_neurons(attribution), "effects.png": tracer.plot_effects(effects)}
+
+
+def edits(model: tracer.Model) -> dict[str, object]:
+    """An edit of the Space Needle, before and after; and where tracing and editing find it."""
+    request = editing.EditRequest("{} is in downtown", "The Space Needle", "Paris", target_true="Seattle")
+    probes = from_factworld([request], neighbours=8, paraphrases=6)[0]
+    assert probes is not None
+    before = editing.measure(model, probes)
+    editor = editing.Editor(model)
+    with editor.preview(request):
+        outcome = editing.Outcome(before, editing.measure(editor.model, probes))
+    records = factworld.records("validation")[::28][:10]
+    found = [editing.locate(model, records), editing.locate(model, records, using="sweep", known="edit")]
+    return {"edit.png": editing.plot_outcome(outcome), "locate.png": editing.plot_locate(found)}
 
 
 if __name__ == "__main__":

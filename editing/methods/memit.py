@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..method import Change, Group, Method
-from .spread import REACH, SpreadSettings, default_layers, spread, state_kind
+from .spread import REACH, ClosedForm, SpreadSettings, default_layers, spread, state_kind
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -31,6 +31,9 @@ class MEMITSettings(SpreadSettings):
     mom2_weight: float | None = None
 
 
+Weighted = TypeVar("Weighted", bound=MEMITSettings)
+
+
 def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list[Change]:
     """One change per group: least squares on old and new keys, delta = R K^T (mom2_weight C + K K^T)^-1.
 
@@ -38,6 +41,12 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
     """
     kind = state_kind(model)
     settings = settings.resolved(model, default_layers(model), kind, REACH)
+    settings, closed_form = least_squares(model, settings)
+    return spread(model, groups, settings, closed_form, places=(kind,))
+
+
+def least_squares(model: Model, settings: Weighted) -> tuple[Weighted, ClosedForm]:
+    """MEMIT's closed form, and the settings with the weight it has."""
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     weight = SHARE * model.d_mlp if settings.mom2_weight is None else settings.mom2_weight
@@ -48,7 +57,7 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
         inner = torch.eye(keys.shape[1], dtype=keys.dtype) + keys.T @ left
         return torch.linalg.solve(inner.T, left.T).T
 
-    return spread(model, groups, replace(settings, mom2_weight=weight), closed_form, places=(kind,))
+    return replace(settings, mom2_weight=weight), closed_form
 
 
 MEMIT = Method("memit", MEMITSettings, plan, summary="many facts, several layers (Meng et al. 2023)")

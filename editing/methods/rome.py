@@ -74,7 +74,7 @@ def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[
             left, right, seen = _written(values, layer, settings)
             own[down.name] = (left, right) if down.orientation == "in_out" else (right, left)
             kept.update({f"{name}{end}": value for name, value in seen.items()})
-    return [Change(own, settings.as_json(), kept) for own, kept in zip(factors, evidence, strict=True)]
+    return [Change(own, settings.as_json(), kept, settings.note) for own, kept in zip(factors, evidence, strict=True)]
 
 
 def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings: ROMESettings) -> list[Optimised]:

@@ -126,7 +126,7 @@ def _written(
     evidence["target_init"] = torch.stack([value.init[-1] for value in values])
     evidence["delta"] = torch.stack([value.delta[-1] for value in values])
     evidence["loss"] = loss_curves(values).float()
-    return Change(factors, settings.as_json(), evidence)
+    return Change(factors, settings.as_json(), evidence, settings.note)
 
 
 def _bare_rows(model: Model, request: EditRequest, settings: SpreadSettings) -> list[Row]:
