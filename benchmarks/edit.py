@@ -51,6 +51,8 @@ def plain(model: tracer.Model, some: Sequence[Subject], layer: int) -> list[Tens
     owner = [i for i, subject in enumerate(some) for _ in (*subject.rewriting, *subject.essence)]
     ids = padded(model, rows)
     at, where = torch.arange(len(rows)), torch.tensor([row.lookup for row in rows])
+    counts = torch.tensor([len(row.read) for row in rows])
+    reads = torch.tensor([position for row in rows for position in row.read])
     site = Site("hidden", layer)
     with torch.no_grad():
         state = capture(model, ids, [site])[site][at, where]
@@ -73,8 +75,8 @@ def plain(model: tracer.Model, some: Sequence[Subject], layer: int) -> list[Tens
         loss = torch.zeros(())
         for delta, size in zip(deltas, init, strict=True):
             loss = loss + GOAL.v_weight_decay * delta.norm() / size**2
-        for place, (row, i) in enumerate(zip(rows, owner, strict=True)):
-            each = logp[place, list(row.read)]
+        picked = logp[at.repeat_interleave(counts), reads].split(counts.tolist())
+        for place, (row, i, each) in enumerate(zip(rows, owner, picked, strict=True)):
             if row.target:
                 loss = loss - each[range(len(row.target)), list(row.target)].mean() / len(some[i].rewriting)
             else:
