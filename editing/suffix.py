@@ -25,7 +25,7 @@ from .rows import Row, padded
 if TYPE_CHECKING:
     from tracer import Model
 
-BUDGET_BYTES = 2**27  # what the states of one forward with gradients may take when max_rows is not given
+BUDGET_BYTES = 2**25  # what the states of one forward with gradients may take when max_rows is not given
 
 Place = tuple[str, int]
 
