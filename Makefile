@@ -29,9 +29,10 @@ help:
 demo: $(RUN)
 	$(BIN)/tracer trace $(FACT) --kind all --out figures
 
-# one thread each, since two processes that use every core slow each other down; the long notebooks begin
+# one thread each, since two processes that use every core slow each other down; the long notebooks begin, and run on
+# a share of their facts, whose outputs of all facts `make notebooks` keeps
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--nbmake --nbmake-timeout=600 notebooks tests
 
 check: $(DEV)

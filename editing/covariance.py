@@ -96,6 +96,12 @@ class Covariance:
             self._kept["condition", layer] = most / least if least > 0 else float("inf")
         return self._kept["condition", layer]
 
+    def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Eigenvalues [d_mlp], ascending, and eigenvectors [d_mlp, d_mlp] of the moment, float64; taken once."""
+        if ("spectrum", layer) not in self._kept:
+            self._kept["spectrum", layer] = tuple(torch.linalg.eigh(self._moment(layer).double()))
+        return self._kept["spectrum", layer]
+
     def change(self, layer: int) -> float:
         """||C - C_half|| / ||C|| (Frobenius), C_half being the moment over the first half of the tokens.
 

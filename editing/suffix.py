@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tracer.forward import BlockArguments, Prefix, Stop
-from tracer.hooks import Frame, attach
+from tracer import TracerError
+from tracer.forward import BlockArguments, Prefix, Stop, narrow
+from tracer.hooks import INNER, Frame, attach
 from tracer.sweep import record
 
 from .rows import Row, padded
@@ -25,7 +26,7 @@ from .rows import Row, padded
 if TYPE_CHECKING:
     from tracer import Model
 
-BUDGET_BYTES = 2**25  # what the states of one forward with gradients may take when max_rows is not given
+BUDGET_BYTES = 2**26  # what the states of one forward with gradients may take when max_rows is not given
 
 Place = tuple[str, int]
 
@@ -115,6 +116,19 @@ class Suffix:
         rows = tuple(self.rows[i] for i in some)
         return replace(self, rows=rows, ids=self.ids[index], entering=self.entering[index], prefix=prefix)
 
+    def _needed(self, layer: int) -> Tensor:
+        """Tokens whose MLP output in ``layer`` reaches anything that is read, [rows, tokens]."""
+        tokens = self.ids.shape[1] - self.first
+        if self.ability.grows and layer < self.start:  # the row that carries the shapes
+            return torch.arange(tokens) == 0
+        keep = torch.zeros(len(self.rows), tokens, dtype=torch.bool)
+        for line, row in zip(keep, self.rows, strict=True):
+            if layer == self.model.n_layers - 1:
+                line[[position - self.first for position in row.read]] = True
+            else:
+                line[: max(row.read) - self.first + 1] = True
+        return keep
+
     def run(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> list[Tensor]:
         """Log-probabilities [len(read), V] of each row with ``deltas`` [R, d] added at the lookups; float32.
 
@@ -157,6 +171,10 @@ class Suffix:
             for layer in range(model.n_layers):
                 entry = BlockArguments(enter if layer == self.start else None, scaled)
                 stack.callback(entry.attach(model.module("hidden", layer)).remove)
+                if not any(kind in INNER and at == layer for kind, at in deltas):
+                    with suppress(TracerError):  # no such site: nothing to save
+                        for handle in narrow(model.module("mlp", layer), self._needed(layer)):
+                            stack.callback(handle.remove)
             frame = Frame(self.ids.shape[1] - self.first)
             for place, delta in deltas.items():
                 if place not in begin:

@@ -316,7 +316,7 @@ def test_alphaedit_keeps_what_earlier_edits_wrote(exact: Any) -> None:
 
 def test_alphaedit_says_when_nothing_is_free() -> None:
     with pytest.raises(TracerError, match="no direction of layer 3 is free: the smallest eigenvalue"):
-        free_space(torch.eye(4), AlphaEditSettings(nullspace_threshold=0.5), 3)
+        free_space(torch.ones(4), torch.eye(4), AlphaEditSettings(nullspace_threshold=0.5), 3)
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(8, (2, 3, 4)), (12, (3, 4, 5, 6)), (4, (1, 2)), (1, (0,))])

@@ -299,6 +299,23 @@ def test_cached_by_layer(tiny: Tiny, own_cache: Path, monkeypatch: pytest.Monkey
         assert runs
 
 
+def test_an_edited_model_takes_the_covariance_it_had_before(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache has it; else that of the model as it is, which is kept under its own name."""
+    model, runs = tracer.load(tiny_folder("gpt2")), count_runs(monkeypatch)
+    origin = model.fingerprint()
+    first = estimate_covariance(model, [1], TEXTS, cache=tmp_path / "kept")
+    with torch.no_grad():
+        model.down_projection(0).weight.mul_(2.0)
+    runs.clear()
+    again = estimate_covariance(model, [1], TEXTS, cache=tmp_path / "kept", origin=origin)
+    assert not runs and same(first, again) and again.fingerprint == origin
+    own = estimate_covariance(model, [1], TEXTS, cache=tmp_path / "other", origin=origin)
+    assert runs and own.fingerprint == model.fingerprint() != origin
+    assert not torch.equal(own.matrix(1), first.matrix(1))
+
+
 def test_damaged_cache_is_made_again(tiny: Tiny, tmp_path: Path) -> None:
     """Cut short, one bit off, another layer's or not even safetensors: each time a warning and the right numbers."""
     model, folder = tiny("gpt2"), tmp_path / "kept"

@@ -77,7 +77,9 @@ class Forward:
             last = model.n_layers - 1
             with suppress(TracerError):  # no such site: nothing to save
                 if plan.kinds(2 * last).isdisjoint(INNER):
-                    for handle in narrow(model.module("mlp", last), [p - self.first for p in self.base.read]):
+                    keep = torch.zeros(self.base.ids.shape[1] - self.first, dtype=torch.bool)
+                    keep[[position - self.first for position in self.base.read]] = True
+                    for handle in narrow(model.module("mlp", last), keep):
                         stack.callback(handle.remove)
             for layer in range(model.n_layers):
                 split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
@@ -115,29 +117,35 @@ class Forward:
         return edit
 
 
-def narrow(module: nn.Module, keep: Sequence[int]) -> tuple[RemovableHandle, RemovableHandle]:
+def narrow(module: nn.Module, keep: Tensor) -> tuple[RemovableHandle, RemovableHandle]:
     """Let a module that treats tokens one by one compute those in ``keep`` only; its output is zero at the others.
 
-    For the MLP of the last block, most of whose output nobody reads. Inputs that are not [rows, tokens, width] pass.
+    For MLPs, much of whose output nobody reads. keep: mask [tokens], or [rows, tokens] if rows differ. Inputs of
+    another shape pass.
     """
-    full: list[int] = []
+    masks: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple) -> tuple | None:
-        full.clear()
-        if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3 or args[0].shape[1] <= len(keep):
+        masks.clear()
+        if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
             return None
-        tokens = args[0].shape[1]
-        full.append(tokens)
-        return tuple(x[:, keep] if isinstance(x, Tensor) and x.shape[1:2] == (tokens,) else x for x in args)
+        size = args[0].shape[:2]
+        if keep.shape != size[-keep.dim() :]:
+            return None
+        mask = keep.to(args[0].device).expand(size)
+        masks.append(mask)
+        return tuple(x[mask].unsqueeze(0) if isinstance(x, Tensor) and x.shape[:2] == size else x for x in args)
 
     def after(_: nn.Module, args: tuple, output: Any) -> Any:
-        if not full:
+        if not masks:
             return None
         state = output if isinstance(output, Tensor) else output[0]
-        wide = state.new_zeros(state.shape[0], full[0], state.shape[2])
-        wide[:, keep] = state
+        wide = state.new_zeros(*masks[0].shape, state.shape[-1])
+        wide[masks[0]] = state.flatten(0, -2)
         return wide if isinstance(output, Tensor) else type(output)((wide, *output[1:]))
 
+    if bool(keep.all()):
+        return module.register_forward_pre_hook(lambda *_: None), module.register_forward_hook(lambda *_: None)
     return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
 

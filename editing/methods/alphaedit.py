@@ -52,7 +52,7 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
     settings = settings.resolved(model, default_layers(model), kind, REACH)
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
-    free = {layer: free_space(covariance.matrix(layer), settings, layer) for layer in settings.layers}
+    free = {layer: free_space(*covariance.spectrum(layer), settings, layer) for layer in settings.layers}
 
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
         name = f"keys.{layer}"
@@ -70,9 +70,8 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
     return spread(model, groups, settings, closed_form, places=(kind,))
 
 
-def free_space(moment: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:
-    """Orthonormal directions [d_mlp, k] that hold little of the second moment; P is their outer product."""
-    values, vectors = torch.linalg.eigh(moment.double())
+def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:
+    """Of the second moment's eigenvectors those [d_mlp, k] that hold little of it; P is their outer product."""
     if settings.nullspace_threshold is not None:
         small = values < settings.nullspace_threshold
     else:
