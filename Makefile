@@ -23,7 +23,7 @@ help:
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "make figures    write the gallery in figures/ again"
 	@echo "make notebooks  run the notebooks and keep their outputs"
-	@echo "make bench      time traces, estimates, attributions, edits and covariances against plain loops"
+	@echo "make bench      time traces, estimates, attributions, edits, covariances and scores against plain loops"
 	@echo "make clean      remove the environment and caches"
 
 demo: $(RUN)
@@ -60,6 +60,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/edit.py
 	$(BIN)/python benchmarks/covariance.py speed
+	$(BIN)/python benchmarks/evaluate.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from tracer import Fact, TracerError
 from tracer.answers import answer_text
-from tracer.hooks import as_ids, evaluating, keep_logits
-from tracer.progress import bar
-from tracer.sweep import check_numbers, default_rows
 from tracer.tokens import SLOT
+
+from .decoding import TOP_K, Line, follow
 
 if TYPE_CHECKING:
     from tracer import Model
 
 TOKENS = 24
-TOP_K = 5
 # A mark that ends a sentence, with what closes after it. Behind a single capital ("U. S.") or before more letters
 # ("3.5") it ends none; scripts written without spaces need no space behind theirs.
 END = re.compile(r"(?<![A-Z])[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|\n")
@@ -43,8 +40,8 @@ def continuations(
     tokenizer's or the model's end token, which is left out, after so many ``sentences`` (None: however many),
     at ``max_new_tokens``, or where the context is full.
 
-    Prompts of equal length share forwards, so that nothing is padded. max_rows: most prompts in a forward; None: by
-    memory. The model, its generation config and its tokenizer are left as they were found.
+    Prompts share forwards (:mod:`editing.decoding`). max_rows: most prompts in a forward; None: by memory. The model,
+    its generation config and its tokenizer are left as they were found.
 
     Raises:
         TracerError: a masked model, a prompt that is empty or longer than the context, a number of tokens below 1,
@@ -55,30 +52,28 @@ def continuations(
     for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("sentences", sentences)):
         if value is not None and value < 1:
             raise TracerError(f"{name} is {value}; expected at least 1")
-    lengths: dict[int, list[int]] = {}
-    ids = []
+    lines = []
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
             raise TracerError(f"prompt {place} is empty; write it out, or leave it out")
-        ids.append(Fact(SLOT, prompt).align(model).input_ids)  # in the slot, so that braces stay as they are
-        lengths.setdefault(len(ids[place]), []).append(place)
-    found: list[str] = [""] * len(ids)
-    with ExitStack() as stack:
-        progress = stack.enter_context(bar("writing", len(ids)))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(model))
-        stack.callback(keep_logits(model, [-1]).remove)
-        for length, places in sorted(lengths.items()):
-            step = max_rows or default_rows(model, length + max_new_tokens, 1)
-            for start in range(0, len(places), step):
-                some = places[start : start + step]
-                draws = None if seed is None else [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in some]
-                rows = _write(model, [ids[i] for i in some], max_new_tokens, draws, top_k, sentences)
-                for place, row in zip(some, rows, strict=True):
-                    text = answer_text(model, row) if row else ""
-                    found[place] = first_sentences(text, sentences) if sentences else text
-                progress.advance(progress.task_ids[0], len(some))
-    return found
+        ids = Fact(SLOT, prompt).align(model).input_ids  # in the slot, so that braces stay as they are
+        draw = None if seed is None else torch.Generator().manual_seed(seed * 1_000_003 + place)
+        lines.append(
+            Line(ids, tokens=max_new_tokens, draw=draw, done=ends_after(model, sentences) if sentences else None)
+        )
+    found = follow(model, lines, top_k=top_k, max_rows=max_rows, description="writing")
+    return [written_text(model, each.written, sentences) for each in found]
+
+
+def ends_after(model: Model, sentences: int) -> Callable[[Sequence[int]], bool]:
+    """Whether a text of these ids holds so many whole sentences."""
+    return lambda ids: _end(answer_text(model, ids), sentences) is not None
+
+
+def written_text(model: Model, ids: Sequence[int], sentences: int | None = None) -> str:
+    """The text of ids, up to the end of so many sentences; None: all of it."""
+    text = answer_text(model, ids) if ids else ""
+    return first_sentences(text, sentences) if sentences else text
 
 
 def first_sentences(text: str, count: int = 1) -> str:
@@ -91,48 +86,3 @@ def _end(text: str, count: int) -> int | None:
     """Where sentence ``count`` ends, if it does; line breaks in front of the text end none."""
     ends = list(END.finditer(text, len(text) - len(text.lstrip())))
     return ends[count - 1].end() if len(ends) >= count else None
-
-
-def _write(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    tokens: int,
-    draws: Sequence[torch.Generator] | None,
-    top_k: int,
-    sentences: int | None,
-) -> list[list[int]]:
-    """The new ids of prompts of one length."""
-    ends = _end_ids(model)
-    written: list[list[int]] = [[] for _ in prompts]
-    going = [True] * len(prompts)
-    ids: Any = as_ids(model, torch.tensor(prompts))
-    cache: Any = None
-    for _ in range(min(tokens, model.n_ctx - ids.shape[1])):
-        output = model.hf(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        logits = check_numbers(model, output.logits[:, -1]).float().cpu()
-        chosen = logits.argmax(-1) if draws is None else _drawn(logits, draws, top_k)
-        for row, token in enumerate(chosen.tolist()):
-            if going[row] and token in ends:
-                going[row] = False
-            elif going[row]:
-                written[row].append(token)
-                going[row] = not (sentences and _end(answer_text(model, written[row]), sentences))
-        if not any(going):
-            break
-        ids = chosen.to(model.device).unsqueeze(1)
-    return written
-
-
-def _drawn(logits: torch.Tensor, draws: Sequence[torch.Generator], top_k: int) -> torch.Tensor:
-    """One token per row among its ``top_k`` most probable; drawn on the CPU, so that every device draws alike."""
-    top = logits.topk(min(top_k, logits.shape[-1]))
-    places = [torch.multinomial(p, 1, generator=g) for p, g in zip(top.values.softmax(-1), draws, strict=True)]
-    return top.indices.gather(-1, torch.stack(places)).squeeze(-1)
-
-
-def _end_ids(model: Model) -> set[int]:
-    """Tokens that end a text, by the tokenizer and the model's generation config."""
-    named = [model.tokenizer.eos_token_id, getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)]
-    flat = [i for each in named for i in (each if isinstance(each, list | tuple) else [each])]
-    return {i for i in flat if isinstance(i, int)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ def estimate_covariance(
     batch_tokens: int = 4096,
     save_every: float = 30.0,
     origin: str | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
 ) -> Covariance:
     """E[k k^T] of the keys (inputs of the MLPs' down-projections) over text, at several layers in one pass.
 
@@ -80,6 +82,9 @@ def estimate_covariance(
         batch_tokens: tokens per forward.
         save_every: seconds after which the state of an unfinished run is kept in the cache.
         origin: hash of the weights before the model was edited: if the cache has their covariance, that is taken.
+        workers, cluster: read in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`.
+            Each loads the model by its name. The numbers are the same for any workers, and differ in the last digits
+            from those of one process here. Parts of the text that are done are kept instead of ``save_every``.
 
     Every key counts once, those of special tokens that the tokenizer puts before a text too; padding never counts. The
     published code adds no special tokens; this follows the tokenizer, as prompts do.
@@ -124,8 +129,14 @@ def estimate_covariance(
         parts = {layer: found for layer in asked if store and (found := store.find(layer))}
         missing = [layer for layer in asked if layer not in parts]
         if missing:
+            shared = workers != 1 or cluster is not None
             checkpoint = store.unfinished(missing, batch_tokens) if store and resume else None
-            sums = _sums(model, corpus, missing, dtype, batch_tokens, checkpoint, save_every)
+            if shared:
+                from .moments_run import shared_sums
+
+                sums = shared_sums(model, corpus, missing, dtype, batch_tokens, checkpoint, workers, cluster)
+            else:
+                sums = _sums(model, corpus, missing, dtype, batch_tokens, checkpoint, save_every)
             for layer in missing:
                 moment = (packed.mirror(sums.totals[layer]) / corpus.tokens).cpu()
                 doublings = {layer: tuple(sums.doublings[layer])}
@@ -160,32 +171,20 @@ def _sums(
     save_every: float,
 ) -> Sums:
     """The sums of k k^T over all windows; kept at ``checkpoint`` now and then, and carried on from there."""
-    sums = Sums({i: torch.zeros(model.d_mlp, model.d_mlp, dtype=dtype, device=_device(model, i)) for i in layers})
+    sums = empty_sums(model, layers, dtype)
     if checkpoint is not None and checkpoint.exists():
         try:
             sums.restore(checkpoint)
         except TracerError as error:
             warnings.warn(f"{error}; the covariance is estimated from the beginning", stacklevel=3)
-    marks = [corpus.tokens]
-    while marks[0] >= 2 * FEWEST:
-        marks.insert(0, marks[0] // 2)
-    groups = corpus.groups(GROUP * batch_tokens, marks)
-    reached = {int(np.searchsorted(corpus.ends, mark)) + 1 for mark in marks}
+    marks = marks_of(corpus)
+    groups = corpus.groups(GROUP * batch_tokens, marks)[sums.groups :]
     due = time.monotonic() + save_every
-    with torch.no_grad(), evaluating(model), bar("covariance", corpus.tokens) as progress:
+    with bar("covariance", corpus.tokens) as progress:
         progress.advance(progress.task_ids[0], sums.tokens)
-        for first, stop in groups[sums.groups :]:
-            rows = sorted(corpus.rows(first, stop), key=len, reverse=True)
-            for batch in _batches(rows, batch_tokens):
-                _read(model, batch, sums.totals)
-                count = sum(map(len, batch))
-                sums.tokens += count
-                progress.advance(progress.task_ids[0], count)
-            sums.groups += 1
-            if stop in reached:
-                _check_finite(model, sums)
-                sums.mark()
-            if checkpoint is not None and stop < len(corpus.ends) and time.monotonic() >= due:
+        for stop, count in read_groups(model, corpus, groups, sums, batch_tokens, reached(corpus.ends, marks)):
+            progress.advance(progress.task_ids[0], count)
+            if checkpoint is not None and stop and stop < len(corpus.ends) and time.monotonic() >= due:
                 begun = time.monotonic()
                 try:
                     sums.save(checkpoint)
@@ -195,6 +194,53 @@ def _sums(
                 now = time.monotonic()  # large states take long to write: no more than a tenth of the time goes there
                 due = now + (max(save_every, 9 * (now - begun)) if save_every else 0)
     return sums
+
+
+def empty_sums(model: Model, layers: Sequence[int], dtype: torch.dtype) -> Sums:
+    """Sums of nothing, where the layers lie."""
+    return Sums({i: torch.zeros(model.d_mlp, model.d_mlp, dtype=dtype, device=_device(model, i)) for i in layers})
+
+
+def marks_of(corpus: Windows) -> list[int]:
+    """Numbers of tokens at which it is asked how much the moments still change: all, a half, a quarter, ..."""
+    marks = [corpus.tokens]
+    while marks[0] >= 2 * FEWEST:
+        marks.insert(0, marks[0] // 2)
+    return marks
+
+
+def reached(ends: np.ndarray, marks: Iterable[int]) -> set[int]:
+    """How many windows it takes to reach each of the ``marks``."""
+    return {int(np.searchsorted(ends, mark)) + 1 for mark in marks}
+
+
+def read_groups(
+    model: Model,
+    corpus: Windows,
+    groups: Iterable[tuple[int, int]],
+    sums: Sums,
+    batch_tokens: int,
+    stops: set[int],
+) -> Iterator[tuple[int, int]]:
+    """Add the keys of groups of windows to ``sums``, and look at the change at ``stops``.
+
+    Yields after every batch: the window behind the group where that is done, else 0; and how many tokens were read.
+    """
+    for first, stop in groups:
+        rows = sorted(corpus.rows(first, stop), key=len, reverse=True)
+        count = 0
+        for batch in _batches(rows, batch_tokens):
+            if count:
+                yield 0, count
+            with torch.no_grad(), evaluating(model):
+                _read(model, batch, sums.totals)
+            count = sum(map(len, batch))
+            sums.tokens += count
+        sums.groups += 1
+        if stop in stops:
+            check_finite(model, sums)
+            sums.mark()
+        yield stop, count
 
 
 def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
@@ -243,7 +289,8 @@ def _device(model: Model, layer: int) -> torch.device:
     return model.device if device.type == "meta" else device
 
 
-def _check_finite(model: Model, sums: Sums) -> None:
+def check_finite(model: Model, sums: Sums) -> None:
+    """Raises TracerError if keys were not finite."""
     for layer, total in sums.totals.items():
         if not total.diagonal().isfinite().all():
             raise TracerError(

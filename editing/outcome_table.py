@@ -95,7 +95,7 @@ def as_text(outcome: Outcome) -> str:
     """The tables and the written texts as plain text."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=150, highlight=False)
+    console = Console(file=io.StringIO(), width=150, highlight=False, color_system=None, force_jupyter=False)
     for table in tables(outcome):
         console.print(table)
     for lines in written(outcome):

@@ -12,20 +12,16 @@ Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from tracer import Fact, TracerError
-from tracer.answers import Readout
-from tracer.hooks import evaluating
-from tracer.progress import track
-from tracer.sweep import check_max_rows, check_numbers, default_rows
 from tracer.tokens import SLOT
+
+from .decoding import Line, follow
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -85,42 +81,34 @@ def target_log_probs(
     """Score ``targets`` after ``prompts``, pair by pair; a single text goes with all of the other side.
 
     Prompts of similar length share a forward, filled up on the right, where a causal model never looks (those of a
-    masked model, which hold its mask, share one only with prompts of their own length); targets that differ in
-    their last token alone share a row; logits are made where a target's token is predicted, and nowhere else.
+    masked model, which hold its mask, share one only with prompts of their own length); targets of a prompt that begin
+    alike share a row, so that all of one token cost no more than the prompt; logits are made where a target's token is
+    predicted, and nowhere else.
 
     max_rows: most rows in a forward; by default as many as fit ``tracer.sweep.BUDGET_BYTES``. No effect on numbers.
 
     The model is left as it was found. Raises TracerError for sides of different length, a pair that cannot be
     tokenised or is too long (naming it), and logits that are not numbers.
     """
-    check_max_rows(max_rows)
-    places: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-    readouts = []
+    places: dict[tuple[tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
+    count = 0
     for index, (prompt, target) in enumerate(_pairs(prompts, targets)):
         try:
             # in the slot, so that a text with braces stays as it is
-            readout = Readout.of(model, Fact(SLOT, prompt, target).align(model))
+            found = Fact(SLOT, prompt, target).align(model)
         except TracerError as error:
             raise TracerError(f"pair {index}: {error}") from error
-        readouts.append(readout)
-        places.setdefault((readout.ids, readout.read), []).append(index)
-    rows = sorted(places, key=lambda row: len(row[0]), reverse=True)
-    log_probs: list[Any] = [None] * len(readouts)
-    hits: list[Any] = [None] * len(readouts)
-    batches = list(_batches(model, rows, max_rows))
-    with torch.no_grad(), evaluating(model):
-        for some in track(batches, "scoring"):
-            logits = check_numbers(model, _logits(model, some)).float()
-            total, best = logits.logsumexp(-1), logits.argmax(-1)
-            start = 0
-            for row in some:
-                part = slice(start, start + len(row[1]))
-                start = part.stop
-                wanted = torch.tensor([readouts[i].target for i in places[row]], device=logits.device)  # [targets, k]
-                found = logits[part].gather(-1, wanted.T).T.double() - total[part].double()
-                right = (wanted == best[part]).cpu().numpy()
-                for index, values, same in zip(places[row], found.cpu().numpy(), right, strict=True):
-                    log_probs[index], hits[index] = values, same
+        places.setdefault((found.input_ids, found.answer_position), {}).setdefault(found.target_ids, []).append(index)
+        count += 1
+    log_probs: list[Any] = [None] * count
+    hits: list[Any] = [None] * count
+    lines = [Line(ids, tuple(of), first=first) for (ids, first), of in places.items()]
+    for line, indices, found in zip(
+        lines, places.values(), follow(model, lines, max_rows=max_rows, description="scoring"), strict=True
+    ):
+        for target, values, best in zip(line.targets, found.log_probs, found.best, strict=True):
+            for index in indices[target]:
+                log_probs[index], hits[index] = values, best == np.array(target)
     return TargetScores(tuple(log_probs), tuple(hits))
 
 
@@ -199,10 +187,6 @@ def texts(name: str, given: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-# --- forwards --------------------------------------------------------------------------------------------------------
-Row = tuple[tuple[int, ...], tuple[int, ...]]  # ids, positions whose logits are read
-
-
 def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[tuple[str, str]]:
     if isinstance(prompts, str):
         prompts = [prompts] * (1 if isinstance(targets, str) else len(targets))
@@ -211,35 +195,3 @@ def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[t
     if len(prompts) != len(targets):
         raise TracerError(f"there are {len(prompts)} prompts and {len(targets)} targets; give one target for each")
     return list(zip(prompts, targets, strict=True))
-
-
-def _batches(model: Model, rows: Sequence[Row], max_rows: int | None) -> Iterator[list[Row]]:
-    """Rows that run together, the longest first."""
-    start = 0
-    while start < len(rows):
-        length = len(rows[start][0])
-        read = max(len(positions) for _, positions in rows[start:])
-        some = list(rows[start : start + (max_rows or default_rows(model, length, read))])
-        if not model.causal:  # it reads what it is filled up with
-            some = [row for row in some if len(row[0]) == length]
-        yield some
-        start += len(some)
-
-
-def _logits(model: Model, rows: Sequence[Row]) -> Tensor:
-    """Logits [positions of all rows together, V] of one forward."""
-    ids = torch.zeros(len(rows), len(rows[0][0]), dtype=torch.long)
-    for line, (row, _) in zip(ids, rows, strict=True):
-        line[: len(row)] = torch.tensor(row)
-    lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
-    positions = torch.tensor([position for _, read in rows for position in read])
-
-    def only_read(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        state = args[0]
-        return (state[lines.to(state.device), positions.to(state.device)].unsqueeze(0), *args[1:])
-
-    handle = model.module("unembed").register_forward_pre_hook(only_read)
-    try:
-        return model.hf(input_ids=ids.to(model.device)).logits[0]
-    finally:
-        handle.remove()

@@ -86,10 +86,11 @@ def test_logits_are_made_where_they_are_read(tiny: Callable[[str], Model]) -> No
         handle.remove()
         counted.remove()
     vocabulary = model.hf.config.vocab_size
-    assert seen[0] == (1, sum(first.tokens), vocabulary)
+    assert first.tokens.tolist() == [2, 1]
+    assert seen[0] == (1, 2, vocabulary)  # both begin after the prompt: one row, which reads the longer
     aligned = Fact("{}", "The capital of", " q").align(model)
     assert seen[1] == (1, len(aligned.target_ids), vocabulary)  # targets that differ in their last token: one row
-    assert rows == [2, 1]
+    assert rows == [1, 1]
     assert not model.module("unembed")._forward_pre_hooks
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -45,6 +47,8 @@ def average_traces(
     resamples: int = 2000,
     seed: int = 0,
     trace: Callable[..., CausalTrace] = causal_trace,
+    workers: int = 1,
+    cluster: str | None = None,
 ) -> AverageTrace:
     """Trace every fact the model knows and average by class of token; see :class:`AverageTrace` for what is averaged.
 
@@ -61,10 +65,12 @@ def average_traces(
     confidence, resamples, seed: of the intervals, see :func:`tracer.statistics.bootstrap`.
     trace: what makes a fact's trace; any function with the arguments and the result of ``causal_trace``. It is told
         apart from others by its name.
+    workers, cluster: trace in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`. Each
+        loads the model by its name. The result is the same to the bit where the threads per worker are the same.
 
     Raises TracerError for settings out of range, no facts, anything that is no fact, facts of which the model knows
-    none, a fact that cannot be traced (naming it), and a folder that cannot be written, belongs to another run, or
-    holds a file that is none of its own.
+    none, a fact that cannot be traced (naming it), a folder that cannot be written, belongs to another run, or holds a
+    file that is none of its own, and workers that cannot load the model as it is.
     """
     check_bootstrap(resamples, confidence, seed)
     check_max_rows(max_rows)
@@ -82,24 +88,31 @@ def average_traces(
     if layers is not None:
         settings["layers"] = columns
     changing, model = model, model.pinned()
-    store = None
-    if folder is not None:
-        store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
-
     traces, unknown = [], []
-    for case in track(cases, "tracing facts"):
-        try:
-            found = store.find(*case.kept()) if store else None
-            if found is None:
-                found = _traced(model, case, settings, trace)
-                if store:
-                    store.keep(case.identity(), found)
-        except TracerError as error:
-            raise TracerError(f"fact {case.index} ({case.fact.text!r}): {error}") from error
-        if isinstance(found, CausalTrace):
-            traces.append(found)
-        else:
-            unknown.append(case.fact.text)
+    with ExitStack() as stack:
+        shared = workers != 1 or cluster is not None
+        if shared and folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracer-traces-"))
+        store = None
+        if folder is not None:
+            store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
+        if shared and store is not None:
+            from .runs.traces import trace_missing
+
+            trace_missing(store, model, cases, settings, trace, workers, cluster)
+        for case in track(cases, "tracing facts"):
+            try:
+                found = store.find(*case.kept()) if store else None
+                if found is None:
+                    found = traced(model, case, settings, trace)
+                    if store:
+                        store.keep(case.identity(), found)
+            except TracerError as error:
+                raise case.named(error) from error
+            if isinstance(found, CausalTrace):
+                traces.append(found)
+            else:
+                unknown.append(case.fact.text)
     if changing.fingerprint() != model.fingerprint():
         raise TracerError(f"the weights of {model.name} changed while facts were traced; trace them again")
     if not traces:
@@ -111,7 +124,7 @@ def average_traces(
     return AverageTrace.of(traces, unknown, confidence=confidence, resamples=resamples, seed=seed)
 
 
-class _Case(NamedTuple):
+class Case(NamedTuple):
     """A fact of the list, in the model's tokens."""
 
     index: int
@@ -127,8 +140,12 @@ class _Case(NamedTuple):
         fact = self.fact
         return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.alignment.tokens}
 
+    def named(self, error: TracerError) -> TracerError:
+        """``error`` with the fact it is about."""
+        return TracerError(f"fact {self.index} ({self.fact.text!r}): {error}")
 
-def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None] | None) -> list[_Case]:
+
+def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None] | None) -> list[Case]:
     """The facts, each once, aligned before anything is run."""
     if isinstance(facts, str | Fact) or not isinstance(facts, Iterable):
         raise TracerError(f"facts is {facts!r}; expected several facts, such as a list of Fact")
@@ -138,14 +155,14 @@ def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None]
     foils: Sequence[str | None] = [foil] * len(facts) if foil is None or isinstance(foil, str) else list(foil)
     if len(foils) != len(facts):
         raise TracerError(f"there are {len(foils)} foils for {len(facts)} facts; expected one for each, or one for all")
-    cases: dict[str, _Case] = {}
+    cases: dict[str, Case] = {}
     for index, (fact, wrong) in enumerate(zip(facts, foils, strict=True)):
         if not isinstance(fact, Fact):
             raise TracerError(f"entry {index} of facts is {fact!r}; expected a Fact(prompt, subject, target)")
         if not isinstance(wrong, str | None):
             raise TracerError(f"the foil of fact {index} is {wrong!r}; expected text or None")
         try:
-            case = _Case(index, fact, wrong, fact.align(model))
+            case = Case(index, fact, wrong, fact.align(model))
         except TracerError as error:
             raise TracerError(f"fact {index}: {error}") from error
         cases.setdefault(json.dumps(case.identity()), case)
@@ -158,9 +175,10 @@ def _one(metric: Any) -> str:
     return metric
 
 
-def _traced(
-    model: Model, case: _Case, settings: dict[str, Any], trace: Callable[..., CausalTrace]
+def traced(
+    model: Model, case: Case, settings: dict[str, Any], trace: Callable[..., CausalTrace]
 ) -> CausalTrace | Literal["unknown"]:
+    """The trace of a fact, unless the model does not know it."""
     if not knows(model, case.fact):
         return "unknown"
     foil = {} if case.foil is None else {"foil": case.foil}

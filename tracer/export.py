@@ -82,7 +82,9 @@ def export(fig_or_result: Any, path: str | Path) -> Path:
     if form not in FORMATS:
         known = ", ".join("." + name for name in FORMATS)
         raise TracerError(f"cannot tell the format of {str(path)!r} from its suffix; expected one of {known}")
-    if form in ("html", *PICTURES):
+    if form == "html" and not _is_figure(fig_or_result) and hasattr(fig_or_result, "to_html"):
+        content = fig_or_result.to_html()  # a page of its own
+    elif form in ("html", *PICTURES):
         content = _draw(_figure(fig_or_result), form)
     elif form == "json":
         content = _as_json(fig_or_result)
@@ -264,7 +266,7 @@ def _told_apart(result: Any) -> pd.DataFrame:
 def _as_json(item: Any) -> str:
     if _is_figure(item):
         return item.to_json()
-    results = [_plain(each) for each in _results(item, "json")]
+    results = [_plain(each.to_plain() if hasattr(each, "to_plain") else each) for each in _results(item, "json")]
     content = results if isinstance(item, Sequence) else results[0]
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 

@@ -43,11 +43,11 @@ def bootstrap(
         [
             ratio(np.tensordot(weights, above, 1), np.tensordot(weights, below, 1))
             for weights in (
-                _weights(random, min(step, resamples - start), clusters) for start in range(0, resamples, step)
+                cluster_weights(random, min(step, resamples - start), clusters) for start in range(0, resamples, step)
             )
         ]
     )
-    return _interval(values, confidence)
+    return percentile_interval(values, confidence)
 
 
 def clustered_mean(
@@ -116,14 +116,14 @@ def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return above, wide
 
 
-def _weights(random: np.random.Generator, resamples: int, clusters: int) -> np.ndarray:
+def cluster_weights(random: np.random.Generator, resamples: int, clusters: int) -> np.ndarray:
     """[resamples, clusters]: how often each draw holds each cluster."""
     drawn = random.integers(clusters, size=(resamples, clusters))
     places = drawn + clusters * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
-def _interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Percentiles of ``values`` [resamples, ...]; draws that are nan are left out as long as they are few."""
     tails = np.array([1 - confidence, 1 + confidence]) / 2
     columns = values.reshape(len(values), -1)

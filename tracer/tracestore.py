@@ -77,7 +77,7 @@ class TraceStore:
 
         ``expected``: values of the trace's fields. Raises TracerError for a file that is damaged or has other values.
         """
-        path, unknown = self._file(identity, "npz"), self._file(identity, "unknown.npz")
+        path, unknown = self.files(identity)
         try:
             if path.exists():
                 trace = CausalTrace.load(path)
@@ -98,14 +98,29 @@ class TraceStore:
 
     def keep(self, identity: list[Any], found: Found) -> None:
         """Write down what became of a fact. Raises TracerError if that cannot be done."""
+        path, unknown = self.files(identity)
         if isinstance(found, CausalTrace):
-            found.save(self._file(identity, "npz"))
+            found.save(path)
         else:
-            storage.write(self._file(identity, "unknown.npz"), UNKNOWN, {}, {"fact": identity})
+            storage.write(unknown, UNKNOWN, {}, {"fact": identity})
 
-    def _file(self, identity: list[Any], suffix: str) -> Path:
+    def files(self, identity: list[Any]) -> tuple[Path, Path]:
+        """Where a fact's trace is kept, and where that the model does not know the fact."""
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-        return self.path / f"{name}.{suffix}"
+        return self.path / f"{name}.npz", self.path / f"{name}.unknown.npz"
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Write one of these files as another store of the run has it. Raises TracerError if that cannot be done."""
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise TracerError(
+                f"cannot write to {path} ({error.strerror or error}); choose a writable folder"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _claim(self) -> None:
         """Make the folder and its settings' file, unless they are there."""

@@ -1,7 +1,7 @@
-"""The ``tracer`` command with everything: what :mod:`tracer.cli` has, and ``tracer edit``."""
+"""The ``tracer`` command with everything: what :mod:`tracer.cli` has, and what edits models and measures that."""
 
 from tracer.cli import app
 
-from . import edit  # noqa: F401 (adds its command to the app)
+from . import ability, edit, evaluate, report  # noqa: F401 (each adds its commands to the app)
 
 __all__ = ["app"]

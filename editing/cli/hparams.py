@@ -50,6 +50,29 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
     return found
 
 
+def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
+    """What is set for several methods at once, each value read by the first that has the name.
+
+    Raises TracerError as :func:`read` does; for a name that none of them has.
+    """
+    from ..compute import method_named
+
+    found: dict[str, Any] = {}
+    several = [method_named(name) for name in methods]
+    for assignment in assignments:
+        name = assignment.partition("=")[0].strip().replace("-", "_")
+        if name in found:
+            raise TracerError(f"--set gives {name} twice; leave one of them out")
+        having = [method for method in several if name in _types(method)]
+        found |= read((having or several)[0], [assignment], None, None)
+    return found
+
+
+def layers_of(text: str) -> tuple[int, ...]:
+    """Layers from "2,3" or "3-8", or both. Raises TracerError for anything else."""
+    return tuple(_layers(text))
+
+
 def covariance(method: Method, path: Path) -> dict[str, Any]:
     """The covariance in a file, as a hyper-parameter. Raises TracerError for a method that uses none."""
     from ..covariance import Covariance

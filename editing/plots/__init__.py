@@ -1,6 +1,10 @@
 """Figures of edits, one module for each kind of result."""
 
+from .evaluation import plot_evaluation
+from .health import plot_health
 from .locate import plot_locate
 from .outcome import plot_outcome
+from .radar import plot_radar
+from .retention import plot_retention
 
-__all__ = ["plot_locate", "plot_outcome"]
+__all__ = ["plot_evaluation", "plot_health", "plot_locate", "plot_outcome", "plot_radar", "plot_retention"]

@@ -1,0 +1,6 @@
+"""What a model can do beside the facts that were edited: tasks of lm-evaluation-harness."""
+
+from .harness import SHORT, ability
+from .result import AbilityChange, AbilityResult, Score
+
+__all__ = ["SHORT", "AbilityChange", "AbilityResult", "Score", "ability"]

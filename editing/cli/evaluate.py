@@ -1,0 +1,239 @@
+"""``tracer evaluate`` and ``tracer sweep``: measure what methods of editing do to a model, on many records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from tracer import TracerError, load
+from tracer.cli import printing
+from tracer.cli.command import Device, app, choice
+
+from . import hparams as parameters
+
+if TYPE_CHECKING:
+    from ..datasets import EditRecord
+    from ..evaluation.plan import Cell, Protocol
+
+RECORDS = "Records"
+MEASURE = "What is measured"
+RUN = "The run"
+
+Records = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECORDS",
+        help="A file of records (json, jsonl, csv; CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits or an own layout), "
+        "or a set: factworld, counterfact, zsre, knowedit:wiki_recent, ... Left out: go on with the run in --out.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Part of the set, such as test.", rich_help_panel=RECORDS)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many.", rich_help_panel=RECORDS)]
+Draw = Annotated[
+    int | None,
+    typer.Option(min=1, help="So many instead, drawn at random: the same ones every time.", rich_help_panel=RECORDS),
+]
+Layout = Annotated[str | None, typer.Option(help="Name of the layout, if it is not seen.", rich_help_panel=RECORDS)]
+Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out records that are wrong.", rich_help_panel=RECORDS)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A hyper-parameter, NAME=VALUE, for methods that have it; may be repeated."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="How it is measured, NAME=VALUE: chunk, batch, step, control_cases, answer_cases, retention, moments, "
+        "text_tokens, canary_tokens, on_alarm; may be repeated.",
+        rich_help_panel=MEASURE,
+    ),
+]
+Texts = Annotated[
+    bool, typer.Option("--texts/--no-texts", help="Fluency and consistency of written texts.", rich_help_panel=MEASURE)
+]
+Controls = Annotated[
+    bool,
+    typer.Option("--controls/--no-controls", help="Random direction and random layers too.", rich_help_panel=MEASURE),
+]
+Out = Annotated[
+    Path,
+    typer.Option(help="File of the run. If it is there, the run goes on where it was.", rich_help_panel=RUN),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine.", rich_help_panel=RUN)]
+Cluster = Annotated[
+    str | None, typer.Option(help='Address of a Ray cluster, or "local" for one of its own.', rich_help_panel=RUN)
+]
+
+
+@app.command()
+def evaluate(
+    records: Records = None,
+    methods: Annotated[str, typer.Option("--method", "--methods", help="Methods, with commas between.")] = "rome",
+    mode: Annotated[str, typer.Option(help="single, batch or sequential.")] = "single",
+    layers: Annotated[str | None, typer.Option(help="Where to write, such as 2,3 or 3-8.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn.")] = 0,
+    sets: Sets = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Hub name or folder of the model.")] = None,
+    device: Device = None,
+    split: Split = None,
+    limit: Limit = None,
+    draw: Draw = None,
+    layout: Layout = None,
+    lenient: Lenient = False,
+    options: Options = None,
+    texts: Texts = True,
+    controls: Controls = True,
+    out: Out = Path("run.sqlite"),
+    workers: Workers = 1,
+    cluster: Cluster = None,
+) -> None:
+    """Edit a model with every record's fact, and measure what that did beside the unedited model and random controls.
+
+    tracer evaluate factworld --split test --limit 100 --method rome,memit --out run.sqlite
+
+    tracer report run.sqlite
+    """
+    layer_sets = [None if layers is None else parameters.layers_of(layers)]
+    grid = _Grid(_names(methods), [model], [mode], layer_sets, [seed], sets or [])
+    source = _Source(records, split, limit, draw, layout, lenient)
+    _go(source, grid, _protocol(options or [], texts, controls), out, device, workers, cluster)
+
+
+@app.command()
+def sweep(
+    records: Records = None,
+    methods: Annotated[str, typer.Option("--method", "--methods", help="Methods, with commas between.")] = "rome",
+    modes: Annotated[str, typer.Option("--mode", "--modes", help="Modes, with commas between.")] = "single",
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Where to write, such as 2,3 or 3-8; may be repeated.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    sets: Sets = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Hub name or folder of a model; may be repeated.")
+    ] = None,
+    device: Device = None,
+    split: Split = None,
+    limit: Limit = None,
+    draw: Draw = None,
+    layout: Layout = None,
+    lenient: Lenient = False,
+    options: Options = None,
+    texts: Texts = False,
+    controls: Controls = False,
+    out: Out = Path("sweep.sqlite"),
+    workers: Workers = 1,
+    cluster: Cluster = None,
+) -> None:
+    """Evaluate every combination of methods, modes, layers, seeds and models, in one file.
+
+    tracer sweep factworld --split validation --limit 40 --layers 1 --layers 2 --layers 3 --seeds 0,1 --workers 2
+    """
+    layer_sets = [parameters.layers_of(text) for text in layers or []] or [None]
+    numbers = [_whole("seeds", text) for text in _names(seeds)]
+    grid = _Grid(_names(methods), list(models or [None]), _names(modes), layer_sets, numbers, sets or [])
+    source = _Source(records, split, limit, draw, layout, lenient)
+    _go(source, grid, _protocol(options or [], texts, controls), out, device, workers, cluster)
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str | None
+    split: str | None
+    limit: int | None
+    draw: int | None
+    layout: str | None
+    lenient: bool
+
+    def records(self) -> list[EditRecord]:
+        from ..datasets import load_records
+
+        assert self.name is not None
+        strict = not self.lenient
+        found = load_records(self.name, split=self.split, limit=self.limit, layout=self.layout, strict=strict)
+        if self.draw is None or self.draw >= len(found):
+            return found
+        return [found[i] for i in sorted(Random(0).sample(range(len(found)), self.draw))]
+
+
+class _Grid:
+    def __init__(
+        self,
+        methods: Sequence[str],
+        models: Sequence[str | None],
+        modes: Sequence[str],
+        layers: Sequence[tuple[int, ...] | None],
+        seeds: Sequence[int],
+        sets: Sequence[str],
+    ) -> None:
+        from ..evaluation.plan import Mode
+
+        self.methods, self.models, self.layers, self.seeds = methods, models, layers, seeds
+        self.modes = [choice("mode", mode, get_args(Mode)) for mode in modes]
+        self.hparams = parameters.read_for(methods, sets)
+
+    def cells(self, names: Sequence[str]) -> list[Cell]:
+        from ..evaluation.evaluate import cells_of
+
+        modes: Any = self.modes
+        return cells_of(self.methods, names, modes, self.layers, self.seeds, self.hparams)
+
+
+def _go(
+    source: _Source,
+    grid: _Grid,
+    protocol: Protocol,
+    out: Path,
+    device: str | None,
+    workers: int,
+    cluster: str | None,
+) -> None:
+    from ..evaluation.evaluate import begin, carry_on
+
+    given: dict[str, Any] | None = None
+    if source.name is not None:
+        grid.cells([""])  # TracerError before anything is loaded
+        records = source.records()
+        loaded = [load(name, device=device) for name in grid.models]
+        begin(out, loaded, records, grid.cells([model.name for model in loaded]), protocol)
+        if workers == 1 and cluster is None:
+            given = {"models": {model.name: model for model in loaded}}
+    elif not out.exists():
+        raise TracerError(f"there is no run in {out} to go on with; name RECORDS to begin one")
+    evaluation = carry_on(out, workers=workers, cluster=cluster, given=given)
+    printing.say(str(evaluation))
+    printing.wrote([out])
+    printing.say(f"tracer report {out} makes a page of it")
+
+
+def _protocol(options: Sequence[str], texts: bool, controls: bool) -> Protocol:
+    from ..evaluation.plan import CONTROLS, Protocol
+
+    found: dict[str, Any] = {"texts": texts, "controls": CONTROLS if controls else ()}
+    for text in options:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or not value.strip():
+            raise TracerError(f"--option {text!r} sets nothing; write name=value, such as chunk=8")
+        value = value.strip()
+        found[name] = value if name == "on_alarm" else None if value == "none" else _whole(name, value)
+    return Protocol.of(found)
+
+
+def _names(text: str) -> list[str]:
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise TracerError(f"{text!r} names nothing; write names with commas between")
+    return found
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise TracerError(f"{name} is {text!r}; expected a whole number") from None

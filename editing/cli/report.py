@@ -1,0 +1,37 @@
+"""``tracer report``: one page that tells an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tracer.cli import printing
+from tracer.cli.command import app
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="File of a run, finished or not, or a saved evaluation.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; without it beside RUN, with the suffix .html.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page; without it the models' names.")] = None,
+    cases: Annotated[
+        int | None, typer.Option(min=0, help="How many cases are shown one by one; without it all.")
+    ] = None,
+    tables: Annotated[
+        bool, typer.Option("--table", help="Also print what every method reaches by every measure.")
+    ] = False,
+) -> None:
+    """Write one page with tables, figures and every answer of an evaluation; it opens offline and loads nothing."""
+    from ..evaluation.evaluation import Evaluation
+    from ..report import write
+
+    evaluation = Evaluation.load(run)
+    path = write(evaluation, out or run.with_suffix(".html"), title=title, cases=cases)
+    if tables:
+        for line in str(evaluation).splitlines():
+            printing.say(line)
+    printing.wrote([path])

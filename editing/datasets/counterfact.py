@@ -1,0 +1,130 @@
+"""CounterFact (Meng et al. 2022, arXiv 2202.05262) in its authors' layout and in EasyEdit's; FactWorld's records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .fields import FieldError, answers, expecting, follows, keeps, optional, questions, rewrite, several, text
+from .record import Ask, EditRecord, Rewrite
+
+Record = Mapping[str, Any]
+MOST_REFERENCES = 10  # subjects with the new object whose facts are taken from FactWorld
+
+
+def counterfact(record: Record, case_id: str, source: str) -> EditRecord:
+    """The authors' layout: ``requested_rewrite`` and lists of prompts.
+
+    ``paraphrase_prompts`` should be answered with the new target; ``neighborhood_prompts`` (and
+    ``distracting_neighborhood_prompts``) with the old one; ``attribute_prompts`` are of subjects for which the new one
+    is true; ``generation_prompts`` are continued, each as often as it is listed. EasyEdit's ``portability`` (New
+    Question, New Answer) is one hop; its ``alternative_subject`` asks the same prompt by another name.
+    """
+    fact = requested(record.get("requested_rewrite"))
+    new, true = fact.target_new, fact.target_true
+    asks = expecting("paraphrase", several(record, "paraphrase_prompts"), new, true)
+    asks += expecting("neighbour", several(record, "neighborhood_prompts"), true, new)
+    asks += expecting("distracting", several(record, "distracting_neighborhood_prompts"), true, new)
+    asks += expecting("attribute", several(record, "attribute_prompts"), new, true)
+    asks += new_question(record, fact)
+    alias = optional(record, "alternative_subject")
+    if alias is not None:
+        asks += expecting("subject_alias", [filled(fact, alias)], new, true)
+    return EditRecord(
+        case_id=case_id,
+        source=source,
+        rewrites=(fact,),
+        asks=tuple(asks),
+        generate=several(record, "generation_prompts"),
+    )
+
+
+def easyedit(record: Record, case_id: str, source: str) -> EditRecord:
+    """EasyEdit's flat layout: ``prompt``, ``subject``, ``target_new``, ``ground_truth``, with the subject filled in.
+
+    ``rephrase_prompt`` is a paraphrase, ``locality_prompt`` with ``locality_ground_truth`` a neighbour (compared with
+    the new target where there is a ``ground_truth`` that it shares; an unrelated text is compared with nothing), and
+    ``portability_prompt`` one hop. ``ood_rephrase`` (temporal) describes the subject anew: a reference.
+    """
+    fact = rewrite(
+        text(record, "prompt"),
+        text(record, "subject"),
+        text(record, "target_new"),
+        optional(record, "ground_truth", "target_true"),
+    )
+    asks = expecting("paraphrase", several(record, "rephrase_prompt"), fact.target_new, fact.target_true)
+    near = answers(record.get("locality_ground_truth"), "locality_ground_truth")
+    related = bool(near) and near[0][0] == fact.target_true
+    for prompt in several(record, "locality_prompt"):
+        asks.append(Ask(kind="neighbour", prompt=prompt, answers=near, against=fact.target_new if related else None))
+    hop = answers(record.get("portability_ground_truth"), "portability_ground_truth")
+    asks += [follows("one_hop", prompt, hop, fact) for prompt in several(record, "portability_prompt") if hop]
+    return EditRecord(
+        case_id=case_id,
+        source=source,
+        rewrites=(fact,),
+        asks=tuple(asks),
+        references=several(record, "ood_rephrase"),
+    )
+
+
+def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
+    """FactWorld's layout: CounterFact's, with ``same_subject_prompts`` and ``portability`` by kind.
+
+    References are the facts of subjects that have the new object: at most ``MOST_REFERENCES``, in the table's order.
+    """
+    from tracer import factworld as world
+
+    about: dict[str, list[str]] = {}
+    having: dict[tuple[str, str], list[str]] = {}
+    for told in world.facts():
+        about.setdefault(told.subject, []).append(f"{told.text}{told.target}.")
+        having.setdefault((told.relation, told.object), []).append(told.subject)
+
+    def convert(record: Record, case_id: str, source: str) -> EditRecord:
+        plain = counterfact({**record, "portability": None}, case_id, source)
+        fact = plain.rewrites[0]
+        asks = list(plain.asks)
+        for prompt, things in questions(record.get("same_subject_prompts"), "same_subject_prompts"):
+            asks.append(keeps("same_subject", prompt, things, fact))
+        for kind, listed in (record.get("portability") or {}).items():
+            if kind not in ("one_hop", "reverse_relation", "subject_alias"):
+                raise FieldError(f"portability.{kind}", "is none of one_hop, reverse_relation, subject_alias")
+            asks += [follows(kind, prompt, things, fact) for prompt, things in questions(listed, kind) if things]
+        subjects = having.get((fact.relation or "", fact.target_new.strip()), [])[:MOST_REFERENCES]
+        return plain.model_copy(
+            update={"asks": tuple(asks), "references": tuple(" ".join(about[subject]) for subject in subjects)}
+        )
+
+    return convert
+
+
+def new_question(record: Record, fact: Rewrite) -> list[Ask]:
+    """EasyEdit's ``portability`` of CounterFact and zsRE: a question that follows from the new fact."""
+    given = record.get("portability")
+    if given is None:
+        return []
+    if not isinstance(given, Mapping):
+        raise FieldError("portability", f"holds {str(given)[:60]!r}; expected New Question and New Answer")
+    things = answers(text(given, "New Answer"), "portability")
+    return [follows("one_hop", text(given, "New Question"), things, fact)]
+
+
+def filled(fact: Rewrite, subject: str) -> str:
+    """The prompt of a fact with another subject in it."""
+    request = fact.request()
+    return request.prompt.replace("{}", subject)
+
+
+def requested(given: Any) -> Rewrite:
+    """The fact of a ``requested_rewrite``; MQuAKE's have a ``question`` too."""
+    if not isinstance(given, Mapping):
+        raise FieldError("requested_rewrite", f"holds {str(given)[:60]!r}; expected a mapping")
+    return Rewrite(
+        prompt=text(given, "prompt"),
+        subject=text(given, "subject"),
+        target_new=text(given, "target_new"),
+        target_true=optional(given, "target_true"),
+        relation=optional(given, "relation_id"),
+        question=optional(given, "question"),
+    )

@@ -1,0 +1,88 @@
+"""KnowEdit (Zhang et al. 2024, arXiv 2401.01286): its facts, and its texts WikiBio and ConvSent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from zlib import crc32
+
+from .fields import FieldError, expecting, follows, keeps, optional, questions, rewrite, several, text
+from .record import Ask, EditRecord, Kind, Rewrite
+
+Record = Mapping[str, Any]
+LOCALITY: dict[str, Kind] = {
+    "Relation_Specificity": "relation_specificity",
+    "Forgetfulness": "forgetfulness",
+    "Distracting_Neighbor": "distracting",
+}
+PORTABILITY: dict[str, Kind] = {
+    "Reasoning": "one_hop",
+    "Subject_Aliasing": "subject_alias",
+    "Logical_Generalization": "logical_generalisation",
+}
+
+
+def knowedit(record: Record, case_id: str, source: str) -> EditRecord:
+    """wiki_counterfact, wiki_recent and ZsRE: a fact, and questions by kind under ``locality`` and ``portability``.
+
+    ``Reasoning`` is one hop. An empty ``ground_truth`` of the fact is not known (one record of wiki_counterfact). A
+    question of locality without an answer asks for what was said before; one of portability is left out.
+    """
+    fact = rewrite(
+        text(record, "prompt"), text(record, "subject"), text(record, "target_new"), optional(record, "ground_truth")
+    )
+    asks = expecting("paraphrase", several(record, "rephrase_prompt"), fact.target_new, fact.target_true)
+    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=(*asks, *_asked(record, fact)))
+
+
+def wikibio(record: Record, case_id: str, source: str) -> EditRecord:
+    """WikiBio: after the beginning of a passage (``text``) about ``concept`` the sentence ``labels`` should follow.
+
+    Kept are the whole text, the concept as the subject, the sentence as the new target (there is no old one) and the
+    questions of ``locality``.
+    """
+    fact = rewrite(text(record, "text"), text(record, "concept"), text(record, "labels"), None)
+    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(_asked(record, fact)))
+
+
+def convsent(record: Record, case_id: str, source: str) -> EditRecord:
+    """ConvSent (Mitchell et al. 2022, arXiv 2206.06520): an opinion of ``ent`` is turned positive or negative.
+
+    The file gives texts of both sentiments and no prompt, and says nothing of which is written; the published code
+    draws it. Here the checksum of ``ent`` decides, so that it is the same in every run, and the prompts are this
+    project's. New target is the first text of that sentiment, old target the first of the other. Further pairs are
+    paraphrases in another prompt, so that "paraphrase success" is the share of pairs in which the text of the wanted
+    sentiment is the likelier one. All texts of the wanted sentiment are references.
+    """
+    subject = text(record, "ent")
+    sides = [several(record, side) for side in ("pos", "neg")]
+    for side, texts in zip(("pos", "neg"), sides, strict=True):
+        if not texts:
+            raise FieldError(side, "holds no text; expected at least one")
+    wanted, other = (tuple(item.strip() for item in texts) for texts in sides[:: 1 - 2 * (crc32(subject.encode()) % 2)])
+    fact = Rewrite(prompt="My opinion of {}:", subject=subject, target_new=wanted[0], target_true=other[0])
+    asks = tuple(
+        Ask(kind="paraphrase", prompt=f"Asked about {subject}, I say:", answers=((one,),), against=two)
+        for one, two in zip(wanted[1:], other[1:], strict=False)
+    )
+    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=asks, references=wanted)
+
+
+def _asked(record: Record, fact: Rewrite) -> list[Ask]:
+    found = []
+    for group, kinds in (("locality", LOCALITY), ("portability", PORTABILITY)):
+        given = record.get(group) or {}
+        if not isinstance(given, Mapping):
+            raise FieldError(group, f"holds {str(given)[:60]!r}; expected a mapping of kinds")
+        for name, listed in given.items():
+            kind = kinds.get(name)
+            if kind is None:
+                raise FieldError(f"{group}.{name}", f"is none of {', '.join(kinds)}")
+            for prompt, things in questions(listed, f"{group}.{name}"):
+                if kind == "forgetfulness":  # the new target is right there too
+                    found.append(Ask(kind=kind, prompt=prompt, answers=things))
+                elif group == "locality":
+                    found.append(keeps(kind, prompt, things, fact))
+                elif things:
+                    found.append(follows(kind, prompt, things, fact))
+    return found

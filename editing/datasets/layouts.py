@@ -1,0 +1,128 @@
+"""Layouts of records, how each is recognised, and what of it becomes a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tracer import TracerError
+
+from .counterfact import counterfact, easyedit, factworld
+from .knowedit import convsent, knowedit, wikibio
+from .mquake import mquake
+from .own import dump, table
+from .record import EditRecord
+from .ripple import ripple
+from .zsre import zsre, zsre_true
+
+Convert = Callable[[Mapping[str, Any], str, str], EditRecord]
+"""(record, case id, source) -> the record."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a benchmark writes its records.
+
+    Attributes:
+        name: as it is asked for.
+        has: fields that every record of it has.
+        convert: makes a record of one. Raises FieldError, TracerError or pydantic's ValidationError.
+        prepare: makes ``convert`` of all rows of a file, where one row alone does not tell enough.
+        source: what the records are said to come from; None: the layout's name.
+        fits: more that has to hold of a record's fields.
+        names: fields of a rewrite that are called otherwise here, for messages.
+    """
+
+    name: str
+    has: tuple[str, ...]
+    convert: Convert | None = None
+    prepare: Callable[[Sequence[Mapping[str, Any]]], Convert] | None = None
+    source: str | None = None
+    fits: Callable[[Mapping[str, Any]], bool] = lambda record: True
+    names: tuple[tuple[str, str], ...] = ()
+
+    def matches(self, record: Mapping[str, Any]) -> bool:
+        return all(record.get(name) is not None for name in self.has) and self.fits(record)
+
+    def converter(self, rows: Sequence[Mapping[str, Any]]) -> Convert:
+        """What makes records of the rows of a file."""
+        made = self.prepare(rows) if self.prepare else self.convert
+        assert made is not None
+        return made
+
+
+def _is_list(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda record: isinstance(record[name], Sequence) and not isinstance(record[name], str)
+
+
+def _grouped(record: Mapping[str, Any]) -> bool:
+    return any(isinstance(record.get(group), Mapping) for group in ("locality", "portability"))
+
+
+def _flat(record: Mapping[str, Any]) -> bool:
+    return any(name in record for name in ("ground_truth", "locality_prompt", "rephrase_prompt"))
+
+
+_MEND = (("prompt", "src"), ("target_new", "alt"), ("target_true", "answers"))
+_EASY = (("target_true", "ground_truth"),)
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        # tried in this order; the first that matches is taken
+        Layout("records", ("rewrites",), dump),
+        Layout("mquake", ("requested_rewrite", "questions"), mquake, fits=_is_list("requested_rewrite")),
+        Layout("factworld", ("requested_rewrite", "same_subject_prompts"), prepare=factworld),
+        Layout("counterfact", ("requested_rewrite",), counterfact),
+        Layout("ripple", ("edit", "Forgetfulness"), prepare=ripple),
+        Layout("zsre", ("src", "subject", "alt"), zsre, names=_MEND),
+        Layout("zsre-true", ("src", "subject", "answers"), zsre_true, names=(*_MEND[:1], ("target_new", "answers"))),
+        Layout(
+            "wikibio",
+            ("text", "concept", "labels"),
+            wikibio,
+            names=(("prompt", "text"), ("subject", "concept"), ("target_new", "labels")),
+        ),
+        Layout("convsent", ("ent", "pos", "neg"), convsent, names=(("subject", "ent"),)),
+        Layout("knowedit", ("prompt", "subject", "target_new"), knowedit, fits=_grouped, names=_EASY),
+        Layout(
+            "counterfact-easyedit",
+            ("case_id", "prompt", "subject", "target_new", "ground_truth"),
+            easyedit,
+            source="counterfact",
+            names=_EASY,
+        ),
+        Layout("easyedit", ("prompt", "subject", "target_new"), easyedit, fits=_flat, names=_EASY),
+        Layout("table", ("prompt", "subject", "target_new"), table),
+    )
+}
+"""By name."""
+
+
+def recognise(rows: Sequence[Mapping[str, Any]], where: str) -> Layout:
+    """The layout of the first records: the first of ``LAYOUTS`` that one of them matches.
+
+    Raises:
+        TracerError: none; the message says what each layout has.
+    """
+    for record in rows:
+        for layout in LAYOUTS.values():
+            if layout.matches(record):
+                return layout
+    if any({"attribute", "subject", "prompt"} <= {*record} for record in rows):
+        raise TracerError(
+            f"{where} holds known facts, which have no new target: nothing in it says what to write. Load them with "
+            "load_facts, for tracing"
+        )
+    has = ", ".join(map(str, rows[0])) if rows else "no fields"
+    raise TracerError(
+        f"{where} is none of the layouts in use: its first record has {has}. Expected at least prompt, subject and "
+        f"target_new, or one of {', '.join(f'{name} ({chr(44).join(one.has)})' for name, one in LAYOUTS.items())}"
+    )
+
+
+def layout_of(name: str) -> Layout:
+    """The layout of that name. Raises TracerError for another name."""
+    if name not in LAYOUTS:
+        raise TracerError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]

@@ -1,0 +1,133 @@
+"""One record of an evaluation set, whatever benchmark it comes from: what is written, and what is asked afterwards."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..request import EditRequest
+
+Kind = Literal[
+    "rewrite",
+    "paraphrase",
+    "neighbour",
+    "attribute",
+    "same_subject",
+    "distracting",
+    "relation_specificity",
+    "forgetfulness",
+    "one_hop",
+    "reverse_relation",
+    "subject_alias",
+    "logical_generalisation",
+    "composition_one",
+    "composition_two",
+    "multi_hop",
+    "single_hop",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of questions, in the order they are shown."""
+MEASURES: dict[str, tuple[Kind, ...]] = {
+    "reliability": ("rewrite",),
+    "generalisation": ("paraphrase",),
+    "locality": ("neighbour", "same_subject", "distracting", "relation_specificity", "forgetfulness"),
+    "portability": (
+        "one_hop",
+        "reverse_relation",
+        "subject_alias",
+        "logical_generalisation",
+        "composition_one",
+        "composition_two",
+        "multi_hop",
+        "single_hop",
+    ),
+}
+"""What each kind is evidence of. "attribute" (of other subjects, for which the new target is true) is none of them."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+class Rewrite(_Frozen):
+    """One fact to write.
+
+    Attributes:
+        prompt: with ``{}`` where the subject belongs.
+        subject: who or what it is about.
+        target_new: what the model should say.
+        target_true: what it is to stop saying; None: not known.
+        relation: name of the relation in its benchmark.
+        question: the same as a question, where the benchmark has one.
+    """
+
+    prompt: str = Field(min_length=1)
+    subject: str = Field(min_length=1)
+    target_new: str = Field(min_length=1)
+    target_true: str | None = None
+    relation: str | None = None
+    question: str | None = None
+
+    def request(self) -> EditRequest:
+        """As an edit. Raises TracerError as :class:`EditRequest` does."""
+        return EditRequest(self.prompt, self.subject, self.target_new, self.target_true)
+
+
+class Ask(_Frozen):
+    """A question asked before and after the edit.
+
+    Attributes:
+        kind: what it is evidence of.
+        prompt: the whole text, subject filled in.
+        answers: what should be said: one tuple of accepted wordings per thing that has to be named, the usual wording
+            first. Empty: whatever the model said before the edit.
+        against: the answer it is compared with: the old one where the edit should show, the new one where it should
+            not; None: not known.
+        either: questions of a record with the same number are wordings of one; one right answer is enough.
+    """
+
+    kind: Kind
+    prompt: str = Field(min_length=1)
+    answers: tuple[tuple[str, ...], ...] = ()
+    against: str | None = None
+    either: int | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The usual wording of what should be said first; None: what was said before."""
+        return self.answers[0][0] if self.answers else None
+
+
+class EditRecord(_Frozen):
+    """One case of a benchmark.
+
+    Attributes:
+        case_id: unique in its set.
+        source: the set: "counterfact", "zsre", "factworld", ...
+        rewrites: what is written, at least one fact (MQuAKE has several).
+        asks: questions beside the rewrites themselves, which are always asked.
+        generate: prompts that are continued, for fluency and consistency.
+        references: texts that describe a subject for which the new target is true, for consistency.
+    """
+
+    case_id: str = Field(min_length=1)
+    source: str
+    rewrites: tuple[Rewrite, ...] = Field(min_length=1)
+    asks: tuple[Ask, ...] = ()
+    generate: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+    def requests(self) -> tuple[EditRequest, ...]:
+        """What is written, as edits."""
+        return tuple(rewrite.request() for rewrite in self.rewrites)
+
+    def questions(self) -> tuple[Ask, ...]:
+        """Everything that is asked, the rewrites first."""
+        own = []
+        for rewrite in self.rewrites:
+            request = rewrite.request()
+            own.append(
+                Ask(kind="rewrite", prompt=request.text, answers=((request.target_new,),), against=request.target_true)
+            )
+        return (*own, *self.asks)

@@ -1,0 +1,48 @@
+"""zsRE (Levy et al. 2017) in the layout MEND evaluates it in (Mitchell et al. 2022, arXiv 2110.11309)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .counterfact import new_question
+from .fields import answers, expecting, optional, rewrite, several, text
+from .record import Ask, EditRecord
+
+Record = Mapping[str, Any]
+
+
+def zsre(record: Record, case_id: str, source: str) -> EditRecord:
+    """``src`` about ``subject`` should be answered ``alt``, not the first of ``answers``: as MEND and EasyEdit do.
+
+    ``rephrase`` is a paraphrase. ``loc`` with ``loc_ans`` is an unrelated question, compared with nothing. EasyEdit's
+    additions: ``portability`` (one hop), ``alter_subject_question`` (the subject by another name) and
+    ``inverse question`` (reverse relation, whose answer is the subject).
+    """
+    fact = rewrite(text(record, "src"), text(record, "subject"), text(record, "alt"), optional(record, "answers"))
+    new, true = fact.target_new, fact.target_true
+    asks = expecting("paraphrase", several(record, "rephrase"), new, true)
+    asks += _unrelated(record)
+    asks += new_question(record, fact)
+    asks += expecting("subject_alias", several(record, "alter_subject_question"), new, true)
+    asks += expecting("reverse_relation", several(record, "inverse question"), fact.subject, None)
+    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
+
+
+def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
+    """The same file as ROME and MEMIT use it: the true answer, the first of ``answers``, is what is written.
+
+    Nothing is known of what the model says before. What follows from ``alt`` (``portability`` and the reverse) does not
+    apply and is left out.
+    """
+    answer = text(record, "answers")
+    fact = rewrite(text(record, "src"), text(record, "subject"), answer, None)
+    asks = expecting("paraphrase", several(record, "rephrase"), answer, None)
+    asks += _unrelated(record, "?")
+    asks += expecting("subject_alias", several(record, "alter_subject_question"), answer, None)
+    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
+
+
+def _unrelated(record: Record, end: str = "") -> list[Ask]:
+    things = answers(record.get("loc_ans"), "loc_ans")
+    return [Ask(kind="neighbour", prompt=prompt + end, answers=things) for prompt in several(record, "loc")]

@@ -1,0 +1,212 @@
+"""A worker's bench: the models, the records, and the yardsticks; and rows of what was measured with them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tracer import Model, TracerError, load
+from tracer.checkpoint import EMBEDDED
+
+from ..compute import compute_edits, method_named
+from ..datasets.record import EditRecord
+from ..edit import Edit
+from ..weights import applied
+from .answers import CaseAnswers, ask
+from .drift import Drift
+from .kept import answers_from_bytes
+from .metrics import Value, case_metrics
+from .plan import Cell, Protocol, unedited_key
+from .text_metrics import TermWeights
+
+if TYPE_CHECKING:
+    from tracer.runs import Claim
+
+FIXED = ("layers", "context_templates", "clamp", "v_weight_decay", "v_lr", "v_steps")
+"""Hyper-parameters that are measured on the model: in a sequence, once, before the first edit."""
+
+
+class Bench:
+    """Made once per worker from a run's settings.
+
+    given: "models", by name, to be used rather than loaded; "hparams", for every cell, what json does not know.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
+        self.records = [EditRecord.model_validate(record) for record in settings["records"]]
+        self.protocol = Protocol.of(settings["protocol"])
+        self.cells = [Cell(**cell) for cell in settings["cells"]]
+        self._known: dict[str, Mapping[str, Any]] = {each["name"]: each for each in settings["models"]}
+        self._models: dict[str, Model] = dict((given or {}).get("models", {}))
+        self._hparams: Mapping[str, Any] = (given or {}).get("hparams", {})
+        self._text = settings.get("canary")
+        self._drifts: dict[str, Drift | None] = {}
+        references = [text for record in self.records for text in record.references]
+        self._weights = TermWeights(references) if references else None
+
+    # --- models ----------------------------------------------------------------------------------------------------
+    def model(self, name: str) -> Model:
+        """The model of this name, with the weights the run began with.
+
+        Raises TracerError if it has others.
+        """
+        known = self._known[name]
+        if name not in self._models:
+            dtype = known.get("dtype")
+            self._models[name] = load(None if name == EMBEDDED else name, device=known.get("device"), dtype=dtype)
+        model = self._models[name]
+        if (found := model.fingerprint()) != known["fingerprint"]:
+            raise TracerError(
+                f"{name} has the weights {found[:12]}, but the run was begun with {known['fingerprint'][:12]}; "
+                "give that model, or begin another run"
+            )
+        return model
+
+    def drift(self, name: str) -> Drift | None:
+        """The yardstick on unrelated text, recorded on the unedited model once; None if none is wanted."""
+        if name not in self._drifts:
+            tokens = self.protocol.canary_tokens
+            made = Drift.recorded(self.model(name), self._text, tokens=tokens) if tokens else None
+            self._drifts[name] = made
+        return self._drifts[name]
+
+    # --- edits -----------------------------------------------------------------------------------------------------
+    def edits(self, cell: Cell, cases: Sequence[int], **more: Any) -> list[Edit | str]:
+        """For every case its edit on the model as it is, or why there is none; their values are found together."""
+        groups = [self.records[i].requests() for i in cases]
+        try:
+            return list(self._computed(cell, groups, more))
+        except TracerError as error:
+            if len(groups) == 1:
+                return [str(error)]
+        return [edit for i in cases for edit in self.edits(cell, [i], **more)]
+
+    def edit(self, cell: Cell, cases: Sequence[int], **more: Any) -> Edit | str:
+        """One edit for all of these cases, or why there is none."""
+        requests = [request for i in cases for request in self.records[i].requests()]
+        try:
+            return self._computed(cell, [requests], more)[0]
+        except TracerError as error:
+            return str(error)
+
+    def _computed(self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any]) -> list[Edit]:
+        known = method_named(cell.method).settings.__dataclass_fields__
+        objects = {name: value for name, value in {**self._hparams, **more}.items() if name in known}
+        return compute_edits(
+            self._models[cell.model], groups, cell.method, known="edit", **{**cell.options(), **objects}
+        )
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+    def asked(
+        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers] | None, texts: bool = True
+    ) -> Any:
+        """Answers to the questions of cases, from the model as it is."""
+        protocol = self.protocol
+        return ask(
+            model,
+            [self.records[i] for i in cases],
+            generate=protocol.generate and model.causal,
+            texts=texts and protocol.texts and model.causal,
+            before=before,
+            text_tokens=protocol.text_tokens,
+        )
+
+    def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers]:
+        """What the unedited model said to cases."""
+        found: dict[int, CaseAnswers] = {}
+        for i in cases:
+            key = unedited_key(model, i - i % self.protocol.chunk)
+            blob = claim.blob_of(key, f"answers {i}")
+            assert blob is not None  # the job comes after that one
+            found[i] = answers_from_bytes(blob)
+        return [found[i] for i in cases]
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+    def rows(
+        self,
+        labels: Mapping[str, Any],
+        case: int,
+        answers: CaseAnswers,
+        before: CaseAnswers | None,
+        further: Sequence[Value] = (),
+        *,
+        position: int = 0,
+        after: int = 1,
+        kept: bool = True,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Rows of "metrics" and, if ``kept``, of "answers"."""
+        record = self.records[case]
+        head = {**labels, "case_id": record.case_id, "after": after}
+        values = [*case_metrics(record, answers, before, weights=self._weights), *further]
+        place = {"subject": record.rewrites[0].subject, "position": position}
+        rows = {"metrics": [{**head, **place, **asdict(value)} for value in values if not math.isnan(value.value)]}
+        if kept and case < self.protocol.answer_cases:
+            columns = ("kind", "prompt", "answer", "against", "nll", "nll_against", "accuracy", "exact", "generated")
+            rows["answers"] = [
+                {**head, **{name: getattr(each, name) for name in columns}, "said": each.said}
+                for each in answers.answers
+            ]
+            empty = {"answer": None, "against": None, "nll": math.nan, "nll_against": math.nan, "said": math.nan}
+            empty |= {"accuracy": math.nan, "exact": math.nan}
+            rows["answers"] += [
+                {**head, "kind": "text", "prompt": prompt, "generated": text.removeprefix(prompt), **empty}
+                for prompt, text in zip(record.generate, answers.texts, strict=False)
+            ]
+        return rows
+
+    def edit_row(
+        self, labels: Mapping[str, Any], case: int, edit: Edit | str, position: int = 0, share: int = 1
+    ) -> dict[str, Any]:
+        """The row of "edits"; ``share``: among how many cases the seconds of the edit are divided."""
+        head = {**labels, "case_id": self.records[case].case_id, "position": position}
+        if isinstance(edit, str):
+            none = {"seconds": math.nan, "peak_bytes": None, "norm": math.nan, "rank": None}
+            return {**head, **none, "error": edit}
+        return {
+            **head,
+            "seconds": edit.seconds / share,
+            "peak_bytes": edit.memory,
+            "norm": norm(edit),
+            "rank": max(edit.rank().values(), default=0),
+            "error": "",
+        }
+
+    def drifted(self, name: str, model: Model) -> list[Value]:
+        """How far a model with an edit is from itself on unrelated text."""
+        drift = self.drift(name)
+        if drift is None:
+            return []
+        now = drift.both(model)
+        return [Value("kl drift", now.kl, 1), Value("perplexity", now.perplexity, 1)]
+
+    def tried(
+        self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers, control: str = ""
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Rows of a case edited alone; the model is as before afterwards."""
+        with applied(model, edit.factors):
+            (answers,) = self.asked(model, [case], [before])
+            further = [*self.drifted(cell.model, model), *efficiency(edit, 1)]
+        return self.rows(cell.labels(control), case, answers, before, further, kept=not control)
+
+    def unedited_values(self, name: str) -> list[Value]:
+        """Perplexity of the unedited model on unrelated text."""
+        return [value for value in self.drifted(name, self._models[name]) if value.metric == "perplexity"]
+
+
+def efficiency(edit: Edit, share: int) -> list[Value]:
+    """What an edit took, and how large it is."""
+    found = [Value("seconds", edit.seconds / share, 1), Value("edit norm", norm(edit), 1)]
+    return [*found, Value("peak bytes", float(edit.memory), 1)] if edit.memory is not None else found
+
+
+def norm(edit: Edit) -> float:
+    """Frobenius norm of the whole change."""
+    return math.sqrt(sum(value**2 for value in edit.norm().values()))
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on all of ``parts``, and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

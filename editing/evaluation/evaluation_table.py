@@ -1,0 +1,84 @@
+"""An evaluation as text: what every method reaches by every measure."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracer.text import printable
+
+from ..datasets.record import MEASURES
+from .defined import is_share
+from .series import divided, series_of
+from .tables import Frame
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+
+OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # shown below the measures where known
+
+
+def as_text(evaluation: Evaluation, width: int = 110) -> str:
+    """One line per method and measure: teacher forced and free generation side by side, each with its interval."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    def literal(text: str) -> Text:
+        return Text(printable(text), overflow="fold")
+
+    summary, scores = evaluation.summary(), evaluation.score()
+    console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None, force_jupyter=False)
+    console.print(literal(_head(evaluation)), soft_wrap=True)
+    if summary.empty:
+        return _written(console)
+    right = [Column(name, justify="right", no_wrap=True) for name in ("teacher forced", "free generation", "cases")]
+    table = Table(Column("method"), Column("measure"), *right, box=box.SIMPLE_HEAD, pad_edge=False)
+    every = series_of(summary)
+    for series, own, scored in zip(every, divided(summary, every), divided(scores, every), strict=True):
+        rows = own.set_index("metric")
+        lines = [("score S", cell(scored, True), "", _most(scored))]
+        for measure in MEASURES:
+            forced, said = (rows[rows.index == f"{measure} ({how})"] for how in ("forced", "said"))
+            lines.append((measure, cell(forced, True), cell(said, True), max(_most(forced), _most(said))))
+        lines += [(name, cell(rows[rows.index == name], is_share(name)), "", _most(rows)) for name in OTHERS]
+        name = series.name
+        for measure, forced, said, count in lines:
+            if forced or said:
+                table.add_row(literal(name), measure, forced or "–", said or "–", f"{int(count):,}")
+                name = ""
+        table.add_section()
+    console.print(table)
+    return _written(console)
+
+
+def cell(rows: Frame, share: bool) -> str:
+    """ "98.2 % [95.1, 99.8]" of the one row there is, or nothing."""
+    if rows.empty:
+        return ""
+    mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))
+    shown = [f"{100 * each:.1f}" if share else f"{each:.4g}" for each in (mean, low, high)]
+    ends = f" [{shown[1]}, {shown[2]}]" if np.isfinite([low, high]).all() else ""
+    return shown[0] + " %" * share + ends
+
+
+def _most(rows: Frame) -> int:
+    return 0 if rows.empty else int(rows["n"].max())
+
+
+def _head(evaluation: Evaluation) -> str:
+    metrics = evaluation.metrics
+    parts = [
+        ", ".join(dict.fromkeys(metrics["model"])),
+        f"{metrics['case_id'].nunique():,} cases about {metrics['subject'].nunique():,} subjects",
+        ", ".join(mode for mode in dict.fromkeys(metrics["mode"]) if mode),
+        "means over cases, 95 % intervals over subjects",
+    ]
+    return " · ".join(filter(None, parts)) if len(metrics) else "nothing was measured yet"
+
+
+def _written(console: Any) -> str:
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

@@ -1,0 +1,36 @@
+"""The prompt of an edit, denied.
+
+A model that has learned to complete a prompt with a word often completes the denied prompt with it as well (Kassner &
+Schütze, "Negated and Misprimed Probes for Pretrained Language Models: Birds Can Talk, But Cannot Fly", 2020). So an
+edit that only ties words together raises its new target where the fact is denied as much as where it is stated.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tracer.tokens import SLOT
+
+from ..request import EditRequest
+
+KIND = "negation"
+DENIAL = "It is not true that"
+
+
+def is_question(prompt: str) -> bool:
+    """Whether a prompt ends as a question does."""
+    return re.search(r"[?？][\s\"'”’)]*$", prompt) is not None
+
+
+def denied(request: EditRequest) -> str | None:
+    """The request's prompt after "It is not true that", its subject filled in; None for a question.
+
+    The prompt's first word loses its capital, unless the subject begins there or the word has more of them.
+    """
+    if is_question(request.text):
+        return None
+    prompt = request.prompt
+    first = prompt.split(maxsplit=1)[0]
+    if not first.startswith(SLOT) and first != "I" and first[1:] == first[1:].lower():
+        prompt = prompt[0].lower() + prompt[1:]
+    return f"{DENIAL} {prompt.replace(SLOT, request.subject)}"

@@ -1,0 +1,74 @@
+"""Whether a text that a model wrote says an answer, and whether two questions are wordings of one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+ARTICLES = ("the", "a", "an")
+OPENING = " \t\r\n\"'“”‘’«»„([*_:,-–—"  # what may stand before an answer
+_ARTICLE = rf"(?:(?:{'|'.join(ARTICLES)})\s+)?"
+
+
+def says(text: str, answers: Sequence[Sequence[str]], *, anywhere: bool = False) -> bool:
+    """Whether ``text``, a free continuation of a prompt, names every thing of ``answers`` in one of its wordings.
+
+    Meant for generation that ends where the model ends its sentence, or some tokens after the answer would: teacher
+    forcing, and text cut to the answer's length, both hide what the model goes on with (Yang et al., "The Mirage of
+    Model Editing", 2025).
+
+    A single thing has to come first: the text begins with it, after spaces, quotes and brackets at most. Where several
+    have to be named, or with ``anywhere`` (a question is answered in a sentence), each may stand anywhere; that a
+    sentence denies what it names is not seen.
+
+    A wording is there if its letters are, whatever their case and the spaces between them, with or without an article
+    in front, *and the name ends with it*: no letter, digit or hyphenated part follows at once, and no capitalised word
+    or number behind a space alone. "Paris, France", "Paris is" and "Paris's" say "Paris"; "Parisian", "Paris-Sorbonne"
+    and "Paris Hilton" do not. Where a lower-case word makes it another thing ("basketball coach") this is not seen, and
+    scripts written without spaces have no such end.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if anywhere or len(answers) > 1:
+        return bool(answers) and all(any(_ends(text, wording, None) for wording in one) for one in answers)
+    start = len(text) - len(text.lstrip(OPENING))
+    return any(_ends(text, wording, start) for one in answers for wording in one)
+
+
+def _ends(text: str, wording: str, start: int | None) -> bool:
+    """Whether a wording stands at ``start`` (None: anywhere) and the name ends with it."""
+    words = unicodedata.normalize("NFKC", wording).split()
+    if len(words) > 1 and words[0].casefold() in ARTICLES:
+        words = words[1:]
+    if not words:
+        return False
+    pattern = re.compile(_ARTICLE + r"\s+".join(map(re.escape, words)), re.IGNORECASE)
+    if start is not None:
+        found = pattern.match(text, start)
+        return found is not None and _over(text, found.end())
+    return any(_begins(text, found.start()) and _over(text, found.end()) for found in pattern.finditer(text))
+
+
+def _begins(text: str, place: int) -> bool:
+    """Whether a word begins here."""
+    before = text[:place][-1:]
+    return _spaceless(text[place]) or not (before.isalnum() or before in ("-", "‐"))
+
+
+def _over(text: str, place: int) -> bool:
+    """Whether the name that ends here goes no further."""
+    last, rest = text[place - 1], text[place:]
+    if not rest or _spaceless(last):
+        return True
+    if rest[0].isalnum() or re.match(r"[-‐‑]\w", rest) or re.match(r"['’](?!s\b)\w", rest):
+        return False
+    if last.isdigit() and re.match(r"[.,]\d", rest):
+        return False
+    behind = rest.lstrip(" ")
+    goes_on = len(behind) < len(rest) and last.isalnum() and (behind[:1].isupper() or behind[:1].isdigit())
+    return not goes_on
+
+
+def _spaceless(char: str) -> bool:
+    """Whether a letter is of a script written without spaces."""
+    return unicodedata.east_asian_width(char) in "WF" and "HANGUL" not in unicodedata.name(char, "")

@@ -1,0 +1,100 @@
+"""Every answer, packed for the page: each text once, and numbers as short as they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..evaluation.series import Series, divided, series_of
+from ..evaluation.stages import staged
+from ..evaluation.tables import LABELS, UNEDITED, Frame
+
+if TYPE_CHECKING:
+    from ..evaluation.evaluation import Evaluation
+
+NUMBERS = ("nll", "nll_against", "accuracy", "exact", "said")
+
+
+def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
+    """What is shown of single cases, of the first ``limit`` of them.
+
+    texts: every text once; others are places among them, -1 for none. cases: case_id, subject, and questions as kind,
+    prompt, answer, against. series: name, place of the series that was asked before the edit (-1: none), whether it
+    can be chosen, and of each case (by place) its answers as question, ``NUMBERS``, generated.
+    """
+    import pandas as pd
+
+    texts: dict[str, int] = {}
+
+    def place(text: Any) -> int:
+        return -1 if text is None else texts.setdefault(text, len(texts))
+
+    asked = _asked(evaluation)
+    chosen = list(dict.fromkeys(asked["case_id"]))[:limit]
+    asked = asked[asked["case_id"].isin(chosen)]
+    subjects = dict(zip(evaluation.metrics["case_id"], evaluation.metrics["subject"], strict=True))
+    cases: list[dict[tuple[int, ...], int]] = [{} for _ in chosen]
+    numbers = {case: index for index, case in enumerate(chosen)}
+    # with the names they have in the page's other tables
+    columns = [*LABELS, "stage", "after"]
+    every = series_of(pd.concat([staged(evaluation.metrics)[columns], asked[columns]]))
+    of = {each: rows for each, rows in zip(every, divided(asked, every), strict=True) if len(rows)}
+    made = []
+    for each, own in of.items():
+        answers: dict[int, list[list[Any]]] = {}
+        seen: dict[tuple[int, ...], int] = {}
+        columns = [own[name].tolist() for name in ("case_id", "kind", "prompt", "answer", "against", "generated")]
+        values = [[_short(value) for value in own[name].tolist()] for name in NUMBERS]
+        for (case, *question, generated), measured in zip(
+            zip(*columns, strict=True), zip(*values, strict=True), strict=True
+        ):
+            index = numbers[case]
+            key = tuple(place(text) for text in question)
+            again = seen[(index, *key)] = seen.get((index, *key), -1) + 1  # the same question may be asked twice
+            row = cases[index].setdefault((*key, again), len(cases[index]))
+            answers.setdefault(index, []).append([row, *measured, place(generated)])
+        made.append({"name": each.name, "shown": each.stage != "before", "answers": answers})
+    for each, one in zip(of, made, strict=True):
+        one["before"] = _before(each, list(of))
+    return {
+        "texts": list(texts),
+        "cases": [
+            [case, subjects.get(case, ""), [list(key[:4]) for key in questions]]
+            for case, questions in zip(chosen, cases, strict=True)
+        ],
+        "series": made,
+    }
+
+
+def _asked(evaluation: Evaluation) -> Frame:
+    """Answers with their stage: those of :func:`staged`, and "before", what edited series were asked before."""
+    import pandas as pd
+
+    key = [*LABELS, "case_id"]
+    places = pd.concat([evaluation.edits[[*key, "position"]], evaluation.metrics[[*key, "position"]]])
+    answers = evaluation.answers.merge(places.drop_duplicates(key), how="left", on=key)
+    answers["position"] = answers["position"].fillna(0).astype("int64")
+    before = answers[(answers["method"] != UNEDITED) & (answers["after"] == 0)]
+    return pd.concat([staged(answers), before.assign(stage="before")], ignore_index=True)
+
+
+def _before(series: Series, all_series: Sequence[Series]) -> int:
+    """Place of what a series is compared with: what it was asked itself before, else the unedited model."""
+    if series.stage in (UNEDITED, "before"):
+        return -1
+    model, seed = (LABELS.index(name) for name in ("model", "seed"))
+    ranks = []
+    for index, each in enumerate(all_series):
+        if each.stage == "before" and each.key == series.key:
+            ranks.append((0, index))
+        elif each.method == UNEDITED and each.key[model] == series.key[model]:
+            ranks.append((1 + (each.key[seed] != series.key[seed]), index))
+    return min(ranks, default=(0, -1))[1]
+
+
+def _short(value: float) -> float | int | None:
+    """At most five digits; a whole number as one; None for nan."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return None
+    value = float(f"{value:.5g}")
+    return int(value) if value == int(value) else value

@@ -1,0 +1,330 @@
+"""Files of records: what is wrong is named by file, line, record and field, and the published ones load whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editing.datasets import RecordWarning, load_facts, load_records, read_records
+from editing.datasets.reading import read_rows
+from tracer import Fact, TracerError
+
+GOOD = {"prompt": "{} is in", "subject": "Rome", "target_new": "Spain", "target_true": "Italy"}
+ZSRE = {"src": "Where is Rome?", "subject": "Rome", "alt": "Spain", "answers": ["Italy"]}
+
+
+def file(folder: Path, text: str, name: str = "some.json") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def listed(folder: Path, *rows: Any) -> Path:
+    """A list with every record on two lines of its own: record n begins on line 2 n."""
+    return file(folder, "[\n" + ",\n".join(json.dumps(row).replace(", ", ",\n", 1) for row in rows) + "\n]\n")
+
+
+# file's text, its name, what the error says
+BROKEN: dict[str, tuple[str, str, str]] = {
+    "no records": ("[]", "some.json", "holds no records; expected at least one"),
+    "no records, and blanks": (" \n[\n ]\n", "some.json", "holds no records"),
+    "an empty file": (" \n", "some.json", "is empty; expected records"),
+    "only names": ("prompt,subject\n", "some.csv", "holds no records"),
+    "cut off in a record": (
+        '[\n{"prompt": "a"},\n{"prompt": "b", "sub',
+        "some.json",
+        r"record 2, line 3, character 17: .*begins on line 3; the file seems cut off",
+    ),
+    "cut off after a record": ('[\n{"prompt": "a"}', "some.json", "record 1, line 2, character 16: a comma or ]"),
+    "cut off after a comma": ('[\n{"prompt": "a"},\n', "some.json", "record 2, line 3, character 1: .*cut off"),
+    "a comma too many": (
+        '[{"prompt": "a"},\n]',
+        "some.json",
+        "record 2, line 2, character 1: .*correct the file there",
+    ),
+    "no comma": ('[\n{"prompt": "a"}\n{"prompt": "b"}]', "some.json", "record 1, line 3, character 1: a comma or ]"),
+    "broken in between": (
+        '[\n{"a": 1},\n{"a": oh},\n{"a": 2}]',
+        "some.json",
+        "record 2, line 3, character 7: .*correct",
+    ),
+    "something behind": ('[{"a": 1}]\n\nmore', "some.json", "follows the end of the records on line 3 .'more'"),
+    "none of the layouts": (
+        '[{"name": "x", "age": 3}]',
+        "some.json",
+        "none of the layouts in use.*has name, age.*counterfact",
+    ),
+    "no record": ('["text", 3]', "some.json", "none of the layouts in use: its first record has no fields"),
+    "a column twice": ("prompt,prompt\na,b\n", "some.csv", "names the column 'prompt' twice on line 1"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("read", [load_records, read_records, load_facts])
+def test_a_file_that_is_none_says_where_it_breaks(case: str, read: Any, tmp_path: Path) -> None:
+    text, name, message = BROKEN[case]
+    path = file(tmp_path, text, name)
+    with pytest.raises(TracerError, match=message) as error:
+        read(path)
+    assert str(path) in str(error.value)
+
+
+def test_places_that_are_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(tmp_path, "[]", "there.json")
+    with pytest.raises(TracerError, match=r"is a folder.*it has there.json"):
+        load_records(tmp_path)
+    with pytest.raises(TracerError, match=r"cannot read .*No such file"):
+        load_records(tmp_path / "no.json")
+    (tmp_path / "latin.json").write_bytes('["\u00e9"]'.encode("latin-1"))
+    with pytest.raises(TracerError, match="no text in UTF-8"):
+        load_records(tmp_path / "latin.json")
+    for name, message in {
+        "nonsense": "no set of that name; sets are factworld, counterfact",
+        "some/records.json": "there is no file",
+        "knowedit": "knowedit has parts; choose one of knowedit:wiki_counterfact",
+        "mquake:x": "mquake has no part 'x'; choose one of mquake, mquake:cf-3k-v2",
+        "factworld:x": "factworld has no part 'x'; choose one of train",
+    }.items():
+        with pytest.raises(TracerError, match=re.escape(message)):
+            load_records(name)
+    with pytest.raises(TracerError, match="names the part 'cf', and split says 't'"):
+        load_records("mquake:cf", split="t")
+
+
+# a bad record of one's own layout or zsRE's, the field it is wrong in, what is said of it
+BAD: dict[str, tuple[Any, str | None, str]] = {
+    "no subject": ({"prompt": "a", "target_new": "b"}, "subject", "is missing; the record has prompt, target_new"),
+    "an empty target": ({**GOOD, "target_new": " "}, "target_new", "holds ' '; expected text"),
+    "the subject is not in the prompt": (
+        {**GOOD, "prompt": "Paris is in"},
+        "subject",
+        "'Rome' does not occur in prompt",
+    ),
+    "in other capitals, in one's own file": ({**GOOD, "prompt": "ROME is in"}, "subject", r"it has 'ROME'.; put {}"),
+    "the old target": ({**GOOD, "target_new": "Italy"}, "target_new", "are both 'Italy'; an edit needs another"),
+    "two slots": ({**GOOD, "prompt": "{} is {} in"}, "prompt", "has 2 times {}"),
+    "no mapping": (["Rome"], None, "expected a record with named fields"),
+    "a slip of the pen": ({**GOOD, "neighors": ["x"]}, "neighors", "is no field of a record; did you mean 'neighbors'"),
+    "another column": ({**GOOD, "zzz": 1}, "zzz", "is no field of a record; expected prompt, subject"),
+    "a question without its answer": (
+        {**GOOD, "one_hop": ["Why?"]},
+        "one_hop",
+        "answer is not known; write prompt and",
+    ),
+    "a question of another shape": ({**GOOD, "one_hop": [{"ask": "Why?"}]}, "one_hop", "expected text, or prompt"),
+    "a number as prompt's group": (
+        {**GOOD, "one_hop": [{"prompt": "a", "answer": "b", "either": "c"}]},
+        "either",
+        "integer",
+    ),
+    "zsRE's own name of the new target": ({**ZSRE, "answers": ["Spain"]}, "alt", "are both 'Spain'"),
+    "zsRE's portability": ({**ZSRE, "portability": {"New Question": "a"}}, "New Answer", "is missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_named_and_the_others_load(case: str, tmp_path: Path) -> None:
+    bad, field, message = BAD[case]
+    good = ZSRE if isinstance(bad, dict) and "src" in bad else GOOD
+    path = listed(tmp_path, good, bad, {**good, "subject": "Roma", "prompt" if good is GOOD else "src": "Roma is"})
+    loaded = read_records(path)
+    assert [record.rewrites[0].subject for record in loaded.records] == ["Rome", "Roma"]
+    assert [record.case_id for record in loaded.records] == ["0", "2"]
+    (problem,) = loaded.problems
+    assert (problem.file, problem.line, problem.number, problem.field) == (str(path), 4, 2, field)
+    assert re.search(message, problem.message)
+    named = re.escape(f"{path}, line 4, record 2: {f'{field}: ' if field else ''}")
+    with pytest.raises(TracerError, match=f"1 of 3 records .*strict=False\n  {named}"):
+        load_records(path)
+    with pytest.warns(RecordWarning, match=f"1 of 3 records .*are left out\n  {named}"):
+        assert load_records(path, strict=False) == list(loaded.records)
+
+
+def test_all_problems_are_told_at_once_and_a_warning_shows_the_first(tmp_path: Path) -> None:
+    bad = [{**GOOD, "case_id": n, "prompt": f"{n}"} for n in range(5)]
+    path = listed(tmp_path, GOOD, *bad)
+    with pytest.raises(TracerError) as error:
+        load_records(path)
+    assert re.findall(r"line (\d+), record (\d+) \(case (\d)\)", str(error.value)) == [
+        (str(2 * n + 4), str(n + 2), str(n)) for n in range(5)
+    ]
+    with pytest.warns(RecordWarning, match="5 of 6 records") as caught:
+        load_records(path, strict=False)
+    assert str(caught[0].message).count("\n") == 4 and str(caught[0].message).endswith("and 2 more")
+    assert len(load_records(path, limit=1)) == 1  # what is not reached is not judged
+    with pytest.raises(TracerError, match="5 of 5 records"):  # nothing left to be loaded
+        load_records(listed(tmp_path, *bad), strict=False)
+
+
+def test_a_case_id_that_came_before_names_both(tmp_path: Path) -> None:
+    path = listed(tmp_path, {**GOOD, "case_id": 7}, {**GOOD, "case_id": 8}, {**GOOD, "case_id": "7"})
+    loaded = read_records(path)
+    assert [record.case_id for record in loaded.records] == ["7", "8"]
+    (problem,) = loaded.problems
+    assert (problem.line, problem.number, problem.case, problem.field) == (6, 3, "7", "case_id")
+    assert f"also that of record 1 on line 2 of {path}" in problem.message
+
+
+def test_records_without_questions_load_and_ask_for_the_fact_alone(tmp_path: Path) -> None:
+    requested = {"requested_rewrite": {**GOOD, "target_new": {"str": "Spain"}}}
+    more: list[dict[str, Any]] = [{}, {"paraphrase_prompts": [], "neighborhood_prompts": None}]
+    for record in load_records(listed(tmp_path, *({**requested, **each} for each in more))):
+        assert record.asks == () and [ask.kind for ask in record.questions()] == ["rewrite"]
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some.json"])
+def test_a_broken_line_of_json_lines_is_one_problem(name: str, tmp_path: Path) -> None:
+    good = json.dumps(GOOD)
+    loaded = read_records(file(tmp_path, f"{good}\n\n{good[:20]}\n{good}\n", name))
+    assert len(loaded.records) == 2
+    assert [(problem.line, problem.number) for problem in loaded.problems] == [(3, 2)]
+    assert "the line is no JSON" in loaded.problems[0].message
+
+
+def test_lines_of_csv_are_those_where_a_record_begins(tmp_path: Path) -> None:
+    text = 'prompt,subject,target_new,generate\n"{} is\nin",Rome,Spain,\n\nx,Rome\n{} is,Roma,Spain,"[1"\n"{} is,Ro'
+    loaded = read_records(file(tmp_path, text, "some.csv"))
+    assert [record.rewrites[0].prompt for record in loaded.records] == ["{} is\nin", "{} is"]
+    assert loaded.records[1].generate == ("[1",)
+    told = [(problem.line, problem.number, problem.message) for problem in loaded.problems]
+    assert [each[:2] for each in told] == [(5, 2), (7, 4)]
+    assert told[0][2] == "2 cells, and the first line names 4" and told[1][2].startswith("no CSV")
+
+
+def test_a_record_begins_where_it_begins_whatever_lies_between(tmp_path: Path) -> None:
+    text = '\n[ {"a": "x\\n"},{"a":\n1}\n\n,\n\n3\n]'
+    rows = list(read_rows(file(tmp_path, text)))
+    assert [(row.number, row.line, row.value) for row in rows] == [(1, 2, {"a": "x\n"}), (2, 2, {"a": 1}), (3, 7, 3)]
+    assert [row.line for row in read_rows(file(tmp_path, '\n\n{"a":\n1}'))] == [3]
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 1.5}, {"skip": -1}, {"skip": 2}, {"layout": "nope"}])
+def test_wrong_settings_are_named(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TracerError, match=next(iter(wrong))):
+        load_records(listed(tmp_path, GOOD, GOOD), **wrong)
+
+
+def test_a_set_that_is_nowhere_names_the_folder_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setenv("TRACER_DATA", str(tmp_path))
+    told = f"TRACER_DATA is {tmp_path}.*the hub did not give the data set 'zjunlp/KnowEdit' .OSError: no network"
+    with pytest.raises(TracerError, match=told):
+        load_records("knowedit:wiki_recent")
+    monkeypatch.delenv("TRACER_DATA")
+    with pytest.raises(
+        TracerError, match=r"names no folder TRACER_DATA.*no hub is known to have it; put .*MQuAKE-T.json"
+    ):
+        load_records("mquake:t")
+
+
+def test_a_set_comes_from_the_folder_first_then_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[Any, ...]] = []
+    path = listed(tmp_path, {**GOOD, "locality": {}, "portability": None})
+
+    def download(*what: Any, **more: Any) -> str:
+        asked.append((*what, more))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.delenv("TRACER_DATA", raising=False)
+    assert load_records("knowedit:wikibio", layout="knowedit")[0].source == "knowedit:wikibio"
+    assert asked == [("zjunlp/KnowEdit", "benchmark/WikiBio/wikibio-test-all.json", {"repo_type": "dataset"})]
+    monkeypatch.setenv("TRACER_DATA", str(tmp_path))
+    (tmp_path / "mquake").mkdir()
+    assert (
+        read_records(file(tmp_path / "mquake", path.read_text(), "MQuAKE-T.json")).files
+        == read_records("mquake:t").files
+    )
+    assert len(asked) == 1
+
+
+def test_rows_of_a_hub_data_set_have_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**GOOD, "question": None}, {**GOOD, "target_new": "Italy", "question": None}]
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda hub, split: rows if split else {"train": rows[:1], "test": rows}
+    )
+    loaded = read_records("owner/name:test")
+    assert (loaded.files, len(loaded.records), loaded.records[0].source) == (("owner/name:test",), 1, "owner/name:test")
+    assert str(loaded.problems[0]).startswith("owner/name:test, record 2: target_new: ")
+    assert len(read_records("owner/name").records) == 2
+
+
+# set -> records, problems with the subject, with equal targets; the sizes are those of the data's own list
+PUBLISHED: dict[str, tuple[int, int, int]] = {
+    "counterfact:edit": (10_000, 0, 0),
+    "counterfact:train": (10_000, 0, 0),
+    "counterfact:val": (1_919, 0, 0),
+    "counterfact:portability": (1_031, 0, 0),
+    "counterfact:subject_replace": (213, 0, 0),
+    "zsre": (1_037, 0, 29),
+    "zsre:subject_replace": (293, 3, 29),
+    "zsre:inverse_relation": (385, 5, 3),
+    "knowedit:wiki_counterfact": (1_428, 0, 6),
+    "knowedit:wiki_recent": (570, 0, 0),
+    "knowedit:zsre": (1_304, 3, 43),
+    "knowedit:wikibio": (306, 0, 0),
+    "knowedit:convsent": (800, 0, 0),
+    "knowedit:hallucination-edit": (600, 0, 0),
+    "knowedit:hallucination-train": (306, 0, 0),
+    "knowedit:temporal-edit": (75, 0, 0),
+    "knowedit:temporal-train": (75, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_set_loads_whole(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    size, subject, equal = PUBLISHED[name]
+    loaded = read_records(name)
+    assert (
+        len(loaded.records) + len(loaded.problems) == size == len(json.loads(Path(loaded.files[0]).read_text("utf-8")))
+    )
+    why = Counter("equal" if "are both" in problem.message else problem.field for problem in loaded.problems)
+    assert why == Counter({"subject": subject, "equal": equal})
+    assert {record.source for record in loaded.records} == {name}
+
+
+def test_the_whole_of_counterfact_is_three_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    loaded = read_records("counterfact")
+    assert (len(loaded.records), len(loaded.problems), len(loaded.files)) == (21_919, 0, 3)
+
+
+def test_every_file_of_the_three_sets_is_a_set(data: Path) -> None:
+    files = [file for folder in ("counterfact", "zsre", "knowedit") for file in (data / folder).glob("*.json")]
+    assert len(files) == len(PUBLISHED)
+
+
+def test_known_facts_are_facts_and_no_records(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    facts = load_facts()
+    assert len(facts) == 1_209
+    assert facts[0] == Fact("Vinson Massif is located in the continent of", "Vinson Massif", "Antarctica")
+    with pytest.raises(TracerError, match=r"known facts, which have no new target.*load_facts"):
+        load_records("known_1000")
+
+
+def test_sentiments_of_opinions_are_balanced(data: Path) -> None:
+    records = load_records(data / "knowedit" / "benchmark_Convsent_blender_test.json")
+    given = json.loads((data / "knowedit" / "benchmark_Convsent_blender_test.json").read_text("utf-8"))
+    positive = [
+        record.references == tuple(map(str.strip, row["pos"])) for record, row in zip(records, given, strict=True)
+    ]
+    assert all(
+        up or record.references == tuple(map(str.strip, row["neg"]))
+        for up, record, row in zip(positive, records, given, strict=True)
+    )
+    assert 0.45 < sum(positive) / len(positive) < 0.55

@@ -1,0 +1,12 @@
+"""Long runs in pieces: jobs of items in one SQLite file, done by one process, by several, or by a Ray cluster.
+
+A run can be killed at any moment and goes on where it was; no item is lost, and none is written twice. Nothing here
+knows what the work is.
+"""
+
+from .claim import Claim
+from .job import Counts, Failed, Job, Lost, StorageError
+from .store import Store
+from .work import run
+
+__all__ = ["Claim", "Counts", "Failed", "Job", "Lost", "StorageError", "Store", "run"]

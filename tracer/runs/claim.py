@@ -1,0 +1,116 @@
+"""A job in a worker's hands, and what any store of jobs has to do for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from .job import Counts, Job
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By table, rows as mappings from column to value: text, int, float, bytes or None. A column left out is None."""
+
+
+class Backend(Protocol):
+    """What workers ask of a store, here or (by messages) elsewhere; each call is all or nothing."""
+
+    def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
+        """A job for this worker with its items done so far; None if there is none to be had now."""
+        ...
+
+    def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
+        """See :meth:`Claim.commit`."""
+        ...
+
+    def finish(self, worker: str, key: str) -> None:
+        """See :meth:`Claim.finish`."""
+        ...
+
+    def fail(self, worker: str, key: str, error: str) -> None:
+        """See :meth:`Claim.fail`."""
+        ...
+
+    def release(self, worker: str, lost: bool = False) -> None:
+        """Give back whatever the worker has; ``lost``: because it ended by itself."""
+        ...
+
+    def beat(self, worker: str) -> None:
+        """Note that the worker lives."""
+        ...
+
+    def blob(self, key: str, name: str) -> bytes | None:
+        """Bytes a job has kept under a name."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run."""
+        ...
+
+    def lease(self) -> float:
+        """Seconds without a sign of life after which a claim is free."""
+        ...
+
+    def progress(self) -> Counts:
+        """How far the run is."""
+        ...
+
+
+class Claim:
+    """One job, held by one worker until it is finished, has failed, or is lost.
+
+    Attributes:
+        job: the job.
+        done: items that are committed, by this worker or by one before it.
+        ended: whether the job is finished or has failed.
+    """
+
+    def __init__(self, store: Backend, worker: str, job: Job, done: frozenset[str]) -> None:
+        self.job, self.done, self.ended = job, done, False
+        self.after_commit: Callable[[], None] | None = None
+        self._store, self._worker = store, worker
+
+    def commit(self, item: str, rows: Rows | None = None, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Write down an item: its rows, and bytes by name (which replace what the job kept under that name before).
+
+        All of it is kept or, at a crash, nothing.
+
+        Raises:
+            Lost: another worker has taken the job over.
+            StorageError: the disk is full or the file cannot be written; nothing is changed.
+            TracerError: no such item, table or column, an item committed before, a value that cannot be kept.
+        """
+        self._store.commit(self._worker, self.job.key, item, rows or {}, blobs or {})
+        self.done |= {item}
+        if self.after_commit is not None:
+            self.after_commit()
+
+    def blob(self, name: str) -> bytes | None:
+        """Bytes this job has kept, or None."""
+        return self._store.blob(self.job.key, name)
+
+    def blob_of(self, key: str, name: str) -> bytes | None:
+        """Bytes another job has kept, or None. Raises TracerError if there is no such job."""
+        return self._store.blob(key, name)
+
+    def finish(self) -> None:
+        """The job is done. Raises TracerError if items are left, and as :meth:`commit` does."""
+        self._store.finish(self._worker, self.job.key)
+        self.ended = True
+
+    def fail(self, error: str) -> None:
+        """The job failed; ``error`` tells why, its first line in short. Items that are committed stay."""
+        self._store.fail(self._worker, self.job.key, error)
+        self.ended = True
+
+
+class Claiming:
+    """Adds ``claim`` to a store."""
+
+    def claim(self, worker: str) -> Claim | None:
+        """The next job that waits for nothing and that nobody has; None if there is none to be had now.
+
+        worker: names the claimer, see :class:`tracer.runs.worker_id.Worker`; any other text works too, and is held
+            for dead only when its lease has ended.
+        """
+        taken = self.take(worker)  # type: ignore[attr-defined]
+        return None if taken is None else Claim(self, worker, *taken)  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""Workers elsewhere, and seeing to it that there are enough of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from ..errors import TracerError
+from .job import StorageError
+from .store import LOSSES, Store
+
+
+class Ending(NamedTuple):
+    """How a worker ended: ``died`` of something, or with an ``error`` that any other worker would meet too."""
+
+    worker: str | None = None
+    died: str = ""
+    error: str = ""
+    storage: bool = False
+
+
+class Crew(Protocol):
+    """Workers of one kind."""
+
+    def start(self) -> None:
+        """One more worker."""
+        ...
+
+    def size(self) -> int:
+        """How many workers there are."""
+        ...
+
+    def ended(self) -> list[Ending]:
+        """Those that ended since the last call; waits a little for one."""
+        ...
+
+
+def supervise(store: Store, crew: Crew, workers: int, tick: Callable[[], None]) -> None:
+    """Keep ``workers`` at work until nothing is left to do.
+
+    Raises TracerError for what no worker can get over, and for workers that die and get nothing done.
+    """
+    deaths, before = 0, store.progress()
+    for _ in range(min(workers, before.open)):
+        crew.start()
+    while crew.size():
+        for ending in crew.ended():
+            if ending.error:
+                raise (StorageError if ending.storage else TracerError)(ending.error)
+            if not ending.died:
+                continue
+            if ending.worker is None:
+                store.sweep()
+            else:
+                store.release(ending.worker, lost=True)
+            now = store.progress()
+            deaths = 1 if (now.done, now.failed) != (before.done, before.failed) else deaths + 1
+            before = now
+            # a job fails before that if it is the reason, whoever does it
+            if deaths > LOSSES * workers:
+                raise TracerError(f"{deaths} workers ended one after the other ({ending.died}); run it again to go on")
+            if now.open:
+                crew.start()
+        tick()

@@ -1,0 +1,57 @@
+"""A model as workers elsewhere load it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import TracerError
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to load, and what must come out.
+
+    Attributes:
+        name: the model's, as results show it.
+        source: what it is loaded from; None for the embedded model.
+        dtype, device: of the model; a device of None is chosen where it is loaded.
+        fingerprint: of its weights.
+    """
+
+    name: str
+    source: str | None
+    dtype: str
+    device: str | None
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: Model, anywhere: bool = False) -> Recipe:
+        """The recipe of a model; ``anywhere``: for other machines, whose devices may be others."""
+        from ..checkpoint import EMBEDDED
+
+        source = None if model.name == EMBEDDED else model.name
+        if source is not None and Path(source).is_dir():
+            source = str(Path(source).absolute())
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls(model.name, source, dtype, None if anywhere else str(model.device), model.fingerprint())
+
+    def load(self) -> Model:
+        """The model, pinned.
+
+        Raises:
+            TracerError: it cannot be loaded, or it has other weights.
+        """
+        from ..model import load
+
+        model = replace(load(self.source, dtype=self.dtype, device=self.device), name=self.name).pinned()
+        if model.fingerprint() != self.fingerprint:
+            raise TracerError(
+                f"{self.name}, loaded again by a worker, has other weights than the model given (an edit, or another "
+                "file by now); save the model in a folder and load it from there, or use workers=1"
+            )
+        return model

@@ -1,0 +1,57 @@
+"""Values as they are written, and as they come back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import TracerError
+
+LARGEST = 10**9
+"""Most bytes of one value; SQLite's limit."""
+
+
+def encoded(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], table: str) -> Iterator[list[Any]]:
+    """Each row's column job_nan, and its values. Raises TracerError for columns and values that cannot be kept."""
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise TracerError(f"a row of {table!r} is {row!r}; expected a mapping from column to value")
+        if unknown := [name for name in row if name not in columns]:
+            raise TracerError(f"table {table!r} has no column {unknown[0]!r}; it has {', '.join(columns)}")
+        values = [value(row.get(column), f"column {column!r} of {table!r}") for column in columns]
+        nans = [str(i) for i, one in enumerate(values) if isinstance(one, float) and math.isnan(one)]
+        yield [",".join(nans) or None, *values]
+
+
+def value(given: Any, where: str) -> Any:
+    """What SQLite keeps as it is: text, int, float, bytes or None. Truth values become 0 and 1."""
+    if hasattr(given, "item") and getattr(given, "ndim", None) == 0:  # a number of numpy or torch
+        given = given.item()
+    if given is None or isinstance(given, float):
+        return given if given is None else float(given)
+    if isinstance(given, int):
+        if not -(2**63) <= given < 2**63:
+            raise TracerError(f"{where} is {given}; whole numbers are kept in 64 bits, write it as text")
+        return int(given)
+    if isinstance(given, str):
+        try:
+            size = len(given.encode())
+        except UnicodeEncodeError as error:
+            raise TracerError(f"{where} is no text that can be kept ({error})") from error
+    elif isinstance(given, bytes | bytearray | memoryview):
+        given = bytes(given)
+        size = len(given)
+    else:
+        raise TracerError(f"{where} is {type(given).__name__}; expected text, int, float, bytes or None")
+    if size > LARGEST:
+        raise TracerError(f"{where} is {size:,} bytes; one value may have {LARGEST:,}, keep it in parts")
+    return given
+
+
+def decoded(row: Sequence[Any]) -> list[Any]:
+    """The values of a row that begins with job_nan."""
+    nans, values = row[0], list(row[1:])
+    for place in nans.split(",") if nans else ():
+        values[int(place)] = math.nan
+    return values
