@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tracer import Model, TracerError, load
-from tracer.checkpoint import EMBEDDED
 
 from ..compute import compute_edits, method_named
 from ..datasets.record import EditRecord
@@ -55,8 +54,8 @@ class Bench:
         """
         known = self._known[name]
         if name not in self._models:
-            dtype = known.get("dtype")
-            self._models[name] = load(None if name == EMBEDDED else name, device=known.get("device"), dtype=dtype)
+            loaded = load(known["source"], device=known["device"], dtype=known["dtype"])
+            self._models[name] = replace(loaded, name=name)
         model = self._models[name]
         if (found := model.fingerprint()) != known["fingerprint"]:
             raise TracerError(

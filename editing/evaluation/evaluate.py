@@ -12,6 +12,7 @@ from typing import Any
 from tracer import Model, TracerError
 from tracer.factworld import held_out_text
 from tracer.runs import Failed, Store, run
+from tracer.runs.recipe import Recipe
 
 from ..compute import method_named
 from ..datasets.record import EditRecord
@@ -107,10 +108,7 @@ def begin(
         for layer in (cell.layers or ()) if cell.model == model.name else ():
             model.path("key", layer)  # TracerError for a layer that does not exist
     settings = {
-        "models": [
-            {"name": model.name, "fingerprint": model.fingerprint(), "dtype": str(model.dtype).removeprefix("torch.")}
-            for model in models
-        ],
+        "models": [asdict(Recipe.of(model, anywhere=True)) for model in models],
         "cells": [asdict(cell) for cell in cells],
         "protocol": protocol.as_json(),
         "canary": held_out_text()[: 8 * protocol.canary_tokens],
