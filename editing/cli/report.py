@@ -25,12 +25,22 @@ def report(
         bool, typer.Option("--table", help="Also print what every method reaches by every measure.")
     ] = False,
 ) -> None:
-    """Write one page with tables, figures and every answer of an evaluation; it opens offline and loads nothing."""
+    """Write one page with tables, figures and every answer of an evaluation; it opens offline and loads nothing.
+
+    With --out table.md only the tables of methods, in Markdown.
+    """
+    from tracer.export import replacing
+
     from ..evaluation.evaluation import Evaluation
-    from ..report import write
+    from ..report import as_markdown, write
 
     evaluation = Evaluation.load(run)
-    path = write(evaluation, out or run.with_suffix(".html"), title=title, cases=cases)
+    path = out or run.with_suffix(".html")
+    if path.suffix.lower() == ".md":
+        with replacing(path) as temporary:
+            temporary.write_text(as_markdown(evaluation), encoding="utf-8")
+    else:
+        path = write(evaluation, path, title=title, cases=cases)
     if tables:
         for line in str(evaluation).splitlines():
             printing.say(line)

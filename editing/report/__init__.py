@@ -1,5 +1,6 @@
-"""One page that tells an evaluation: tables, figures, and every answer."""
+"""An evaluation told: one page with tables, figures and every answer; or Markdown tables."""
 
+from .markdown import as_markdown
 from .page import render, write
 
-__all__ = ["render", "write"]
+__all__ = ["as_markdown", "render", "write"]

@@ -1,0 +1,69 @@
+"""An evaluation as Markdown tables, one for each mode, for a README or a paper's appendix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..evaluation.defined import is_share
+from ..evaluation.evaluation import Evaluation
+from ..evaluation.series import Series, divided, series_of
+from ..evaluation.tables import LABELS, UNEDITED, Frame
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "score S": (),
+    "reliability": ("reliability (forced)", "reliability (said)"),
+    "generalisation": ("generalisation (forced)", "generalisation (said)"),
+    "locality": ("locality (forced)", "locality (said)"),
+    "other facts of the subject": ("same_subject said",),
+    "portability": ("portability (forced)", "portability (said)"),
+    "fluency": ("fluency",),
+    "KL drift": ("kl drift",),
+    "seconds": ("seconds",),
+}
+"""Titles, and the metrics that share a cell: teacher forced / said freely."""
+
+
+def as_markdown(evaluation: Evaluation) -> str:
+    """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
+
+    Columns that were not measured are left out.
+    """
+    summary, scores = evaluation.summary(), evaluation.score()
+    every = series_of(summary)
+    of = dict(zip(every, zip(divided(summary, every), divided(scores, every), strict=True), strict=True))
+    parts = []
+    for mode in dict.fromkeys(_mode(each) for each in every if each.method != UNEDITED):
+        chosen = [each for each in every if each.method == UNEDITED or _mode(each) == mode]
+        parts.append(f"**{mode}**\n\n{_table(chosen, of, known=set(summary['metric']))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _mode(series: Series) -> str:
+    return series.key[LABELS.index("mode")]
+
+
+def _table(chosen: Sequence[Series], of: dict[Series, tuple[Frame, Frame]], known: set[Any]) -> str:
+    titles = [title for title, names in COLUMNS.items() if not names or known & {*names}]
+    lines = [["", *titles, "cases"]]
+    for series in chosen:
+        rows, scored = of[series]
+        by = rows.set_index("metric")
+        cells = []
+        for title in titles:
+            names = COLUMNS[title]
+            found = [_cell(by[by.index == name], is_share(name)) for name in names] if names else [_cell(scored, True)]
+            cells.append("–" if not any(found) else " / ".join(each or "–" for each in found))
+        name = series.name.removesuffix(f" · {_mode(series)}").replace(f" · {_mode(series)} · ", " · ")
+        lines.append([name, *cells, f"{int(rows['n'].max()):,}"])
+    lines.insert(1, ["---", *["---:"] * (len(titles) + 1)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(rows: Frame, share: bool) -> str:
+    """ "98.2 [95.1, 99.8]" of the one row there is, or nothing."""
+    if rows.empty:
+        return ""
+    mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))
+    shown = [f"{100 * each:.1f}" if share else f"{each:.3g}" for each in (mean, low, high)]
+    return shown[0] if low != low or high != high or low == high else f"{shown[0]} [{shown[1]}, {shown[2]}]"
