@@ -172,7 +172,7 @@ def test_a_run_that_was_cut_off_goes_on(
     model: Model, mode: Any, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off before the n-th time that something is asked; the tables are those of a run in one go."""
-    options = {"layers": [1], "moments": 2, "retention": 6, **QUICK, **HPARAMS}
+    options = {"layers": [1], "moments": 2, "retention": 6, **QUICK, **HPARAMS, "canary_tokens": 16}
     method = "rome"
     whole = evaluate(model, RECORDS, method, mode, **options)
     count, real = [0], bench_module.ask

@@ -62,14 +62,13 @@ class Bench:
                 f"{name} has the weights {found[:12]}, but the run was begun with {known['fingerprint'][:12]}; "
                 "give that model, or begin another run"
             )
+        if name not in self._drifts:  # now, while the model has no edit
+            tokens = self.protocol.canary_tokens
+            self._drifts[name] = Drift.recorded(model, self._text, tokens=tokens) if tokens else None
         return model
 
     def drift(self, name: str) -> Drift | None:
-        """The yardstick on unrelated text, recorded on the unedited model once; None if none is wanted."""
-        if name not in self._drifts:
-            tokens = self.protocol.canary_tokens
-            made = Drift.recorded(self.model(name), self._text, tokens=tokens) if tokens else None
-            self._drifts[name] = made
+        """The yardstick on unrelated text, recorded when :meth:`model` first gave the model; None if none is wanted."""
         return self._drifts[name]
 
     # --- edits -----------------------------------------------------------------------------------------------------
