@@ -12,7 +12,7 @@ import typer
 
 from tracer import TracerError, load
 from tracer.cli import printing
-from tracer.cli.command import Device, app, choice
+from tracer.cli.command import Cluster, Device, Workers, app, choice
 
 from . import hparams as parameters
 
@@ -63,10 +63,6 @@ Controls = Annotated[
 Out = Annotated[
     Path,
     typer.Option(help="File of the run. If it is there, the run goes on where it was.", rich_help_panel=RUN),
-]
-Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine.", rich_help_panel=RUN)]
-Cluster = Annotated[
-    str | None, typer.Option(help='Address of a Ray cluster, or "local" for one of its own.', rich_help_panel=RUN)
 ]
 
 

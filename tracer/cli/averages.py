@@ -14,6 +14,7 @@ from . import files, printing
 from .command import (
     KINDS,
     MODULES,
+    Cluster,
     Device,
     Formats,
     Kind,
@@ -21,6 +22,7 @@ from .command import (
     Out,
     Sever,
     Window,
+    Workers,
     apart,
     app,
     choice,
@@ -59,6 +61,8 @@ def average(
         Path | None, typer.Option(help="Folder that keeps every finished trace; with it a run can be interrupted.")
     ] = None,
     device: Device = None,
+    workers: Workers = 1,
+    cluster: Cluster = None,
     out: Out = None,
     formats: Formats = "html",
 ) -> None:
@@ -92,6 +96,8 @@ def average(
             "corruption": noise.measured(loaded),
             "metric": name,
             "seed": seed,
+            "workers": workers,
+            "cluster": cluster,
         }
         chosen = [fact for _, fact in facts]
         averages = [_average(loaded, chosen, settings, resume, kind=kind) for kind in kinds]

@@ -58,6 +58,10 @@ Sever = Annotated[
     typer.Option(help="Also restore the last subject token with these severed: mlp, attn, or both with a comma."),
 ]
 Device = Annotated[str | None, typer.Option(help="Where to run, such as cuda.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine that share the work.")]
+Cluster = Annotated[
+    str | None, typer.Option(help='Address of a Ray cluster to work on, or "local" for one of its own.')
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for figures and data; without it none are written.")]
 Formats = Annotated[
     str, typer.Option("--format", help="Some of html, png, svg, pdf, json, csv, npz, with commas between.")
