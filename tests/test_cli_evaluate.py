@@ -12,7 +12,7 @@ from commands import assert_one_line, done, run
 import editing.cli  # noqa: F401 (adds the commands)
 import tracer
 from editing.datasets import load_records
-from editing.evaluation import Evaluation, evaluate
+from editing.evaluation import METRICS, Evaluation, evaluate
 
 SET = ["--set", "v_steps=2", "--set", "mom2_adjustment=false", "--set", 'context_templates=["{}"]']
 QUICK = ["--no-texts", "--option", "canary_tokens=0", "--option", "chunk=1"]
@@ -46,6 +46,7 @@ def test_the_table_is_that_of_the_function(facts: Path, tiny_folder: Callable[[s
     printed = done(*command(facts, folder, out, *more))
     for part in ("unedited", "rome", "ft_l", "reliability", "tracer report"):
         assert part in printed
+    assert len(printed.splitlines()) > 10
     found = Evaluation.load(out)
     assert set(found.frame["layers"]) == {"", "1"} and set(found.frame["case_id"]) == {"0"}
     hparams = {"v_steps": 2, "mom2_adjustment": False, "context_templates": ["{}"]}
@@ -78,6 +79,20 @@ def test_records_are_drawn_the_same_way_every_time(tiny_folder: Callable[[str], 
         done(*command(many, tiny_folder("gpt2"), out, "--draw", "3", "--no-controls"))
         cases.append(set(Evaluation.load(out).frame["case_id"]))
     assert cases[0] == cases[1] and len(cases[0]) == 3 and cases[0] != {"0", "1", "2"}
+
+
+def test_counterfact_as_it_was_published(data: Path, golden: Path, tmp_path: Path) -> None:
+    """All its kinds of questions are asked and written texts are measured."""
+    out, file = tmp_path / "run.sqlite", data / "counterfact" / "counterfact_portability_gpt4.json"
+    options = [*SET, "--option", "canary_tokens=32", "--option", "text_tokens=40", "--limit", "1", "--layers", "1"]
+    done("evaluate", str(file), "-m", str(golden / "model"), "--out", str(out), *options)
+    frame = Evaluation.load(out).frame
+    edited = frame[(frame["method"] == "rome") & (frame["control"] == "")].set_index("metric")
+    codes = {name for name in edited.index if METRICS[name].code}
+    asked = {f"{kind} {what}" for kind in ("rewrite", "paraphrase", "neighbour") for what in ("success", "magnitude")}
+    assert asked <= codes and {"fluency", "kl drift", "negation", "portability (said)"} <= {*edited.index}
+    assert edited.loc["neighbour success", "n"] == 10 and edited.loc["paraphrase success", "n"] == 2
+    assert {*frame["control"]} == {"", "random direction", "random layer"}
 
 
 @pytest.mark.parametrize(

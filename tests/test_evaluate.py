@@ -320,6 +320,39 @@ def test_an_edit_that_cannot_be_made_is_a_row_with_its_reason(model: Model, monk
     assert set(batch.frame["method"]) == {"unedited"}
 
 
+@pytest.mark.parametrize("mode", ["single", "batch", "sequential"])
+def test_a_case_that_cannot_be_asked_is_left_out_and_named(model: Model, mode: Any) -> None:
+    """Of its chunk the others are measured as they would be without it."""
+    long = Ask(kind="neighbour", prompt="very " * 100 + "long", answers=((" Rome",),))
+    records = [RECORDS[0], RECORDS[1].model_copy(update={"asks": (*RECORDS[1].asks, long)}), RECORDS[2]]
+    result = evaluate(model, records, "rome", mode, layers=[1], **QUICK, **HPARAMS)
+    assert set(result.frame["case_id"]) == {"case 0", "case 2"}
+    errors = result.edits[result.edits["error"] != ""].set_index("method")["error"]
+    assert "n_ctx = 64" in errors["unedited"] and errors["unedited"].startswith("cannot be asked: case case 1")
+    if mode == "single":
+        assert errors["rome"] == "cannot be asked, like the unedited model"
+        alone = evaluate(model, [RECORDS[0]], "rome", layers=[1], **QUICK, **HPARAMS)
+        found, expected = (values(each.frame, method="rome", case_id="case 0") for each in (result, alone))
+        assert_close(found, expected)
+
+
+def test_a_model_that_says_no_numbers_is_as_ill_as_can_be(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bench_module.compute_edits
+
+    def broken(*given: Any, **more: Any) -> Any:
+        return [edit.scale(1e36) for edit in real(*given, **more)]
+
+    monkeypatch.setattr(bench_module, "compute_edits", broken)
+    options = {**QUICK, "canary_tokens": 16, "layers": [1], **HPARAMS}
+    result = evaluate(model, RECORDS[:2], "rome", "sequential", on_alarm="rollback", **options)
+    worst = result.health.set_index("measure")["value"]
+    assert np.isinf(worst[["perplexity", "kl drift"]]).all()
+    assert result.edits["error"].str.contains("alarm").tolist() == [True, True]
+    single = evaluate(model, RECORDS[:2], "rome", **options)
+    assert single.edits["error"].str.contains("cannot be asked: .*numbers").all()
+    assert set(single.frame["method"]) == {"unedited"}
+
+
 def test_answers_and_edits_survive_as_bytes(model: Model) -> None:
     (answers,) = ask(model, RECORDS[:1], texts=False)
     again = answers_from_bytes(answers_to_bytes(answers))

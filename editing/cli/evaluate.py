@@ -202,7 +202,8 @@ def _go(
     elif not out.exists():
         raise TracerError(f"there is no run in {out} to go on with; name RECORDS to begin one")
     evaluation = carry_on(out, workers=workers, cluster=cluster, given=given)
-    printing.say(str(evaluation))
+    for line in str(evaluation).splitlines():
+        printing.say(line)
     printing.wrote([out])
     printing.say(f"tracer report {out} makes a page of it")
 

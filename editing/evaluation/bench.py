@@ -15,7 +15,7 @@ from ..datasets.record import EditRecord
 from ..edit import Edit
 from ..weights import applied
 from .answers import CaseAnswers, ask
-from .drift import Drift
+from .drift import Drift, Drifted
 from .kept import answers_from_bytes
 from .metrics import Value, case_metrics
 from .plan import Cell, Protocol, unedited_key
@@ -24,6 +24,8 @@ from .text_metrics import TermWeights
 if TYPE_CHECKING:
     from tracer.runs import Claim
 
+Rows = dict[str, list[dict[str, Any]]]
+UNASKED = "cannot be asked, like the unedited model"
 FIXED = ("layers", "context_templates", "clamp", "v_weight_decay", "v_lr", "v_steps")
 """Hyper-parameters that are measured on the model: in a sequence, once, before the first edit."""
 
@@ -99,28 +101,47 @@ class Bench:
 
     # --- answers ---------------------------------------------------------------------------------------------------
     def asked(
-        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers] | None, texts: bool = True
-    ) -> Any:
-        """Answers to the questions of cases, from the model as it is."""
-        protocol = self.protocol
-        return ask(
-            model,
-            [self.records[i] for i in cases],
-            generate=protocol.generate and model.causal,
-            texts=texts and protocol.texts and model.causal,
-            before=before,
-            text_tokens=protocol.text_tokens,
-        )
+        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers | None] | None = None, texts: bool = True
+    ) -> list[CaseAnswers | str]:
+        """Answers to the questions of cases, from the model as it is; or why a case cannot be asked.
 
-    def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers]:
-        """What the unedited model said to cases."""
-        found: dict[int, CaseAnswers] = {}
-        for i in cases:
-            key = unedited_key(model, i - i % self.protocol.chunk)
-            blob = claim.blob_of(key, f"answers {i}")
-            assert blob is not None  # the job comes after that one
-            found[i] = answers_from_bytes(blob)
-        return [found[i] for i in cases]
+        before: of the unedited model; None for a case that could not be asked then.
+        """
+        if before is None:
+            return self._asked(model, cases, None, texts)
+        fit = [place for place, old in enumerate(before) if old is not None]
+        said = self._asked(model, [cases[place] for place in fit], [old for old in before if old is not None], texts)
+        found: list[CaseAnswers | str] = [UNASKED] * len(cases)
+        for place, one in zip(fit, said, strict=True):
+            found[place] = one
+        return found
+
+    def _asked(
+        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers] | None, texts: bool
+    ) -> list[CaseAnswers | str]:
+        protocol = self.protocol
+        try:
+            return list(
+                ask(
+                    model,
+                    [self.records[i] for i in cases],
+                    generate=protocol.generate and model.causal,
+                    texts=texts and protocol.texts and model.causal,
+                    before=before,
+                    text_tokens=protocol.text_tokens,
+                )
+            )
+        except TracerError as error:  # such as a prompt longer than the context, or logits that are no numbers
+            if len(cases) == 1:
+                return [f"cannot be asked: {error}"]
+        alone = [None] * len(cases) if before is None else [[old] for old in before]
+        return [said for i, old in zip(cases, alone, strict=True) for said in self._asked(model, [i], old, texts)]
+
+    def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers | None]:
+        """What the unedited model said to cases; None for one that could not be asked."""
+        chunk = self.protocol.chunk
+        kept = [claim.blob_of(unedited_key(model, i - i % chunk), f"answers {i}") for i in cases]
+        return [None if blob is None else answers_from_bytes(blob) for blob in kept]
 
     # --- rows ------------------------------------------------------------------------------------------------------
     def rows(
@@ -134,7 +155,7 @@ class Bench:
         position: int = 0,
         after: int = 1,
         kept: bool = True,
-    ) -> dict[str, list[dict[str, Any]]]:
+    ) -> Rows:
         """Rows of "metrics" and, if ``kept``, of "answers"."""
         record = self.records[case]
         head = {**labels, "case_id": record.case_id, "after": after}
@@ -177,21 +198,32 @@ class Bench:
         drift = self.drift(name)
         if drift is None:
             return []
-        now = drift.both(model)
+        try:
+            now = drift.both(model)
+        except TracerError:  # logits that are no numbers
+            now = Drifted(math.inf, math.inf)
         return [Value("kl drift", now.kl, 1), Value("perplexity", now.perplexity, 1)]
 
     def tried(
-        self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers, control: str = ""
-    ) -> dict[str, list[dict[str, Any]]]:
-        """Rows of a case edited alone; the model is as before afterwards."""
+        self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
+    ) -> tuple[Rows, str]:
+        """Rows of a case edited alone, and why there are none, or ""; the model is as before afterwards."""
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
             further = [*self.drifted(cell.model, model), *efficiency(edit, 1)]
-        return self.rows(cell.labels(control), case, answers, before, further, kept=not control)
+        if isinstance(answers, str):
+            return {}, answers
+        return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
 
     def unedited_values(self, name: str) -> list[Value]:
         """Perplexity of the unedited model on unrelated text."""
         return [value for value in self.drifted(name, self._models[name]) if value.metric == "perplexity"]
+
+
+def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Put rows of several tables behind others."""
+    for table, added in more.items():
+        rows.setdefault(table, []).extend(added)
 
 
 def efficiency(edit: Edit, share: int) -> list[Value]:

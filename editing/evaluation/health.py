@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tracer import TracerError
 
 from ..weights import parameter
+from .drift import Drifted
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -94,7 +95,10 @@ class Monitor:
         limits, growth = self.limits, [norm_of(self.model, name) / norm for name, norm in self._norms.items() if norm]
         found = [Reading(NORM, max(growth, default=1.0), _limit(limits.norm_growth))]
         if self.drift is not None:
-            now = self.drift.both(self.model)
+            try:
+                now = self.drift.both(self.model)
+            except TracerError:  # logits that are no numbers: as ill as can be
+                now = Drifted(math.inf, math.inf)
             found += [
                 Reading(PERPLEXITY, now.perplexity, _limit(limits.perplexity, self._first)),
                 Reading(STEP, now.perplexity / self._before, _limit(limits.edit)),

@@ -16,7 +16,7 @@ from ..compute import method_named
 from ..edit import Edit
 from ..weights import bits, proposed, write
 from .answers import CaseAnswers
-from .bench import FIXED, Bench, efficiency, seed_of
+from .bench import FIXED, Bench, Rows, add, efficiency, seed_of
 from .health import Monitor
 from .kept import edit_from_bytes, edit_to_bytes
 from .plan import Cell
@@ -24,8 +24,6 @@ from .plan import Cell
 if TYPE_CHECKING:
     from tracer import Model
     from tracer.runs import Claim
-
-Rows = dict[str, list[dict[str, Any]]]
 
 
 def sequential(bench: Bench, claim: Claim) -> None:
@@ -76,7 +74,7 @@ class _Sequence:
     def __init__(self, bench: Bench, claim: Claim, cell: Cell, model: Model, weights: _Weights) -> None:
         self.bench, self.claim, self.cell, self.model, self.weights = bench, claim, cell, model, weights
         self.protocol, count = bench.protocol, len(bench.records)
-        self.before: list[CaseAnswers] = bench.before(claim, cell.model, range(count))
+        self.before: list[CaseAnswers | None] = bench.before(claim, cell.model, range(count))
         self.monitor = Monitor(model, bench.drift(cell.model), self.protocol.limits)
         self.origin = model.fingerprint()
         self.protects = "earlier" in method_named(cell.method).settings.__dataclass_fields__
@@ -124,7 +122,7 @@ class _Sequence:
         healthy = self.weights.state() if self.protocol.on_alarm == "rollback" else {}
         self.weights.put(new)
         self.made.append(step)
-        self._add(rows, self._measured_now(edit, cases))
+        add(rows, self._measured_now(edit, cases))
         readings = self.monitor.read()
         after = cases[-1] + 1
         rows["health"] = [{**self.cell.labels(), "after": after, **reading.row()} for reading in readings]
@@ -138,7 +136,7 @@ class _Sequence:
                 gone = f"taken back: alarm of {alarm}"
                 self.stopped += f", rolled back to {self._last()}"
         elif step in self._moments():
-            self._add(rows, self._asked_again(after, self._budget()[0], seed=step))
+            add(rows, self._asked_again(after, self._budget()[0], seed=step))
         if self.protects and not gone:
             self.earlier.append(edit)
             blobs[f"edit {step}"] = edit_to_bytes(edit)
@@ -155,9 +153,10 @@ class _Sequence:
         further = [*self.bench.drifted(self.cell.model, self.model), *efficiency(edit, len(cases))]
         rows: Rows = {}
         for case, one in zip(cases, answers, strict=True):
-            old, after = self.before[case], cases[-1] + 1
-            more = self.bench.rows(self.cell.labels(), case, one, old, further, position=case, after=after)
-            self._add(rows, more)
+            if not isinstance(one, str):
+                old, after = self.before[case], cases[-1] + 1
+                more = self.bench.rows(self.cell.labels(), case, one, old, further, position=case, after=after)
+                add(rows, more)
         return rows
 
     # --- earlier ones again ----------------------------------------------------------------------------------------
@@ -172,9 +171,10 @@ class _Sequence:
             return rows
         answers = self.bench.asked(self.model, earlier, [self.before[i] for i in earlier], texts=False)
         for case, one in zip(earlier, answers, strict=True):
-            old = self.before[case]
-            more = self.bench.rows(self.cell.labels(), case, one, old, position=case, after=after, kept=kept)
-            self._add(rows, more)
+            if not isinstance(one, str):
+                old = self.before[case]
+                more = self.bench.rows(self.cell.labels(), case, one, old, position=case, after=after, kept=kept)
+                add(rows, more)
         return rows
 
     def _budget(self) -> tuple[int, int]:
@@ -211,8 +211,3 @@ class _Sequence:
             kept = self.claim.blob(f"edit {step}")
             assert kept is not None
             self.earlier.append(edit_from_bytes(kept))
-
-    @staticmethod
-    def _add(rows: Rows, more: Rows) -> None:
-        for table, added in more.items():
-            rows.setdefault(table, []).extend(added)

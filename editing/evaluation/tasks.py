@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..compute import method_named
 from ..edit import Edit
 from ..weights import applied
-from .bench import Bench, efficiency, seed_of
+from .bench import Bench, Rows, add, efficiency, seed_of
 from .controls import random_direction, random_layers
 from .kept import answers_to_bytes, edit_from_bytes, edit_to_bytes
 from .plan import RANDOM_DIRECTION, RANDOM_LAYER, Cell
@@ -18,8 +18,6 @@ from .tables import UNEDITED
 if TYPE_CHECKING:
     from tracer import Model
     from tracer.runs import Claim
-
-Rows = dict[str, list[dict[str, Any]]]
 
 
 def worker(settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Callable[[Claim], None]:
@@ -38,9 +36,13 @@ def unedited(bench: Bench, claim: Claim) -> None:
     name, cases = claim.job.payload["model"], claim.job.payload["cases"]
     model = bench.model(name)
     labels = {"model": name, "method": UNEDITED, "control": "", "layers": "", "seed": 0, "mode": ""}
-    for case, answers in zip(cases, bench.asked(model, cases, None), strict=True):
+    for case, answers in zip(cases, bench.asked(model, cases), strict=True):
         item = bench.records[case].case_id
-        if item not in claim.done:
+        if item in claim.done:
+            continue
+        if isinstance(answers, str):  # no other job will ask it
+            claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
+        else:
             rows = bench.rows(labels, case, answers, None, bench.unedited_values(name), after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 
@@ -57,14 +59,16 @@ def single(bench: Bench, claim: Claim) -> None:
         item = bench.records[case].case_id
         if item in claim.done:
             continue
-        rows: Rows = {"metrics": [], "answers": [], "edits": [bench.edit_row(cell.labels(), case, edit)]}
-        if isinstance(edit, Edit):
-            _add(rows, bench.tried(cell, model, case, edit, old))
-            if case in controlled and RANDOM_DIRECTION in bench.protocol.controls:
-                turned = random_direction(edit, seed_of(cell.seed, item))
-                _add(rows, bench.tried(cell, model, case, turned, old, RANDOM_DIRECTION))
-        if isinstance(other := elsewhere.get(case), Edit):
-            _add(rows, bench.tried(cell, model, case, other, old, RANDOM_LAYER))
+        row = bench.edit_row(cell.labels(), case, edit)
+        rows: Rows = {"edits": [row]}
+        tried = {"": edit, RANDOM_LAYER: elsewhere.get(case)}
+        if isinstance(edit, Edit) and case in controlled and RANDOM_DIRECTION in bench.protocol.controls:
+            tried[RANDOM_DIRECTION] = random_direction(edit, seed_of(cell.seed, item))
+        for control, one in tried.items():
+            if isinstance(one, Edit):
+                more, error = bench.tried(cell, model, case, one, old, control)
+                add(rows, more)
+                row["error"] = row["error"] or (error if not control else "")
         claim.commit(item, rows)
 
 
@@ -114,14 +118,10 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
             answers = bench.asked(model, some, old) if some else []
             further = [*bench.drifted(cell.model, model), *efficiency(one, payload["size"])] if some else []
         for case, new, was in zip(some, answers, old, strict=True):
-            labels, kept_too = cell.labels(control), not control
-            rows = bench.rows(labels, case, new, was, further, after=payload["size"], kept=kept_too)
-            _add(found.setdefault(case, {"metrics": [], "answers": []}), rows)
+            if not isinstance(new, str):
+                labels, kept_too = cell.labels(control), not control
+                rows = bench.rows(labels, case, new, was, further, after=payload["size"], kept=kept_too)
+                add(found.setdefault(case, {}), rows)
     for case in cases:
         if (item := bench.records[case].case_id) not in claim.done:
-            claim.commit(item, found[case])
-
-
-def _add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
-    for table, added in more.items():
-        rows.setdefault(table, []).extend(added)
+            claim.commit(item, found.get(case, {}))
