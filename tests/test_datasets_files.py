@@ -328,3 +328,26 @@ def test_sentiments_of_opinions_are_balanced(data: Path) -> None:
         for up, record, row in zip(positive, records, given, strict=True)
     )
     assert 0.45 < sum(positive) / len(positive) < 0.55
+
+
+def test_snippets_beside_counterfact_become_references(tmp_path: Path) -> None:
+    """Texts on the new target; those about the subject itself apart; other targets' are left alone."""
+    target = {"str": "Paris", "id": "Q90"}
+    rewrite = {"prompt": "{} is in", "subject": "Louvre", "target_new": target, "target_true": {"str": "Rome"}}
+    records = [
+        {"case_id": 3, "requested_rewrite": {**rewrite, "relation_id": "P131"}, "paraphrase_prompts": []},
+        {"case_id": 4, "requested_rewrite": {**rewrite, "relation_id": "P17"}, "paraphrase_prompts": []},
+    ]
+    file, beside = tmp_path / "counterfact.json", tmp_path / "attribute_snippets.json"
+    file.write_text(json.dumps(records))
+    assert [one.references for one in load_records(file)] == [(), ()]
+    samples = [{"name": "Orsay", "text": "A museum."}, {"name": "Louvre", "text": "Its pyramid."}]
+    entry = {"relation_id": "P131", "target_id": "Q90", "samples": samples}
+    beside.write_text(json.dumps([entry, {**entry, "target_id": "Q64", "samples": samples[:1]}]))
+    first, second = load_records(file)
+    assert first.references == ("A museum.", "Its pyramid.") and first.essence == ("Its pyramid.",)
+    assert second.references == second.essence == ()
+    for wrong in ("{", json.dumps([{"relation_id": 1}]), json.dumps([{**entry, "samples": [{}]}])):
+        beside.write_text(wrong)
+        with pytest.raises(TracerError, match="is not CounterFact's snippets"):
+            load_records(file)

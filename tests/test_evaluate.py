@@ -26,6 +26,7 @@ from editing.evaluation.health import Limits, Monitor
 from editing.evaluation.kept import answers_from_bytes, answers_to_bytes, edit_from_bytes, edit_to_bytes
 from editing.evaluation.metrics import case_metrics
 from editing.evaluation.plan import Cell, Protocol, jobs_of
+from editing.evaluation.text_metrics import essence_perplexity
 from editing.weights import applied
 from tracer import Model, TracerError
 from tracer.runs import Store
@@ -318,6 +319,19 @@ def test_an_edit_that_cannot_be_made_is_a_row_with_its_reason(model: Model, monk
     batch = evaluate(model, RECORDS, "rome", "batch", layers=[1], **QUICK, **HPARAMS)
     assert batch.edits["error"].eq("nobody moves Miles Davis").all()
     assert set(batch.frame["method"]) == {"unedited"}
+
+
+@pytest.mark.parametrize("mode", ["single", "batch", "sequential"])
+def test_texts_about_the_subject_are_read_again(model: Model, mode: Any) -> None:
+    """Essence perplexity before and after, where there are such texts."""
+    told = ("The Space Needle is in downtown Seattle.", "It is a tower.")
+    records = [RECORDS[0].model_copy(update={"essence": told}), RECORDS[1]]
+    result = evaluate(model, records, "rome", mode, layers=[1], **QUICK, **HPARAMS)
+    rows = result.frame[result.frame["metric"] == "essence perplexity"].set_index("method")["value"]
+    assert rows["unedited"] == pytest.approx(essence_perplexity(model, told))
+    requests = [request for record in (records if mode == "batch" else records[:1]) for request in record.requests()]
+    with applied(model, compute_edit(model, requests, "rome", known="edit", layers=[1], **HPARAMS).factors):
+        assert rows["rome"] == pytest.approx(essence_perplexity(model, told), rel=1e-4) != rows["unedited"]
 
 
 @pytest.mark.parametrize("mode", ["single", "batch", "sequential"])

@@ -22,6 +22,7 @@ from .fields import FieldError, optional, text
 from .layouts import Layout, layout_of, recognise
 from .reading import Row, read_rows
 from .record import EditRecord
+from .snippets import with_snippets
 
 SHOWN = 100  # problems an error lists; the rest is counted
 _FIELD = re.compile(r"(?:the )?(prompt|subject|target_new|target_true|target)\b")
@@ -142,6 +143,8 @@ def read_records(
         mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
         found = given or recognise(mappings, str(path_or_name))
         records, problems = _converted(rows[skip:], found, mappings, source or found.source or found.name, skip, limit)
+        if found.name == "counterfact":
+            records = with_snippets(records, rows)
     return Loaded(tuple(records), tuple(problems), found.name, tuple(dict.fromkeys(row.file for row in rows)))
 
 

@@ -109,6 +109,7 @@ class EditRecord(_Frozen):
         asks: questions beside the rewrites themselves, which are always asked.
         generate: prompts that are continued, for fluency and consistency.
         references: texts that describe a subject for which the new target is true, for consistency.
+        essence: texts about the subject itself, for essence perplexity.
     """
 
     case_id: str = Field(min_length=1)
@@ -117,6 +118,7 @@ class EditRecord(_Frozen):
     asks: tuple[Ask, ...] = ()
     generate: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    essence: tuple[str, ...] = ()
 
     def requests(self) -> tuple[EditRequest, ...]:
         """What is written, as edits."""

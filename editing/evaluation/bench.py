@@ -19,7 +19,7 @@ from .drift import Drift, Drifted
 from .kept import answers_from_bytes
 from .metrics import Value, case_metrics
 from .plan import Cell, Protocol, unedited_key
-from .text_metrics import TermWeights
+from .text_metrics import TermWeights, essence_perplexity
 
 if TYPE_CHECKING:
     from tracer.runs import Claim
@@ -211,9 +211,17 @@ class Bench:
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
             further = [*self.drifted(cell.model, model), *efficiency(edit, 1)]
+            if not isinstance(answers, str):
+                further += self.essence(model, case)
         if isinstance(answers, str):
             return {}, answers
         return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
+
+    def essence(self, model: Model, case: int) -> list[Value]:
+        """How well the model as it is still tells what the subject is, where the record has texts about it."""
+        texts = self.records[case].essence
+        value = essence_perplexity(model, texts) if texts and model.causal else math.nan
+        return [] if math.isnan(value) else [Value("essence perplexity", value, len(texts))]
 
     def unedited_values(self, name: str) -> list[Value]:
         """Perplexity of the unedited model on unrelated text."""

@@ -155,7 +155,8 @@ class _Sequence:
         for case, one in zip(cases, answers, strict=True):
             if not isinstance(one, str):
                 old, after = self.before[case], cases[-1] + 1
-                more = self.bench.rows(self.cell.labels(), case, one, old, further, position=case, after=after)
+                own = [*further, *self.bench.essence(self.model, case)]
+                more = self.bench.rows(self.cell.labels(), case, one, old, own, position=case, after=after)
                 add(rows, more)
         return rows
 

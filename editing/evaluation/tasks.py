@@ -43,7 +43,8 @@ def unedited(bench: Bench, claim: Claim) -> None:
         if isinstance(answers, str):  # no other job will ask it
             claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
         else:
-            rows = bench.rows(labels, case, answers, None, bench.unedited_values(name), after=0)
+            further = [*bench.unedited_values(name), *bench.essence(model, case)]
+            rows = bench.rows(labels, case, answers, None, further, after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 
 
@@ -117,10 +118,14 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
         with applied(model, one.factors):
             answers = bench.asked(model, some, old) if some else []
             further = [*bench.drifted(cell.model, model), *efficiency(one, payload["size"])] if some else []
+            essence = {
+                i: bench.essence(model, i) for i, new in zip(some, answers, strict=True) if not isinstance(new, str)
+            }
         for case, new, was in zip(some, answers, old, strict=True):
             if not isinstance(new, str):
                 labels, kept_too = cell.labels(control), not control
-                rows = bench.rows(labels, case, new, was, further, after=payload["size"], kept=kept_too)
+                own = [*further, *essence[case]]
+                rows = bench.rows(labels, case, new, was, own, after=payload["size"], kept=kept_too)
                 add(found.setdefault(case, {}), rows)
     for case in cases:
         if (item := bench.records[case].case_id) not in claim.done:
