@@ -82,9 +82,7 @@ def export(fig_or_result: Any, path: str | Path) -> Path:
     if form not in FORMATS:
         known = ", ".join("." + name for name in FORMATS)
         raise TracerError(f"cannot tell the format of {str(path)!r} from its suffix; expected one of {known}")
-    if form == "html" and not _is_figure(fig_or_result) and hasattr(fig_or_result, "to_html"):
-        content = fig_or_result.to_html()  # a page of its own
-    elif form in ("html", *PICTURES):
+    if form in ("html", *PICTURES):
         content = _draw(_figure(fig_or_result), form)
     elif form == "json":
         content = _as_json(fig_or_result)

@@ -126,12 +126,6 @@ class Evaluation:
         return as_text(self)
 
     # --- files -------------------------------------------------------------------------------------------------------
-    def to_html(self) -> str:
-        """The report as one page."""
-        from ..report import render
-
-        return render(self)
-
     def to_plain(self) -> dict[str, Any]:
         """Every table as a list of rows, and the settings, of nothing but what JSON knows; nan is None."""
         tables = {name: json.loads(getattr(self, name).to_json(orient="records")) for name in COLUMNS}
