@@ -193,16 +193,10 @@ class Bench:
             "error": "",
         }
 
-    def drifted(self, name: str, model: Model) -> list[Value]:
+    def drifted(self, name: str, model: Model) -> Drifted | None:
         """How far a model with an edit is from itself on unrelated text."""
         drift = self.drift(name)
-        if drift is None:
-            return []
-        try:
-            now = drift.both(model)
-        except TracerError:  # logits that are no numbers
-            now = Drifted(math.inf, math.inf)
-        return [Value("kl drift", now.kl, 1), Value("perplexity", now.perplexity, 1)]
+        return None if drift is None else drift.read(model)
 
     def tried(
         self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
@@ -210,7 +204,7 @@ class Bench:
         """Rows of a case edited alone, and why there are none, or ""; the model is as before afterwards."""
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
-            further = [*self.drifted(cell.model, model), *efficiency(edit, 1)]
+            further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
             if not isinstance(answers, str):
                 further += self.essence(model, case)
         if isinstance(answers, str):
@@ -223,15 +217,16 @@ class Bench:
         value = essence_perplexity(model, texts) if texts and model.causal else math.nan
         return [] if math.isnan(value) else [Value("essence perplexity", value, len(texts))]
 
-    def unedited_values(self, name: str) -> list[Value]:
-        """Perplexity of the unedited model on unrelated text."""
-        return [value for value in self.drifted(name, self._models[name]) if value.metric == "perplexity"]
-
 
 def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
     """Put rows of several tables behind others."""
     for table, added in more.items():
         rows.setdefault(table, []).extend(added)
+
+
+def drift_values(now: Drifted | None) -> list[Value]:
+    """Drift as metrics of a case; none where it was not read."""
+    return [] if now is None else [Value("kl drift", now.kl, 1), Value("perplexity", now.perplexity, 1)]
 
 
 def efficiency(edit: Edit, share: int) -> list[Value]:

@@ -82,6 +82,13 @@ class Drift:
         count = self.before.shape[0] * self.before.shape[1]
         return Drifted(kl / count, _perplexity(loss, self.ids, self.lead))
 
+    def read(self, model: Model) -> Drifted:
+        """As :meth:`both`; infinite where the model gives no numbers any more."""
+        try:
+            return self.both(model)
+        except TracerError:
+            return Drifted(float("inf"), float("inf"))
+
 
 def perplexity(
     model: Model, text: str | Sequence[str] | None = None, *, tokens: int | None = None, width: int = WIDTH

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from tracer import TracerError
 
 from ..weights import parameter
-from .drift import Drifted
 
 if TYPE_CHECKING:
     from tracer import Model
 
-    from .drift import Drift
+    from .drift import Drift, Drifted
 
 NORM, PERPLEXITY, STEP, KL = "norm growth", "perplexity", "perplexity growth of one edit", "kl drift"
 
@@ -90,15 +89,12 @@ class Monitor:
         """Go on from where another monitor of the same sequence was."""
         self._norms, self._before = dict(state["norms"]), float(state["before"])
 
-    def read(self) -> list[Reading]:
-        """Health now, after an edit."""
+    def read(self, now: Drifted | None = None) -> list[Reading]:
+        """Health after an edit; ``now``: what the drift is, if it has been read already."""
         limits, growth = self.limits, [norm_of(self.model, name) / norm for name, norm in self._norms.items() if norm]
         found = [Reading(NORM, max(growth, default=1.0), _limit(limits.norm_growth))]
         if self.drift is not None:
-            try:
-                now = self.drift.both(self.model)
-            except TracerError:  # logits that are no numbers: as ill as can be
-                now = Drifted(math.inf, math.inf)
+            now = now or self.drift.read(self.model)
             found += [
                 Reading(PERPLEXITY, now.perplexity, _limit(limits.perplexity, self._first)),
                 Reading(STEP, now.perplexity / self._before, _limit(limits.edit)),

@@ -16,7 +16,7 @@ from ..compute import method_named
 from ..edit import Edit
 from ..weights import bits, proposed, write
 from .answers import CaseAnswers
-from .bench import FIXED, Bench, Rows, add, efficiency, seed_of
+from .bench import FIXED, Bench, Rows, add, drift_values, efficiency, seed_of
 from .health import Monitor
 from .kept import edit_from_bytes, edit_to_bytes
 from .plan import Cell
@@ -24,6 +24,8 @@ from .plan import Cell
 if TYPE_CHECKING:
     from tracer import Model
     from tracer.runs import Claim
+
+    from .drift import Drifted
 
 
 def sequential(bench: Bench, claim: Claim) -> None:
@@ -122,8 +124,9 @@ class _Sequence:
         healthy = self.weights.state() if self.protocol.on_alarm == "rollback" else {}
         self.weights.put(new)
         self.made.append(step)
-        add(rows, self._measured_now(edit, cases))
-        readings = self.monitor.read()
+        now = self.bench.drifted(self.cell.model, self.model)
+        add(rows, self._measured_now(edit, cases, now))
+        readings = self.monitor.read(now)
         after = cases[-1] + 1
         rows["health"] = [{**self.cell.labels(), "after": after, **reading.row()} for reading in readings]
         alarm = next((reading.measure for reading in readings if reading.alarm), None)
@@ -147,10 +150,10 @@ class _Sequence:
         more: dict[str, Any] = {"origin": self.origin, **self.fixed}
         return {**more, "earlier": tuple(self.earlier)} if self.protects else more
 
-    def _measured_now(self, edit: Edit, cases: list[int]) -> Rows:
+    def _measured_now(self, edit: Edit, cases: list[int], now: Drifted | None) -> Rows:
         """Rows of the cases of a step right after it."""
         answers = self.bench.asked(self.model, cases, [self.before[i] for i in cases])
-        further = [*self.bench.drifted(self.cell.model, self.model), *efficiency(edit, len(cases))]
+        further = [*drift_values(now), *efficiency(edit, len(cases))]
         rows: Rows = {}
         for case, one in zip(cases, answers, strict=True):
             if not isinstance(one, str):

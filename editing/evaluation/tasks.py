@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..compute import method_named
 from ..edit import Edit
 from ..weights import applied
-from .bench import Bench, Rows, add, efficiency, seed_of
+from .bench import Bench, Rows, add, drift_values, efficiency, seed_of
 from .controls import random_direction, random_layers
 from .kept import answers_to_bytes, edit_from_bytes, edit_to_bytes
 from .plan import RANDOM_DIRECTION, RANDOM_LAYER, Cell
@@ -36,6 +36,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
     name, cases = claim.job.payload["model"], claim.job.payload["cases"]
     model = bench.model(name)
     labels = {"model": name, "method": UNEDITED, "control": "", "layers": "", "seed": 0, "mode": ""}
+    unrelated = [value for value in drift_values(bench.drifted(name, model)) if value.metric == "perplexity"]
     for case, answers in zip(cases, bench.asked(model, cases), strict=True):
         item = bench.records[case].case_id
         if item in claim.done:
@@ -43,7 +44,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
         if isinstance(answers, str):  # no other job will ask it
             claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
         else:
-            further = [*bench.unedited_values(name), *bench.essence(model, case)]
+            further = [*unrelated, *bench.essence(model, case)]
             rows = bench.rows(labels, case, answers, None, further, after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 
@@ -117,7 +118,9 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
         old = [before[cases.index(i)] for i in some]
         with applied(model, one.factors):
             answers = bench.asked(model, some, old) if some else []
-            further = [*bench.drifted(cell.model, model), *efficiency(one, payload["size"])] if some else []
+            further = (
+                [*drift_values(bench.drifted(cell.model, model)), *efficiency(one, payload["size"])] if some else []
+            )
             essence = {
                 i: bench.essence(model, i) for i, new in zip(some, answers, strict=True) if not isinstance(new, str)
             }
