@@ -13,9 +13,16 @@ from tracer.cli.command import app
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="File of a run, finished or not, or a saved evaluation.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="File of a run, finished or not, or a saved evaluation; of several over the same records one report.",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; without it beside RUN, with the suffix .html.")
+        Path | None,
+        typer.Option("--out", "-o", help="The page; without it beside the first RUN, with the suffix .html."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page; without it the models' names.")] = None,
     cases: Annotated[
@@ -32,10 +39,11 @@ def report(
     from tracer.export import replacing
 
     from ..evaluation.evaluation import Evaluation
+    from ..evaluation.joined import join
     from ..report import as_markdown, write
 
-    evaluation = Evaluation.load(run)
-    path = out or run.with_suffix(".html")
+    evaluation = join([Evaluation.load(run) for run in runs])
+    path = out or runs[0].with_suffix(".html")
     if path.suffix.lower() == ".md":
         with replacing(path) as temporary:
             temporary.write_text(as_markdown(evaluation), encoding="utf-8")

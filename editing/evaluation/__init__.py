@@ -5,6 +5,7 @@ from .drift import Drift, Drifted, perplexity
 from .evaluate import begin, carry_on, cells_of, evaluate
 from .evaluation import Evaluation
 from .health import Limits, Monitor, Reading
+from .joined import join
 from .metrics import METRICS, Metric, Value, case_metrics, harmonic
 from .plan import Cell, Protocol
 
@@ -29,5 +30,6 @@ __all__ = [
     "cells_of",
     "evaluate",
     "harmonic",
+    "join",
     "perplexity",
 ]
