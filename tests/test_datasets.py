@@ -285,6 +285,8 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[Rewrite], Asked, dict[str, A
             ("composition_two", "e", (("uu",),), None, 1),
             ("composition_two", "f", (("uu",),), None, 1),
             ("forgetfulness", "Not Rome:", (("Rouen",),), None, None),
+            ("condition", "The capital of Norway is", (("Oslo",),), None, None),
+            ("condition", "The capital of Nauru is", (("Oslo",),), None, None),
         ],
         {},
     ),
@@ -353,6 +355,27 @@ def test_a_relation_of_ripple_edits_is_worded_by_its_edits_where_no_query_asks_i
     assert not alone.records and "CAPITAL" in alone.problems[0].message
 
 
+def test_a_test_of_ripple_edits_needs_its_conditions(tmp_path: Path) -> None:
+    conditions = [query(prompt, ["Oslo"]) for prompt in ("a", "b", "a")]
+    tests = [{"test_queries": [query("c", ["Rome"])], "condition_queries": conditions}, {"test_queries": []}]
+    tests[1]["condition_queries"] = [query("of nothing that is asked", ["Oslo"])]
+    rows = [
+        ripple(ripple_edit(name, "Rome", "Lima", n), Forgetfulness=tests) for n, name in enumerate(("Norway", "Peru"))
+    ]
+    (record, _) = load_records(written(tmp_path, rows))
+    assert [(one.kind, one.prompt, one.needs) for one in record.asks] == [
+        ("forgetfulness", "c", ("a", "b")),
+        ("condition", "a", ()),
+        ("condition", "b", ()),
+    ]
+
+
+def test_what_is_needed_has_to_be_asked() -> None:
+    asks = ({"kind": "one_hop", "prompt": "a", "needs": ["b"]}, {"kind": "one_hop", "prompt": "b"})
+    with pytest.raises(ValueError, match="'a' needs 'b', which is no question of kind 'condition'"):
+        EditRecord(case_id="1", source="made", rewrites=(NEEDLE,), asks=asks)  # type: ignore[arg-type]
+
+
 def test_factworld_has_every_split_and_texts_about_the_new_object() -> None:
     both = [*load_records("factworld:test"), *load_records("factworld", split="validation")]
     given = [*factworld.records("test"), *factworld.records("validation")]
@@ -404,7 +427,7 @@ def test_a_table_is_the_same_as_csv(tmp_path: Path) -> None:
 
 def test_kinds_are_each_evidence_of_one_thing() -> None:
     listed = [kind for kinds in MEASURES.values() for kind in kinds]
-    assert sorted([*listed, "attribute"]) == sorted(KINDS)
+    assert sorted([*listed, "attribute", "condition"]) == sorted(KINDS)
 
 
 def test_facts_of_records_are_what_they_replace(tmp_path: Path) -> None:

@@ -184,6 +184,37 @@ def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None
     assert values(after) == {}
 
 
+@pytest.mark.parametrize(
+    ("known", "counted"),
+    [
+        ({"said": 1.0}, 2),
+        ({"said": 0.0, "exact": 1.0}, 1),  # what it writes freely counts
+        ({"exact": 1.0}, 2),  # unless it was not asked to
+        ({"exact": 0.0}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, float], counted: int) -> None:
+    asks = (
+        Ask(kind="one_hop", prompt="p", needs=("c", "d")),
+        Ask(kind="one_hop", prompt="q", needs=("d",)),
+        Ask(kind="condition", prompt="c"),
+        Ask(kind="condition", prompt="d"),
+    )
+    told = Rewrite(prompt="{} is", subject="A", target_new="B")
+    record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
+    scores = [{"said": 1.0}, {"said": 1.0}, {"said": 0.0}, {"said": 0.0}, {"said": 0.0}]
+    kinds = ["rewrite", *(one.kind for one in asks)]
+    after = case(*(answer(kind, **score) for kind, score in zip(kinds, scores, strict=True)))
+    old = [answer("rewrite"), answer("one_hop"), answer("one_hop"), answer("condition", **known)]
+    before = case(*old, answer("condition", said=1.0))
+    found = {value.metric: value for value in case_metrics(record, after, before)}
+    assert found["one_hop said"].n == counted
+    assert found["portability (said)"].value == (0.5 if counted == 2 else 0.0)
+    alone = {value.metric: value for value in case_metrics(record, after)}
+    assert alone["one_hop said"].n == 2  # nothing is known of before
+
+
 def test_negation_is_what_the_edit_adds_where_it_is_denied() -> None:
     denied = answer("negation", nll=2.0, nll_against=1.0)
     assert values(case(denied), case(replace(denied, nll=5.0))) == {"negation": (3, 1)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..request import EditRequest
 
@@ -25,6 +25,7 @@ Kind = Literal[
     "composition_two",
     "multi_hop",
     "single_hop",
+    "condition",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of questions, in the order they are shown."""
@@ -43,7 +44,8 @@ MEASURES: dict[str, tuple[Kind, ...]] = {
         "single_hop",
     ),
 }
-"""What each kind is evidence of. "attribute" (of other subjects, for which the new target is true) is none of them."""
+"""What each kind is evidence of. Two are of none: "attribute" (of other subjects, for which the new target is true) and
+"condition" (what has to be known for other questions to count)."""
 
 
 class _Frozen(BaseModel):
@@ -85,6 +87,8 @@ class Ask(_Frozen):
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
+        needs: prompts of the record's questions of kind "condition" that the unedited model has to answer rightly for
+            this one to count.
     """
 
     kind: Kind
@@ -92,6 +96,7 @@ class Ask(_Frozen):
     answers: tuple[tuple[str, ...], ...] = ()
     against: str | None = None
     either: int | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -119,6 +124,15 @@ class EditRecord(_Frozen):
     generate: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     essence: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _conditions_are_asked(self) -> EditRecord:
+        asked = {one.prompt for one in self.asks if one.kind == "condition"}
+        for one in self.asks:
+            for prompt in one.needs:
+                if prompt not in asked:
+                    raise ValueError(f"{one.prompt!r} needs {prompt!r}, which is no question of kind 'condition'")
+        return self
 
     def requests(self) -> tuple[EditRequest, ...]:
         """What is written, as edits."""

@@ -28,29 +28,40 @@ def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
     edits with a previous fact have in common with that), and the sentence is cut by it. A record whose relation stands
     alone is a problem.
 
-    A test with several queries of which one is enough (``test_condition`` OR) has one ``either``. ``condition_queries``
-    (what the model has to know for a test to count) are not kept: what was answered before the edit is in the run.
+    A test with several queries of which one is enough (``test_condition`` OR) has one ``either``. Its
+    ``condition_queries`` become questions of kind "condition", which it ``needs``: as published, a test counts only if
+    the unedited model answers all of them.
     """
     wordings = _wordings(rows)
 
     def convert(record: Record, case_id: str, source: str) -> EditRecord:
         fact = _fact(record, wordings)
         asks: list[Ask] = []
+        conditions: dict[str, Ask] = {}
         number = 0
         for name, kind in CRITERIA.items():
             for test in record.get(name) or ():
                 if not isinstance(test, Mapping):
                     raise FieldError(name, f"holds {str(test)[:60]!r}; expected tests with test_queries")
-                asked = [(text(query, "prompt"), _answers(query, name)) for query in test.get("test_queries") or ()]
-                asked = [(prompt, things) for prompt, things in asked if things]
+                asked = _asked(test.get("test_queries"), name)
+                known = _asked(test.get("condition_queries"), name) if asked else []
+                needs = tuple(dict.fromkeys(prompt for prompt, _ in known))
+                for prompt, things in known:
+                    conditions.setdefault(prompt, Ask(kind="condition", prompt=prompt, answers=things))
                 one = len(asked) > 1 and str(test.get("test_condition", "OR")).upper() == "OR"
                 for prompt, things in asked:
-                    found = _ask(kind, prompt, things, fact)
-                    asks.append(found.model_copy(update={"either": number}) if one else found)
+                    of = {"needs": needs, "either": number if one else None}
+                    asks.append(_ask(kind, prompt, things, fact).model_copy(update=of))
                 number += one
-        return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
+        return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=(*asks, *conditions.values()))
 
     return convert
+
+
+def _asked(queries: Sequence[Record] | None, field: str) -> list[tuple[str, Wordings]]:
+    """Prompts and answers of the queries that have an answer."""
+    found = [(text(query, "prompt"), _answers(query, field)) for query in queries or ()]
+    return [(prompt, things) for prompt, things in found if things]
 
 
 def _ask(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Ask:

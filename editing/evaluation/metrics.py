@@ -211,8 +211,9 @@ def case_metrics(
     counts a multi-hop question that one of three wordings answers. A measure is the mean over the questions of all its
     kinds.
 
-    before: what the unedited model answered, for "kept" and "negation". weights: of terms, for "consistency"; None:
-    learned from the record's own references.
+    before: what the unedited model answered, for "kept" and "negation"; questions that need a condition which it did
+    not answer rightly (freely, where that was asked) do not count, as in RippleEdits. weights: of terms, for
+    "consistency"; None: learned from the record's own references.
 
     Raises TracerError for a ``before`` that was asked other questions.
     """
@@ -223,7 +224,8 @@ def case_metrics(
             raise TracerError(
                 f"case {record.case_id}: before and after were asked different questions; ask both the same record"
             )
-        pairs = list(zip(after.answers, before.answers, strict=True))
+        unmet = _unmet(record, before)
+        pairs = [pair for i, pair in enumerate(zip(after.answers, before.answers, strict=True)) if i not in unmet]
     found: list[Value] = []
     for measure, kinds in MEASURES.items():
         some = [pair for pair in pairs if pair[0].kind in kinds]
@@ -240,6 +242,17 @@ def case_metrics(
         found.append(Value("consistency", value, len(after.texts)))
     denied = [pair for pair in pairs if pair[0].kind == NEGATION]
     return found + _mean(NEGATION, lambda one, old: NAN if old is None else old.nll - one.nll, denied)
+
+
+def _unmet(record: EditRecord, before: CaseAnswers) -> set[int]:
+    """Places of the questions that need something which the unedited model does not know."""
+    questions = record.questions()
+    unknown = {
+        one.prompt
+        for one, old in zip(questions, before.answers, strict=False)  # denials come after the questions
+        if one.kind == "condition" and (old.exact if math.isnan(old.said) else old.said) != 1
+    }
+    return {place for place, one in enumerate(questions) if unknown.intersection(one.needs)}
 
 
 def harmonic(*shares: float) -> float:
