@@ -187,7 +187,7 @@ def _made() -> Iterable[Metric]:
     )
     yield Metric("kl drift", "", "lower", "nats", "Mean of KL(before || after) of next tokens over unrelated text.")
     yield Metric("perplexity", "", "lower", "perplexity", "Perplexity per token of unrelated text.")
-    yield Metric("seconds", "", "lower", "s", "Time the edit took to compute.")
+    yield Metric("seconds", "", "lower", "s", "Time the edit took to compute; of edits found together, an equal share.")
     yield Metric("peak bytes", "", "lower", "bytes", "Most memory held while it was computed, beyond what was before.")
     yield Metric("edit norm", "", None, "norm", "Frobenius norm of the whole change of weights.")
     yield Metric("norm growth", "", "lower", "ratio", "Norm of the edited weights over that of the weights before.")
