@@ -194,7 +194,8 @@ def _read(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise TracerError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
     except OSError as error:
-        raise TracerError(f"{path} cannot be read ({error.strerror or error})") from error
+        reason = error.strerror or error
+        raise TracerError(f"{path} cannot be read ({reason}); give a text file that can, or a list of texts") from error
 
 
 def _data_set(name: str) -> Iterator[Iterable[str]]:

@@ -59,7 +59,7 @@ class Cache:
             expected = {**self.known, "dtype": self.dtype}
             for name in ("fingerprint", "corpus", "window", "tokens", "dtype"):
                 if (has := getattr(found, name)) != expected[name]:
-                    raise TracerError(f"{path} has the {name} {has!r}, expected {expected[name]!r}")
+                    raise TracerError(f"{path} has the {name} {has!r}, expected {expected[name]!r}; remove it")
         except TracerError as error:
             warnings.warn(f"{error}; the covariance is estimated again", stacklevel=3)
             return None
@@ -72,14 +72,14 @@ class Cache:
             self._make()
             covariance.save(self.path(layer))
         except TracerError as error:
-            warnings.warn(f"the covariance is not kept: {error}; set TRACER_CACHE, or pass cache=False", stacklevel=3)
+            warnings.warn(f"the covariance is not kept: {error} with TRACER_CACHE, or pass cache=False", stacklevel=3)
 
     def unfinished(self, *settings: Any) -> Path | None:
         """Where the state of an unfinished run is kept; None (with a warning) for a folder that cannot be written."""
         try:
             self._make()
         except TracerError as error:
-            warnings.warn(f"the run cannot be carried on if interrupted: {error}; set TRACER_CACHE", stacklevel=3)
+            warnings.warn(f"the run cannot be carried on if interrupted: {error} with TRACER_CACHE", stacklevel=3)
             return None
         return self.path("unfinished", *settings)
 
@@ -87,6 +87,7 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TracerError(f"cannot write to the folder {self.folder} ({error.strerror or error})") from error
+            reason = error.strerror or error
+            raise TracerError(f"cannot write to the folder {self.folder} ({reason}); choose a writable one") from error
         if not os.access(self.folder, os.W_OK):
-            raise TracerError(f"cannot write to the folder {self.folder} (no permission)")
+            raise TracerError(f"cannot write to the folder {self.folder} (no permission); choose a writable one")

@@ -109,7 +109,10 @@ class Editor:
         editor.checkout(position)
         if position and editor.model.fingerprint() != steps[position - 1].fingerprint:
             editor.checkout(0)
-            raise TracerError(f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed")
+            raise TracerError(
+                f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed, take a "
+                "copy of it as it was"
+            )
         editor._ledger = ledger
         return editor
 

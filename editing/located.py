@@ -70,7 +70,7 @@ class Located:
             raise TracerError(f"using is {self.using!r}; expected one of {', '.join(USING)}")
         missing = [name for name in USING[self.using] if name not in self.evidence]
         if missing:
-            raise TracerError(f"evidence of a {self.using} lacks {missing[0]!r}")
+            raise TracerError(f"evidence of a {self.using} lacks {missing[0]!r}; make it with editing.locate")
         if not self.layers or sorted(self.layers) != list(self.window):
             raise TracerError(f"layers {self.layers} and window {self.window} are not the same layers; give the same")
         shape = len(self.prompts), self.n_layers

@@ -93,14 +93,14 @@ def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> t
     from safetensors import safe_open
 
     path = Path(path)
-    kind, _, version = format.partition("/")
+    kind = format.partition("/")[0]
     if not path.is_file():
         raise TracerError(f"there is no file {path}; expected one written by {kind}.save")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
             if (found := header.pop("format", None)) != format:
-                raise ValueError(f"it holds {found!r}, expected version {version}")
+                raise ValueError(f"it holds {found!r}, expected {format!r}")
             checks = header.pop("checks")
             wanted = [name for name in (checks if names is None else names) if name in checks]
             tensors = {name: file.get_tensor(name) for name in wanted}

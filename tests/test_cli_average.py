@@ -152,7 +152,7 @@ def test_the_list_of_known_facts_can_be_read(data: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"prompt": "A is", "subject": "A"}, {"prompt": "B is"}]', "record 2, field subject: Field required"),
+        ('[{"prompt": "A is", "subject": "A"}, {"prompt": "B is"}]', "record 2, field subject: is missing"),
         ('[{"prompt": 3, "subject": "A"}]', "record 1, field prompt: Input should be a valid string"),
         ('{"prompt": "A is", "subject": "A"}\n{"prompt": "B", "subject": "C"}', "record 2, field prompt: subject 'C'"),
         ('[{"prompt": "A is", "subject": "A", "target": " "}]', "record 1, field target: it is empty"),

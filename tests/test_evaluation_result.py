@@ -236,7 +236,7 @@ def test_a_sample_of_older_edits_stands_for_all_of_them() -> None:
 
 
 def test_no_retention() -> None:
-    with pytest.raises(TracerError, match='nothing was measured after edits of mode "sequential"'):
+    with pytest.raises(TracerError, match="nothing was measured after edits of mode 'sequential'"):
         of([row(ROME, 0, "reliability (said)", 1.0)]).retention()
     with pytest.raises(TracerError, match="have no 'fluency'; expected one of reliability"):
         of(sequence({1: [0]})).retention("fluency")

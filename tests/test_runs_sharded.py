@@ -87,6 +87,8 @@ def test_a_model_that_workers_cannot_load_is_refused(tiny_folder: Callable[[str]
         Recipe.of(model).load()
     with pytest.raises(TracerError, match="cannot be sent to other processes"):
         average_traces(model, FACTS, workers=2, trace=counting()[0], **SETTINGS)
+    with pytest.raises(TracerError, match="workers is 0; expected a whole number, at least 1"):
+        average_traces(load(tiny_folder("gpt2")), FACTS, workers=0, **SETTINGS)
 
 
 # --- covariances -----------------------------------------------------------------------------------------------------

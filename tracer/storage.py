@@ -43,14 +43,14 @@ def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str
 
     Raises TracerError for a missing file and for any other file.
     """
-    kind, _, version = format.partition("/")
+    kind = format.partition("/")[0]
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
         found = header.pop("format")
         if found != format:
-            raise ValueError(f"it holds {found!r}, expected version {version}")
+            raise ValueError(f"it holds {found!r}, expected {format!r}")
         return arrays, header
     except FileNotFoundError as error:
         raise TracerError(f"there is no file {path}; expected one written by {kind}.save") from error

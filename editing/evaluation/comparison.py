@@ -81,7 +81,10 @@ def compare(
     (name_a, first), (name_b, second) = (_selected(rows, each, stage) for each in (a, b))
     both = [case for case in first.index if case in second.index]
     if not both:
-        raise TracerError(f"{name_a} and {name_b} have no case in common that has {metric!r}; nothing can be paired")
+        raise TracerError(
+            f"{name_a} and {name_b} have no case in common that has {metric!r}, so that nothing can be paired; "
+            "evaluate both on the same records"
+        )
     subjects = rows.drop_duplicates("case_id").set_index("case_id")["subject"][both]
     order = np.argsort(subjects.to_numpy(), kind="stable")
     values = np.stack([each[both].to_numpy() for each in (first, second)], axis=1)[order]

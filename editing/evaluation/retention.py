@@ -59,7 +59,10 @@ def retention(
     rows = rows[rows["after"] > rows["position"]]
     there = list(rows["metric"].unique())
     if not there:
-        raise TracerError('nothing was measured after edits of mode "sequential", so that there is no retention')
+        raise TracerError(
+            "nothing was measured after edits of mode 'sequential', so that there is no retention; evaluate with "
+            "mode='sequential'"
+        )
     chosen = metric or next((name for name in RELIABLE if name in there), there[0])
     if chosen not in there:
         raise TracerError(f"edits of mode 'sequential' have no {chosen!r}; expected one of {', '.join(ordered(there))}")

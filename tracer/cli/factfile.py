@@ -45,7 +45,8 @@ def read(path: Path) -> list[tuple[str, Fact]]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = f", field {first['loc'][0]}" if first["loc"] else ""
-            raise TracerError(f"{where}{field}: {first['msg']}; {EXPECTED}") from error
+            what = "is missing" if first["type"] == "missing" else first["msg"]
+            raise TracerError(f"{where}{field}: {what}; {EXPECTED}") from error
         facts.append((where, _fact(where, record)))
     if not facts:
         raise TracerError(f"{path} holds no facts; {EXPECTED}")

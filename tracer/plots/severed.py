@@ -124,7 +124,7 @@ def _sorted(results: Any) -> dict[str | None, Any]:
     if None not in severed or len(severed) < 2:
         raise TracerError(
             "plot_severed compares an ordinary result (sever=None) with severed ones (sever='mlp', 'attn'); got "
-            f"{', '.join(map(repr, severed)) or 'nothing'}"
+            f"{', '.join(map(repr, severed)) or 'nothing'}; trace once more with what is missing"
         )
     same = ("kind", "metric", "method", "model", "fingerprint", "layers", "prompt", "subject", "answer", "foil")
     same += ("facts", "subjects", "corruption")

@@ -79,13 +79,16 @@ def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
         if not isinstance(job, Job):
             raise TracerError(f"{job!r} was given as a job; expected a Job")
     if not jobs:
-        raise TracerError("a run needs at least one job")
+        raise TracerError("a run needs at least one job; give one or more")
     if twice := _twice([job.key for job in jobs]):
         raise TracerError(f"two jobs have the key {twice!r}; give each its own")
     keys = {job.key for job in jobs}
     for job in jobs:
         if missing := [key for key in job.after if key not in keys]:
-            raise TracerError(f"job {job.key!r} comes after {missing[0]!r}, which is no job of the run")
+            raise TracerError(
+                f"job {job.key!r} comes after {missing[0]!r}, which is no job of the run; "
+                "name one that is, or leave it out of after"
+            )
     try:
         TopologicalSorter({job.key: job.after for job in jobs}).prepare()
     except CycleError as error:

@@ -41,7 +41,10 @@ class Processes:
         try:
             content = pickle.dumps(self._given)
         except Exception as error:  # pickle raises whatever it meets
-            raise TracerError(f"what is given to the work cannot be sent to other processes ({error})") from error
+            raise TracerError(
+                f"what is given to the work cannot be sent to other processes ({error}); pass plain "
+                "values, or use one worker"
+            ) from error
         with tempfile.NamedTemporaryFile(prefix="tracer-run-", delete=False) as file:
             self._pickled = Path(file.name)
             file.write(content)

@@ -162,7 +162,10 @@ def opened(path: Path, check: bool) -> sqlite3.Connection:
     if head[:16] != b"SQLite format 3\0" or head[68:72] != APPLICATION.to_bytes(4, "big"):
         raise TracerError(f"{path} is not the file of a run; expected one that Store.create has made")
     if (version := int.from_bytes(head[60:64], "big")) != VERSION:
-        raise TracerError(f"{path} is the file of a run in version {version}; expected version {VERSION}")
+        raise TracerError(
+            f"{path} is the file of a run in version {version}; expected version {VERSION}. Go on with the release "
+            "that made it, or begin in another file"
+        )
     with sqlite_errors(path):
         db = connect(path)
         try:

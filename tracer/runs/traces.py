@@ -51,7 +51,7 @@ def trace_missing(
         "trace": trace,
         "folder": folder.settings,
     }
-    size = max(1, min(CHUNK, len(cases) // (4 * workers)))
+    size = max(1, min(CHUNK, len(cases) // (4 * max(1, workers))))
     parts = [range(start, min(start + size, len(cases))) for start in range(0, len(cases), size)]
     jobs = [Job(f"facts {part[0]} on", items=tuple(map(str, part))) for part in parts]
     seen: set[str] = set()

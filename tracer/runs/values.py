@@ -38,7 +38,7 @@ def value(given: Any, where: str) -> Any:
         try:
             size = len(given.encode())
         except UnicodeEncodeError as error:
-            raise TracerError(f"{where} is no text that can be kept ({error})") from error
+            raise TracerError(f"{where} is no text that can be kept ({error}); write it as bytes") from error
     elif isinstance(given, bytes | bytearray | memoryview):
         given = bytes(given)
         size = len(given)
