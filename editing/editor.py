@@ -127,6 +127,11 @@ class Editor:
         """How many edits of the history the model has; 0 as it was loaded."""
         return self._state.position
 
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the model before the first edit."""
+        return self._base.fingerprint
+
     def __repr__(self) -> str:
         return f"Editor({self.model.name}, {len(self._state.steps)} edits, at {self.position})"
 
@@ -161,7 +166,7 @@ class Editor:
         covariance = hparams.get("covariance")
         current = covariance is not None and covariance.fingerprint == model.fingerprint()
         if not current and "origin" in known:
-            hparams = {"origin": self._base.fingerprint, **hparams}
+            hparams = {"origin": self.origin, **hparams}
         if "earlier" in known:
             hparams = {"earlier": tuple(step.edit for step in self._state.steps[: self.position]), **hparams}
         return compute_edit(model, requests, method, **hparams)
@@ -319,7 +324,7 @@ class Editor:
     def _unchanged(self) -> Model:
         """The model with its fingerprint taken. Raises TracerError if it is not the one of the present state."""
         model, steps, position = self.model.pinned(), self._state.steps, self.position
-        if model.fingerprint() != (steps[position - 1].fingerprint if position else self._base.fingerprint):
+        if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
             raise TracerError(self._complaint(self._changed(self._versions.names())))
         return model
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,44 @@ class Page:
         data = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))
 
+    def pause(self, seconds: float) -> None:
+        """Let time pass, in which the page's events are heard."""
+        self._runner.run(asyncio.sleep(seconds))
+
+    def wait(self, expression: str, seconds: float = 30) -> Any:
+        """The value of an expression as soon as it is true in the page's eyes; fails if it is not in time."""
+        end = time.monotonic() + seconds
+        while not (value := self.ask(expression)):
+            assert time.monotonic() < end, f"{expression} is {value!r} after {seconds} s; {self.complaints}"
+            self.pause(0.05)
+        return value
+
+    def click(self, x: float, y: float) -> None:
+        """Move the mouse there, in pixels of the view, press and release its left button."""
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def click_on(self, selector: str) -> None:
+        """Bring the first element of a selector into view and click its middle."""
+        self.click(*self.middle(selector))
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Where the middle of an element is, brought into view, in pixels of the view."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.wait(f"!!{element}")
+        self.ask(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.pause(0.1)
+        box = f"{element}.getBoundingClientRect()"
+        x, y = self.ask(f"[{box}.x + {box}.width / 2, {box}.y + {box}.height / 2]")
+        return x, y
+
+    def type_into(self, selector: str, text: str) -> None:
+        """Click a field and write ``text`` in place of what it holds."""
+        self.click_on(selector)
+        self.ask(f"document.querySelector({json.dumps(selector)}).select()")
+        self.send("Input.insertText", text=text)
+
     async def open(self, address: str) -> None:
         self._tab.subscribe("*", self._hear)
         for domain in ("Runtime", "Log", "Network", "Page"):
@@ -67,9 +107,14 @@ class Page:
             self.complaints.append(str(params["entry"]))
 
 
-@contextmanager
-def opened(file: Path, width: int = 1400) -> Iterator[Page]:
+def opened(file: Path, width: int = 1400) -> AbstractContextManager[Page]:
     """The page of a file in a browser that has no network; skips where there is no browser."""
+    return opened_at(file.as_uri(), width)
+
+
+@contextmanager
+def opened_at(address: str, width: int = 1400, height: int = 1000) -> Iterator[Page]:
+    """The page at an address, in a browser that reaches this machine and nothing else; skips where there is none."""
     choreographer = pytest.importorskip("choreographer", reason="choreographer, which drives the browser, is missing")
     names = (os.environ.get("BROWSER_PATH", ""), "chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if name and (found := shutil.which(name))), None)
@@ -86,9 +131,9 @@ def opened(file: Path, width: int = 1400) -> Iterator[Page]:
         browser, tab = runner.run(start())
         try:
             page = Page(runner, tab)
-            size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             page.send("Emulation.setDeviceMetricsOverride", **size)
-            runner.run(page.open(file.as_uri()))
+            runner.run(page.open(address))
             yield page
         finally:
             runner.run(browser.close())

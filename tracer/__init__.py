@@ -16,6 +16,7 @@ from tracer.neurons import attribute_neurons, knowledge_neurons, refine
 from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
 from tracer.result import CausalTrace
 from tracer.tokens import Alignment, Fact
+from tracer.workbench import workbench
 
 __all__ = [
     "Alignment",
@@ -53,4 +54,5 @@ __all__ = [
     "summarise_effects",
     "suppress",
     "sweep",
+    "workbench",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -22,7 +22,9 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+Listener = Callable[[str, float, float | None], None]
 _inside: ContextVar[bool] = ContextVar("inside", default=False)  # whether work at hand is a part of a bar's
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 def _console() -> Console:
@@ -45,21 +47,67 @@ class _Patient(Progress):
             self.start()
 
 
+class _Told(Progress):
+    """Draws nothing, and tells a listener what it would have drawn."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(disable=True)
+        self._listener = listener
+
+    def add_task(self, *args: Any, **settings: Any) -> TaskID:
+        task_id = super().add_task(*args, **settings)
+        self._tell(task_id)
+        return task_id
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        task = self._tasks[task_id]
+        self._listener(task.description, task.completed, task.total)
+
+
+@contextmanager
+def heard(listener: Listener) -> Iterator[None]:
+    """Inside, bars tell ``listener(description, done, total)`` how far they are and draw nothing, in this context only.
+
+    The outermost bar is heard, at its beginning and at every advance. One of a single step, which says nothing until it
+    is over, is passed over for those inside it. ``total`` is None where it is not known. What the listener raises goes
+    through the work that advanced the bar.
+    """
+    told, inside = _listener.set(listener), _inside.set(False)
+    try:
+        yield
+    finally:
+        _listener.reset(told)
+        _inside.reset(inside)
+
+
 @contextmanager
 def bar(description: str, total: float | None) -> Iterator[Progress]:
     """A progress bar on standard error that draws nothing where there is no terminal or notebook to draw on.
 
-    Inside another bar it draws nothing either, and with TRACER_PROGRESS=0 in the environment none does. The single task
-    has id 0: ``progress.advance(progress.task_ids[0])``.
+    Inside another bar it draws nothing either, and with TRACER_PROGRESS=0 in the environment none does. Where somebody
+    listens (:func:`heard`) it is told instead of drawn. The single task has id 0:
+    ``progress.advance(progress.task_ids[0])``.
     """
-    console = _console()
-    shown = console.is_terminal or console.is_jupyter
-    quiet = not shown or _inside.get() or os.environ.get("TRACER_PROGRESS") == "0"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = _Patient(*columns, console=console, transient=True, disable=quiet)
+    before, listener = _inside.get(), _listener.get()
+    passed_over = listener is not None and total == 1
+    if listener is not None and not before and not passed_over:
+        progress: Progress = _Told(listener)
+    else:
+        console = _console()
+        shown = (console.is_terminal or console.is_jupyter) and listener is None
+        quiet = not shown or before or os.environ.get("TRACER_PROGRESS") == "0"
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        progress = _Patient(*columns, console=console, transient=True, disable=quiet)
     progress.add_task(description, total=total)
-    before = _inside.get()
-    _inside.set(True)
+    _inside.set(before or not passed_over)
     try:
         yield progress
     finally:

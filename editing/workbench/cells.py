@@ -1,0 +1,123 @@
+"""A cell of a heat map: its numbers, and the layers to edit that it and the whole trace speak for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tracer import CausalTrace, TracerError
+from tracer.causal import window_layers
+
+from ..locate import layers_from
+from ..located import SHARE, suggest
+
+if TYPE_CHECKING:
+    from tracer import Model
+
+WRITABLE = ("hidden", "mlp")  # kinds whose sites an edit of MLPs can have to do with
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Layers to edit.
+
+    Attributes:
+        best: for methods that write at one layer; None where nothing is suggested.
+        window: for methods that write at several, in order.
+        reason: why there are none, or "".
+    """
+
+    best: int | None = None
+    window: tuple[int, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a trace.
+
+    Attributes:
+        kind: "hidden", "mlp" or "attn".
+        token, text: index of the token, and the token.
+        layer: of the cell.
+        restored: the layers whose states were put back.
+        score: the metric with them put back.
+        effect: how much more that is than in the corrupted run.
+        share: the effect as a share of all that the corruption took, clean less corrupted; nan where it took nothing.
+        rank: 1 for the cell that brings most back; equal cells have equal ranks.
+        cells: how many there are.
+        around: the layers around this one; see :func:`cell_of`.
+    """
+
+    kind: str
+    token: int
+    text: str
+    layer: int
+    restored: tuple[int, ...]
+    score: float
+    effect: float
+    share: float
+    rank: int
+    cells: int
+    around: Suggestion
+
+
+def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
+    """The cell of ``trace`` at a token (its index in the prompt) and a layer.
+
+    The window around it grows from this layer, by :func:`editing.located.suggest`, over neighbours in its row that
+    bring back at least 0.8 of what it does. Of attention no layers are suggested, since edits write to MLPs.
+
+    Raises:
+        TracerError: a token or a layer that was not traced.
+    """
+    for name, value, known in (("token", token, trace.positions), ("layer", layer, trace.layers)):
+        if value not in known:
+            raise TracerError(f"the trace has no {name} {value!r}; it has {', '.join(map(str, known))}")
+    row, column = trace.positions.index(token), trace.layers.index(layer)
+    towards = _towards_clean(trace)
+    lost = trace.clean - trace.corrupted
+    restored = window_layers(layer, trace.window, trace.n_layers) if trace.kind in ("mlp", "attn") else (layer,)
+    return Cell(
+        kind=trace.kind,
+        token=token,
+        text=trace.tokens[token],
+        layer=layer,
+        restored=tuple(restored),
+        score=float(trace.scores[row, column]),
+        effect=float(trace.effect[row, column]),
+        share=float(trace.effect[row, column] / lost) if lost else float("nan"),
+        rank=1 + int((towards > towards[row, column]).sum()),
+        cells=int(np.isfinite(towards).sum()),
+        around=_around(trace, towards[row], column),
+    )
+
+
+def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
+    """The layers that a trace as a whole speaks for: :func:`editing.locate.layers_from`.
+
+    A trace that names none, or is of other weights than the model has now, gives the reason instead.
+    """
+    try:
+        best = layers_from(trace, single=True, model=model)[0]
+        return Suggestion(best, layers_from(trace, single=False, model=model))
+    except TracerError as error:
+        return Suggestion(reason=str(error))
+
+
+def _towards_clean(trace: CausalTrace) -> np.ndarray:
+    """[positions, layers]: the effect, positive where it leads to the clean run (of a divergence it is negative)."""
+    return np.asarray(trace.effect, dtype=float) * (-1 if trace.metric == "kl" else 1)
+
+
+def _around(trace: CausalTrace, row: np.ndarray, column: int) -> Suggestion:
+    layer = trace.layers[column]
+    if trace.kind not in WRITABLE:
+        return Suggestion(reason="edits write to MLPs, and a cell of attention says nothing about those")
+    profile, own = np.full(trace.n_layers, np.nan), np.zeros(trace.n_layers)
+    profile[list(trace.layers)] = np.minimum(row, row[column])  # none is better, so that the window begins here
+    own[layer] = 1
+    (best, *_), window = suggest(profile, SHARE["trace"], ties=own)
+    return Suggestion(best, window)

@@ -1,0 +1,239 @@
+"""All that the workbench does, without a widget: align, trace, look at a cell, edit and measure, go back, export.
+
+What takes long comes in two halves, so that it can be cancelled: ``traced`` and ``proposed`` compute and change
+nothing that lasts, ``take`` and ``commit`` make it count. ``trace`` and ``edit`` do both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracer import CausalTrace, Fact, GaussianNoise, TracerError, causal_trace
+from tracer.case import KINDS
+
+from ..compute import method_named
+from ..editor import Editor, Entry
+from ..outcome import Measured, Outcome, measure
+from ..probes import Probes
+from ..request import EditRequest
+from . import cells
+from .questions import questions
+
+if TYPE_CHECKING:
+    from tracer import Model
+    from tracer.inspection import Inspection
+
+    from ..edit import Edit
+    from .cells import Cell, Suggestion
+    from .export import Exported
+
+__all__ = ["Proposal", "Session", "default_window"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """An edit that was computed and measured, and not made yet."""
+
+    edit: Edit
+    outcome: Outcome
+
+
+class Session:
+    """A model with its fact at hand, its traces, its edits and what they did.
+
+    ``model`` is the caller's own: edits are made on it, and :meth:`undo` gives the exact bits of before. Whatever goes
+    wrong, or is cancelled, leaves model and session as they were.
+
+    Attributes:
+        editor: the :class:`editing.Editor` that makes the edits, with its history.
+        inspection: the fact at hand in the model's tokens; None before :meth:`align`.
+        traces: of the last :meth:`trace`.
+        ledger: folder that the history is written to; None before :meth:`record`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.editor = Editor(model)
+        self.inspection: Inspection | None = None
+        self.traces: tuple[CausalTrace, ...] = ()
+        self.ledger: Path | None = None
+        self._outcomes: dict[Edit, Outcome] = {}
+        self._prints: dict[Edit | None, str] = {None: self.editor.origin}
+        self._suggested: dict[CausalTrace, Suggestion] = {}
+
+    @property
+    def model(self) -> Model:
+        """The model, as it is now."""
+        return self.editor.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the model's weights as the editor left them: noted, since a large model takes seconds to hash."""
+        last = self.history[self.position - 1].edit if self.position else None
+        if last not in self._prints:  # an edit that was not made from here
+            self._prints[last] = self.model.fingerprint()
+        return self._prints[last]
+
+    # --- the fact --------------------------------------------------------------------------------------------------
+    def align(self, prompt: str, subject: str, target: str | None = None) -> Inspection:
+        """Take a fact to be the one at hand, and show which of its tokens are the subject and where it is answered.
+
+        target: the answer that is traced and that an edit takes the place of; None: what the model says.
+
+        Raises:
+            TracerError: as :class:`tracer.Fact` and its ``inspect`` do. The fact at hand stays what it was.
+        """
+        self.inspection = Fact(prompt, subject, target).inspect(self.model)
+        return self.inspection
+
+    @property
+    def fact(self) -> Fact:
+        """The fact at hand. Raises TracerError if there is none."""
+        if self.inspection is None:
+            raise TracerError("there is no fact yet; give a prompt and its subject to align")
+        return self.inspection.fact
+
+    # --- traces ----------------------------------------------------------------------------------------------------
+    def trace(self, kinds: Sequence[str] = KINDS, **settings: Any) -> tuple[CausalTrace, ...]:
+        """Trace the fact at hand, once for each of ``kinds``; see :meth:`traced`."""
+        return self.take(self.traced(kinds, **settings))
+
+    def traced(
+        self, kinds: Sequence[str] = KINDS, *, window: int | None = None, corruption: Any = None, **settings: Any
+    ) -> tuple[CausalTrace, ...]:
+        """The traces, not taken yet: :func:`tracer.causal_trace` of each kind.
+
+        window: None: a third of the depth, at most ten layers. corruption: None: Gaussian noise as published.
+        settings: the other arguments of :func:`tracer.causal_trace`.
+
+        Raises:
+            TracerError: no fact, no kind, and as :func:`tracer.causal_trace` does.
+        """
+        fact = self.fact
+        if isinstance(kinds, str) or not kinds:
+            raise TracerError(f"kinds is {kinds!r}; expected one or more of {', '.join(KINDS)}")
+        width = default_window(self.model.n_layers) if window is None else window
+        noise = GaussianNoise() if corruption is None else corruption
+        model = self.model.pinned()  # one hash of the weights for all kinds
+        shared: dict[str, Any] = {"window": width, "corruption": noise, **settings}
+        return tuple(causal_trace(model, fact, kind=kind, **shared) for kind in kinds)  # type: ignore[call-overload,misc]
+
+    def take(self, traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
+        """Make traces those of the session."""
+        model, found = self.model.pinned(), tuple(traces)
+        self._suggested = {trace: cells.suggestion_of(trace, model) for trace in found}
+        self.traces = found
+        return found
+
+    def cell(self, trace: CausalTrace, token: int, layer: int) -> Cell:
+        """The numbers of a cell, and the layers around it; see :func:`editing.workbench.cells.cell_of`."""
+        return cells.cell_of(trace, token, layer)
+
+    def suggestion(self, trace: CausalTrace) -> Suggestion:
+        """The layers that a whole trace speaks for; see :func:`editing.workbench.cells.suggestion_of`."""
+        if trace.fingerprint != self.fingerprint:
+            return cells.Suggestion(reason="it is of other weights than the model has now; trace again")
+        if trace not in self._suggested:
+            self._suggested[trace] = cells.suggestion_of(trace, self.model)
+        return self._suggested[trace]
+
+    # --- edits -----------------------------------------------------------------------------------------------------
+    def request(self, target: str) -> EditRequest:
+        """The request that the fact at hand be followed by ``target``. Raises TracerError for one that cannot be."""
+        fact = self.fact
+        return EditRequest(fact.prompt, fact.subject, target, fact.target)
+
+    def probes(
+        self,
+        target: str,
+        paraphrases: Sequence[str] | None = None,
+        neighbours: Sequence[str] | None = None,
+        generate: Sequence[str] | None = None,
+    ) -> Probes:
+        """What is asked before and after an edit; see :func:`editing.workbench.questions.questions`."""
+        return questions(self.model, self.request(target), paraphrases, neighbours, generate)
+
+    def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
+        """Edit the model so that the fact at hand is followed by ``target``; see :meth:`proposed`."""
+        return self.commit(self.proposed(target, method, **settings))
+
+    def proposed(
+        self,
+        target: str,
+        method: str = "rome",
+        layers: Sequence[int] | None = None,
+        *,
+        paraphrases: Sequence[str] | None = None,
+        neighbours: Sequence[str] | None = None,
+        generate: Sequence[str] | None = None,
+        **hparams: Any,
+    ) -> Proposal:
+        """The edit and what it does, on the model as it is, which is left so.
+
+        layers: where to write; None: the method's own choice. paraphrases, neighbours, generate: see :meth:`probes`.
+        hparams: of the method.
+
+        Raises:
+            TracerError: as :meth:`probes`, :func:`editing.compute_edit` and :func:`editing.measure` do.
+        """
+        found = method_named(method)
+        if layers is not None:
+            if found.layers is None:
+                raise TracerError(f"{found.name} takes no layers; leave them out")
+            hparams = {found.layers: tuple(layers), **hparams}
+        probes = self.probes(target, paraphrases, neighbours, generate)  # what is wrong there is found before the work
+        before = measure(self.model, probes)
+        edit = self.editor.compute(self.request(target), method, **hparams)
+        with self.editor.preview(edit):
+            after: Measured = measure(self.model, probes)
+        return Proposal(edit, Outcome(before, after))
+
+    def commit(self, proposal: Proposal) -> Edit:
+        """Make the edit of a proposal. Raises TracerError if the model has changed since."""
+        self.editor.apply(proposal.edit)
+        self._outcomes[proposal.edit] = proposal.outcome
+        self._prints[proposal.edit] = proposal.outcome.after.fingerprint
+        self._outcomes = {e.edit: self._outcomes[e.edit] for e in self.history if e.edit in self._outcomes}
+        return proposal.edit
+
+    # --- history ---------------------------------------------------------------------------------------------------
+    @property
+    def history(self) -> tuple[Entry, ...]:
+        """Every edit in the order it was made; see :attr:`editing.Editor.history`."""
+        return self.editor.history
+
+    @property
+    def position(self) -> int:
+        """How many of them the model has now."""
+        return self.editor.position
+
+    def outcome(self, index: int | None = None) -> Outcome | None:
+        """What edit ``index`` did (None: the last that the model has); None for no edit, or one made elsewhere."""
+        index = self.position if index is None else index
+        return self._outcomes.get(self.history[index - 1].edit) if 1 <= index <= len(self.history) else None
+
+    def undo(self, n: int = 1) -> None:
+        """Take the last ``n`` edits back, to the exact bits; see :meth:`editing.Editor.undo`."""
+        self.editor.undo(n)
+
+    def checkout(self, k: int) -> None:
+        """Go to the model right after edit ``k``, 0 as it was given; see :meth:`editing.Editor.checkout`."""
+        self.editor.checkout(k)
+
+    def record(self, folder: str | Path) -> None:
+        """Write the history to ``folder``, and every change of it from now on; see :meth:`editing.Editor.record`."""
+        self.editor.record(folder)
+        self.ledger = Path(folder).absolute()
+
+    def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
+        """Write figures, numbers, edits and the ledger into a folder; see :func:`editing.workbench.export.export`."""
+        from .export import export
+
+        return export(self, folder, parts, overwrite)
+
+
+def default_window(n_layers: int) -> int:
+    """How many layers are restored together: a third of the depth, at most the ten of the paper."""
+    return max(1, min(10, round(n_layers / 3)))
