@@ -13,7 +13,7 @@ DEV := $(VENV)/.ready-to-develop
 
 FACT := "The Space Needle is in downtown" --subject "The Space Needle"
 
-.PHONY: help demo test check format lab figures notebooks bench clean
+.PHONY: help demo test check format lab docs docs-serve figures notebooks bench clean
 
 help:
 	@echo "make demo       trace one fact on the embedded model, write figures/space_needle.html"
@@ -21,6 +21,8 @@ help:
 	@echo "make check      ruff, formatting, types"
 	@echo "make format     let ruff repair and format"
 	@echo "make lab        JupyterLab on notebooks/"
+	@echo "make docs       build the documentation into site/, every link checked"
+	@echo "make docs-serve the same as a page that follows changes"
 	@echo "make figures    write the gallery in figures/ again"
 	@echo "make notebooks  run the notebooks and keep their outputs"
 	@echo "make bench      time traces, estimates, attributions, edits, covariances and scores against plain loops"
@@ -46,6 +48,12 @@ format: $(DEV)
 
 lab: $(DEV)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 figures: $(DEV)
 	$(BIN)/python figures/make.py
