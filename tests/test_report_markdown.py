@@ -11,6 +11,7 @@ from handmade_evaluation import evaluation
 import editing.cli  # noqa: F401 (adds the command)
 from editing.evaluation import Evaluation
 from editing.report import as_markdown
+from tracer import TracerError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,16 @@ def test_what_was_not_measured_has_no_column(made: Evaluation) -> None:
     some = made.metrics[~made.metrics["metric"].str.startswith("portability")]
     text = as_markdown(Evaluation.of(metrics=some))
     assert "portability" not in text and "reliability" in text
+
+
+def test_chosen_columns_and_no_controls(made: Evaluation) -> None:
+    whole = rows(as_markdown(made), "single")
+    some = rows(as_markdown(made, columns=("locality", "score S"), controls=False), "single")
+    assert list(some) == [name for name in whole if "random" not in name] and len(some) == len(whole) - 2
+    assert list(some["rome"]) == ["", "locality", "score S", "cases"]
+    assert some["rome"] == {title: whole["rome"][title] for title in some["rome"]}
+    with pytest.raises(TracerError, match="the table has no column 'luck'"):
+        as_markdown(made, columns=("luck",))
 
 
 def test_command(made: Evaluation, tmp_path: Path) -> None:

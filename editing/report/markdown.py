@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tracer import TracerError
+
 from ..evaluation.defined import is_share
 from ..evaluation.evaluation import Evaluation
 from ..evaluation.series import Series, divided, series_of
@@ -24,18 +26,25 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Titles, and the metrics that share a cell: teacher forced / said freely."""
 
 
-def as_markdown(evaluation: Evaluation) -> str:
+def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None, controls: bool = True) -> str:
     """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
 
-    Columns that were not measured are left out.
+    columns: titles of ``COLUMNS``; None: all. Those that were not measured are left out. controls: with rows of random
+    layers and directions.
+
+    Raises TracerError for a title that is none.
     """
+    chosen = tuple(COLUMNS) if columns is None else tuple(columns)
+    unknown = [title for title in chosen if title not in COLUMNS]
+    if unknown:
+        raise TracerError(f"the table has no column {unknown[0]!r}; expected some of {', '.join(COLUMNS)}")
     summary, scores = evaluation.summary(), evaluation.score()
-    every = series_of(summary)
+    every = [each for each in series_of(summary) if controls or not each.key[LABELS.index("control")]]
     of = dict(zip(every, zip(divided(summary, every), divided(scores, every), strict=True), strict=True))
     parts = []
     for mode in dict.fromkeys(_mode(each) for each in every if each.method != UNEDITED):
-        chosen = [each for each in every if each.method == UNEDITED or _mode(each) == mode]
-        parts.append(f"**{mode}**\n\n{_table(chosen, of, known=set(summary['metric']))}")
+        some = [each for each in every if each.method == UNEDITED or _mode(each) == mode]
+        parts.append(f"**{mode}**\n\n{_table(some, of, chosen, known=set(summary['metric']))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,8 +52,10 @@ def _mode(series: Series) -> str:
     return series.key[LABELS.index("mode")]
 
 
-def _table(chosen: Sequence[Series], of: dict[Series, tuple[Frame, Frame]], known: set[Any]) -> str:
-    titles = [title for title, names in COLUMNS.items() if not names or known & {*names}]
+def _table(
+    chosen: Sequence[Series], of: dict[Series, tuple[Frame, Frame]], columns: Sequence[str], known: set[Any]
+) -> str:
+    titles = [title for title in columns if not COLUMNS[title] or known & {*COLUMNS[title]}]
     lines = [["", *titles, "cases"]]
     for series in chosen:
         rows, scored = of[series]
