@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from edit_table import edit_table
 
 import editing
 import tracer
@@ -34,6 +35,7 @@ def main() -> None:
         **averages(model),
         **neurons(model),
         **edits(model),
+        "evaluation.png": editing.plot_evaluation(evaluation(model)),
     }
     for name in track(figures, "drawing"):
         print(tracer.export(figures[name], HERE / name))
@@ -80,11 +82,22 @@ def edits(model: tracer.Model) -> dict[str, object]:
     assert probes is not None
     before = editing.measure(model, probes)
     editor = editing.Editor(model)
-    with editor.preview(request):
+    with editor.preview(request) as edit:
         outcome = editing.Outcome(before, editing.measure(editor.model, probes))
     records = factworld.records("validation")[::28][:10]
     found = [editing.locate(model, records), editing.locate(model, records, using="sweep", known="edit")]
-    return {"edit.png": editing.plot_outcome(outcome), "locate.png": editing.plot_locate(found)}
+    layers = ", ".join(map(str, edit.settings["layers"]))
+    return {
+        "edit.png": editing.plot_outcome(outcome),
+        "edit_table.png": edit_table(outcome, note=f"ROME at layer {layers}"),
+        "locate.png": editing.plot_locate(found),
+    }
+
+
+def evaluation(model: tracer.Model) -> editing.Evaluation:
+    """Three methods on the same few cases, each case alone, with controls."""
+    records = editing.load_records("factworld", split="validation")[::40][:7]
+    return editing.evaluate(model, records, ["rome", "alphaedit", "ft_m"], control_cases=2, texts=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""What ten methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
+
+    tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet --modes batch,single,sequential \
+        --texts --controls --option text_tokens=60 --workers 2 --out closed.sqlite
+    tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \
+        --modes batch,single,sequential --workers 2 --out others.sqlite
+    python benchmarks/factworld_sweep.py closed.sqlite others.sqlite
+
+takes about six hours of a processor core, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside
+this file: one row per case and metric. Without files, the tables are printed from that.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from editing.evaluation import Evaluation, join
+from editing.report import as_markdown
+from tracer.export import replacing
+
+KEPT = Path(__file__).with_name("factworld_sweep.parquet")
+METHODS = ("unedited", "rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")
+METRICS = (
+    "rewrite success",
+    "paraphrase success",
+    "neighbour success",
+    *(f"{measure} ({how})" for measure in ("reliability", "generalisation", "locality") for how in ("forced", "said")),
+    "same_subject said",
+    "portability (forced)",
+    "portability (said)",
+    "fluency",
+    "kl drift",
+    "edit norm",
+)
+COLUMNS = ("score S", "reliability", "generalisation", "locality", "other facts of the subject")
+
+
+def main(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Files of runs over the same records.")] = None,
+    controls: Annotated[bool, typer.Option(help="Also print random layers and directions.")] = False,
+) -> None:
+    if runs:
+        keep(join([Evaluation.load(run) for run in runs]))
+    print(as_markdown(kept(), columns=COLUMNS, controls=controls))
+
+
+def keep(evaluation: Evaluation) -> None:
+    """Write the metrics of ``METRICS``, methods in the order of ``METHODS``."""
+    found = evaluation.metrics
+    found = found[found["metric"].isin(METRICS) & found["method"].isin(METHODS)]
+    order = found["method"].map({name: place for place, name in enumerate(METHODS)})
+    found = found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    with replacing(KEPT) as temporary:
+        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
+
+
+def kept() -> Evaluation:
+    """What is there of the measurements."""
+    import pandas as pd
+
+    return Evaluation.of(metrics=pd.read_parquet(KEPT).astype({"value": "float64"}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
