@@ -1,13 +1,13 @@
 """What ten methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
 
-    tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet --modes batch,single,sequential \
-        --texts --controls --option text_tokens=60 --workers 2 --out closed.sqlite
-    tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \
+    tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
+        --modes batch,single,sequential --texts --controls --option text_tokens=60 --workers 2 --out closed.sqlite
+    tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \\
         --modes batch,single,sequential --workers 2 --out others.sqlite
     python benchmarks/factworld_sweep.py closed.sqlite others.sqlite
 
-takes about six hours of a processor core, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside
-this file: one row per case and metric. Without files, the tables are printed from that.
+takes hours, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside this file: one row per case
+and metric. Without files, the tables are printed from that.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def test_the_table_tells_prompts_answers_and_what_is_written(figure: Any) -> Non
 def test_pictures_are_those_that_are_made_and_shown() -> None:
     there = {path.name for path in (ROOT / "figures").glob("*") if path.suffix in (".png", ".svg")}
     made = set(re.findall(r'"(\w+\.(?:png|svg))"', (ROOT / "figures" / "make.py").read_text()))
-    shown = set(re.findall(r"\(figures/([^)]+)\)", (ROOT / "README.md").read_text()))
+    shown = set(re.findall(r"figures/(\w+\.(?:png|svg))", (ROOT / "README.md").read_text()))
     assert there == made
     assert shown <= there
 

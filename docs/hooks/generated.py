@@ -17,7 +17,18 @@ from mkdocs.plugins import event_priority
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[2]
-FIGURES = ("space_needle", "average", "severed", "neurons", "effects", "locate", "edit")
+FIGURES = (
+    "space_needle",
+    "average",
+    "severed",
+    "neurons",
+    "effects",
+    "locate",
+    "edit",
+    "edit_table",
+    "evaluation",
+    "retention",
+)
 
 
 # --- what mkdocs calls -----------------------------------------------------------------------------------------------
