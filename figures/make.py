@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from edit_table import edit_table
 
 import editing
@@ -35,7 +36,7 @@ def main() -> None:
         **averages(model),
         **neurons(model),
         **edits(model),
-        "evaluation.png": editing.plot_evaluation(evaluation(model)),
+        **evaluation(),
     }
     for name in track(figures, "drawing"):
         print(tracer.export(figures[name], HERE / name))
@@ -94,10 +95,17 @@ def edits(model: tracer.Model) -> dict[str, object]:
     }
 
 
-def evaluation(model: tracer.Model) -> editing.Evaluation:
-    """Three methods on the same few cases, each case alone, with controls."""
-    records = editing.load_records("factworld", split="validation")[::40][:7]
-    return editing.evaluate(model, records, ["rome", "alphaedit", "ft_m"], control_cases=2, texts=False)
+def evaluation() -> dict[str, object]:
+    """Ten methods on 300 records, from what ``benchmarks/factworld_sweep.py`` keeps: alone, and one after another."""
+    measured = pd.read_parquet(HERE.parent / "benchmarks" / "factworld_sweep.parquet").astype({"value": float})
+    measured = measured.query("control == ''")
+    alone, after = (
+        editing.Evaluation.of(metrics=measured.query("mode in ('', @mode)")) for mode in ("single", "sequential")
+    )
+    return {
+        "evaluation.png": editing.plot_evaluation(alone),
+        "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
+    }
 
 
 if __name__ == "__main__":
