@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from commands import assert_one_line, done, run
 
+import editing.cli  # noqa: F401 (adds the command)
 from editing.evaluation import Evaluation, join
 from editing.evaluation.tables import COLUMNS
 from tracer import TracerError

@@ -81,11 +81,13 @@ def _together(frames: Sequence[Frame]) -> Frame:
     whole = pd.concat(filled, ignore_index=True)
     table = next(columns for columns in COLUMNS.values() if list(columns) == list(whole.columns))
     about = [name for name, kind in table.items() if kind != NUMBER and name not in MEASURED]
-    again = whole.duplicated(about) & (whole["method"] == UNEDITED)
-    # questions that stand twice in one record are one run's own
     source = pd.Series([place for place, frame in enumerate(filled) for _ in range(len(frame))], index=whole.index)
-    origin = whole.assign(source=source).groupby(about, dropna=False)["source"].transform("min")
-    return whole[~(again & (source > origin))].reset_index(drop=True)
+    unedited: Frame = whole.assign(source=source)[whole["method"] == UNEDITED]
+    if not len(unedited):
+        return whole
+    # by run, not by row: a question that stands twice in one record is one run's own
+    first = unedited.groupby(about, dropna=False)["source"].transform("min")
+    return whole.drop(unedited.index[unedited["source"] > first]).reset_index(drop=True)
 
 
 def _settings(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
