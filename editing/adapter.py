@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer import TracerError
+from tracer.files import new_folder
 
-from .atomic import new_folder
 from .weights import orientation_of
 
 if TYPE_CHECKING:

@@ -13,16 +13,9 @@ import torch
 from blake3 import blake3
 
 from tracer import TracerError
+from tracer.files import cache_folder
 
 from .covariance import Covariance
-
-
-def cache_folder() -> Path:
-    """The folder of all that is kept: TRACER_CACHE where that is set, else the platform's cache folder for "tracer"."""
-    from platformdirs import user_cache_dir
-
-    named = os.environ.get("TRACER_CACHE")
-    return Path(named).expanduser() if named else Path(user_cache_dir("tracer"))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tracer import TracerError
+from tracer.files import new_file
 
-from .atomic import new_file
 from .weights import digest
 
 SUFFIX = ".safetensors"

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from tracer import Model, TracerError, load
-from tracer.checkpoint import EMBEDDED
+from tracer.files import uninterrupted
+from tracer.model import EMBEDDED, save
 
-from .atomic import new_folder, uninterrupted
 from .edit import Edit
 from .ledger import Base, Ledger
 from .versions import Step, Versions
@@ -280,10 +280,7 @@ class Editor:
         Raises:
             TracerError: the folder is not empty, or cannot be written.
         """
-        with new_folder(folder, overwrite) as temporary:
-            self.model.hf.save_pretrained(temporary)
-            self.model.tokenizer.save_pretrained(temporary)
-        return Path(folder)
+        return save(self.model, folder, overwrite)
 
     # --- inside ----------------------------------------------------------------------------------------------------
     def _commit(self, edit: Edit) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracer import Fact, GaussianNoise, NeuronAttribution, TracerError, attribute_neurons, causal_trace
 from tracer.answers import knows
-from tracer.checkpoint import EMBEDDED
+from tracer.model import EMBEDDED
 from tracer.progress import track
 
 from .compute import Known, compute_edits, method_named, settings_of

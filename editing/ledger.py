@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import TracerError
+from tracer.files import new_file
 from tracer.progress import track
 
-from .atomic import new_file
 from .edit import load_edit
 from .versions import Step
 

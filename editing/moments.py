@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from tracer import Model, TracerError
-from tracer.checkpoint import EMBEDDED
 from tracer.forward import Stop
 from tracer.hooks import Frame, attach, evaluating
+from tracer.model import EMBEDDED
 from tracer.progress import bar
 
 from . import packed

@@ -12,8 +12,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from tracer import TracerError
-
-from .atomic import new_file
+from tracer.files import new_file
 
 
 def add_upper(total: Tensor, keys: Tensor) -> None:

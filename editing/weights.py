@@ -11,9 +11,8 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from tracer import TracerError
-from tracer.architecture import orientation
-
-from .atomic import uninterrupted
+from tracer.files import uninterrupted
+from tracer.model import orientation, quantised
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -51,7 +50,7 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
         TracerError: no such weight, one that is quantised, sharded or offloaded, or two names of the same one.
     """
     seen: dict[int, str] = {}
-    quantised = getattr(model.hf, "is_quantized", False) or getattr(model.hf.config, "quantization_config", None)
+    packed = quantised(model.hf)
     for name in names:
         weight = parameter(model, name)
         if weight.is_meta:
@@ -60,7 +59,7 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
                 "(device=...), or with a device_map that keeps this weight in memory"
             )
         plain = weight.dtype in EDITABLE and type(weight.data) is Tensor  # torchao, quanto and DTensor are subclasses
-        if quantised or not plain:
+        if packed or not plain:
             kind = type(weight).__name__ if type(weight) is not nn.Parameter else type(weight.data).__name__
             raise TracerError(
                 f"weight {name!r} of {model.name} is a quantised or sharded one ({kind}, {weight.dtype}), which cannot "

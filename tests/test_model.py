@@ -20,9 +20,8 @@ from agreement import variant
 from torch import nn
 from transformers.activations import ACT2FN
 
-from tracer import checkpoint, hub
 from tracer.errors import TracerError
-from tracer.model import Model, load
+from tracer.model import Model, checkpoint, find, load
 from tracer.tokens import Fact
 
 ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)
@@ -232,10 +231,10 @@ def test_warm_load_is_quick(golden: Path, golden_model: Model) -> None:
 
 
 def test_embedded_model_loads_through_the_same_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub, "__file__", str(tmp_path / "hub.py"))
+    monkeypatch.setattr(find, "__file__", str(tmp_path / "tracer" / "model" / "find.py"))
     with pytest.raises(TracerError, match=r"reinstall the package"):
         load()
-    checkpoints.build("gpt2", tmp_path / "factworld" / "data" / "model")
+    checkpoints.build("gpt2", tmp_path / "tracer" / "factworld" / "data" / "model")
     assert load().name == "factworld"
 
 

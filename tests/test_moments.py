@@ -19,9 +19,9 @@ from checkpoints import ARCHITECTURES, SENTENCES
 import tracer
 from editing import corpus, moments, sums
 from editing.covariance import SHIPPED, Covariance, covariance_for
-from editing.covariance_cache import cache_folder
 from editing.moments import estimate_covariance
 from tracer import Model, TracerError
+from tracer.files import cache_folder
 from tracer.hooks import Site, capture
 
 Tiny = Callable[[str], Model]

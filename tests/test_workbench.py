@@ -23,9 +23,8 @@ from editing.workbench.cells import Suggestion, cell_of
 from editing.workbench.questions import known_to_factworld
 from editing.workbench.session import default_window
 from tracer import Fact, GaussianNoise, causal_trace, factworld
-from tracer.checkpoint import EMBEDDED
 from tracer.errors import TracerError
-from tracer.model import Model
+from tracer.model import EMBEDDED, Model
 
 Tiny = Callable[[str], Model]
 PROMPT, SUBJECT = "The Space Needle is in downtown", "The Space Needle"

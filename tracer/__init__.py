@@ -9,9 +9,9 @@ from tracer.causal import causal_trace
 from tracer.corruption import GaussianNoise, TokenReplacement, UniformNoise
 from tracer.effect_result import NeuronEffects
 from tracer.effects import amplify, neuron_effects, random_neurons, set_to, summarise_effects, suppress
-from tracer.errors import TracerError
+from tracer.errors import TracerError, TracerNote
 from tracer.export import export
-from tracer.model import DownProjection, Model, load
+from tracer.model import Available, DownProjection, Model, load, models
 from tracer.neurons import attribute_neurons, knowledge_neurons, refine
 from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
 from tracer.result import CausalTrace
@@ -20,6 +20,7 @@ from tracer.workbench import workbench
 
 __all__ = [
     "Alignment",
+    "Available",
     "AverageTrace",
     "CausalTrace",
     "DownProjection",
@@ -30,6 +31,7 @@ __all__ = [
     "NeuronEffects",
     "TokenReplacement",
     "TracerError",
+    "TracerNote",
     "UniformNoise",
     "amplify",
     "attribute_neurons",
@@ -41,6 +43,7 @@ __all__ = [
     "hooks",
     "knowledge_neurons",
     "load",
+    "models",
     "neuron_effects",
     "plot_average",
     "plot_effects",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import TracerError
-
-from ..atomic import new_file
+from tracer.files import new_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -50,7 +50,7 @@ def ability(
     tracer ability --tasks csqa,anli,mmlu,squad2 --limit 200 -m gpt2-xl --edit edit.safetensors --out ability.json
     """
     from tracer import load
-    from tracer.checkpoint import EMBEDDED
+    from tracer.model import EMBEDDED
 
     from ..ability import AbilityChange
     from ..ability import ability as measure

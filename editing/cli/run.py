@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import load
-from tracer.checkpoint import EMBEDDED
 from tracer.cli import printing
+from tracer.model import EMBEDDED
 
 from ..edit import Edit, load_edit
 from ..editor import Editor

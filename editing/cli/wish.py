@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer import TracerError
-from tracer.checkpoint import EMBEDDED
 from tracer.cli.command import apart
+from tracer.model import EMBEDDED
 from tracer.tokens import SLOT
 
 from ..probes import Probes, Question, from_factworld

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from tracer import Fact, TracerError
+from tracer.files import new_file
 from tracer.progress import track
 
-from ..atomic import new_file
 from . import sets
 from .fields import FieldError, optional, text
 from .layouts import Layout, layout_of, recognise

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tracer import TracerError
-from tracer.checkpoint import EMBEDDED
 from tracer.hooks import evaluating
+from tracer.model import EMBEDDED
 from tracer.sweep import check_numbers, default_rows
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import TracerError
+from tracer.files import new_file
 
-from ..atomic import new_file
 from .tables import COLUMNS, COUNT, LABELS, NUMBER, WHOLE, Frame, typed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tracer import TracerError
 from tracer.acting import finite, whole
-from tracer.architecture import orientation
 from tracer.hooks import evaluating, frozen
+from tracer.model import orientation
 from tracer.progress import track
 
 from ..method import Change, Group, Method

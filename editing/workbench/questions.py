@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tracer import Fact, TracerError
-from tracer.checkpoint import EMBEDDED
+from tracer.model import EMBEDDED
 from tracer.tokens import SLOT
 
 from ..evidence import with_prompts

@@ -32,7 +32,7 @@ class Recipe:
     @classmethod
     def of(cls, model: Model, anywhere: bool = False) -> Recipe:
         """The recipe of a model; ``anywhere``: for other machines, whose devices may be others."""
-        from ..checkpoint import EMBEDDED
+        from ..model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name
         if source is not None and Path(source).is_dir():

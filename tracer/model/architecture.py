@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .errors import TracerError
+from ..errors import TracerError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,8 +23,18 @@ INSTEAD = {
 }
 
 
-def adapter_for(config: PretrainedConfig, name: str) -> tuple[Any, bool]:
-    """TransformerLens's map for a configuration, and whether the model is a masked one."""
+def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> tuple[Any, bool]:
+    """TransformerLens's map for a configuration, and whether the model is a masked one.
+
+    Args:
+        config: of the model.
+        name: for messages.
+        cls: name of the module's class, for a configuration that names no architecture (as one made in Python, or read
+            from a GGUF file, does not). Without it the class of causal language models of that type is meant.
+
+    Raises:
+        TracerError: no map for this architecture.
+    """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
@@ -38,7 +48,10 @@ def adapter_for(config: PretrainedConfig, name: str) -> tuple[Any, bool]:
     masked = set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - causal
     masked -= set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values())  # encoder-decoders count there too
     try:
-        architecture = determine_architecture_from_hf_config(config)
+        if getattr(config, "architectures", None):
+            architecture = determine_architecture_from_hf_config(config)
+        else:
+            architecture = cls or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
         if architecture not in causal | masked:
             raise ValueError(architecture)
         settings = build_bridge_config_from_hf(config, architecture, name, torch.float32)
@@ -49,7 +62,7 @@ def adapter_for(config: PretrainedConfig, name: str) -> tuple[Any, bool]:
     except (ValueError, KeyError) as error:
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
-        named = ", ".join(getattr(config, "architectures", None) or [config.model_type])
+        named = ", ".join(getattr(config, "architectures", None) or [cls or config.model_type])
         known = ", ".join(sorted(name for name in causal | masked if name in SUPPORTED_ARCHITECTURES))
         raise TracerError(
             f"{name!r} is a {named}, for which there is no map of sites; "

@@ -1,12 +1,11 @@
-"""Where a checkpoint lies: the embedded folder, a local one, or a hub name (local cache first, then the network)."""
+"""Checkpoints of the hub: the local cache first, then the network."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from .checkpoint import CONVERT, EMBEDDED, INDEX, WEIGHTS, check_files, has_tokenizer
-from .errors import TracerError
+from ..errors import TracerError
+from .checkpoint import CONVERT, INDEX, WEIGHTS, check_files, has_tokenizer
 
 # What is fetched from the hub: safetensors only, and the small text files beside them.
 _WANTED = (
@@ -14,38 +13,6 @@ _WANTED = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*piece*.model"),
 )
 _UNWANTED = ("*/*", "*.bin", "*.py", "*.h5", "*.msgpack", "*.gguf")
-
-
-def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
-    """The local folder of a checkpoint and the name to show for it.
-
-    ``None`` is the embedded model, an existing folder is itself, anything else is a hub name: a complete copy in the
-    local cache is used as it is, otherwise the files are fetched.
-
-    Raises:
-        TracerError: nothing usable under that name; the message says what to do.
-    """
-    if name_or_path is None:
-        folder = Path(__file__).parent / EMBEDDED / "data" / "model"
-        if not (folder / "config.json").is_file():
-            raise TracerError(
-                f"the embedded FactWorld model is missing from this installation (expected at {folder}); "
-                "reinstall the package, or retrain it with: python -m tracer.factworld.train"
-            )
-        return folder, EMBEDDED
-    if not isinstance(name_or_path, (str, Path)):
-        raise TracerError(f"a hub name, a folder or None was expected as the model, got {type(name_or_path).__name__}")
-    name = str(name_or_path)
-    folder = Path(name).expanduser()
-    if not name.strip():
-        raise TracerError("the model's name is empty; give a hub name such as 'gpt2', a folder, or nothing at all")
-    if folder.is_dir():
-        return folder, name
-    if folder.exists():
-        raise TracerError(f"{name!r} is a file; give the folder that holds its config.json and model.safetensors")
-    if isinstance(name_or_path, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] in ".~":
-        raise TracerError(f"there is no folder {name!r} (and that is no hub name, which reads 'name' or 'owner/name')")
-    return fetch(name, revision), name
 
 
 def fetch(name: str, revision: str | None) -> Path:

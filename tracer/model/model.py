@@ -1,4 +1,4 @@
-"""``load``: a hub name, a folder or the embedded model becomes a ``Model``, a map around the untouched module.
+"""``Model``: a map around an untouched Hugging Face module.
 
 The map is TransformerLens 4's architecture adapter, which names the real module behind ``blocks.1.mlp.out`` in some
 fifty architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from blake3 import blake3
 from torch import nn
 
-from . import architecture, checkpoint
-from .errors import TracerError
-from .hub import find_checkpoint
+from ..errors import TracerError
+from . import architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,7 +61,7 @@ class Model:
         Raises:
             TracerError: an architecture without a map.
         """
-        adapter, masked = architecture.adapter_for(hf.config, name)
+        adapter, masked = architecture.adapter_for(hf.config, name, type(hf).__name__)
         return cls(hf, tokenizer, name, adapter, masked)
 
     # --- sizes -----------------------------------------------------------------------------------------------------
@@ -169,7 +167,7 @@ class Model:
         """BLAKE3 hash over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
         digest = blake3()
         bits: Any
-        for name, tensor in sorted(_named_tensors(self.hf), key=lambda item: item[0]):
+        for name, tensor in sorted(named_tensors(self.hf), key=lambda item: item[0]):
             digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
             bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             digest.update(bits)
@@ -205,45 +203,7 @@ class _Pinned(Model):
         return self._fingerprint
 
 
-def load(
-    name_or_path: str | Path | None = None,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    revision: str | None = None,
-    device_map: str | dict | None = None,
-) -> Model:
-    """Load a checkpoint in eval mode.
-
-    Args:
-        name_or_path: hub name, local folder, or ``None`` for the embedded FactWorld model. A complete copy in the local
-            cache is used as it is; only safetensors are read and no code from a checkpoint is ever run.
-        device: ``"cuda"`` if there is one, else ``"cpu"``.
-        dtype: a ``torch.dtype``, its name, or ``"auto"`` (as stored). Default: float32 on the CPU, as stored elsewhere.
-        revision: branch, tag or commit of a hub model.
-        device_map: ``"auto"`` or a dict, as accelerate understands it, for a model too large for one device.
-
-    Raises:
-        TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
-            without a map. The message names the repair.
-    """
-    folder, name = find_checkpoint(name_or_path, revision)
-    checkpoint.check_files(folder, name)
-    config = checkpoint.read_config(folder, name)
-    # before the weights: an unknown architecture should fail at once
-    adapter, masked = architecture.adapter_for(config, name)
-    tokenizer = checkpoint.read_tokenizer(folder, name, config)
-    blocks = adapter.translate_transformer_lens_path("blocks")
-    hf = checkpoint.read_weights(
-        *(folder, name, config), masked=masked, blocks=blocks, device=device, dtype=dtype, device_map=device_map
-    )
-    _check_finite(hf, name)
-    if folder != Path(name).expanduser() and name != checkpoint.EMBEDDED:
-        hf.name_or_path = hf.config._name_or_path = name  # the hub name, as from_pretrained(name) has it, not the cache
-    return Model(hf, tokenizer, name, adapter, masked)
-
-
-def _named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and buffer once, by name; those accelerate has offloaded are brought in one module at a time."""
     seen: set[int] = set()
     tied = getattr(hf, "all_tied_weights_keys", None) or {}  # tied tensors count once
@@ -263,15 +223,3 @@ def _named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         with align_module_device(module, torch.device("cpu")) if offloaded else nullcontext():
             for name, full in names:
                 yield full, getattr(module, name)
-
-
-def _check_finite(hf: nn.Module, name: str) -> None:
-    for key, tensor in _named_tensors(hf):
-        if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.numel():
-            continue
-        low, high = torch.aminmax(tensor.detach())  # needs no second copy of the tensor
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise TracerError(
-                f"weight {key!r} of {name!r} holds values that are not finite in {tensor.dtype} (NaN or infinity); "
-                "fetch the checkpoint again, or load it with a wider dtype"
-            )

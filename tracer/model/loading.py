@@ -1,0 +1,75 @@
+"""``load``: a name, a folder, a file or nothing becomes a :class:`Model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import TracerError
+from . import architecture, checkpoint
+from .find import find_checkpoint
+from .gguf import load_gguf
+from .model import Model, named_tensors
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    device_map: str | dict | None = None,
+) -> Model:
+    """Load a checkpoint in eval mode.
+
+    Args:
+        name_or_path: hub name, local folder, ``.gguf`` file (or the first of several parts), the name of a model that
+            an installed package brings (:func:`tracer.models` lists them), or ``None`` for the embedded FactWorld
+            model. A complete copy in the local cache is used as it is; only safetensors and GGUF are read, and no code
+            from a checkpoint is ever run. GGUF is dequantised.
+        device: ``"cuda"`` if there is one, else ``"cpu"``.
+        dtype: a ``torch.dtype``, its name, or ``"auto"`` (as stored). Default: float32 on the CPU and for
+            GGUF, as stored elsewhere.
+        revision: branch, tag or commit of a hub model.
+        device_map: ``"auto"`` or a dict, as accelerate understands it, for a model too large for one device.
+
+    Raises:
+        TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
+            without a map. The message names the repair.
+
+    Warns:
+        TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read.
+    """
+    place, name = find_checkpoint(name_or_path, revision)
+    where = {"device": device, "dtype": dtype, "device_map": device_map}
+    model = _from_folder(place, name, where) if place.is_dir() else load_gguf(place, name, **where)
+    _check_finite(model.hf, name)
+    if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
+        # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
+        model.hf.name_or_path = model.hf.config._name_or_path = name
+    return model
+
+
+def _from_folder(folder: Path, name: str, where: dict) -> Model:
+    checkpoint.check_files(folder, name)
+    config = checkpoint.read_config(folder, name)
+    # before the weights: an unknown architecture should fail at once
+    adapter, masked = architecture.adapter_for(config, name)
+    tokenizer = checkpoint.read_tokenizer(folder, name, config)
+    blocks = adapter.translate_transformer_lens_path("blocks")
+    hf = checkpoint.read_weights(folder, name, config, masked=masked, blocks=blocks, **where)
+    return Model(hf, tokenizer, name, adapter, masked)
+
+
+def _check_finite(hf: nn.Module, name: str) -> None:
+    for key, tensor in named_tensors(hf):
+        if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = torch.aminmax(tensor.detach())  # needs no second copy of the tensor
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise TracerError(
+                f"weight {key!r} of {name!r} holds values that are not finite in {tensor.dtype} (NaN or infinity); "
+                "fetch the checkpoint again, or load it with a wider dtype"
+            )
