@@ -83,7 +83,8 @@ def test_three_traces_are_three_panels_with_one_y_axis() -> None:
 
 def test_traces_of_different_prompts_keep_their_own_labels_and_wrap_after_three() -> None:
     paris = synthetic_trace(tokens=("Paris", " is", " the", " capital", " of"), subject_range=(0, 1), answer=" France")
-    figure = plot_trace([synthetic_trace(), paris, synthetic_trace(), paris])
+    figure = plot_trace([synthetic_trace(), paris, paris, paris])
+    # a panel goes without only beside one of the same tokens
     assert [axis(figure, "y", i).showticklabels for i in range(4)] == [True, True, False, True]
     assert list(axis(figure, "y", 1).ticktext) == ["Paris*", "is", "the", "capital", "of"]
     assert axis(figure, "y", 3).domain[1] < axis(figure, "y", 0).domain[0]

@@ -57,12 +57,32 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; \
 style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
 <title>{title}</title>
-<style>body {{ margin: 24px; background: #fff; }} .figure {{ width: max-content; min-width: 100%; }}</style>
+<style>
+html {{ overflow-y: scroll; }} /* so that the room a figure has does not depend on its height */
+body {{ margin: 24px 16px; background: #fff; }}
+.figure {{ width: max-content; min-width: 100%; }}
+</style>
 </head>
 <body>
 <div class="figure">{figure}</div>
 </body>
 </html>
+"""
+# Of the arrangements a figure brings along (see tracer.plots.fit), the widest that the window has room for.
+ARRANGE = """
+const plot = document.getElementById("{plot_id}"), ways = plot.layout.meta?.arrangements ?? [];
+ways.sort((a, b) => a.size[0] - b.size[0]);
+let taken = ways.find(way => way.size[0] === plot.layout.width);
+function arrange() {
+  const best = ways.findLast(way => way.size[0] <= document.body.clientWidth) ?? ways[0];
+  if (best === taken) return;
+  taken = best;
+  for (const {style} of [plot, plot.parentElement]) // Plotly's boxes are as large as the figure was at first
+    [style.width, style.height] = best.size.map(pixels => `${pixels}px`);
+  Plotly.update(plot, best.data, best.layout, best.traces);
+}
+addEventListener("resize", arrange);
+arrange();
 """
 
 
@@ -181,14 +201,17 @@ def _draw(figure: go.Figure, form: str) -> str | bytes:
         return _picture(figure, form)
     import plotly.io
 
+    from .plots.fit import adaptive
+
     body = plotly.io.to_html(
-        figure,
+        adaptive(figure),
         full_html=False,
         include_plotlyjs=True,
         include_mathjax=False,
         div_id="figure",  # a fixed name, so that the same figure is the same file
         # no button that would upload the figure
         config={"displaylogo": False, "responsive": False, "showSendToCloud": False},
+        post_script=ARRANGE,
     )
     return PAGE.format(title=html.escape(_title(figure)), figure=body)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import TracerError
 from ..labels import escape, x_title
 from .average_plan import BETWEEN, CURVES, STRONG, Plan, line_of, percent, rank, row_label, shown
+from .fit import Arrangement, arrange, axis_title, tick_room, widths
 from .style import AXIS, COLORS, SMALL, VALUES, axis, in_layout, layer_ticks, see_through
 
 if TYPE_CHECKING:
@@ -18,37 +19,50 @@ if TYPE_CHECKING:
     from ..averaged import AverageTrace
 
 
-def plot_average(average: AverageTrace | Sequence[AverageTrace]) -> go.Figure:
+def plot_average(average: AverageTrace | Sequence[AverageTrace], width: int | None = None) -> go.Figure:
     """Average indirect effects against layer, above the same numbers as a heat map; one column for each result.
 
     The upper panels have one line for each class of tokens with the band of its interval, which may reach below zero;
     the lower ones the classes as rows. Columns with the same metric share their scales; the colours begin at 0, so
     that an effect below it is as pale as none (its number is in the hover text). A class that no token belongs to is
-    left blank, and out of the legend. Three columns to a row.
+    left blank, and out of the legend.
+
+    width: pixels the figure may take, as for `plot_trace`.
 
     Raises TracerError for an empty sequence and for things that are no averages.
     """
     import plotly.graph_objects as go
 
     averages = _as_list(average)
-    plan = Plan.of(averages)
+    plans = dict.fromkeys(Plan.of(averages, each) for each in widths(width))
     figure = go.Figure()
     named: set[str] = set()  # classes that have their entry in the legend
     for index in range(len(averages)):
-        _add_curves(figure, averages, plan, index, named)
-        _add_heat_map(figure, averages, plan, index)
-    legend = {"showlegend": True, "legend": plan.canvas.legend(plan.entries, plan.legend_top)}
-    figure.update_layout(plan.canvas.layout(plan.title, plan.subtitle, **(legend if plan.entries else {})))
-    return figure
+        _add_curves(figure, averages, index, named)
+        _add_heat_map(figure, averages, index)
+    return arrange(figure, [_arrangement(averages, plan) for plan in plans])
 
 
-def _add_curves(figure: go.Figure, averages: Sequence[AverageTrace], plan: Plan, index: int, named: set[str]) -> None:
+def _arrangement(averages: Sequence[AverageTrace], plan: Plan) -> Arrangement:
+    """Titles, axes, legend and colour bars as planned."""
+    canvas = plan.canvas
+    axes: dict[str, Any] = {}
+    headings, bars = [], []
+    for index, text in enumerate(plan.headings):
+        x, y = plan.place(index)
+        axes |= _curve_axes(averages, plan, index) | _heat_axes(averages, plan, index)
+        headings.append(canvas.heading(x, y, text))
+        bars.append(canvas.color_bar(x + plan.panel, y + CURVES + BETWEEN, plan.heat, "average effect"))
+    legend = {"showlegend": True, "legend": canvas.legend(plan.entries, plan.legend_top)} if plan.entries else {}
+    layout = canvas.layout(plan.title, plan.subtitle, annotations=headings, **axes, **legend)
+    return Arrangement(layout, tuple(bars))
+
+
+def _add_curves(figure: go.Figure, averages: Sequence[AverageTrace], index: int, named: set[str]) -> None:
     import plotly.graph_objects as go
 
-    average, canvas = averages[index], plan.canvas
+    average = averages[index]
     x_axis, y_axis = axis("x", 2 * index), axis("y", 2 * index)
-    x, y = plan.place(index)
-    x_domain, y_domain = canvas.domain(x, y, plan.panel, CURVES)
     layers = np.asarray(average.layers)
     present = [c for c in average.classes if shown(average, c)]
     for name in sorted(present, key=lambda c: line_of(c).width >= STRONG):
@@ -90,38 +104,41 @@ def _add_curves(figure: go.Figure, averages: Sequence[AverageTrace], plan: Plan,
             )
         )
         named.add(name)
+
+
+def _curve_axes(averages: Sequence[AverageTrace], plan: Plan, index: int) -> dict[str, Any]:
+    average = averages[index]
+    x_axis, y_axis = axis("x", 2 * index), axis("y", 2 * index)
+    x_domain, y_domain = plan.canvas.domain(*plan.place(index), plan.panel, CURVES)
     first = next(i for i, a in enumerate(averages) if a.metric == average.metric)
     beside = index % plan.columns == 0 or averages[index - 1].metric != average.metric
-    figure.layout[in_layout(x_axis)] = {
-        **AXIS,
-        "domain": x_domain,
-        "anchor": y_axis,
-        "range": [layers.min() - 0.5, layers.max() + 0.5],
-        "matches": axis("x", 2 * index + 1),
-        "showticklabels": False,
+    return {
+        in_layout(x_axis): {
+            **AXIS,
+            "domain": x_domain,
+            "anchor": y_axis,
+            "range": [min(average.layers) - 0.5, max(average.layers) + 0.5],
+            "matches": axis("x", 2 * index + 1),
+            "showticklabels": False,
+        },
+        in_layout(y_axis): {
+            **VALUES,
+            "domain": y_domain,
+            "anchor": x_axis,
+            "range": _value_range([a for a in averages if a.metric == average.metric]),
+            "matches": axis("y", 2 * first) if first != index else None,
+            "nticks": 7,
+            "tickfont": SMALL,
+            "showticklabels": beside,
+            "title": {"text": "average indirect effect" if index % plan.columns == 0 else "", "font": {"size": 12.5}},
+        },
     }
-    figure.layout[in_layout(y_axis)] = {
-        **VALUES,
-        "domain": y_domain,
-        "anchor": x_axis,
-        "range": _value_range([a for a in averages if a.metric == average.metric]),
-        "matches": axis("y", 2 * first) if first != index else None,
-        "nticks": 7,
-        "tickfont": SMALL,
-        "showticklabels": beside,
-        "title": {"text": "average indirect effect" if index % plan.columns == 0 else "", "font": {"size": 12.5}},
-    }
-    figure.add_annotation(canvas.heading(x, y, plan.headings[index]))
 
 
-def _add_heat_map(figure: go.Figure, averages: Sequence[AverageTrace], plan: Plan, index: int) -> None:
+def _add_heat_map(figure: go.Figure, averages: Sequence[AverageTrace], index: int) -> None:
     import plotly.graph_objects as go
 
-    average, canvas = averages[index], plan.canvas
-    x_axis, y_axis = axis("x", 2 * index + 1), axis("y", 2 * index + 1)
-    x, y = plan.place(index)
-    y += CURVES + BETWEEN
-    x_domain, y_domain = canvas.domain(x, y, plan.panel, plan.heat)
+    average = averages[index]
     layers = list(range(min(average.layers), max(average.layers) + 1))
     columns = [layer - layers[0] for layer in average.layers]
     z = np.full((len(average.classes), len(layers)), np.nan)
@@ -149,30 +166,39 @@ def _add_heat_map(figure: go.Figure, averages: Sequence[AverageTrace], plan: Pla
             zmax=max(end, 0.0),
             xgap=gap,
             ygap=gap,
-            colorbar=canvas.color_bar(x + plan.panel, y, plan.heat, "average effect"),
-            xaxis=x_axis,
-            yaxis=y_axis,
+            xaxis=axis("x", 2 * index + 1),
+            yaxis=axis("y", 2 * index + 1),
         )
     )
-    figure.layout[in_layout(x_axis)] = {
-        **AXIS,
-        "domain": x_domain,
-        "anchor": y_axis,
-        "range": [layers[0] - 0.5, layers[-1] + 0.5],
-        "tickvals": layer_ticks(layers),
-        "tickfont": SMALL,
-        "title": {"text": x_title(average), "font": {"size": 12.5}, "standoff": 8},
-    }
-    figure.layout[in_layout(y_axis)] = {
-        **AXIS,
-        "domain": y_domain,
-        "anchor": x_axis,
-        "range": [len(average.classes) - 0.5, -0.5],
-        "tickvals": list(range(len(average.classes))),
-        "ticktext": [row_label(name) for name in average.classes],
-        "tickfont": {"size": 13},
-        "ticklabelstandoff": 5,
-        "showticklabels": index % plan.columns == 0,
+
+
+def _heat_axes(averages: Sequence[AverageTrace], plan: Plan, index: int) -> dict[str, Any]:
+    average = averages[index]
+    x_axis, y_axis = axis("x", 2 * index + 1), axis("y", 2 * index + 1)
+    x, y = plan.place(index)
+    x_domain, y_domain = plan.canvas.domain(x, y + CURVES + BETWEEN, plan.panel, plan.heat)
+    layers = list(range(min(average.layers), max(average.layers) + 1))
+    return {
+        in_layout(x_axis): {
+            **AXIS,
+            "domain": x_domain,
+            "anchor": y_axis,
+            "range": [layers[0] - 0.5, layers[-1] + 0.5],
+            "tickvals": layer_ticks(layers, tick_room(layers, plan.panel)),
+            "tickfont": SMALL,
+            "title": axis_title(x_title(average), plan.panel)[0],
+        },
+        in_layout(y_axis): {
+            **AXIS,
+            "domain": y_domain,
+            "anchor": x_axis,
+            "range": [len(average.classes) - 0.5, -0.5],
+            "tickvals": list(range(len(average.classes))),
+            "ticktext": [row_label(name) for name in average.classes],
+            "tickfont": {"size": 13},
+            "ticklabelstandoff": 5,
+            "showticklabels": index % plan.columns == 0,
+        },
     }
 
 

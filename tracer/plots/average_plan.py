@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..labels import METRICS, escape, model_label, remark
+from ..labels import METRICS, escape, model_label, remark, x_title
+from .fit import axis_title, in_line, panel_widths
 from .style import BAR_ROOM, EDGE, LINE, TITLES, Canvas, legend_height, small, text_width, wrapped
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ LINES = {
 OTHER = Line("#5f7f4f", 1.7, "dashdot", "diamond")
 STRONG = 3.0  # lines of this width and more are drawn last, above the others
 
-CURVES, BETWEEN, ROW, BOTTOM, GAP = 230, 26, 26, 60, 26
-COLUMNS = 3
+CURVES, BETWEEN, ROW, BOTTOM, RIGHT = 230, 26, 26, 60, 8
+NARROWEST = 680  # for the title
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Plan:
 
     title: str
     subtitle: str
-    headings: list[str]
-    entries: list[str]
+    headings: tuple[str, ...]
+    entries: tuple[str, ...]
     left: int
     legend_top: int
     top: int
@@ -55,35 +56,52 @@ class Plan:
     step: tuple[int, int]
     columns: int
     rows: int
+    bottom: int
     width: int
 
     @classmethod
-    def of(cls, averages: Sequence[AverageTrace]) -> Plan:
-        columns = min(len(averages), COLUMNS)
-        rows = -(-len(averages) // COLUMNS)
+    def of(cls, averages: Sequence[AverageTrace], width: int) -> Plan:
+        """The plan for ``width`` pixels, or for as many as one column of panels needs."""
         n_layers = max(max(a.layers) - min(a.layers) + 1 for a in averages)
-        panel = min(max(34 * n_layers, 300), 380)
         heat = ROW * max(len(a.classes) for a in averages)
         left = 30 + int(max(text_width(escape(name)) for a in averages for name in a.classes))
         # every panel beyond the first of its line repeats the numbers of its axis where its metric is another one
         room = 22 if len({a.metric for a in averages}) == 1 else 60
-        width = max(left + columns * (panel + BAR_ROOM) + (columns - 1) * room + 8, 680)
-        common = {_sample(a) for a in averages}
-        subtitle, lines = wrapped(_totals(averages, alone=len(common) == 1), width - 2 * EDGE)
-        headings = [_heading(a, alone=len(common) == 1) for a in averages]
+
+        def beside(columns: int) -> int:
+            return left + columns * BAR_ROOM + (columns - 1) * room + RIGHT
+
+        columns, panel = in_line(width, len(averages), panel_widths(n_layers, 230, 300, 380), beside)
+        total = max(beside(columns) + columns * panel, NARROWEST)
+        across = panel + BAR_ROOM + room
+        alone = len({_sample(a) for a in averages}) == 1
+        subtitle, lines = wrapped(_totals(averages, alone), total - 2 * EDGE)
+        headings = tuple(_heading(a, alone, across - 10) for a in averages)
         heading = 24 + LINE * (max(text.count("<br>") for text in headings))
-        entries = [c for c in _classes(averages) if any(shown(a, c) for a in averages)]
+        entries = tuple(c for c in _classes(averages) if any(shown(a, c) for a in averages))
         legend_top = 76 + LINE * (lines - 1)
-        top = legend_top + (legend_height(entries, width) if entries else 0) + 14 + heading
-        step = (panel + BAR_ROOM + room, CURVES + BETWEEN + heat + BOTTOM + heading)
-        title = _title(averages, alone=len(common) == 1)
+        top = legend_top + (legend_height(entries, total) if entries else 0) + 14 + heading
+        bottom = BOTTOM + LINE * (max(axis_title(x_title(a), panel)[1] for a in averages) - 1)
         return cls(
-            *(title, subtitle, headings, entries, left, legend_top, top, panel, heat, step, columns, rows, width)
+            title=_title(averages, alone),
+            subtitle=subtitle,
+            headings=headings,
+            entries=entries,
+            left=left,
+            legend_top=legend_top,
+            top=top,
+            panel=panel,
+            heat=heat,
+            step=(across, CURVES + BETWEEN + heat + bottom + heading),
+            columns=columns,
+            rows=-(-len(averages) // columns),
+            bottom=bottom,
+            width=total,
         )
 
     @property
     def canvas(self) -> Canvas:
-        last = CURVES + BETWEEN + self.heat + BOTTOM
+        last = CURVES + BETWEEN + self.heat + self.bottom
         return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + last)
 
     def place(self, index: int) -> tuple[int, int]:
@@ -103,15 +121,17 @@ def _title(averages: Sequence[AverageTrace], alone: bool) -> str:
     return f"Average indirect effect over {counted(averages[0])}"
 
 
-def _heading(average: AverageTrace, alone: bool) -> str:
-    lines = [f"<b>{TITLES.get(average.kind, escape(average.kind))}</b>"]
+def _heading(average: AverageTrace, alone: bool, width: int) -> str:
+    parts: list[list[str]] = []
     if not alone:
-        lines.append(small(f"{model_label(average.model)} · {_metric(average)}"))
-        lines.append(small(counted(average)))
-        lines.append(small(f"total effect {_total(average)}"))
-    if remark(average):
-        lines.append(small(remark(average)))
-    return "<br>".join(lines)
+        parts = [
+            [model_label(average.model), _metric(average)],
+            [counted(average)],
+            [f"total effect {_total(average)}"],
+        ]
+    lines = [wrapped(each, width, 12)[0] for each in (*parts, remark(average).split(" · "))]
+    title = f"<b>{TITLES.get(average.kind, escape(average.kind))}</b>"
+    return "<br>".join([title, *(small(line) for text in lines if text for line in text.split("<br>"))])
 
 
 def _totals(averages: Sequence[AverageTrace], alone: bool) -> list[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TracerError
-from ..labels import METRICS, estimate, headline, measure, model_label, token_label
+from ..labels import METRICS, estimate, measure, model_label, token_label
 from .average_plan import counted, percent
+from .fit import Arrangement, arrange, headline_on, tick_room, widths
 from .style import AXIS, EDGE, LINE, SMALL, VALUES, Canvas, layer_ticks, legend_height, wrapped
 
 if TYPE_CHECKING:
@@ -28,9 +29,14 @@ BARS = {
 }
 LAST_SUBJECT = "last subject token"
 LEFT, PANEL, BOTTOM, RIGHT = 78, 250, 60, 26
+NARROWEST = 560  # for the title
 
 
-def plot_severed(results: Sequence[CausalTrace] | Sequence[AverageTrace], token: int | str | None = None) -> go.Figure:
+def plot_severed(
+    results: Sequence[CausalTrace] | Sequence[AverageTrace],
+    token: int | str | None = None,
+    width: int | None = None,
+) -> go.Figure:
     """Effects of restoring a hidden state per layer, whole and with the MLPs or the attentions severed, as bars.
 
     results: the ordinary trace and one or both severed ones, in any order: of one prompt, or averages over the same
@@ -38,6 +44,7 @@ def plot_severed(results: Sequence[CausalTrace] | Sequence[AverageTrace], token:
     token: whose state is restored; by default the subject's last token. Of averages, the name of a class; of traces
         of one prompt an index of a token, negative from the end, or the name of a class with one token ("first subject
         token", "last subject token", "first subsequent token", "last token").
+    width: pixels the figure may take, as for `plot_trace`.
 
     Raises TracerError for results that do not belong together (other prompts, models, metrics, layers), where the
     ordinary or any severed one is missing or one comes twice, and for a token that was not traced.
@@ -48,18 +55,6 @@ def plot_severed(results: Sequence[CausalTrace] | Sequence[AverageTrace], token:
     first = by_sever[None]
     average = hasattr(first, "classes")
     rows = {sever: _row(each, token) for sever, each in by_sever.items()}
-    layers = list(range(min(first.layers), max(first.layers) + 1))
-    width = LEFT + min(max(len(layers) * (10 * len(rows) + 8), 600), 1080) + RIGHT
-    if average:
-        title = f"What severed paths leave of the effect, over {counted(first)}"
-    else:
-        title = headline(first.prompt, first.answer, (width - 2 * EDGE) // 10)
-    subtitle, lines = wrapped(_subtitle(by_sever, token), width - 2 * EDGE)
-    entries = [BARS[sever][0] for sever in rows]
-    legend_top = 76 + LINE * (lines - 1)
-    top = legend_top + legend_height(entries, width) + 12
-    canvas = Canvas(width, top + PANEL + BOTTOM)
-    x_domain, y_domain = canvas.domain(LEFT, top, width - LEFT - RIGHT, PANEL)
     figure = go.Figure()
     for sever, (effect, low, high) in rows.items():
         name, color = BARS[sever]
@@ -85,13 +80,34 @@ def plot_severed(results: Sequence[CausalTrace] | Sequence[AverageTrace], token:
                 name=name,
             )
         )
-    legend = {"showlegend": True, "legend": canvas.legend(entries, legend_top)}
-    figure.update_layout(canvas.layout(title, subtitle, barmode="group", bargap=0.28, bargroupgap=0.0, **legend))
-    figure.layout["xaxis"] = {
+    n_layers = max(first.layers) - min(first.layers) + 1
+    best = LEFT + min(max(n_layers * (10 * len(rows) + 8), 600), 1080) + RIGHT
+    fitting = dict.fromkeys(max(min(each, best), NARROWEST) for each in widths(width))
+    return arrange(figure, [_arrangement(by_sever, token, each) for each in fitting])
+
+
+def _arrangement(by_sever: dict[str | None, Any], token: int | str | None, width: int) -> Arrangement:
+    """Titles, legend and axes of a figure ``width`` wide."""
+    first = by_sever[None]
+    average = hasattr(first, "classes")
+    layers = list(range(min(first.layers), max(first.layers) + 1))
+    panel = width - LEFT - RIGHT
+    if average:
+        title = f"What severed paths leave of the effect, over {counted(first)}"
+    else:
+        title = headline_on(width - 2 * EDGE, first.prompt, first.answer)
+    subtitle, lines = wrapped(_subtitle(by_sever, token), width - 2 * EDGE)
+    entries = [BARS[sever][0] for sever in by_sever]
+    legend_top = 76 + LINE * (lines - 1)
+    top = legend_top + legend_height(entries, width) + 12
+    canvas = Canvas(width, top + PANEL + BOTTOM)
+    x_domain, y_domain = canvas.domain(LEFT, top, panel, PANEL)
+    bars = {"barmode": "group", "bargap": 0.28, "bargroupgap": 0.0}
+    x_axis = {
         **AXIS,
         "domain": x_domain,
         "range": [layers[0] - 0.6, layers[-1] + 0.6],
-        "tickvals": layer_ticks(layers, room=26),
+        "tickvals": layer_ticks(layers, min(tick_room(layers, panel), 26)),
         "tickfont": SMALL,
         "title": {
             "text": f"layer of {model_label(first.model)} at which the single hidden state is restored",
@@ -99,14 +115,15 @@ def plot_severed(results: Sequence[CausalTrace] | Sequence[AverageTrace], token:
             "standoff": 8,
         },
     }
-    figure.layout["yaxis"] = {
+    y_axis = {
         **VALUES,
         "domain": y_domain,
         "nticks": 7,
         "tickfont": SMALL,
         "title": {"text": "average indirect effect" if average else "indirect effect", "font": {"size": 12.5}},
     }
-    return figure
+    legend = {"showlegend": True, "legend": canvas.legend(entries, legend_top)}
+    return Arrangement(canvas.layout(title, subtitle, xaxis=x_axis, yaxis=y_axis, **bars, **legend))
 
 
 def _sorted(results: Any) -> dict[str | None, Any]:

@@ -3,177 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import TracerError
-from ..labels import MODULES, escape, headline, measure, remark, row_labels, summary, token_label, x_title
-from .style import (
-    AXIS,
-    BAR_ROOM,
-    COLORS,
-    EDGE,
-    INK,
-    LINE,
-    SMALL,
-    TITLES,
-    Canvas,
-    axis,
-    in_layout,
-    layer_ticks,
-    small,
-    text_width,
-    wrapped,
-)
+from ..labels import MODULES, measure, remark, token_label
+from .fit import arrange, widths
+from .style import COLORS, INK, axis
+from .trace_plan import Plan, arrangement
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ..result import CausalTrace
 
-TOP, HEADING, BOTTOM, RIGHT = 118, 62, 60, 30  # margins; the top holds title, subtitle and panel titles
-COLUMNS = 3
 
-
-def plot_trace(trace: CausalTrace | Sequence[CausalTrace]) -> go.Figure:
-    """Heat map of one trace, or one panel per trace side by side (three to a row).
+def plot_trace(trace: CausalTrace | Sequence[CausalTrace], width: int | None = None) -> go.Figure:
+    """Heat map of one trace, or one panel per trace side by side, up to three in a line.
 
     Rows are tokens from first to last, those of the subject with a star; columns are layers; the colour is the metric
     after restoring, its floor the corrupted score, its ceiling the largest score of the panel. Small rings mark the
     `strongest_sites`. Layers that were not traced are left blank. A panel says so where paths were severed and where
     its effects are estimates. Texts are shown literally.
 
+    width: pixels the figure may take. Panels become narrower, and where their cells would be too small fewer stand in
+        a line. By default 1240, which a window of 1300 pixels has room for; an exported page then rearranges them to
+        fit the window it is shown in.
+
     Raises TracerError for an empty sequence and for things that are no traces.
     """
     import plotly.graph_objects as go
 
     traces = _as_list(trace)
-    grid = _Grid.of(traces)
-    figure = go.Figure()
-    for index in range(len(traces)):
-        _add_panel(figure, traces, grid, index)
-    title, subtitle = "Where restoring clean states brings the answer back", ""
-    if not grid.headed:
-        title = headline(traces[0].prompt, traces[0].answer, (grid.width - 2 * EDGE) // 10)
-        subtitle, _ = wrapped(summary(traces[0]), grid.width - 2 * EDGE)
-    figure.update_layout(grid.canvas.layout(title, subtitle))
+    plans = dict.fromkeys(Plan.of(traces, each) for each in widths(width))
+    figure = go.Figure([_heat_map(each, index) for index, each in enumerate(traces)])
+    arrange(figure, [arrangement(traces, plan) for plan in plans])
+    for index, each in enumerate(traces):
+        _add_rings(figure, each, index)
     return figure
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Where the panels lie, in pixels from the top left corner."""
-
-    left: int
-    top: int
-    panel: tuple[int, int]  # width, height of one heat map
-    step: tuple[int, int]  # from one panel to the next
-    columns: int
-    rows: int
-    headed: bool  # panels of different prompts: each says its own instead of the figure's title
-    width: int
-
-    @classmethod
-    def of(cls, traces: Sequence[CausalTrace]) -> _Grid:
-        n_layers = max(max(t.layers) - min(t.layers) + 1 for t in traces)
-        n_rows = max(len(t.positions) for t in traces)
-        width = min(max(34 * n_layers, 250), 340)
-        height = max(n_rows * (30 if n_rows <= 9 else 23 if n_rows <= 20 else 17), 150)
-        left = 30 + int(max(text_width(label) for t in traces for label in row_labels(t)))
-        headed = len({(t.prompt, t.subject, t.answer, t.model, t.metric, t.foil) for t in traces}) > 1
-        # the label column is repeated only where neighbours have different tokens
-        repeat = any(not _same_rows(traces[i - 1], t) for i, t in enumerate(traces) if i % COLUMNS)
-        columns = min(len(traces), COLUMNS)
-        remarks = LINE if any(map(remark, traces)) else 0
-        step = (width + BAR_ROOM + (left if repeat else 22), height + BOTTOM + HEADING + remarks)
-        total = max(left + (columns - 1) * step[0] + width + BAR_ROOM + RIGHT, 560)
-        _, lines = ("", 0) if headed else wrapped(summary(traces[0]), total - 2 * EDGE)
-        top = (96 if headed else TOP + LINE * (lines - 1)) + remarks
-        return cls(left, top, (width, height), step, columns, -(-len(traces) // COLUMNS), headed, total)
-
-    @property
-    def canvas(self) -> Canvas:
-        return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + self.panel[1] + BOTTOM)
-
-    def place(self, index: int) -> tuple[int, int]:
-        """The upper left corner of a panel."""
-        return self.left + index % self.columns * self.step[0], self.top + index // self.columns * self.step[1]
-
-
-def _add_panel(figure: go.Figure, traces: Sequence[CausalTrace], grid: _Grid, index: int) -> None:
+def _heat_map(trace: CausalTrace, index: int) -> go.Heatmap:
     import plotly.graph_objects as go
 
-    trace, canvas = traces[index], grid.canvas
-    first = index - index % grid.columns
-    # panels with the rows of the first in their line zoom with it and are not labelled again
-    shared = index != first and _same_rows(traces[first], trace)
-    x_axis, y_axis = axis("x", index), axis("y", index)
-    x, y = grid.place(index)
-    width, height = grid.panel
-    x_domain, y_domain = canvas.domain(x, y, width, height)
     layers = list(range(min(trace.layers), max(trace.layers) + 1))
     gap = 1 if len(layers) <= 24 else 0
     floor, ceiling, falling = _color_range(trace)
-    figure.add_trace(
-        go.Heatmap(
-            z=_spread(np.asarray(trace.scores, dtype=float), trace.layers, np.nan),
-            x=layers,
-            y=list(range(len(trace.positions))),
-            customdata=_hover_data(trace),
-            meta=[measure(trace), remark(trace) and f" ({remark(trace)})"],
-            # whatever the user wrote is looked up, it is never part of the template
-            hovertemplate="<b>%{customdata[0]}</b> (token %{customdata[1]})<br>%{customdata[2]}<br>"
-            "%{meta[0]} = %{z:.4f}<br>effect %{customdata[3]}%{meta[1]}<extra></extra>",
-            hoverongaps=False,
-            colorscale=COLORS.get(trace.kind, "Blues"),
-            reversescale=falling,
-            zmin=floor,
-            zmax=ceiling,
-            xgap=gap,
-            ygap=gap,
-            colorbar=canvas.color_bar(x + width, y, height, measure(trace, int((height + 40) / 6.9))),
-            xaxis=x_axis,
-            yaxis=y_axis,
-        )
+    return go.Heatmap(
+        z=_spread(np.asarray(trace.scores, dtype=float), trace.layers, np.nan),
+        x=layers,
+        y=list(range(len(trace.positions))),
+        customdata=_hover_data(trace),
+        meta=[measure(trace), remark(trace) and f" ({remark(trace)})"],
+        # whatever the user wrote is looked up, it is never part of the template
+        hovertemplate="<b>%{customdata[0]}</b> (token %{customdata[1]})<br>%{customdata[2]}<br>"
+        "%{meta[0]} = %{z:.4f}<br>effect %{customdata[3]}%{meta[1]}<extra></extra>",
+        hoverongaps=False,
+        colorscale=COLORS.get(trace.kind, "Blues"),
+        reversescale=falling,
+        zmin=floor,
+        zmax=ceiling,
+        xgap=gap,
+        ygap=gap,
+        xaxis=axis("x", index),
+        yaxis=axis("y", index),
     )
-    figure.layout[in_layout(x_axis)] = {
-        **AXIS,
-        "domain": x_domain,
-        "anchor": y_axis,
-        "range": [layers[0] - 0.5, layers[-1] + 0.5],
-        "tickvals": layer_ticks(layers),
-        "tickfont": SMALL,
-        "title": {"text": x_title(trace), "font": {"size": 12.5}, "standoff": 8},
-    }
-    figure.layout[in_layout(y_axis)] = {
-        **AXIS,
-        "domain": y_domain,
-        "anchor": x_axis,
-        # numbers, not the texts, place the rows: two equal tokens are two rows; the first token is on top
-        "range": [len(trace.positions) - 0.5, -0.5],
-        "tickvals": list(range(len(trace.positions))),
-        "ticktext": row_labels(trace),
-        "tickfont": {"size": 13},
-        "ticklabelstandoff": 5,
-        "showticklabels": not shared,
-        "matches": axis("y", first) if shared else None,
-    }
-    heading = [f"<b>{TITLES.get(trace.kind, escape(trace.kind))}</b>"]
-    if grid.headed:
-        heading.append(small(headline(trace.prompt, trace.answer, (grid.step[0] - 10) // 7)))
-    if remark(trace):
-        heading.append(small(remark(trace)))
-    figure.add_annotation(canvas.heading(x, y, "<br>".join(heading)))
+
+
+def _add_rings(figure: go.Figure, trace: CausalTrace, index: int) -> None:
     for token, layer in strongest_sites(trace):
         # pixels around the cell's centre: a ring stays a ring in cells of any size
         figure.add_shape(
             {
                 "type": "circle",
-                "xref": x_axis,
+                "xref": axis("x", index),
                 "xanchor": layer,
-                "yref": y_axis,
+                "yref": axis("y", index),
                 "yanchor": trace.positions.index(token),
             },
             xsizemode="pixel",
@@ -213,10 +119,6 @@ def _as_list(trace: CausalTrace | Sequence[CausalTrace]) -> list[CausalTrace]:
         if not hasattr(each, "scores") or not hasattr(each, "positions"):
             raise TracerError(f"plot_trace expected a CausalTrace or a list of them, got {type(each).__name__}")
     return traces
-
-
-def _same_rows(a: CausalTrace, b: CausalTrace) -> bool:
-    return a.positions == b.positions and row_labels(a) == row_labels(b)
 
 
 def _spread(values: np.ndarray, layers: Sequence[int], blank: Any) -> np.ndarray:
