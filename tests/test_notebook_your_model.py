@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+import tracer
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -45,4 +49,25 @@ def test_a_random_model_of_another_architecture_is_told_that_it_knows_nothing(qu
     assert found["model"] == found["alignment"] == "OK"
     assert found["knowledge"] == found["covariance"] == found["layers"] == found["trial edit"] == "LOOK HERE"
     assert "not 'Seattle': what follows is about what it says" in printed
-    assert "FactWorld's training text, which is narrow" in printed
+    assert "more text still matters" in printed, printed
+
+
+@pytest.mark.parametrize("name", ["01_space_needle_trace.ipynb", "07_your_model.ipynb"])
+def test_the_model_is_the_real_one_where_it_is_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a notebook runs on: an environment variable wins, and an empty one means the embedded model."""
+    first = next(cell for cell in nbformat.read(FOLDER / name, as_version=4).cells if cell["cell_type"] == "code")
+
+    def chosen(ready: bool, **environment: str) -> str | None:
+        for variable in ("TRACER_MODEL", "TRACER_NOTEBOOK_MODEL"):
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setattr(tracer, "models", lambda: (SimpleNamespace(name="gemma-3-270m", ready=ready),))
+        variables: dict[str, Any] = {}
+        exec(first["source"], variables)
+        return variables["MODEL"]
+
+    assert chosen(ready=True) == "gemma-3-270m"
+    assert chosen(ready=False) is None
+    assert chosen(ready=True, TRACER_NOTEBOOK_MODEL="") is None
+    assert chosen(ready=False, TRACER_NOTEBOOK_MODEL="gpt2") == "gpt2"
