@@ -13,6 +13,7 @@ import torch
 from tracer import NeuronAttribution, TracerError
 from tracer.answers import answer_text, own_answer
 from tracer.hooks import evaluating, frozen
+from tracer.tokens import bare_note
 
 from .edit import Edit
 from .memory import peak_memory
@@ -130,7 +131,7 @@ def compute_edits(
             seconds=seconds * len(group) / total,
             memory=memory(),
             evidence=dict(change.evidence),
-            note=change.note,
+            note="; ".join(filter(None, [change.note, bare_note(model, group[0].text)])),
         )
         for group, change in zip(checked, changes, strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,19 @@ import checkpoints
 import pytest
 from hypothesis import settings
 
-from tracer.model import Model, load
+from tracer.errors import TracerNote
+from tracer.model import Model, load, models
 
 # the same examples in every run, and no deadline: a machine may be busy
 settings.register_profile("tracer", derandomize=True, deadline=None)
 settings.load_profile("tracer")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--strict-real", action="store_true", help="tests of pretrained models fail, not skip, where those are missing"
+    )
+
 
 _SHARED = Path(__file__).parents[2] / "shared"
 
@@ -68,5 +77,24 @@ def tiny(tiny_folder: Callable[[str], Path]) -> Callable[[str], Model]:
         if architecture not in made:
             made[architecture] = load(tiny_folder(architecture))
         return made[architecture]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def real(request: pytest.FixtureRequest) -> Callable[[str], Model]:
+    """``real("gemma-3-270m")``: a pretrained model of an installed package. Shared by all tests: leave it as found."""
+    made: dict[str, Model] = {}
+    listed = {each.name: each for each in models()}
+
+    def model(name: str) -> Model:
+        if not listed[name].ready:
+            reason = f"{name} is not installed: {listed[name].how}"
+            pytest.fail(reason) if request.config.getoption("--strict-real") else pytest.skip(reason)
+        if name not in made:
+            with warnings.catch_warnings():  # putting it together says so once
+                warnings.filterwarnings("ignore", ".*put together once", TracerNote)
+                made[name] = load(name)
+        return made[name]
 
     return model

@@ -19,7 +19,7 @@ from .hooks import Replace, Site, frozen
 from .metrics import Metric
 from .progress import track
 from .sweep import BUDGET_BYTES, check_max_rows, record, sweep
-from .tokens import Fact, token_text
+from .tokens import Fact, bare_note, token_text
 
 if TYPE_CHECKING:
     from .model import Model
@@ -182,10 +182,10 @@ class Attributor:
         return found
 
     def note(self, run: Untouched) -> str:
-        own = run.base.logits[0].argmax(-1).tolist()
-        if own == list(run.metric.answer):
-            return ""
-        return f"the target is not what the model says, {answer_text(self.model, own)!r}"
+        own, notes = run.base.logits[0].argmax(-1).tolist(), [bare_note(self.model, run.fact.text)]
+        if own != list(run.metric.answer):
+            notes.append(f"the target is not what the model says, {answer_text(self.model, own)!r}")
+        return "; ".join(filter(None, notes))
 
     def result(
         self,

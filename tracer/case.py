@@ -14,6 +14,7 @@ from .answers import Readout, answer_text
 from .errors import TracerError
 from .metrics import NAMES, Metric, log_probs, normalised, parting
 from .result import CausalTrace
+from .tokens import bare_note
 
 if TYPE_CHECKING:
     from .model import Model
@@ -118,7 +119,7 @@ class Case:
             notes.append("the subject ends the prompt: its last token is also the prompt's last")
         if self.own != self.answer:
             notes.append(f"the target is not what the model says, {answer_text(self.model, self.own)!r}")
-        return "; ".join(notes)
+        return "; ".join(filter(None, [*notes, bare_note(self.model, self.fact.text)]))
 
     def traces(
         self, scores: np.ndarray, positions: tuple[int, ...], layers: tuple[int, ...], method: str = "exact"

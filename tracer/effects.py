@@ -22,7 +22,7 @@ from .errors import TracerError
 from .progress import track
 from .statistics import clustered_mean
 from .sweep import check_max_rows, record, sweep
-from .tokens import Fact
+from .tokens import Fact, bare_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def neuron_effects(
         seed=int(seed),
         model=model.name,
         fingerprint=model.fingerprint(),
-        note="; ".join(notes),
+        note="; ".join(filter(None, [*notes, bare_note(model, facts[0].text)])),
     )
 
 

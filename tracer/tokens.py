@@ -151,6 +151,18 @@ class Fact:
         return Inspection(self, alignment, tuple(token_text(tokenizer, i) for i in alignment.target_ids))
 
 
+def bare_note(model: Model | PreTrainedTokenizerBase, text: str) -> str:
+    """A remark if ``text`` is put to a chat model without its chat template, else "".
+
+    A text in the template is told by a special token written out in it, such as ``<|im_start|>``.
+    """
+    tokenizer: Any = getattr(model, "tokenizer", model)
+    marks = [token for token in tokenizer.all_special_tokens if token.strip()]
+    if not tokenizer.chat_template or any(mark in text for mark in marks):
+        return ""
+    return "a chat model, asked without its chat template (tokenizer.apply_chat_template)"
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Text of one token with its leading space; a piece of a split character is the replacement character."""
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))

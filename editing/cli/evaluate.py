@@ -74,7 +74,7 @@ def evaluate(
     layers: Annotated[str | None, typer.Option(help="Where to write, such as 2,3 or 3-8.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn.")] = 0,
     sets: Sets = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Hub name or folder of the model.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name, folder or .gguf file of the model.")] = None,
     device: Device = None,
     split: Split = None,
     limit: Limit = None,
@@ -111,7 +111,8 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
     sets: Sets = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Hub name or folder of a model; may be repeated.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Name, folder or .gguf file of a model; may be repeated."),
     ] = None,
     device: Device = None,
     split: Split = None,

@@ -6,14 +6,16 @@ Bad input ends with exit code 2 and one line on standard error.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from ..errors import TracerError
+from ..errors import TracerError, TracerNote
 
 KINDS = ("hidden", "mlp", "attn")
 MODULES = ("mlp", "attn")
@@ -21,11 +23,12 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError; typer ke
 
 
 class _Command(TyperGroup):
-    """Errors a user can mend are one line, not a traceback or a box."""
+    """Errors a user can mend and notes about a model are one line each, not a traceback or a box."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _one_line_notes():
+                return super().invoke(ctx)
         except TracerError as error:
             _fail(str(error))
         except USAGE_ERROR as error:
@@ -43,7 +46,10 @@ app = typer.Typer(
 Prompt = Annotated[str, typer.Argument(help="Text to be continued; it holds the subject, or {} in its place.")]
 Subject = Annotated[str, typer.Option("--subject", "-s", help="What the fact is about; a part of the prompt.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", "-m", help="Hub name or folder; without it the embedded model.")
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Hub name, folder, .gguf file or a name of tracer models; without it the embedded model."
+    ),
 ]
 Target = Annotated[
     str | None, typer.Option(help='The answer, such as " Seattle"; without it the model\'s own next token.')
@@ -107,6 +113,24 @@ def apart(given: dict[str, Any], reason: str) -> None:
     for name, value in given.items():
         if value is not None and value is not False and value != []:
             raise TracerError(f"{name} {reason}")
+
+
+@contextmanager
+def _one_line_notes() -> Iterator[None]:
+    from ..text import printable
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", TracerNote)
+        usual = warnings.showwarning
+
+        def shown(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, TracerNote):
+                typer.echo("tracer: note: " + printable(" ".join(str(message).split())), err=True)
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.showwarning = shown
+        yield
 
 
 def _fail(message: str) -> NoReturn:

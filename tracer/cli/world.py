@@ -1,4 +1,4 @@
-"""``tracer tokens`` and ``tracer world``: a prompt in the model's tokens, and what the embedded model knows."""
+"""``tracer models``, ``tokens``, ``world``: what can be loaded, a prompt in tokens, what the embedded model knows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ import typer
 
 from . import printing
 from .command import ModelName, Prompt, Subject, Target, app, existing
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be loaded here without a network, or by installing a package."""
+    from rich.table import Column
+
+    from ..model import models as available
+
+    names = (Column(name, no_wrap=True) for name in ("name", "model", "licence"))
+    filled = printing.table(*names, "")
+    for each in available():
+        name, licence = each.name or "(no name)", each.licence or "see the hub"
+        filled.add_row(*map(printing.literal, (name, each.what, licence, each.how)))
+    printing.show(filled)
 
 
 @app.command()

@@ -17,6 +17,7 @@ class Available:
         name: what to give to ``load``; None for the embedded model.
         what: the model in a few words.
         licence: of the weights; empty where it is not known here.
+        terms: where that licence is to be read, or empty.
         ready: False if something has to be installed first.
         how: where it is, or what to install.
     """
@@ -24,25 +25,26 @@ class Available:
     name: str | None
     what: str
     licence: str
+    terms: str
     ready: bool
     how: str
 
 
 def models() -> tuple[Available, ...]:
     """The embedded model, those that packages of the registry bring (installed or not), and the hub's local cache."""
-    embedded = Available(None, f"{EMBEDDED}, trained by this project", "MIT", True, "embedded")
+    embedded = Available(None, f"{EMBEDDED}, trained here", "MIT", "", True, "embedded")
     return (embedded, *(_packaged(name) for name in PACKAGED), *_cached())
 
 
 def _packaged(name: str) -> Available:
     about = PACKAGED[name]
     if kept(name).is_dir():
-        ready, how = True, f"in {kept(name)}"
+        ready, how = True, "ready in the cache"
     elif installed(name):
-        ready, how = True, "installed, put together when first loaded"
+        ready, how = True, "installed; put together when first loaded"
     else:
         ready, how = False, f"pip install {about.install}"
-    return Available(name, about.what, f"{about.licence}, {about.terms}", ready, how)
+    return Available(name, about.what, about.licence, about.terms, ready, how)
 
 
 def _cached() -> list[Available]:
@@ -54,7 +56,7 @@ def _cached() -> list[Available]:
     except CacheNotFound:
         return []
     return [
-        Available(found.repo_id, "from the hub", "", True, f"in {found.repo_path}")
+        Available(found.repo_id, "from the hub", "", "", True, "ready in the hub's cache")
         for found in sorted(repositories, key=lambda found: found.repo_id)
         if found.repo_type == "model" and any(_complete(revision.snapshot_path) for revision in found.revisions)
     ]
