@@ -1,4 +1,8 @@
-"""The gallery that README shows: ``make figures`` writes it again from the embedded model."""
+"""The gallery that README shows: ``make figures`` writes it again, from the embedded model and from a pretrained one.
+
+Figures of Gemma 3 270M are made where its packages are installed; averages over facts and effects of neurons from what
+``benchmarks/real_model.py`` keeps, since they take an hour.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ WINDOW = 3  # of eight layers; the paper restores ten of 48
 KINDS = ("hidden", "mlp", "attn")
 
 SPACE_NEEDLE = tracer.Fact("{} is in downtown", "The Space Needle")
+GEMMA, GEMMA_WINDOW = "gemma-3-270m", 5  # of eighteen layers
+SEVERED = ("severed-mlp", "severed-attn")
+IN_GEMMA = tracer.Fact("{} is located in the city of", "The Space Needle")
 OTHERS = (
     tracer.Fact("The capital city of {} is", "France"),
     tracer.Fact("By profession, {} is a", "Albert Einstein"),
@@ -37,6 +44,7 @@ def main() -> None:
         **neurons(model),
         **edits(model),
         **evaluation(),
+        **pretrained(),
     }
     for name in track(figures, "drawing"):
         print(tracer.export(figures[name], HERE / name))
@@ -105,6 +113,21 @@ def evaluation() -> dict[str, object]:
     return {
         "evaluation.png": editing.plot_evaluation(alone),
         "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
+    }
+
+
+def pretrained() -> dict[str, object]:
+    """The Space Needle in Gemma, and averages over facts that it knows; nothing where it is not installed."""
+    if not any(each.name == GEMMA and each.ready for each in tracer.models()):
+        return {}
+    model = tracer.load(GEMMA).pinned()
+    panels = [tracer.causal_trace(model, IN_GEMMA, kind=kind, window=GEMMA_WINDOW) for kind in KINDS]
+    kept = HERE.parent / "benchmarks" / "real"
+    average = {name: tracer.AverageTrace.load(kept / f"{GEMMA}-{name}.npz") for name in (*KINDS, *SEVERED)}
+    return {
+        "space_needle_gemma.png": tracer.plot_trace(panels),
+        "average_gemma.png": tracer.plot_average([average[kind] for kind in KINDS]),
+        "severed_gemma.png": tracer.plot_severed([average[name] for name in ("hidden", *SEVERED)]),
     }
 
 

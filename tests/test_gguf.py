@@ -20,6 +20,7 @@ from tracer.errors import TracerError, TracerNote
 from tracer.model import Model, load, quantised, save
 from tracer.model.rope import llama3_factors
 from tracer.model.soundness import LIMIT, check_sound, perplexity
+from tracer.runs.recipe import Recipe
 
 gguf = pytest.importorskip("gguf", reason="needs pip install 'tracer[gguf]'")
 import ggufs  # noqa: E402 (writes with gguf)
@@ -125,9 +126,20 @@ def test_parts_are_joined(tiny: Tiny, tmp_path: Path) -> None:
     assert load(last).fingerprint() == whole.fingerprint()
 
 
+def test_a_worker_elsewhere_finds_the_file(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ggufs.write(tiny("llama"), tmp_path / "model.gguf")
+    recipe = Recipe.of(load("model.gguf"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert recipe.load().fingerprint() == tiny("llama").fingerprint()
+
+
 def test_a_folder_stands_for_the_file_in_it(tiny: Tiny, tmp_path: Path) -> None:
     file = ggufs.write(tiny("llama"), tmp_path / "model.gguf")
     assert load(tmp_path).fingerprint() == load(file).fingerprint() == tiny("llama").fingerprint()
+    (tmp_path / "config.json").write_text("{}")  # as some repositories of GGUF files have it
+    assert load(tmp_path).fingerprint() == tiny("llama").fingerprint()
     shutil.copy(file, tmp_path / "other.gguf")
     with pytest.raises(TracerError, match=r"holds 2 GGUF models \(model\.gguf, other\.gguf\); name the file"):
         load(tmp_path)

@@ -15,8 +15,8 @@ from .hub import fetch
 def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
     """The folder or GGUF file of a checkpoint, and the name to show for it.
 
-    ``None`` is the embedded model, what exists here is itself (a folder without a config.json stands for the GGUF file
-    in it), a name of :data:`tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub
+    ``None`` is the embedded model, what exists here is itself (a folder without safetensors stands for the GGUF file in
+    it), a name of :data:`tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub
     name: a complete copy in the local cache is used as it is, otherwise the files are fetched.
 
     Raises:
@@ -33,7 +33,8 @@ def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None
     if not name.strip():
         raise TracerError("the model's name is empty; give a hub name such as 'gpt2', a folder, or nothing at all")
     if place.is_dir():
-        inside = None if (place / "config.json").is_file() else only_file(place, name)
+        # repositories of GGUF files may hold the original model's config.json too
+        inside = None if any(place.glob("*.safetensors")) else only_file(place, name)
         return inside or place, name
     if place.suffix.lower() == SUFFIX:
         if not place.is_file():

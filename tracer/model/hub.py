@@ -59,5 +59,8 @@ def fetch(name: str, revision: str | None) -> Path:
             f"no more. With network run `{get}`, or give the path of a folder with the model's files"
         )
     if not any(folder.glob("*.safetensors")):
-        raise TracerError(f"{name!r} offers no safetensors weights. {CONVERT.format(source=repr(name))}")
+        raise TracerError(
+            f"{name!r} offers no safetensors weights. {CONVERT.format(source=repr(name))}. If it has a GGUF file, "
+            f"fetch that (hf download {name} FILE.gguf) and give its path"
+        )
     return folder

@@ -35,7 +35,7 @@ class Recipe:
         from ..model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name
-        if source is not None and Path(source).is_dir():
+        if source is not None and Path(source).exists():  # a folder, or a GGUF file
             source = str(Path(source).absolute())
         dtype = str(model.dtype).removeprefix("torch.")
         return cls(model.name, source, dtype, None if anywhere else str(model.device), model.fingerprint())
