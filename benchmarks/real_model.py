@@ -14,8 +14,10 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,10 @@ from tracer.progress import track
 
 HERE = Path(__file__).parent
 KINDS = ("hidden", "mlp", "attn")
-ACTIONS = ("suppress", "amplify")
+ACTIONS: tuple[Literal["suppress", "amplify"], ...] = ("suppress", "amplify")
 RUNS = Path("runs") / "real_model"  # what is taken up again after an interruption
 WINDOW = 5  # of 18 layers; the paper restores 10 of 48
-SPARED = 3  # facts of the same relation with another answer, per fact
+WORDINGS, SPARED = 3, 2  # per fact: other wordings, and facts of its relation with another answer
 
 
 def known_facts(model: tracer.Model, most: int | None = None) -> dict[tracer.Fact, str]:
@@ -77,64 +79,82 @@ def traces(model: tracer.Model, out: Path, count: int, samples: int) -> None:
 
 
 def neurons(model: tracer.Model, out: Path, count: int) -> None:
-    """A table of changes: of the fact and of facts that should be spared, by its neurons and by controls."""
-    known = known_facts(model)
-    by_relation: dict[str, list[tracer.Fact]] = defaultdict(list)
-    for fact, relation in known.items():
-        by_relation[relation].append(fact)
+    """A table of changes: of facts and of facts that should be spared, by their neurons and by controls."""
     kept = RUNS / f"{model.name}-neurons"
     kept.mkdir(parents=True, exist_ok=True)
     effects: dict[str, list[tracer.NeuronEffects]] = {action: [] for action in ACTIONS}
-    pairs = list(_pairs(by_relation))
-    for number, (partner, wordings, spared) in enumerate(track(pairs, "facts")):
-        if len(effects["amplify"]) == count:
+    for number, pair in enumerate(track(list(_pairs(known_facts(model))), "pairs of facts")):
+        if len(effects["amplify"]) >= count:
             break
-        files = {action: kept / f"{number}-{action}.npz" for action in ACTIONS}
-        if not all(file.exists() for file in files.values()):
-            others = [tracer.Fact(each.prompt, partner.subject, partner.target) for each in wordings[1:]]
-            own, other = (
-                tracer.knowledge_neurons(model, asked, 0.2, 0.5, steps=8, rule="gauss", token="subject_last")
-                for asked in (wordings[1:], others)
-            )
-            if not (own and other):  # no neuron that half of the wordings share
+        none = kept / f"{number}-none"
+        if not none.exists() and not (kept / f"{number}-1-{ACTIONS[-1]}.npz").exists():
+            found = [
+                tracer.knowledge_neurons(model, asked.wordings, 0.2, 0.5, steps=6, rule="gauss", token="subject_last")
+                for asked in pair
+            ]
+            if not all(found):  # one has no neuron that half of its wordings share
+                none.touch()
                 continue
-            asked: dict[str, Any] = {"other": other, "neighbours": spared, "tokens": "subject_last", "draws": 5}
-            for action, file in files.items():
-                effect = tracer.neuron_effects(model, wordings[0], own, action=action, **asked)  # type: ignore[arg-type]
-                effect.save(file)
-        for action, file in files.items():
-            effects[action].append(tracer.NeuronEffects.load(file))
+            for one, asked in enumerate(pair):
+                controls: dict[str, Any] = {"other": found[1 - one], "neighbours": asked.spared, "draws": 5}
+                for action in ACTIONS:
+                    effect = tracer.neuron_effects(
+                        model, asked.fact, found[one], action=action, tokens="subject_last", **controls
+                    )
+                    effect.save(kept / f"{number}-{one}-{action}.npz")
+        for action in ACTIONS if not none.exists() else ():
+            effects[action] += [tracer.NeuronEffects.load(kept / f"{number}-{one}-{action}.npz") for one in (0, 1)]
     frames = []
-    for action, found in effects.items():
-        sizes = [len(effect.neurons) for effect in found]
-        numbers = {"action": action, "facts": len(found), "neurons": np.mean(sizes)}
-        frames.append(tracer.summarise_effects(found).assign(**numbers))
+    for action, measured in effects.items():
+        sizes = [len(effect.neurons) for effect in measured]
+        numbers = {"action": action, "facts": len(measured), "neurons": np.mean(sizes)}
+        frames.append(tracer.summarise_effects(measured).assign(**numbers))
     table = pd.concat(frames)
     table.to_csv(out / f"{model.name}-neurons.csv", index=False)
     print(table.to_string())
 
 
-def _pairs(by_relation: dict[str, list[tracer.Fact]]) -> Iterator[tuple]:
-    """Partner of a fact's relation with another answer, the fact's wordings, and facts of the relation to be spared.
+@dataclass(frozen=True)
+class Asked:
+    """A fact as the model is asked about it.
 
-    The first wording is the fact's own, on which effects are measured; neurons are found on the others.
+    Attributes:
+        fact: in the wording on which effects are measured.
+        wordings: other wordings of it, from other facts of its relation, on which its neurons are found.
+        spared: facts of the relation with another answer.
     """
-    queues = {}
-    for relation, facts in sorted(by_relation.items()):
-        templates = list(dict.fromkeys(fact.prompt.replace(fact.subject, "{}") for fact in facts))
-        if len(templates) >= 4:
-            queues[relation] = (templates, facts)
-    for place in range(max(len(facts) for _, facts in queues.values())):
-        for templates, facts in queues.values():  # a fact of every relation, then another of each
-            if place >= len(facts):
-                continue
-            fact = facts[place]
-            others = [each for each in facts if each.target != fact.target]
-            if len(others) > SPARED:
-                own = fact.prompt.replace(fact.subject, "{}")
-                rest = [template for template in templates if template != own][:4]
-                wordings = [tracer.Fact(template, fact.subject, fact.target) for template in (own, *rest)]
-                yield others[0], wordings, others[1 : 1 + SPARED]
+
+    fact: tracer.Fact
+    wordings: list[tracer.Fact]
+    spared: list[tracer.Fact]
+
+
+def _pairs(known: dict[tracer.Fact, str]) -> Iterator[tuple[Asked, Asked]]:
+    """Two facts of one relation with different answers, each the other's control: a pair of every relation in turn."""
+    relations: dict[str, list[tracer.Fact]] = defaultdict(list)
+    for fact, relation in known.items():
+        relations[relation].append(fact)
+    queues = [_of_relation(facts) for _, facts in sorted(relations.items())]
+    for row in zip_longest(*queues):
+        yield from (pair for pair in row if pair is not None)
+
+
+def _of_relation(facts: list[tracer.Fact]) -> Iterator[tuple[Asked, Asked]]:
+    templates = list(dict.fromkeys(fact.prompt.replace(fact.subject, "{}") for fact in facts))
+    left = list(facts)
+    while len(templates) > WORDINGS and left:
+        one = left.pop(0)
+        other = next((fact for fact in left if fact.target != one.target), None)
+        if other is None:
+            return
+        left.remove(other)
+        pair = []
+        for fact in (one, other):
+            own = fact.prompt.replace(fact.subject, "{}")
+            rest = [template for template in templates if template != own][:WORDINGS]
+            spared = [each for each in facts if each not in (one, other) and each.target != fact.target][:SPARED]
+            pair.append(Asked(fact, [tracer.Fact(each, fact.subject, fact.target) for each in rest], spared))
+        yield pair[0], pair[1]
 
 
 def main() -> None:

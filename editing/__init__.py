@@ -6,6 +6,7 @@ from editing.datasets import EditRecord, load_records
 from editing.edit import Edit, load_edit
 from editing.editor import Editor
 from editing.evaluation import Evaluation, evaluate
+from editing.harm import HarmWarning
 from editing.locate import locate
 from editing.located import Located
 from editing.moments import estimate_covariance
@@ -24,6 +25,7 @@ __all__ = [
     "EditWarning",
     "Editor",
     "Evaluation",
+    "HarmWarning",
     "Located",
     "Outcome",
     "Probes",

@@ -16,6 +16,7 @@ from tracer.hooks import evaluating, frozen
 from tracer.tokens import bare_note
 
 from .edit import Edit
+from .harm import Check, check_harm
 from .memory import peak_memory
 from .method import Change, Method
 from .request import EditRequest, as_requests
@@ -65,7 +66,14 @@ def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
 
 
 def compute_edit(
-    model: Model, requests: Any, method: str = "rome", *, locate: Any = None, known: Known = "refuse", **hparams: Any
+    model: Model,
+    requests: Any,
+    method: str = "rome",
+    *,
+    locate: Any = None,
+    known: Known = "refuse",
+    check: Check = "warn",
+    **hparams: Any,
 ) -> Edit:
     """The edit that makes ``requests`` true, computed on the model as it is; the model is left as it was.
 
@@ -75,14 +83,19 @@ def compute_edit(
         locate: a :class:`tracer.CausalTrace`, :class:`tracer.NeuronAttribution` or :class:`editing.Located` that says
             which layers are written.
         known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
+        check: what becomes of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the
+            edit's ``evidence``): "warn" warns, "refuse" raises, None does not look.
         hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
 
     Raises:
         TracerError: requests that are none or contradict each other, a target that is said already, an unknown method
             or hyper-parameter, a layer that does not exist, a covariance of another model or one that cannot be
-            inverted, quantised weights, a masked model, a change that is not finite.
+            inverted, quantised weights, a masked model, a change that is not finite, an edit that ruins the model.
+
+    Warns:
+        HarmWarning: an edit that ruins the model.
     """
-    return compute_edits(model, [requests], method, locate=locate, known=known, **hparams)[0]
+    return compute_edits(model, [requests], method, locate=locate, known=known, check=check, **hparams)[0]
 
 
 def compute_edits(
@@ -92,6 +105,7 @@ def compute_edits(
     *,
     locate: Any = None,
     known: Known = "refuse",
+    check: Check = "warn",
     **hparams: Any,
 ) -> list[Edit]:
     """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
@@ -101,6 +115,8 @@ def compute_edits(
     """
     if known not in ("refuse", "edit"):
         raise TracerError(f"known is {known!r}; expected 'refuse' or 'edit'")
+    if check not in ("warn", "refuse", None):
+        raise TracerError(f"check is {check!r}; expected 'warn', 'refuse' or None")
     found = method_named(method)
     checked = [as_requests(group) for group in groups]
     if not checked:
@@ -120,7 +136,7 @@ def compute_edits(
     seconds = time.monotonic() - began
     total = sum(len(group) for group in checked)
     fingerprint = model.fingerprint()
-    return [
+    edits = [
         Edit(
             factors=_finite(change, found),
             method=found.name,
@@ -135,6 +151,7 @@ def compute_edits(
         )
         for group, change in zip(checked, changes, strict=True)
     ]
+    return check_harm(model, edits, check)
 
 
 def _check_runs(model: Model, request: EditRequest, known: Known) -> None:

@@ -137,7 +137,7 @@ def by_sweep(
     arrays = {name: np.full((len(probes), model.n_layers), np.nan) for name in unedited}
     settings: Mapping[str, Any] = {}
     for layer in track(layers, "editing at each layer"):
-        edits = compute_edits(model, groups, method, known=known, **{found.layers: (layer,)}, **hparams)
+        edits = compute_edits(model, groups, method, known=known, check=None, **{found.layers: (layer,)}, **hparams)
         for row, (edit, probe) in enumerate(zip(edits, probes, strict=True)):
             settings = edit.settings
             with applied(model, edit.factors):

@@ -9,8 +9,8 @@ import torch
 from handmade import handmade
 
 import tracer
+from editing.drift import Drift
 from editing.evaluation.controls import random_direction, random_layers
-from editing.evaluation.drift import Drift
 from editing.evaluation.health import Limits, Monitor
 from tracer import Model, TracerError
 

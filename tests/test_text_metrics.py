@@ -12,8 +12,8 @@ from checkpoints import ARCHITECTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.evaluation import drift
-from editing.evaluation.drift import Drift, perplexity
+from editing import drift
+from editing.drift import Drift, perplexity
 from editing.evaluation.text_metrics import TermWeights, consistency, essence_perplexity, ngram_entropy, words
 from tracer import Model, TracerError, load
 from tracer.factworld import held_out_text

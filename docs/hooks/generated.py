@@ -19,6 +19,9 @@ MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[2]
 FIGURES = (
     "space_needle",
+    "space_needle_gemma",
+    "average_gemma",
+    "severed_gemma",
     "average",
     "severed",
     "neurons",

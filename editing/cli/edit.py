@@ -11,7 +11,10 @@ from tracer import TracerError
 from tracer.cli.command import Device, ModelName, apart, app, choice
 from tracer.tokens import SLOT
 
+from ..harm import Check
+
 METHOD = "rome"  # where none is named
+CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
 LOCATORS = ("trace", "neurons", "sweep")
 Texts = list[str] | None
 WANT = "What to edit"
@@ -87,6 +90,13 @@ def edit(
             rich_help_panel=HOW,
         ),
     ] = False,
+    check: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of an edit that ruins the model, by perplexity on unrelated text: warn, refuse or none.",
+            rich_help_panel=HOW,
+        ),
+    ] = "warn",
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the method's random draws.", rich_help_panel=HOW)
     ] = None,
@@ -167,7 +177,7 @@ def edit(
         apart({**wish.given(), **how, **kept}, "is for an edit to be made, and --undo --ledger takes edits back")
         run.take_back(wish, places, 1 if method is None else int(method), model, device)
         return
-    job = run.Job(wish, places, model, device, anyway, undo)
+    job = run.Job(wish, places, model, device, anyway, undo, CHECKS[choice("check", check, list(CHECKS))])
     if saved is not None:
         given = {"METHOD": method, **wish.given(), **how}
         apart(given, "is for an edit to be computed, and --load uses one that was; leave one of them out")

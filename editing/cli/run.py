@@ -15,6 +15,7 @@ from tracer.model import EMBEDDED
 
 from ..edit import Edit, load_edit
 from ..editor import Editor
+from ..harm import Check, HarmWarning
 from ..ledger import FILE, Ledger
 from ..method import Method
 from ..outcome import Outcome, measure
@@ -42,6 +43,7 @@ class Job:
     device: str | None
     anyway: bool
     undo: bool
+    check: Check = "warn"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Computed:
         requests = [request for request, _ in items]
         located = None if self.locate is None else self._located(editor.model, requests, probes, job)
         known: Any = "edit" if job.anyway else "refuse"
-        return editor.compute(requests, self.method.name, locate=located, known=known, **self.settings), located
+        more: dict[str, Any] = {"locate": located, "known": known, "check": job.check, **self.settings}
+        return editor.compute(requests, self.method.name, **more), located
 
     def _located(self, model: Model, requests: Sequence[Any], probes: Probes, job: Job) -> Located:
         from ..locate import locate
@@ -192,7 +195,9 @@ def noted() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def _print_notes(caught: Sequence[warnings.WarningMessage]) -> None:
-    texts = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, EditWarning)))
+    # that an edit does harm is in its note
+    about = [each for each in caught if issubclass(each.category, EditWarning) and each.category is not HarmWarning]
+    texts = list(dict.fromkeys(str(each.message) for each in about))
     printing.notes(texts[:NOTES])
     if len(texts) > NOTES:
         printing.notes([f"and {len(texts) - NOTES} more like these"])

@@ -1,7 +1,7 @@
 """What an edit really did: answers, metrics, protocols, and runs that survive."""
 
+from ..drift import Drift, Drifted, perplexity
 from .answers import Answer, CaseAnswers, ask
-from .drift import Drift, Drifted, perplexity
 from .evaluate import begin, carry_on, cells_of, evaluate
 from .evaluation import Evaluation
 from .health import Limits, Monitor, Reading

@@ -12,10 +12,10 @@ from tracer import Model, TracerError, load
 
 from ..compute import compute_edits, method_named
 from ..datasets.record import EditRecord
+from ..drift import Drift, Drifted
 from ..edit import Edit
 from ..weights import applied
 from .answers import CaseAnswers, ask
-from .drift import Drift, Drifted
 from .kept import answers_from_bytes
 from .metrics import Value, case_metrics
 from .plan import Cell, Protocol, unedited_key
@@ -95,9 +95,9 @@ class Bench:
     def _computed(self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any]) -> list[Edit]:
         known = method_named(cell.method).settings.__dataclass_fields__
         objects = {name: value for name, value in {**self._hparams, **more}.items() if name in known}
-        return compute_edits(
-            self._models[cell.model], groups, cell.method, known="edit", **{**cell.options(), **objects}
-        )
+        # drift on unrelated text has its own columns here
+        found = {**cell.options(), **objects}
+        return compute_edits(self._models[cell.model], groups, cell.method, known="edit", check=None, **found)
 
     # --- answers ---------------------------------------------------------------------------------------------------
     def asked(

@@ -18,7 +18,7 @@ from ..weights import parameter
 if TYPE_CHECKING:
     from tracer import Model
 
-    from .drift import Drift, Drifted
+    from ..drift import Drift, Drifted
 
 NORM, PERPLEXITY, STEP, KL = "norm growth", "perplexity", "perplexity growth of one edit", "kl drift"
 

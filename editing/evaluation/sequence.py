@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tracer import Model
     from tracer.runs import Claim
 
-    from .drift import Drifted
+    from ..drift import Drifted
 
 
 def sequential(bench: Bench, claim: Claim) -> None:
