@@ -92,7 +92,7 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
             warnings.warn(message, HarmWarning, stacklevel=4)
             note = "; ".join(filter(None, [note, f"it harms the model: {harm}"]))
         numbers = {"perplexity": torch.tensor([before, after.perplexity]), "drift": torch.tensor(after.kl)}
-        checked.append(replace(edit, evidence={**edit.evidence, **numbers}, note=note))
+        checked.append(replace(edit, evidence={**(edit.evidence or {}), **numbers}, note=note))
     return checked
 
 

@@ -117,7 +117,7 @@ def test_an_edit_prints_what_was_measured(basic: list[str], model: Model, comput
     assert second == f"rome   layer 1   rank 2   |change| {relative:.2%} of |W|   0.25 s   3 MB"
     assert "drawn at random" in printed
     assert_answers(printed, measure(model, ASKED), edited(model, edit, ASKED))
-    assert computing == [((REQUEST,), "rome", {"locate": None, "known": "refuse"})]
+    assert computing == [((REQUEST,), "rome", {"locate": None, "known": "refuse", "check": "warn"})]
 
 
 def test_without_a_method_it_is_rome(basic: list[str], computing: Calls) -> None:
@@ -131,7 +131,8 @@ def test_hyper_parameters_reach_the_method(basic: list[str], computing: Calls) -
     done("edit", "memit", *basic[2:], *options)
     ((_, method, more),) = computing
     assert method == "memit"
-    assert more == {"locate": None, "known": "edit", "layers": [2, 1], "v_lr": 0.1, "v_steps": 5, "seed": 7}
+    looked = {"locate": None, "known": "edit", "check": "warn"}
+    assert more == {**looked, "layers": [2, 1], "v_lr": 0.1, "v_steps": 5, "seed": 7}
 
 
 def test_without_the_answer_it_is_what_the_model_says(computing: Calls) -> None:

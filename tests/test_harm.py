@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -32,13 +32,18 @@ def edit(model: Model) -> editing.Edit:
     return editing.compute_edit(model, REQUEST, "rome")
 
 
+def found_in(edit: editing.Edit) -> Mapping[str, torch.Tensor]:
+    assert edit.evidence is not None
+    return edit.evidence
+
+
 def test_an_edit_that_holds_says_what_it_did_and_warns_of_nothing(model: Model, edit: editing.Edit) -> None:
-    before, after = edit.evidence["perplexity"].tolist()
+    before, after = found_in(edit)["perplexity"].tolist()
     drift = Drift.recorded(model, tokens=TOKENS)
     with editing.Editor(model).preview(edit):
         found = drift.both(model)
     assert (before, after) == pytest.approx((drift.both(model).perplexity, found.perplexity))
-    assert float(edit.evidence["drift"]) == pytest.approx(found.kl) and after / before < 1.01
+    assert float(found_in(edit)["drift"]) == pytest.approx(found.kl) and after / before < 1.01
     assert "harm" not in edit.note
 
 
@@ -47,7 +52,7 @@ def test_a_ruined_model_is_said(model: Model, edit: editing.Edit) -> None:
     huge = random_direction(edit.scale(40.0), seed=0)
     with pytest.warns(HarmWarning, match=r"this edit harms the model: perplexity .* from 3\.\d+ to"):
         (said,) = check_harm(model, [huge], "warn")
-    before, after = said.evidence["perplexity"].tolist()
+    before, after = found_in(said)["perplexity"].tolist()
     assert after > WORSE * before and "it harms the model" in said.note and "it harms" in str(said)
     with pytest.raises(TracerError, match=r"this edit harms the model.*a smaller clamp.*check='warn' to have it"):
         check_harm(model, [huge], "refuse")
@@ -92,7 +97,7 @@ def test_editor_refuses_before_anything_is_changed(edit: editing.Edit, monkeypat
     editor.undo()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "perplexity" not in editor.edit(REQUEST, "rome", check=None).evidence
+        assert "perplexity" not in found_in(editor.edit(REQUEST, "rome", check=None))
     with pytest.raises(TracerError, match="check is 'maybe'; expected 'warn', 'refuse' or None"):
         editor.edit(REQUEST, "rome", check="maybe")
 
@@ -100,8 +105,8 @@ def test_editor_refuses_before_anything_is_changed(edit: editing.Edit, monkeypat
 def test_masked_and_random_models_are_not_judged(tiny: Callable[[str], Model]) -> None:
     one = editing.EditRequest("{} is in downtown", "The Space Needle", " Paris")
     edit = editing.compute_edit(tiny("llama"), one, "ft_l", layers=[1], known="edit")  # measured, on plain English
-    assert edit.evidence["perplexity"].shape == (2,) and "harm" not in edit.note
-    assert torch.isfinite(edit.evidence["drift"])
+    assert found_in(edit)["perplexity"].shape == (2,) and "harm" not in edit.note
+    assert torch.isfinite(found_in(edit)["drift"])
     assert check_harm(tiny("bert"), [edit], "warn") == [edit]
 
 

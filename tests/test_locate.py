@@ -266,9 +266,11 @@ REQUEST = EditRequest("{} is in", "The Space Needle", " Paris", " Seattle")
 STRENGTH = 0.3
 
 
-def by_hand(model: Model, groups: Sequence[Any], method: str, *, known: str, layers: Any, **hparams: Any) -> list[Edit]:
+def by_hand(
+    model: Model, groups: Sequence[Any], method: str, *, known: str, layers: Any, check: Any = None, **hparams: Any
+) -> list[Edit]:
     """A random change of rank one at the layer, the larger the higher it is; the same for the same request."""
-    assert known == "refuse"
+    assert known == "refuse" and check is None  # scores tell what a swept edit does
     (layer,) = layers
     name = names_of(model, layers)[0]
     edits = []
