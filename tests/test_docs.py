@@ -49,6 +49,7 @@ def test_what_is_not_run_is_known_and_names_what_exists() -> None:
         "howto/figures.md": 1,  # needs a browser
         "howto/load.md": 1,  # downloads
         "howto/long-runs.md": 1,  # workers and a cluster
+        "howto/pretrained.md": 1,  # files and packages
         "howto/records.md": 1,  # downloads
         "howto/workbench.md": 1,  # JupyterLab
     }
