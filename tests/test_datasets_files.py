@@ -12,6 +12,7 @@ import pytest
 
 from editing.datasets import RecordWarning, load_facts, load_records, read_records
 from editing.datasets.reading import read_rows
+from editing.datasets.sets import find
 from tracer import Fact, TracerError
 
 GOOD = {"prompt": "{} is in", "subject": "Rome", "target_new": "Spain", "target_true": "Italy"}
@@ -269,10 +270,12 @@ PUBLISHED: dict[str, tuple[int, int, int]] = {
     "counterfact:val": (1_919, 0, 0),
     "counterfact:portability": (1_031, 0, 0),
     "counterfact:subject_replace": (213, 0, 0),
+    "counterfact:other_attribution": (804, 0, 0),
     "zsre": (1_037, 0, 29),
     "zsre:subject_replace": (293, 3, 29),
     "zsre:inverse_relation": (385, 5, 3),
     "knowedit:wiki_counterfact": (1_428, 0, 6),
+    "knowedit:wiki_counterfact-test": (885, 0, 0),
     "knowedit:wiki_recent": (570, 0, 0),
     "knowedit:zsre": (1_304, 3, 43),
     "knowedit:wikibio": (306, 0, 0),
@@ -289,9 +292,9 @@ def test_a_published_set_loads_whole(name: str, data: Path, monkeypatch: pytest.
     monkeypatch.setenv("TRACER_DATA", str(data))
     size, subject, equal = PUBLISHED[name]
     loaded = read_records(name)
-    assert (
-        len(loaded.records) + len(loaded.problems) == size == len(json.loads(Path(loaded.files[0]).read_text("utf-8")))
-    )
+    text = Path(loaded.files[0]).read_text("utf-8")
+    rows = json.loads(text) if text.startswith("[") else text.splitlines()  # JSON, or JSON lines
+    assert len(loaded.records) + len(loaded.problems) == size == len(rows)
     why = Counter("equal" if "are both" in problem.message else problem.field for problem in loaded.problems)
     assert why == Counter({"subject": subject, "equal": equal})
     assert {record.source for record in loaded.records} == {name}
@@ -303,9 +306,11 @@ def test_the_whole_of_counterfact_is_three_files(data: Path, monkeypatch: pytest
     assert (len(loaded.records), len(loaded.problems), len(loaded.files)) == (21_919, 0, 3)
 
 
-def test_every_file_of_the_three_sets_is_a_set(data: Path) -> None:
-    files = [file for folder in ("counterfact", "zsre", "knowedit") for file in (data / folder).glob("*.json")]
-    assert len(files) == len(PUBLISHED)
+def test_every_part_of_the_three_sets_is_a_file_of_its_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    files = {file for folder in ("counterfact", "zsre", "knowedit") for file in (data / folder).glob("*.json")}
+    named = {Path(file) for name in PUBLISHED for file in find(name, None)[0]}
+    assert named <= files and len(named) == len(PUBLISHED)
 
 
 def test_known_facts_are_facts_and_no_records(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ SETS: dict[str, dict[str | None, Part]] = {
         **{part: _one(file) for part, file in zip(("edit", "train", "val"), _EDITS, strict=True)},
         "portability": _one("counterfact/counterfact_portability_gpt4.json"),
         "subject_replace": _one("counterfact/counterfact_subject_replace.json"),
+        "other_attribution": _one("counterfact/counterfact_other_attribution.json"),
     },
     "zsre": {
         None: _one("zsre/zsre_mend_eval_portability_gpt4.json", "zsre/zsre_mend_eval.json"),
@@ -72,6 +73,7 @@ SETS: dict[str, dict[str | None, Part]] = {
     },
     "knowedit": {
         "wiki_counterfact": _knowedit("wiki_counterfact", "test_cf.json", "train_cf.json"),
+        "wiki_counterfact-test": _one("knowedit/wiki_counterfact_test_cf-generate-10.json"),
         "wiki_recent": _knowedit("wiki_recent", "recent_test.json", "recent_train.json"),
         "zsre": _knowedit("ZsRE", "ZsRE-test-all.json"),
         "wikibio": _knowedit("WikiBio", "wikibio-test-all.json"),

@@ -22,14 +22,14 @@ from .gguf_file import AGAIN, Header, opened
 from .model import Model
 from .soundness import check_sound
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 # what transformers does not take over from the file, though the configuration has a place for it
 _LEFT_OUT = {
     "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
     "qwen3": {"attention.key_length": "head_dim"},
 }
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_gguf(

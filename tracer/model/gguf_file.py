@@ -30,7 +30,6 @@ class Header:
         file: the file.
         name: as the user knows it, for messages.
         architecture: as llama.cpp names it, such as ``"llama"`` or ``"gemma3"``.
-        tensors: their names.
         settings: fields about the architecture, without its name in front, such as ``"block_count"``.
         scaling: of rotary positions, where there is one.
     """
@@ -38,7 +37,6 @@ class Header:
     file: Path
     name: str
     architecture: str
-    tensors: tuple[str, ...]
     settings: Mapping[str, Any] = field(repr=False)
     scaling: Scaling | None = field(default=None, repr=False)
 
@@ -116,7 +114,7 @@ def _header(file: Path, name: str) -> Header:
     own = {key.removeprefix(prefix): value for key, value in reader.fields.items() if key.startswith(prefix)}
     settings = {key: value.contents() for key, value in own.items()}
     rotary = {key: tensor.data for key, tensor in tensors.items() if key.startswith("rope_")}
-    return Header(file, name, architecture, tuple(tensors), MappingProxyType(settings), Scaling.of(rotary, settings))
+    return Header(file, name, architecture, MappingProxyType(settings), Scaling.of(rotary, settings))
 
 
 def _joined(parts: Sequence[Path], out: Path, name: str) -> Path:
