@@ -40,13 +40,14 @@ demo-real: $(RUN) $(REAL)
 	$(BIN)/tracer trace $(REAL_FACT) --kind all --window 5 --model gemma-3-270m --out figures/real
 
 # one thread each, since two processes that use every core slow each other down; the long notebooks begin, and run on
-# a share of their facts, whose outputs of all facts `make notebooks` keeps
+# a share of their facts, whose outputs of all facts `make notebooks` keeps; on the embedded model, also where others are
 test: $(DEV)
-	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 TRACER_NOTEBOOK_MODEL= $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--nbmake --nbmake-timeout=600 notebooks tests
 
 test-real: $(DEV) $(REAL)
-	$(BIN)/python -m pytest -m real --strict-real tests
+	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 TRACER_NOTEBOOK_MODEL=gemma-3-270m $(BIN)/python -m pytest -n 2 --dist=loadfile \
+		--strict-real --nbmake --nbmake-timeout=600 notebooks/01*.ipynb notebooks/07*.ipynb tests/test_real_models.py
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -145,7 +145,9 @@ def test_equals_the_plain_loop(architecture: str, site: Any, target: str | None,
     readout = Readout.of(model, about.align(model))
     assert (len(readout.read) > 1) == (target is not None)
     found = attribute_neurons(model, about, 3, site=site)
-    agrees(found, plain(model, about, site, [0.0, 0.5, 1.0], [1 / 3] * 3), 1e-10)
+    # GPT-J attends in float32 in a model of any type, and how that rounds depends on rows and processor
+    close = 1e-5 if architecture == "gptj" else 1e-10
+    agrees(found, plain(model, about, site, [0.0, 0.5, 1.0], [1 / 3] * 3), close)
     assert found.positions == readout.read
     assert (found.steps, found.rule, found.site, found.method) == (3, "published", site, "integrated_gradients")
     assert len(found.tokens) == len(readout.ids)
