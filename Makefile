@@ -47,7 +47,7 @@ test: $(DEV)
 
 test-real: $(DEV) $(REAL)
 	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 TRACER_NOTEBOOK_MODEL=gemma-3-270m $(BIN)/python -m pytest -n 2 --dist=loadfile \
-		--strict-real --nbmake --nbmake-timeout=600 notebooks/01*.ipynb notebooks/07*.ipynb tests/test_real_models.py
+		--strict-real --nbmake --nbmake-timeout=600 notebooks/01*.ipynb tests/test_real_models.py
 
 check: $(DEV)
 	$(BIN)/ruff check .
