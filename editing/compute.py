@@ -20,6 +20,7 @@ from .harm import Check, check_harm
 from .memory import peak_memory
 from .method import Change, Method
 from .request import EditRequest, as_requests
+from .timing import part, timed
 from .weights import check_editable, names_of, orientation_of
 
 if TYPE_CHECKING:
@@ -131,22 +132,24 @@ def compute_edits(
         for request in group:
             _check_runs(model, request, known)
     began = time.monotonic()
-    with peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
+    with timed() as parts, peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
+        with part("hash"):
+            model = model.pinned()
         changes = found.plan(model, checked, settings)
     seconds = time.monotonic() - began
     total = sum(len(group) for group in checked)
-    fingerprint = model.fingerprint()
+    spent = {f"seconds.{name}": torch.tensor(value) for name, value in parts.items()}
     edits = [
         Edit(
             factors=_finite(change, found),
             method=found.name,
             settings={**change.settings, "orientation": orientation_of(model, change.factors)},
             requests=group,
-            fingerprint=fingerprint,
+            fingerprint=model.fingerprint(),
             model=model.name,
             seconds=seconds * len(group) / total,
             memory=memory(),
-            evidence=dict(change.evidence),
+            evidence={**change.evidence, **{name: value * len(group) / total for name, value in spent.items()}},
             note="; ".join(filter(None, [change.note, bare_note(model, group[0].text)])),
         )
         for group, change in zip(checked, changes, strict=True)

@@ -26,6 +26,9 @@ from tracer.factworld import training_text
 Text = str | Path | Iterable[str]
 
 DEFAULT = "FactWorld training text"
+ENGLISH = "Python's help texts"
+FEW_WORDS = 5000
+"""A vocabulary below it is not one of English: FactWorld's text is read with it."""
 PIECE = 1 << 20
 """Characters that are tokenised at once; longer texts are cut at line ends."""
 
@@ -81,7 +84,7 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
     if body < 1:
         least = window + 1 - body
         raise TracerError(f"a window of {window} tokens is full of special tokens; give one of at least {least}")
-    name, texts = _texts(text)
+    name, texts = _texts(model, text)
     digest, ends, total = blake3(), [], 0
     with tempfile.TemporaryFile(prefix="tracer-tokens-") as file:
         for ids in _bodies(model, texts, body):
@@ -101,6 +104,11 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
         places = np.asarray(ends)
         digest.update(places.tobytes())
         yield Windows(np.memmap(file, dtype=np.int32, mode="r"), places, name, digest.hexdigest())
+
+
+def reads_english(model: Model) -> bool:
+    """Whether a model's vocabulary is large enough for plain English."""
+    return len(model.tokenizer) >= FEW_WORDS
 
 
 def _special(model: Model) -> tuple[list[int], list[int]]:
@@ -151,8 +159,12 @@ def _cut(text: str, size: int) -> int:
     return size
 
 
-def _texts(text: Text | None) -> tuple[str, Iterator[Iterable[str]]]:
+def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]]]:
     """A name for the text, and every text of it as blocks that follow one another."""
+    if text is None and reads_english(model):
+        from pydoc_data.topics import topics
+
+        return ENGLISH, iter([["\n\n".join(topics.values())]])
     if text is None:
         return DEFAULT, ([training_text(2000, seed)] for seed in count())
     if isinstance(text, Path) or (isinstance(text, str) and _is_path(text)):

@@ -20,7 +20,7 @@ from tracer.model import EMBEDDED
 from tracer.progress import bar
 
 from . import packed
-from .corpus import Text, Windows, windows
+from .corpus import DEFAULT, ENGLISH, Text, Windows, reads_english, windows
 from .covariance import DTYPES, Covariance
 from .covariance_cache import Cache
 from .sums import Sums
@@ -31,7 +31,7 @@ GROUP = 4
 FEWEST = 512
 """Doublings are watched from this many tokens on."""
 NARROW = (
-    "the keys were gathered on FactWorld's training text, which is narrow; edits of {name} want text like its own "
+    "the keys were gathered on {text}, which is narrow; edits of {name} want text like its own "
     'training text: editing.estimate_covariance(model, layers={layers}, text="a file or a data set\'s name", '
     "max_tokens={tokens})"
 )
@@ -71,10 +71,12 @@ def estimate_covariance(
         layers: one layer, several, or None for all. Memory and files grow with each: d_mlp^2 numbers.
         text: a path, or a string that names an existing file: one text, UTF-8. Another string: a data set of the
             Hugging Face hub, "name:configuration:split", each row's column "text" a text. A list or another iterable of
-            strings: its texts (so a text itself is passed as ``[text]``). None: text like FactWorld's training text.
+            strings: its texts (so a text itself is passed as ``[text]``). None: about 110,000 tokens of English, the
+            help texts that come with Python; text like FactWorld's training text for the embedded model, and for others
+            with a vocabulary too small for English.
         window: most tokens the model reads at once; each text is cut into windows that follow one another, the last
             one shorter. None: 512, or the model's context where that is less.
-        max_tokens: stop after so many. None: at the end of the text; for the default text 50 x d_mlp.
+        max_tokens: stop after so many. None: at the end of the text; for the default text 50 x d_mlp, or its end.
         dtype: float32 or float64, in which the products of keys are taken and summed.
         cache: keep finished layers under the user's cache folder (or TRACER_CACHE), and take them from there. A path:
             keep them in that folder.
@@ -108,7 +110,8 @@ def estimate_covariance(
     if text is None:
         max_tokens = default_tokens(model) if max_tokens is None else max_tokens
         if model.name != EMBEDDED:
-            note = NARROW.format(name=model.name, layers=list(asked), tokens=100 * model.d_mlp)
+            name = ENGLISH if reads_english(model) else DEFAULT
+            note = NARROW.format(text=name, name=model.name, layers=list(asked), tokens=100 * model.d_mlp)
     model = model.pinned()
     with windows(model, text, window, max_tokens) as corpus:
         known = {

@@ -19,10 +19,13 @@ from tracer import TracerError
 from tracer.progress import bar
 
 from .rows import Row
-from .suffix import Ability, Place, Suffix, rows_at_once
+from .suffix import Ability, Place, Suffix, cuts, rows_at_once
+from .timing import part
 
 if TYPE_CHECKING:
     from tracer import Model
+
+DECAY = 0.15  # what the weight decay costs at the clamp, where it is measured
 
 LOSS = ("total", "nll", "kl", "weight_decay", "p")  # columns of a loss curve
 
@@ -35,6 +38,11 @@ class Objective:
     vector's norm stays below clamp * |init|, and a loss below ``stop`` ends the search. ``steps`` losses are computed,
     so at most steps - 1 updates are made.
 
+    What is None is taken from the effect on the answer, request by request. The first gradient says how long a step
+    would make the target certain if the NLL went on falling as it begins to: NLL / |gradient|. The clamp is ``reach``
+    such steps, the rate such that an update that moves every coordinate alike goes ``stride`` of one, the weight decay
+    costs 0.15 at the clamp, and ``stop`` is of the NLL alone.
+
     nll_factor: what the NLL counts. ease, kl_stop: once every target token is the most probable one, the NLL counts
     ``ease`` times that, and the search ends if kl_factor * KL is at most ``kl_stop`` (PMET).
 
@@ -43,16 +51,18 @@ class Objective:
     """
 
     v_steps: int
-    v_lr: float
-    v_weight_decay: float
+    v_lr: float | None
+    v_weight_decay: float | None
     kl_factor: float
-    clamp: float
+    clamp: float | None
     stop: float = 5e-2
     loss_layer: int | None = None
     nll_factor: float = 1.0
     ease: float = 1.0
     kl_stop: float = -1.0
     patience: int | None = None
+    reach: float = 6.0
+    stride: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +80,7 @@ class Optimised:
     Attributes:
         delta: [places, d], what is to be added at the lookup. init: [places, d], what is there in the bare prompt.
         states: at the lookup of every rewriting row, [rows, width] by further place asked for.
+        limit: [places], the longest delta. rate: of Adam, at the beginning.
         loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric
             mean over its tokens, mean over contexts).
     """
@@ -78,6 +89,8 @@ class Optimised:
     init: Tensor
     states: dict[Place, Tensor]
     loss: Tensor
+    limit: Tensor
+    rate: float
 
 
 def optimise(
@@ -94,8 +107,9 @@ def optimise(
 
     Call it with gradients of parameters off (``tracer.hooks.frozen``). Raises TracerError for a loss that is no number.
     """
-    search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows)
-    with bar(description, objective.v_steps) as progress:
+    with part("search"):
+        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows)
+    with part("search"), bar(description, objective.v_steps) as progress:
         for step in range(objective.v_steps):
             search.step(last=step == objective.v_steps - 1)
             progress.advance(progress.task_ids[0])
@@ -111,6 +125,13 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
     for curve, value in zip(curves, values, strict=True):
         curve[: len(value.loss)] = value.loss
     return curves
+
+
+def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
+    """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
+    place), and "v_lr" [n], the rate it began with."""
+    clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
+    return {"clamp": clamps, "v_lr": torch.tensor([value.rate for value in values])}
 
 
 class _Search:
@@ -140,8 +161,8 @@ class _Search:
         wanted = (*places, *(place for place in also if place not in places))
         self.chunks: list[tuple[Suffix, list[int]]] = []
         states: dict[Place, dict[tuple[int, int], Tensor]] = {place: {} for place in wanted}
-        for begin in range(0, len(owned), size):
-            part = owned[begin : begin + size]
+        for begin, end in cuts([row for _, _, row in owned], size):
+            part = owned[begin:end]
             suffix, seen = Suffix.recorded(model, ability, [row for _, _, row in part], start, wanted)
             self.chunks.append((suffix, [i for i, _, _ in part]))
             for place, values in seen.items():
@@ -153,7 +174,12 @@ class _Search:
         ]
         self.init = [torch.stack([own[place][0] for place in places]).float() for own in self.states]
         self.deltas = [torch.zeros_like(init, requires_grad=True) for init in self.init]
-        self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas], lr=objective.v_lr)
+        self.sizes = [init.norm(dim=-1) for init in self.init]
+        self.limits = [size * (objective.clamp or torch.inf) for size in self.sizes]
+        # of a length, from the weight decay of a squared one
+        self.decays = [(objective.v_weight_decay or 0.0) / size**2 for size in self.sizes]
+        self.rates = [objective.v_lr or 0.0] * len(subjects)
+        self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas])
         self.begun = [0] * len(subjects)  # the loss a search began at, or began anew
         self.counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
         self.before: dict[int, Tensor] = {}  # by id of the row: what an essence prompt says untouched
@@ -198,9 +224,8 @@ class _Search:
         goal = self.objective
         for i in sorted(self.active):
             delta = self.deltas[i]
-            size = self.init[i].norm(dim=-1)
             norms = delta.detach().norm(dim=-1)
-            decay = goal.v_weight_decay * (norms / size**2).sum().cpu()
+            decay = (self.decays[i] * norms).sum().cpu()
             nll, kl = terms[i]["nll"], terms[i]["kl"]
             total = nll * factor[i] + kl + decay
             if not torch.isfinite(total):
@@ -208,8 +233,11 @@ class _Search:
                     f"the loss of request {i} is no number after {len(self.curves[i])} steps; "
                     "lower v_lr, or load the model with dtype=torch.float32"
                 )
+            if not self.curves[i] and delta.grad is not None:
+                self._measure(i, float(nll * factor[i]))
             self.curves[i].append(torch.stack([total, nll, kl, decay, terms[i]["p"]]))
-            if total < goal.stop or (self.greedy[i] and kl <= goal.kl_stop) or last:
+            loss = nll if goal.v_weight_decay is None else total
+            if loss < goal.stop or (self.greedy[i] and kl <= goal.kl_stop) or last:
                 self.active.discard(i)
                 delta.grad = None
             elif self._stuck(i):
@@ -217,14 +245,32 @@ class _Search:
             elif delta.grad is not None:
                 # of the norm itself, whose gradient at zero is zero
                 with torch.no_grad():
-                    direction = delta / norms.clamp_min(1e-30)[:, None]
-                    delta.grad += goal.v_weight_decay * direction / (size**2)[:, None]
+                    delta.grad += delta * (self.decays[i] / norms.clamp_min(1e-30))[:, None]
         self.adam.step()
         with torch.no_grad():
             for i in self.active:
-                limit = goal.clamp * self.init[i].norm(dim=-1, keepdim=True)
+                limit = self.limits[i][:, None]
                 norm = self.deltas[i].norm(dim=-1, keepdim=True)
                 self.deltas[i].mul_(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
+
+    def _measure(self, i: int, loss: float) -> None:
+        """Take what was left open from the first gradient of a request, where its NLL is ``loss``."""
+        goal, delta = self.objective, self.deltas[i]
+        assert delta.grad is not None
+        slope = delta.grad.norm(dim=-1)
+        if None in (goal.clamp, goal.v_lr) and not bool((slope > 0).all()):
+            raise TracerError(
+                f"request {i}: {' and '.join(kind for kind, _ in self.places)} of layer {self.places[0][1]} at the "
+                "subject does nothing to the target; name another layer"
+            )
+        step = loss / slope
+        if goal.clamp is None:
+            self.limits[i] = goal.reach * step
+        if goal.v_weight_decay is None:
+            self.decays[i] = DECAY / self.limits[i]
+        if goal.v_lr is None:
+            self.rates[i] = goal.stride * float(step.min()) / delta.shape[-1] ** 0.5
+        self.adam.param_groups[i]["lr"] = self.rates[i]
 
     def _stuck(self, i: int) -> bool:
         patience = self.objective.patience
@@ -256,8 +302,8 @@ class _Search:
 
     def found(self) -> list[Optimised]:
         """What there is now."""
-        parts = zip(self.deltas, self.init, self.states, self.curves, strict=True)
+        parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.rates, strict=True)
         return [
-            Optimised(delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double())
-            for delta, init, states, curve in parts
+            Optimised(delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), rate)
+            for delta, init, states, curve, limit, rate in parts
         ]

@@ -1,4 +1,4 @@
-"""Hyper-parameters that the methods which optimise a value share, and those of them that are measured on the model."""
+"""Hyper-parameters that the methods which optimise a value share."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from tracer import Fact, TracerError, factworld
+from tracer import TracerError
 
 from .contexts import Templates, as_templates, context_templates
 from .covariance import Covariance, covariance_for
 from .optimise import Objective, Subject
 from .request import EditRequest
-from .rows import TOKENS, Row, essence_rows, rewriting_rows, states_at_lookups
+from .rows import TOKENS, essence_rows, rewriting_rows
+from .timing import part
 
 if TYPE_CHECKING:
     from tracer import Model
 
-SAMPLE = 64  # FactWorld subjects whose states say how large values are
-DECAY = 0.15  # what the weight decay costs at the clamp, where it is measured
 PATIENCE = 6
-UPDATES = 50  # in which Adam reaches the clamp, likewise
-STEPS, PUBLISHED_STEPS = 60, 20
+STEPS, PUBLISHED_STEPS = 40, 20
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,19 @@ class ValueSettings:
 
     Attributes:
         layers: where to write; None: relative to the model's depth.
-        v_steps: losses computed per value at most, of which the last is followed by no update; None: 60 where v_lr is
+        v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
             measured, the published 20 where it is given.
-        v_lr: learning rate of Adam (published: 0.5); None: such that fifty updates reach the clamp. A lower
-            rate and more steps leave more of the subject's other facts as they are.
+        v_lr: learning rate of Adam (published: 0.5); None: measured on the request, from the first gradient
+            (:class:`editing.optimise.Objective`).
         v_patience: updates without progress after which a search starts anew at a third of the rate; None: 6 where v_lr
             is measured, never (as published) where it is given.
-        v_weight_decay: factor of |delta| / |init|^2; None: such that it costs 0.15 at the clamp for a value of usual
-            size, and at most the published 0.5 (which keeps small values from moving at all).
+        v_weight_decay: factor of |delta| / |init|^2 (published: 0.5); None: such that it costs 0.15 at the clamp.
         kl_factor: factor of the KL divergence on the essence prompts.
-        clamp: longest delta, in lengths of what is there; None: from the sizes measured on subjects.
-        stop_loss: a lower loss ends the search.
+        clamp: longest delta, in lengths of what is there; None: measured on the request, likewise.
+        reach, stride: what is measured, in steps that would make the target certain if its NLL went on falling as it
+            begins to: the clamp, and how far an update goes. A shorter stride leaves more of the subject's other facts
+            as they are, and takes more steps.
+        stop_loss: a lower loss ends the search; where the weight decay is measured, a lower NLL of the target.
         v_loss_layer: block whose output the target is read from; None: the last.
         fact_token: which token is edited: subject_last, subject_first, subject_first_after_last or last.
         essence: prompts about the subject whose next token is to stay.
@@ -63,6 +63,8 @@ class ValueSettings:
     v_weight_decay: float | None = None
     kl_factor: float = 0.0625
     clamp: float | None = None
+    reach: float = 6.0
+    stride: float = 0.5
     stop_loss: float = 5e-2
     v_loss_layer: int | None = None
     fact_token: str = "subject_last"
@@ -77,7 +79,7 @@ class ValueSettings:
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        positive = {"v_steps": self.v_steps, "v_lr": self.v_lr, "clamp": self.clamp}
+        positive = {name: getattr(self, name) for name in ("v_steps", "v_lr", "clamp", "reach", "stride")}
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise TracerError(f"{name} is {value}; expected a number above zero")
@@ -104,12 +106,8 @@ class ValueSettings:
         assert self.context_templates is not None
         return tuple(tuple(kind) for kind in self.context_templates)
 
-    def resolved(self, model: Model, layers: Sequence[int], place: str, reach: float) -> Self:
-        """The same with everything that was left open.
-
-        layers: the default. place: kind of the optimised state ("mlp", "hidden"), at the last layer. reach: default
-        length of the longest delta, in lengths of the hidden state of subjects there.
-        """
+    def resolved(self, model: Model, layers: Sequence[int]) -> Self:
+        """The same with everything that was left open and does not depend on the request; layers: the default."""
         chosen = tuple(self.layers) if self.layers is not None else tuple(layers)
         for layer in chosen:
             model.path("key", layer)  # TracerError for a layer that does not exist
@@ -117,30 +115,23 @@ class ValueSettings:
             raise TracerError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
         settings = replace(self, layers=chosen)
         if self.context_templates is None:
-            made = context_templates(model, self.template_lengths, seed=self.seed)
+            with part("contexts"):
+                made = context_templates(model, self.template_lengths, seed=self.seed)
             settings = replace(settings, context_templates=made)
-        if None in (self.clamp, self.v_weight_decay, self.v_lr):
-            init, hidden = usual_sizes(model, place, chosen[-1])
-            clamp = reach * hidden / init if self.clamp is None else self.clamp
-            decay, rate = self.v_weight_decay, self.v_lr
-            if decay is None:  # decay * (clamp * init) / init^2 = DECAY
-                decay = min(0.5, DECAY * init / clamp)
-            if rate is None:  # an update of Adam moves every coordinate by about the rate
-                rate = clamp * init / (UPDATES * math.sqrt(model.d_model))
-            settings = replace(settings, clamp=clamp, v_weight_decay=decay, v_lr=rate)
-            if self.v_lr is None:
-                settings = replace(settings, v_patience=PATIENCE if self.v_patience is None else self.v_patience)
+        if self.v_lr is None and self.v_patience is None:
+            settings = replace(settings, v_patience=PATIENCE)
         if self.v_steps is None:
             settings = replace(settings, v_steps=PUBLISHED_STEPS if self.v_lr is not None else STEPS)
-        if self.covariance is None:
-            settings = replace(settings, covariance=covariance_for(model, chosen, self.origin))
-        else:
-            self.covariance.check(model, chosen, self.origin)
+        with part("covariance"):
+            if self.covariance is None:
+                settings = replace(settings, covariance=covariance_for(model, chosen, self.origin))
+            else:
+                self.covariance.check(model, chosen, self.origin)
         return settings
 
     def objective(self, **more: Any) -> Objective:
         """What is minimised."""
-        assert self.v_steps and self.v_lr and self.clamp and self.v_weight_decay is not None
+        assert self.v_steps is not None
         return Objective(
             v_steps=self.v_steps,
             v_lr=self.v_lr,
@@ -150,6 +141,8 @@ class ValueSettings:
             stop=self.stop_loss,
             loss_layer=self.v_loss_layer,
             patience=self.v_patience,
+            reach=self.reach,
+            stride=self.stride,
             **more,
         )
 
@@ -178,22 +171,6 @@ def subject_of(model: Model, request: EditRequest, settings: ValueSettings) -> S
         tuple(rewriting_rows(model, request, settings.templates(), token)),
         tuple(essence_rows(model, request, settings.essence, token, settings.essence_at)),
     )
-
-
-def usual_sizes(model: Model, place: str, layer: int) -> tuple[float, float]:
-    """Median length of the state at ``place``, and of the hidden state, at the last token of FactWorld's subjects."""
-    names = sorted({fact.subject for fact in factworld.facts()})
-    chosen = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
-    rows = []
-    for name in chosen:
-        found = Fact(name, name).align(model)
-        last = found.subject_range[1] - 1
-        rows.append(Row(found.input_ids, last, (last,)))
-    states = states_at_lookups(model, rows, [(place, layer), ("hidden", layer)])
-    init, hidden = (float(states[each, layer].float().norm(dim=-1).median()) for each in (place, "hidden"))
-    if not init > 0:
-        raise TracerError(f"{place} of layer {layer} is zero at every subject of {model.name}; name another layer")
-    return init, hidden
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,8 @@ from .rows import Row, padded
 if TYPE_CHECKING:
     from tracer import Model
 
-BUDGET_BYTES = 2**26  # what the states of one forward with gradients may take when max_rows is not given
+FORWARD_TOKENS = 40  # what a forward costs for its own sake on a processor, in tokens, about
+BUDGET_BYTES = 2**28  # what the states of one forward with gradients may take when max_rows is not given
 
 Place = tuple[str, int]
 
@@ -173,7 +174,7 @@ class Suffix:
                 stack.callback(entry.attach(model.module("hidden", layer)).remove)
                 if not any(kind in INNER and at == layer for kind, at in deltas):
                     with suppress(TracerError):  # no such site: nothing to save
-                        for handle in narrow(model.module("mlp", layer), self._needed(layer)):
+                        for handle in narrow(model.module("mlp_input", layer), self._needed(layer)):
                             stack.callback(handle.remove)
             frame = Frame(self.ids.shape[1] - self.first)
             for place, delta in deltas.items():
@@ -213,3 +214,26 @@ def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | 
     read = max(len(row.read) for row in rows)
     logits = 16 * read * int(model.hf.config.get_text_config().vocab_size)
     return max(8, BUDGET_BYTES // (states + logits))
+
+
+def cuts(rows: Sequence[Row], most: int) -> list[tuple[int, int]]:
+    """Where to cut ``rows``, in order of their lookups, into forwards of at most ``most`` rows that cost least.
+
+    A forward runs over the tokens from its first lookup to its longest row's end, and costs so many tokens for its own
+    sake, by which few rows of one lookup would not be worth it. First row and the one after the last of each.
+    """
+    cost, before = [0.0], [0]
+    for end in range(1, len(rows) + 1):
+        longest, best, where = 0, float("inf"), 0
+        for begin in range(end - 1, max(-1, end - 1 - most), -1):
+            longest = max(longest, len(rows[begin].ids))
+            own = FORWARD_TOKENS + (end - begin) * (longest - rows[begin].lookup)
+            if cost[begin] + own < best:
+                best, where = cost[begin] + own, begin
+        cost.append(best)
+        before.append(where)
+    found, end = [], len(rows)
+    while end:
+        found.append((before[end], end))
+        end = before[end]
+    return found[::-1]

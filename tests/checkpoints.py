@@ -177,13 +177,69 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str]] = {
     "bert": ("BertConfig", _sizes(), "wordpiece"),
 }
 
+_KV: dict[str, Any] = _sizes(num_key_value_heads=2)
+_HEAD: dict[str, Any] = {**_KV, "head_dim": 8}
+_MOE: dict[str, Any] = {**_HEAD, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+# more of those that TransformerLens knows, for what is to hold on every one of them; a norm or a multiplier between
+# modules and the residual stream first
+FURTHER: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gemma3": ("Gemma3TextConfig", {**_HEAD, "query_pre_attn_scalar": 8, "sliding_window": 32}, "unigram"),
+    "olmo3": ("Olmo3Config", _KV, "byte_level"),
+    "glm4": ("Glm4Config", _HEAD, "byte_level"),
+    "exaone4": ("Exaone4Config", _KV, "byte_level"),
+    "granite": ("GraniteConfig", {**_KV, "residual_multiplier": 0.22}, "byte_level"),
+    "granitemoe": ("GraniteMoeConfig", {**_KV, "residual_multiplier": 0.22, "num_local_experts": 4}, "byte_level"),
+    "apertus": ("ApertusConfig", _KV, "byte_level"),
+    "arcee": ("ArceeConfig", _KV, "byte_level"),
+    "bitnet": ("BitNetConfig", _KV, "byte_level"),
+    "codegen": ("CodeGenConfig", {**_GPT2, "rotary_dim": 4}, "byte_level"),
+    "cohere": ("CohereConfig", _KV, "byte_level"),
+    "cohere2": ("Cohere2Config", _KV, "byte_level"),
+    "ernie4_5": ("Ernie4_5Config", _HEAD, "byte_level"),
+    "gemma": ("GemmaConfig", _HEAD, "unigram"),
+    "glm": ("GlmConfig", _HEAD, "byte_level"),
+    "gpt_bigcode": ("GPTBigCodeConfig", _GPT2, "byte_level"),
+    "gpt_oss": ("GptOssConfig", {**_HEAD, "num_local_experts": 4}, "byte_level"),
+    "hunyuan": ("HunYuanDenseV1Config", _HEAD, "byte_level"),
+    "jais2": ("Jais2Config", _KV, "byte_level"),
+    "lfm2": ("Lfm2Config", {**_KV, "layer_types": ["full_attention"] * LAYERS}, "byte_level"),
+    "ministral3": ("Ministral3Config", _HEAD, "byte_level"),
+    "mixtral": ("MixtralConfig", {**_KV, "num_local_experts": 4}, "byte_level"),
+    "mpt": ("MptConfig", {"d_model": WIDTH, "n_heads": HEADS, "n_layers": LAYERS, "max_seq_len": 64}, "byte_level"),
+    "nanochat": ("NanoChatConfig", _KV, "byte_level"),
+    "nemotron": ("NemotronConfig", _HEAD, "byte_level"),
+    "olmo": ("OlmoConfig", _KV, "byte_level"),
+    "olmoe": ("OlmoeConfig", {**_KV, "num_experts": 8, "num_experts_per_tok": 2}, "byte_level"),
+    "phi": ("PhiConfig", _KV, "byte_level"),
+    "qwen2_moe": ("Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 16}, "byte_level"),
+    "qwen3_moe": ("Qwen3MoeConfig", _MOE, "byte_level"),
+    "seed_oss": ("SeedOssConfig", _HEAD, "byte_level"),
+    "smollm3": ("SmolLM3Config", _KV, "byte_level"),
+    "stablelm": ("StableLmConfig", _KV, "byte_level"),
+    "starcoder2": ("Starcoder2Config", _KV, "byte_level"),
+    "vaultgemma": ("VaultGemmaConfig", _HEAD, "unigram"),
+    "xglm": (
+        "XGLMConfig",
+        {
+            "d_model": WIDTH,
+            "num_layers": LAYERS,
+            "attention_heads": HEADS,
+            "ffn_dim": KEYS,
+            "max_position_embeddings": 64,
+        },
+        "byte_level",
+    ),
+}
+BEHIND = ("gemma2", "olmo2", "gemma3", "olmo3", "glm4", "exaone4", "granite")
+
 
 def build(name: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a tiny random checkpoint of an architecture, with its tokenizer, into a folder; the folder is returned.
 
     The global random state is left as it was.
     """
-    class_name, settings, family = ARCHITECTURES[name]
+    class_name, settings, family = (ARCHITECTURES | FURTHER)[name]
     tokenizer = TOKENIZERS[family]()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     settings = {"pad_token_id": None, **settings, **special, "vocab_size": len(tokenizer)}

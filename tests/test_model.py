@@ -21,6 +21,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from tracer.errors import TracerError
+from tracer.hooks import Add, Replace, Site, capture, intervene
 from tracer.model import Model, checkpoint, find, load
 from tracer.tokens import Fact
 
@@ -95,24 +96,36 @@ def test_every_layer_has_its_own_sites(architecture: str, tiny: Callable) -> Non
     assert isinstance(model.module("final_norm"), nn.Module)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *checkpoints.FURTHER])
 def test_contributions_add_up_to_the_block(architecture: str, tiny: Callable) -> None:
-    """Input + attention + MLP = output, through the norms that some architectures put behind either."""
+    """Input + attention + MLP = output, through the norms and multipliers that some architectures put behind either."""
     model = tiny(architecture)
-    seen = record({site: model.module(site, 2) for site in ("hidden", "attn", "mlp")}, model.hf, prompt_ids(model))
-    before, after = seen["hidden"]
-    attn, mlp = (seen[site][1].reshape(before.shape) for site in ("attn", "mlp"))  # OPT's MLP runs on flattened rows
-    block = model.module("hidden", 2)
-    with torch.no_grad():
-        if architecture == "bert":
-            middle = block.get_submodule("attention.output.LayerNorm")(before + attn)
-            total = block.get_submodule("output.LayerNorm")(middle + mlp)
-        elif architecture in ("gemma2", "olmo2"):
-            norms = [block.get_submodule(f"post_{part}_layernorm") for part in ("attention", "feedforward")]
-            total = before + norms[0](attn) + norms[1](mlp)
-        else:
-            total = before + attn + mlp
-    torch.testing.assert_close(total, after, atol=1e-6, rtol=1e-6)
+    sites = {kind: Site(kind, 2) for kind in ("hidden", "attn", "mlp")}
+    found = capture(model, prompt_ids(model), [*sites.values(), Site("hidden", 1)])
+    attn, mlp, before = found[sites["attn"]], found[sites["mlp"]], found[Site("hidden", 1)]
+    total = before + attn + mlp
+    if architecture == "bert":  # a norm behind the sum
+        block = model.module("hidden", 2)
+        middle = block.get_submodule("attention.output.LayerNorm")(before + attn)
+        total = block.get_submodule("output.LayerNorm")(middle + mlp)
+    assert min(attn.norm(), mlp.norm()) > 0.01 * before.norm()
+    assert (total - found[sites["hidden"]]).norm() < 1e-5 * (found[sites["hidden"]] - before).norm()
+
+
+@pytest.mark.parametrize("architecture", [*checkpoints.BEHIND, "gpt2", "opt", "bloom"])
+@pytest.mark.parametrize("kind", ["attn", "mlp"])
+def test_what_is_added_to_a_contribution_arrives(architecture: str, kind: str, tiny: Callable) -> None:
+    model = tiny(architecture)
+    ids, hidden = prompt_ids(model), Site("hidden", 2, -1)
+    more = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    before = capture(model, ids, [hidden])[hidden]
+    with intervene(model, [Add(Site("mlp", 2, -1), more)]):
+        after = capture(model, ids, [hidden])[hidden]
+    torch.testing.assert_close((after - before)[0], more, atol=1e-5, rtol=1e-5)
+    own = Site(kind, 2, -1)
+    with intervene(model, [Replace(own, more)]):
+        found = capture(model, ids, [own, hidden])
+    torch.testing.assert_close(found[own][0], more, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -355,7 +368,7 @@ def test_split_model_equals_the_whole_one(device_map: dict | str, tiny_folder: C
 @pytest.mark.parametrize(
     ("site", "layer", "message"),
     [
-        ("mpl", 0, "unknown site 'mpl'; the sites are hidden, attn, mlp, key, pre, embed"),
+        ("mpl", 0, "unknown site 'mpl'; the sites are hidden, attn, mlp, key, value, pre, mlp_input, embed"),
         ("mlp", 4, "layer from 0 to 3, got 4"),
         ("mlp", -1, "layer from 0 to 3, got -1"),
         ("mlp", None, "layer from 0 to 3, got None"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from editing.optimise import Objective, Optimised, Subject, optimise
 from editing.request import EditRequest
 from editing.rows import Row, essence_rows, padded, rewriting_rows, states_at_lookups
-from editing.suffix import Ability, Suffix
+from editing.suffix import FORWARD_TOKENS, Ability, Suffix, cuts
 from tracer import TracerError
 from tracer.hooks import Add, Site, capture, frozen, intervene
 from tracer.model import Model, load
@@ -135,6 +138,43 @@ def test_the_clamp_holds_and_is_reached(double: Callable[[str], Model]) -> None:
         assert float(value.delta.norm() / value.init.norm()) == pytest.approx(0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["value", "hidden"])
+def test_what_is_left_open_is_measured_on_the_first_gradient(name: str, kind: str, double: Callable) -> None:
+    model = double(name)
+    open_ = {"v_lr": None, "clamp": None, "v_weight_decay": None, "reach": 5.0, "stride": 0.25}
+    goal = Objective(**{**GOAL.__dict__, **open_, "v_steps": 2})
+    for subject, value in zip(subjects(model), found(model, subjects(model), [(kind, 1)], goal), strict=True):
+        delta = torch.zeros(model.d_model, dtype=torch.float64, requires_grad=True)
+        loss = torch.zeros(())
+        with frozen(model):
+            for row in subject.rewriting:
+                with intervene(model, [Add(Site(kind, 1, row.lookup), delta)]):
+                    logp = model.hf(torch.tensor([row.ids])).logits[0, list(row.read)].log_softmax(-1)
+                loss = loss - logp[range(len(row.target)), list(row.target)].mean() / len(subject.rewriting)
+            (slope,) = torch.autograd.grad(loss, delta)
+        step = float(loss.detach() / slope.norm())  # after it the loss would be zero, if it went on falling like that
+        assert float(value.limit) == pytest.approx(5 * step, rel=1e-4)
+        assert value.rate == pytest.approx(0.25 * step / model.d_model**0.5, rel=1e-4)
+        assert float(value.delta.norm()) == pytest.approx(0.25 * step, rel=1e-3)  # one update, in every coordinate
+        torch.testing.assert_close(value.delta[0].sign(), -slope.sign().float())
+        assert float(value.loss[1, 3]) == pytest.approx(0.15 * 0.25 / 5, rel=1e-3)  # weight decay
+
+
+def test_scaling_what_is_edited_changes_no_search(tiny_folder: Callable[[str], Any]) -> None:
+    """Lengths mean nothing: a value ten times as long behind a norm, or with a multiplier undone, is found alike."""
+    model = load(tiny_folder("gemma2"), dtype=torch.float64)
+    open_ = {"v_lr": None, "clamp": None, "v_weight_decay": None}
+    goal = Objective(**{**GOAL.__dict__, **open_, "v_steps": 6})
+    before = found(model, subjects(model), [("value", 1)], goal)
+    with torch.no_grad():
+        model.down_projection(1).weight.mul_(10)
+    for one, other in zip(before, found(model, subjects(model), [("value", 1)], goal), strict=True):
+        assert float(torch.nn.functional.cosine_similarity(other.delta, one.delta)) > 0.99  # but for the norm's eps
+        assert float(other.delta.norm() / one.delta.norm()) == pytest.approx(10, rel=0.02)
+        torch.testing.assert_close(other.loss, one.loss, rtol=1e-2, atol=1e-2)
+
+
 def test_states_asked_for_are_those_of_a_forward(double: Callable[[str], Model]) -> None:
     model = double("neox")
     some = subjects(model)
@@ -248,3 +288,27 @@ def test_a_loss_that_is_no_number(tiny_folder: Callable[[str], Any]) -> None:
         model.module("mlp", 2).c_proj.bias.fill_(torch.inf)  # type: ignore[union-attr]
     with pytest.raises(TracerError, match=r"no number|not numbers"):
         found(model, some, [("mlp", 1)])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=14),
+    st.integers(1, 9),
+)
+def test_forwards_are_cut_where_they_cost_least(places: list[tuple[int, int]], most: int) -> None:
+    rows = [Row(tuple(range(at + more)), at, (at,)) for at, more in sorted(places)]
+
+    def cost(parts: Sequence[tuple[int, int]]) -> int:
+        runs = [rows[begin:end] for begin, end in parts]
+        return sum(FORWARD_TOKENS + len(own) * (max(len(row.ids) for row in own) - own[0].lookup) for own in runs)
+
+    found = cuts(rows, most)
+    assert [begin for begin, _ in found] == [0, *(end for _, end in found[:-1])] and found[-1][1] == len(rows)
+    assert all(0 < end - begin <= most for begin, end in found)
+    every = range(len(rows))
+    assert cost(found) <= cost([(i, i + 1) for i in every])
+    assert cost(found) <= cost([(i, min(i + most, len(rows))) for i in every[::most]])
+    if len(rows) <= 8:
+        ends = [[*some, len(rows)] for n in every for some in combinations(every[1:], n)]
+        ways = [list(zip([0, *way[:-1]], way, strict=True)) for way in ends]
+        fits = [way for way in ways if all(end - begin <= most for begin, end in way)]
+        assert cost(found) == min(cost(way) for way in fits)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .answers import Readout, answer_text
+from .arriving import Arrival, behind_norm
 from .attributed import NeuronAttribution
 from .errors import TracerError
 from .forward import Base
-from .hooks import Replace, Site, frozen
+from .hooks import Frame, Replace, Site, attach, frozen
 from .metrics import Metric
 from .progress import track
 from .sweep import BUDGET_BYTES, check_max_rows, record, sweep
@@ -97,8 +98,10 @@ class Attributor:
                 raise TracerError(f"token {index} is out of range: {about.text!r} has {tokens} tokens")
             positions = (index % tokens,)
         kind = KINDS[self.site]
+        normed = behind_norm(self.model, 0) and self.method == "integrated_gradients"
+        kinds = (kind, *(("mlp_input", "value") if normed else ()))
         with torch.no_grad():
-            base = record(self.model, readout.ids, read=readout.read, kinds=(kind,))
+            base = record(self.model, readout.ids, read=readout.read, kinds=kinds)
             answer = readout.answer(base.logits[0])
         states = [base.states[kind, layer][0, list(positions)] for layer in range(self.model.n_layers)]
         values = torch.stack([state.to("cpu") for state in states])
@@ -131,7 +134,7 @@ class Attributor:
                 branch = []
                 for position, value in zip(run.positions, at_alpha, strict=True):
                     leaves.append(value.clone().requires_grad_())
-                    branch.append(Replace(Site(KINDS[self.site], layer, position), leaves[-1]))
+                    branch.append(self.replacement(run, layer, position, leaves[-1]))
                 branches.append(branch)
 
         def measure(logits: Tensor) -> Tensor:
@@ -148,6 +151,30 @@ class Attributor:
                 f"gradients of {self.model.name} are not finite in {self.model.dtype}; load it with dtype=torch.float32"
             )
         return gradients, found.double().reshape(len(points), len(alphas))
+
+    def replacement(self, run: Untouched, layer: int, position: int, activations: Tensor) -> Replace:
+        """What puts ``activations`` [d_mlp] in the place of a token's own.
+
+        Behind a norm it is what they add to the residual stream, with the norm's divisor as it is in the untouched run.
+        The norm itself gives all activations times α the same output, whatever α is, and nothing to attribute.
+        """
+        if not behind_norm(self.model, layer):
+            return Replace(Site(KINDS[self.site], layer, position), activations)
+        module, entered = self.model.module("mlp_input", layer), run.base.states["mlp_input", layer][:, [position]]
+        present = run.base.states["value", layer][0, position]
+        frame = Frame(1)
+        handles = [
+            attach(self.model, KINDS[self.site], layer, lambda state: activations.expand_as(state), frame),
+            attach(self.model, "value", layer, lambda state: found.append(state), frame),
+        ]
+        found: list[Tensor] = []
+        try:
+            module(entered)
+        finally:
+            for handle in handles:
+                handle.remove()
+        arrival = Arrival.of(self.model, layer)
+        return Replace(Site("mlp", layer, position), arrival.at(found[0][0, 0], present))
 
     def values(self, facts: Iterable[Fact]) -> Tensor:
         """The neurons' values [facts, layers, d_mlp], means over positions."""

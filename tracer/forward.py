@@ -79,7 +79,7 @@ class Forward:
                 if plan.kinds(2 * last).isdisjoint(INNER):
                     keep = torch.zeros(self.base.ids.shape[1] - self.first, dtype=torch.bool)
                     keep[[position - self.first for position in self.base.read]] = True
-                    for handle in narrow(model.module("mlp", last), keep):
+                    for handle in narrow(model.module("mlp_input", last), keep):
                         stack.callback(handle.remove)
             for layer in range(model.n_layers):
                 split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None

@@ -6,17 +6,20 @@ A :class:`Site` names a place: a kind, a layer, a token.
 kind      what it is, [rows, tokens, width]
 ========  =====================================================================================================
 hidden    output of block ``layer`` (the residual stream after it)
-mlp       what the MLP of block ``layer`` contributes: the output of its module, without the residual stream
-attn      what attention of block ``layer`` contributes, likewise
-key       INPUT of the MLP's down-projection, ``d_mlp`` wide (its output is the value)
+mlp       what the MLP of block ``layer`` adds to the residual stream: its output, behind the norm or times the
+          multiplier that some architectures have there
+attn      what attention of block ``layer`` adds, likewise
+key       INPUT of the MLP's down-projection, ``d_mlp`` wide
+value     OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
 pre       what the MLP's activation function takes, ``d_mlp`` wide: the OUTPUT of the up-projection, or of the gate
           projection where there is one (the two fused into one module have no such site)
 embed     output of the word embedding, before positions are added (no layer)
 ========  =====================================================================================================
 
-``model.path(kind, layer)`` names the module (an output projection where the MLP is no module of its own, or adds the
-residual stream inside: OPT, BLOOM, BERT). Where attention and MLP read the same residual stream
-(``model.parallel``) all kinds are defined all the same: the two outputs are separate and are added together.
+``model.path(kind, layer)`` names the module: a norm behind the MLP or attention where there is one (Gemma 2 and 3,
+OLMo 2, GLM-4, EXAONE 4), an output projection where either is no module of its own, or adds the residual stream inside
+(OPT, BLOOM, BERT). So ``hidden[l] - hidden[l - 1] = attn[l] + mlp[l]``, also where both read the same residual stream
+(``model.parallel``); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), where they are its summands.
 
 Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
 call in ``torch.no_grad()`` when only numbers are wanted.
@@ -52,7 +55,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import TracerError
-from .sites import INNER, KINDS, Add, Intervention, Replace, Site, Units, check_site
+from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
     from .model import Model
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INNER",
     "KINDS",
+    "WIDE",
     "Add",
     "Frame",
     "Intervention",
@@ -77,6 +81,9 @@ __all__ = [
 ]
 
 
+INPUTS = ("key", "mlp_input")  # kinds that are what enters their module
+
+
 @dataclass
 class Frame:
     """Tokens per row in the forward at hand; some modules see rows and tokens flattened into one dimension."""
@@ -91,13 +98,12 @@ def attach(
 
     The lowest rung: everything else here and in :mod:`tracer.sweep` stands on it. Remove the handle yourself.
     """
-    module = model.module(kind, layer)
+    module, factor = model.module(kind, layer), model.multiplier(kind)
 
     def edited(state: Tensor) -> Tensor | None:
-        if state.dim() == 3:
-            return edit(state)
-        new = edit(state.view(-1, frame.tokens, state.shape[-1]))
-        return None if new is None else new.reshape(-1, new.shape[-1])
+        shaped = state if state.dim() == 3 else state.view(-1, frame.tokens, state.shape[-1])
+        new = edit(shaped if factor == 1 else shaped * factor)
+        return None if new is None else (new if factor == 1 else new / factor).reshape(state.shape)
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         new = edited(args[0])
@@ -109,7 +115,7 @@ def attach(
             return new
         return type(output)((new, *output[1:]))
 
-    return module.register_forward_pre_hook(before) if kind == "key" else module.register_forward_hook(after)
+    return module.register_forward_pre_hook(before) if kind in INPUTS else module.register_forward_hook(after)
 
 
 @contextmanager

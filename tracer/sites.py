@@ -14,8 +14,9 @@ from .errors import TracerError
 if TYPE_CHECKING:
     from .model import Model
 
-KINDS = ("hidden", "mlp", "attn", "key", "pre", "embed")
-INNER = ("key", "pre")  # kinds inside the MLP, d_mlp wide
+KINDS = ("hidden", "mlp", "attn", "key", "pre", "value", "embed")
+WIDE = ("key", "pre")  # kinds that are d_mlp wide
+INNER = (*WIDE, "value")  # kinds inside the MLP
 
 
 @dataclass(frozen=True)

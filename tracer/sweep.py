@@ -27,7 +27,7 @@ from torch import Tensor
 from .branches import Moment, Plan, Step, make_plan, rows_of, timeline
 from .errors import TracerError
 from .forward import Base, BlockArguments, Forward, Prefix
-from .hooks import INNER, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
+from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .progress import track
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def record(
 ) -> Base:
     """Run ``ids`` [R, T] with ``interventions`` (values may differ by row) and keep what branches start from.
 
-    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre") are kept for every layer as
-    well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row tries out whether branches
-    can start from the keys and values recorded. Follows torch's grad mode. Raises TracerError as
-    :func:`tracer.hooks.intervene` does, and for NaN.
+    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre", "value", "mlp_input")
+    are kept for every layer as well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row
+    tries out whether branches can start from the keys and values recorded. Follows torch's grad mode. Raises
+    TracerError as :func:`tracer.hooks.intervene` does, and for NaN.
     """
     check_max_rows(max_rows)
     ids = as_ids(model, ids)
@@ -214,7 +214,7 @@ def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Momen
         check_site(model, item.site, tokens)
         if item.site.kind == "embed" or item.site.token is None:
             raise TracerError(f"a branch cannot change {item.site}: name a token, and put 'embed' into the base run")
-        width = model.d_mlp if item.site.kind in INNER else model.d_model
+        width = model.d_mlp if item.site.kind in WIDE else model.d_model
         if isinstance(item, Units):
             item.check_width(width)
             width = len(item.index)

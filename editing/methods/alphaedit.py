@@ -13,7 +13,7 @@ from tracer import TracerError
 
 from ..edit import Edit
 from ..method import Change, Group, Method
-from .spread import REACH, SpreadSettings, default_layers, spread, state_kind
+from .spread import SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -48,8 +48,7 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
 
     With F = [E, K] and its part in the free space PF this is the last columns of PF (F^T PF + ridge I)^-1 R^T.
     """
-    kind = state_kind(model)
-    settings = settings.resolved(model, default_layers(model), kind, REACH)
+    settings = settings.resolved(model, default_layers(model))
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     free = {layer: free_space(*covariance.spectrum(layer), settings, layer) for layer in settings.layers}
@@ -67,7 +66,7 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
         # (A B + r I)^-1 A = A (B A + r I)^-1 with A = P F and B = F^T
         return torch.linalg.solve(inner.T, inside.T).T[:, -keys.shape[1] :]
 
-    return spread(model, groups, settings, closed_form, places=(kind,))
+    return spread(model, groups, settings, closed_form)
 
 
 def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:

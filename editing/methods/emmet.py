@@ -12,7 +12,7 @@ from torch import Tensor
 from tracer import TracerError
 
 from ..method import Change, Group, Method
-from .spread import REACH, SpreadSettings, default_layers, spread, state_kind
+from .spread import SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -36,8 +36,7 @@ class EMMETSettings(SpreadSettings):
 
 def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list[Change]:
     """One change per group: every new key mapped exactly, delta = R (K^T C^-1 K)^-1 K^T C^-1."""
-    kind = state_kind(model)
-    settings = settings.resolved(model, default_layers(model), kind, REACH)
+    settings = settings.resolved(model, default_layers(model))
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     solvers = {layer: covariance.solver(layer, damping=settings.damping) for layer in settings.layers}
@@ -55,7 +54,7 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
                 "leave one of them out, or set emmet_lambda above zero"
             ) from error
 
-    return spread(model, groups, settings, closed_form, places=(kind,))
+    return spread(model, groups, settings, closed_form)
 
 
 EMMET = Method("emmet", EMMETSettings, plan, summary="MEMIT with equality constraints (Gupta et al. 2024)")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..method import Change, Group, Method
-from .spread import REACH, ClosedForm, SpreadSettings, default_layers, spread, state_kind
+from .spread import ClosedForm, SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -39,10 +39,9 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
 
     With A = (mom2_weight C)^-1 K this is R [A (I + K^T A)^-1]^T: a system of n x n instead of d_mlp x d_mlp.
     """
-    kind = state_kind(model)
-    settings = settings.resolved(model, default_layers(model), kind, REACH)
+    settings = settings.resolved(model, default_layers(model))
     settings, closed_form = least_squares(model, settings)
-    return spread(model, groups, settings, closed_form, places=(kind,))
+    return spread(model, groups, settings, closed_form)
 
 
 def least_squares(model: Model, settings: Weighted) -> tuple[Weighted, ClosedForm]:

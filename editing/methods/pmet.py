@@ -14,8 +14,6 @@ from .spread import default_layers, spread
 if TYPE_CHECKING:
     from tracer import Model
 
-REACH = 1.0
-
 
 @dataclass(frozen=True)
 class PMETSettings(MEMITSettings):
@@ -35,7 +33,7 @@ def plan(model: Model, groups: Sequence[Group], settings: PMETSettings) -> list[
     Deltas of the attention's and of the MLP's output are optimised together; only the MLP's is written, and its
     residual is divided by the square root of the layers left.
     """
-    settings = settings.resolved(model, default_layers(model), "mlp", REACH)
+    settings = settings.resolved(model, default_layers(model))
     settings, closed_form = least_squares(model, settings)
     return spread(
         model,

@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from ..method import Change, Group, Method
-from ..optimise import Optimised, loss_curves, optimise
+from ..optimise import Optimised, loss_curves, measures, optimise
 from ..request import EditRequest
 from ..settings import ValueSettings, subject_of
+from ..timing import part
 from ..weights import applied
 
 if TYPE_CHECKING:
     from tracer import Model
-
-REACH = 1.0  # default clamp: as long as the hidden state of a subject
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[
     the other: each request's output is taken with those before it written (to re-optimise each value on the model
     edited so far, make one edit per request).
     """
-    settings = settings.resolved(model, (model.n_layers // 3,), "mlp", REACH)
+    settings = settings.resolved(model, (model.n_layers // 3,))
     assert settings.layers is not None
     factors: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in groups]
     evidence: list[dict[str, Tensor]] = [{} for _ in groups]
@@ -71,7 +70,8 @@ def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[
         down = model.down_projection(layer)
         end = f".{layer}" if len(settings.layers) > 1 else ""
         for own, kept, values in zip(factors, evidence, found, strict=True):
-            left, right, seen = _written(values, layer, settings)
+            with part("solve"):
+                left, right, seen = _written(values, layer, settings)
             own[down.name] = (left, right) if down.orientation == "in_out" else (right, left)
             kept.update({f"{name}{end}": value for name, value in seen.items()})
     return [Change(own, settings.as_json(), kept, settings.note) for own, kept in zip(factors, evidence, strict=True)]
@@ -82,7 +82,7 @@ def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings:
     return optimise(
         model,
         subjects,
-        [("mlp", layer)],
+        [("value", layer)],
         settings.objective(),
         also=[("key", layer)],
         max_rows=settings.max_rows,
@@ -104,7 +104,7 @@ def _written(
     right = torch.zeros(values[0].init.shape[-1], len(values), dtype=torch.float64)
     inputs, outputs = [], []
     for i, value in enumerate(values):
-        own, there = value.states["key", layer].double().cpu(), value.states["mlp", layer].double().cpu()
+        own, there = value.states["key", layer].double().cpu(), value.states["value", layer].double().cpu()
         key, output = (own.mean(0), there.mean(0)) if settings.mean_key else (own[0], there[0])
         output = output + right[:, :i] @ (left[:, :i].T @ key)
         target = (value.init[0] + value.delta[0]).double()
@@ -118,6 +118,7 @@ def _written(
         "target_init": torch.stack([value.init[0] for value in values]),
         "delta": torch.stack([value.delta[0] for value in values]),
         "loss": loss_curves(values),
+        **measures(values),
     }
     return left.float(), right.float(), {name: value.float().contiguous() for name, value in seen.items()}
 

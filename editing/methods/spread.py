@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tracer.hooks import Add, Site, capture, intervene
+from tracer.arriving import Arrival, behind_norm
 from tracer.progress import track
 
 from ..method import Change, Group
-from ..optimise import Optimised, loss_curves, optimise
+from ..optimise import Optimised, loss_curves, measures, optimise
 from ..request import EditRequest
 from ..rows import Row, rewriting_rows, states_at_lookups
 from ..settings import ValueSettings, subject_of
+from ..timing import part
 from ..weights import applied
 
 if TYPE_CHECKING:
     from tracer import Model
-
-REACH = 0.75  # default clamp of a hidden state, as published
 
 # (layer, keys [d_mlp, n], residuals [d, n]) -> adjusted keys A [d_mlp, n]: the change is A R^T in [d_mlp, d] form
 ClosedForm = Callable[[int, Tensor, Tensor], Tensor]
@@ -47,20 +46,6 @@ def default_layers(model: Model) -> tuple[int, ...]:
     return tuple(range(max(0, last - count + 1), last + 1))
 
 
-def state_kind(model: Model) -> str:
-    """Where target states are: "hidden", as published; "mlp" if the MLP's output is not simply added to the state.
-
-    Behind a norm (Gemma 2, OLMo 2) a change of the hidden state is no change of the MLP's output that one could write.
-    """
-    layer, ids = default_layers(model)[-1], [1, 2, 3]
-    site, delta = Site("hidden", layer), torch.ones(model.d_model, dtype=model.dtype)
-    with torch.no_grad():
-        before = capture(model, ids, [site])[site]
-        with intervene(model, [Add(Site("mlp", layer), delta)]):
-            moved = (capture(model, ids, [site])[site] - before).float()
-    return "hidden" if float((moved - 1).abs().max()) < 0.1 else "mlp"
-
-
 def spread(
     model: Model,
     groups: Sequence[Group],
@@ -74,16 +59,19 @@ def spread(
     """One change per group: target states of all groups found together, then each group written layer by layer.
 
     settings: resolved. share: by how much the residual is divided when that many layers are left. places: kinds of the
-    states that are optimised together at the last layer; the residual is that of the last of them.
+    states that are optimised together at the last layer; the residual is that of the last of them. Behind a norm the
+    MLP's value is optimised in its stead, since a free change of the residual stream is none that one could write.
     """
     assert settings.layers is not None
     last = settings.layers[-1]
+    free = "value" if behind_norm(model, last) else places[-1]
     subjects = [subject_of(model, request, settings) for group in groups for request in group]
     values = optimise(
         model,
         subjects,
-        [(kind, last) for kind in places],
+        [*((kind, last) for kind in places[:-1]), (free, last)],
         settings.objective(**objective),
+        also=[(places[-1], last)],
         max_rows=settings.max_rows,
         description=f"target states at layer {last}",
     )
@@ -91,7 +79,8 @@ def spread(
     changes = []
     for group in track(groups, "groups", len(groups)):
         own = [next(found) for _ in group]
-        changes.append(_written(model, group, own, settings, closed_form, share, places[-1]))
+        with part("solve"):
+            changes.append(_written(model, group, own, settings, closed_form, share, places[-1]))
     return changes
 
 
@@ -106,16 +95,20 @@ def _written(
 ) -> Change:
     assert settings.layers is not None
     last = settings.layers[-1]
+    arrivals = {layer: Arrival.of(model, layer) for layer in settings.layers}
     rows = [_bare_rows(model, request, settings) for request in group]
     bare = [own[0] for own in rows]
-    target = torch.stack([(value.init[-1] + value.delta[-1]).double() for value in values], dim=1)  # [d, n]
+    start = torch.stack([value.states[kind, last][0].double().cpu() for value in values], dim=1)  # [d, n]
+    target = start + torch.stack([_moved(value, arrivals[last]) for value in values], dim=1)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     evidence: dict[str, Tensor] = {}
     for place, layer in enumerate(settings.layers):
         with applied(model, factors):
             keys = mean_keys(model, rows, layer, settings)  # [d_mlp, n]
-            there = states_at_lookups(model, bare, [(kind, last)], max_rows=settings.max_rows)[kind, last]
-        residual = (target - there.double().cpu().T) / share(len(settings.layers) - place)
+            there = states_at_lookups(model, bare, [(kind, last), ("value", layer)], max_rows=settings.max_rows)
+        missing = (target - there[kind, last].double().cpu().T) / share(len(settings.layers) - place)
+        value = there["value", layer].double().cpu()
+        residual = (arrivals[layer].values(value, missing.T) - value).T
         adjusted = closed_form(layer, keys, residual)
         down = model.down_projection(layer)
         left, right = adjusted.float().contiguous(), residual.float().contiguous()
@@ -123,10 +116,19 @@ def _written(
         evidence[f"keys.{layer}"] = keys.float()
         evidence[f"residual.{layer}"] = right
     evidence["zs"] = target.float()
-    evidence["target_init"] = torch.stack([value.init[-1] for value in values])
+    evidence["target_init"] = start.T.float().contiguous()
     evidence["delta"] = torch.stack([value.delta[-1] for value in values])
     evidence["loss"] = loss_curves(values).float()
+    evidence |= measures(values)
     return Change(factors, settings.as_json(), evidence, settings.note)
+
+
+def _moved(value: Optimised, arrival: Arrival) -> Tensor:
+    """How far an optimised state moves the residual stream, [d], float64."""
+    init, delta = value.init[-1].double(), value.delta[-1].double()
+    if arrival.gain is None:
+        return delta  # of a state of the residual stream itself
+    return arrival.contribution(init + delta) - arrival.contribution(init)
 
 
 def _bare_rows(model: Model, request: EditRequest, settings: SpreadSettings) -> list[Row]:

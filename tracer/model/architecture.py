@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # site -> component as TransformerLens names it, per layer or once per model
-LAYER_SITES = {"hidden": "", "attn": "attn", "mlp": "mlp", "key": "mlp.out", "pre": "mlp"}
+LAYER_SITES = {
+    "hidden": "",
+    "attn": "attn",
+    "mlp": "mlp",
+    "key": "mlp.out",
+    "value": "mlp.out",
+    "pre": "mlp",
+    "mlp_input": "mlp",
+}
+BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's output and the residual stream
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
 # what to do where a model has no such site
 INSTEAD = {
@@ -82,21 +91,31 @@ def orientation(module: nn.Module, path: str) -> str:
     raise TracerError(f"{path} is a {type(module).__name__}; a Conv1D or Linear was expected as the down-projection")
 
 
+def multiplier(config: PretrainedConfig, site: str) -> float:
+    """What the output of a site's module is multiplied with before it is added to the residual stream (Granite)."""
+    return float(getattr(config.get_text_config(), "residual_multiplier", 1.0)) if site in BEHIND else 1.0
+
+
 def component(adapter: Any, site: str) -> str:
-    """TransformerLens component behind a per-layer site: the module, or its output projection where it must be."""
+    """TransformerLens component behind a per-layer site: a norm behind a module, the module, or its output projection.
+
+    The projection is taken where the module's output already holds the residual stream.
+    """
     name = LAYER_SITES[site]
     block = adapter.component_mapping["blocks"]
+    if BEHIND.get(site) in block.submodules:
+        return BEHIND[site]
     part = block.submodules.get(name)
     if site == "pre":  # the map says whose output the activation function takes: "in", or "gate" in a gated MLP
         taken = str(getattr(part, "hook_aliases", {}).get("hook_pre", ""))
         return f"{name}.{taken.removesuffix('.hook_out')}" if taken.endswith(".hook_out") else f"{name}.in"
-    if site not in ("attn", "mlp") or part is None:
+    if site not in ("attn", "mlp", "mlp_input") or part is None:
         return name
-    projection = name + {"attn": ".o", "mlp": ".out"}[site]
+    projection = name + {"attn": ".o", "mlp": ".out"}[name]
     if part.name is None:  # no module of its own
         return projection
     # the map itself says where the contribution alone can be read when the module adds the residual
-    if block.hook_aliases.get(f"hook_{site}_out") == f"{projection}.hook_out":
+    if block.hook_aliases.get(f"hook_{name}_out") == f"{projection}.hook_out":
         return projection
     # a norm of the block that lies inside the attention module (BERT): it comes after the residual was added
     norms = [str(sub.name) for key, sub in block.submodules.items() if key.startswith("ln")]

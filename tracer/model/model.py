@@ -131,18 +131,24 @@ class Model:
         """The module at a site.
 
         Per layer: ``"hidden"`` the block, whose output is the hidden state ``[batch, tokens, d_model]`` (element 0 of a
-        tuple); ``"attn"`` and ``"mlp"`` the modules whose output is what attention and MLP contribute; ``"key"`` the
-        down-projection, whose input is the key ``[..., d_mlp]`` and whose output the value; ``"pre"`` the projection
-        whose output ``[..., d_mlp]`` the activation function takes. Once per model: ``"embed"`` (word embedding),
+        tuple); ``"attn"`` and ``"mlp"`` the modules whose output, times :meth:`multiplier`, is what attention and MLP
+        add to the residual stream; ``"key"`` and ``"value"`` the down-projection, whose input is the key
+        ``[..., d_mlp]`` and whose output the value; ``"pre"`` the projection whose output ``[..., d_mlp]`` the
+        activation function takes; ``"mlp_input"`` the MLP itself. Once per model: ``"embed"`` (word embedding),
         ``"final_norm"``, ``"unembed"``.
 
-        Where the attention or MLP is no module of its own (OPT, BERT) or its module's output already holds the residual
-        (BLOOM, BERT), the site is the output projection inside it, so that its output is the contribution alone.
+        ``"attn"`` and ``"mlp"`` are a norm where one comes between the module and the residual stream (Gemma 2), and
+        the output projection where the module is none of its own (OPT, BERT) or its output already holds the residual
+        (BLOOM, BERT), so that the output is the contribution alone.
 
         Raises:
             TracerError: unknown site, layer out of range, or a site this architecture does not have.
         """
         return self.hf.get_submodule(self.path(site, layer))
+
+    def multiplier(self, site: str) -> float:
+        """What the output of :meth:`module` is multiplied with to become what a site contributes; 1 for most models."""
+        return architecture.multiplier(self.hf.config, site)
 
     def _translate(self, component: str, site: str) -> str:
         try:
