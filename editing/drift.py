@@ -13,12 +13,15 @@ from torch import Tensor
 from tracer import TracerError
 from tracer.hooks import evaluating
 from tracer.model import EMBEDDED
+from tracer.model.soundness import PASSAGE
 from tracer.sweep import check_numbers, default_rows
 
 if TYPE_CHECKING:
     from tracer import Model
 
 TOKENS, WIDTH = 256, 128
+WORSE = 1.2  # of perplexity. Edits that hold change it by a few hundredths; those that break a model, by nearly two
+KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that knows no language to begin with
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,18 @@ class Drifted:
     Attributes:
         kl: mean over tokens of KL(before || after), in nats.
         perplexity: of the text, exp of the mean loss per token.
+        before: the same before any edit. words: size of the vocabulary, the perplexity of guessing.
     """
 
     kl: float
     perplexity: float
+    before: float
+    words: int
+
+    @property
+    def ruined(self) -> bool:
+        """Whether perplexity grew by more than a fifth, in a model that had any language to lose."""
+        return self.before < KNOWN * self.words and not self.perplexity <= WORSE * self.before  # also if it is nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +68,8 @@ class Drift:
     ) -> Drift:
         """Run the first ``tokens`` of ``text`` through the model as it is now, in windows of ``width`` tokens.
 
-        text: one, or several that are joined; None: FactWorld's held-out text, for the embedded model.
+        text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
+            plain English for others.
 
         Raises:
             TracerError: no text, one of fewer than two tokens, settings out of range, a masked model, logits that are
@@ -80,14 +92,19 @@ class Drift:
             kl += float(F.kl_div(after, before, log_target=True, reduction="none").sum(-1).double().sum())
             loss += _loss(after, self.ids[rows], self.lead)
         count = self.before.shape[0] * self.before.shape[1]
-        return Drifted(kl / count, _perplexity(loss, self.ids, self.lead))
+        return Drifted(kl / count, _perplexity(loss, self.ids, self.lead), self.perplexity, self.before.shape[-1])
+
+    @property
+    def perplexity(self) -> float:
+        """Of the text, before."""
+        return _perplexity(_loss(self.before, self.ids, self.lead), self.ids, self.lead)
 
     def read(self, model: Model) -> Drifted:
         """As :meth:`both`; infinite where the model gives no numbers any more."""
         try:
             return self.both(model)
         except TracerError:
-            return Drifted(float("inf"), float("inf"))
+            return Drifted(float("inf"), float("inf"), self.perplexity, self.before.shape[-1])
 
 
 def perplexity(
@@ -110,13 +127,9 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
     if not model.causal:
         raise TracerError(f"{model.name} is a masked model, which predicts no next token; use one that does")
     if text is None:
-        if model.name != EMBEDDED:
-            raise TracerError(
-                f"there is no text for {model.name}; give one that no edit is about, of some hundred tokens"
-            )
         from tracer.factworld import held_out_text
 
-        text = held_out_text()
+        text = held_out_text() if model.name == EMBEDDED else PASSAGE
     for name, value in (("tokens", tokens), ("width", width)):
         if value is not None and value < 2:
             raise TracerError(f"{name} is {value}; expected at least 2")

@@ -70,7 +70,7 @@ class ValueSettings:
     fact_token: str = "subject_last"
     essence: Sequence[str] = ("{} is a",)
     essence_at: str = "subject"
-    template_lengths: Sequence[tuple[int, int]] = ((5, 5), (10, 5))
+    template_lengths: Sequence[tuple[int, int]] = ((10, 5),)
     context_templates: Sequence[Any] | None = None
     covariance: Covariance | None = None
     origin: str | None = None

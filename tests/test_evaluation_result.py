@@ -16,6 +16,7 @@ from editing.evaluation.series import series_of
 from editing.evaluation.stages import staged
 from editing.evaluation.summary import HARMONIC, harmonic
 from editing.evaluation.tables import LABELS
+from editing.report.markdown import as_markdown
 from tracer import TracerError
 
 ROME = labels("rome")
@@ -270,3 +271,29 @@ def test_as_text() -> None:
     assert line.split()[-2:] == ["–", "12"]  # S has no free generation
     assert "100.0 % [100.0, 100.0]" in line
     assert str(Evaluation.of()) == "nothing was measured yet"
+
+
+def test_a_ruined_model_is_said_beside_every_number() -> None:
+    """The new answer may be the likelier one in a model that says nothing else."""
+    made = evaluation()
+    rows = made.metrics.to_dict("records")
+    for method, ruined in (("memit", 1.0), ("rome", 0.0)):
+        of = labels(method)
+        rows += [row(of, case, "ruined", ruined) for case in range(CASES)]
+    marked = Evaluation.of(metrics=rows)
+    summary, scores = marked.summary(), marked.score()
+    for frame in (summary, scores):
+        single = frame[(frame["mode"] == "single") & (frame["control"] == "")].set_index("method")["ruined"]
+        assert (single["memit"] == 1).all() and (single["rome"] == 0).all() and np.isnan(single["unedited"]).all()
+    only = marked.summary(metrics=["rewrite success", "reliability (forced)"])
+    assert (only[(only["method"] == "memit") & (only["mode"] == "single")]["ruined"] == 1).all()
+    lines = str(marked).splitlines()
+    ruins = [line for line in lines if "! ruins the model" in line]
+    assert len(ruins) == 1 and ruins[0].startswith(" memit") and "100.0 %" in ruins[0]
+    table = as_markdown(marked)
+    head = table.splitlines()[2].split("|")
+    assert "ruined models" in table and "ruined models" not in as_markdown(made)
+    place = [title.strip() for title in head].index("ruined models")
+    single = [line.split("|") for line in table.split("**sequential**")[0].splitlines() if "|" in line]
+    told = {line[1].strip(): line[place].strip() for line in single}
+    assert told["memit"].startswith("100.0") and told["rome"].startswith("0.0")

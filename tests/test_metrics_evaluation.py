@@ -236,7 +236,7 @@ def test_every_metric_is_defined() -> None:
     names = {f"{kind} {name}" for kind in KINDS for name in OF_QUESTIONS}
     names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "said")}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
-    assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth"}
+    assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth", "ruined"}
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.better in ("higher", "lower", None)

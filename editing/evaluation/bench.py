@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tracer import Model, TracerError, load
+from tracer.model import EMBEDDED
 
 from ..compute import compute_edits, method_named
 from ..datasets.record import EditRecord
@@ -66,7 +67,8 @@ class Bench:
             )
         if name not in self._drifts:  # now, while the model has no edit
             tokens = self.protocol.canary_tokens
-            self._drifts[name] = Drift.recorded(model, self._text, tokens=tokens) if tokens else None
+            text = self._text if model.name == EMBEDDED else None
+            self._drifts[name] = Drift.recorded(model, text, tokens=tokens) if tokens else None
         return model
 
     def drift(self, name: str) -> Drift | None:
@@ -226,7 +228,13 @@ def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def drift_values(now: Drifted | None) -> list[Value]:
     """Drift as metrics of a case; none where it was not read."""
-    return [] if now is None else [Value("kl drift", now.kl, 1), Value("perplexity", now.perplexity, 1)]
+    if now is None:
+        return []
+    return [
+        Value("kl drift", now.kl, 1),
+        Value("perplexity", now.perplexity, 1),
+        Value("ruined", float(now.ruined), 1),
+    ]
 
 
 def efficiency(edit: Edit, share: int) -> list[Value]:

@@ -17,6 +17,7 @@ from .tables import Frame
 if TYPE_CHECKING:
     from .evaluation import Evaluation
 
+RUINED = "ruined"
 OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # shown below the measures where known
 
 
@@ -41,6 +42,9 @@ def as_text(evaluation: Evaluation, width: int = 110) -> str:
     for series, own, scored in zip(every, divided(summary, every), divided(scores, every), strict=True):
         rows = own.set_index("metric")
         lines = [("score S", cell(scored, True), "", _most(scored))]
+        ruined = rows[rows.index == RUINED]
+        if len(ruined) and float(ruined["mean"].iloc[0]) > 0:  # before anything else, which means little then
+            lines.insert(0, ("! ruins the model", cell(ruined, True), "", _most(ruined)))
         for measure in MEASURES:
             forced, said = (rows[rows.index == f"{measure} ({how})"] for how in ("forced", "said"))
             lines.append((measure, cell(forced, True), cell(said, True), max(_most(forced), _most(said))))

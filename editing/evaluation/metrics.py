@@ -15,6 +15,7 @@ import numpy as np
 from tracer import TracerError
 
 from ..datasets.record import KINDS, MEASURES, EditRecord
+from ..drift import WORSE
 from .answers import Answer, CaseAnswers
 from .negation import KIND as NEGATION
 from .text_metrics import TermWeights, consistency, ngram_entropy
@@ -187,6 +188,13 @@ def _made() -> Iterable[Metric]:
     )
     yield Metric("kl drift", "", "lower", "nats", "Mean of KL(before || after) of next tokens over unrelated text.")
     yield Metric("perplexity", "", "lower", "perplexity", "Perplexity per token of unrelated text.")
+    yield Metric(
+        "ruined",
+        "",
+        "lower",
+        "share",
+        f"Whether perplexity of unrelated text is more than {WORSE:g} times that of the unedited model.",
+    )
     yield Metric("seconds", "", "lower", "s", "Time the edit took to compute; of edits found together, an equal share.")
     yield Metric("peak bytes", "", "lower", "bytes", "Most memory held while it was computed, beyond what was before.")
     yield Metric("edit norm", "", None, "norm", "Frobenius norm of the whole change of weights.")

@@ -102,7 +102,8 @@ class Protocol:
         retention: how often earlier cases are asked again in mode "sequential", in total; None: three times their
             number.
         moments: at how many moments, spread evenly; at the last one as many as the others leave of ``retention``.
-        canary_tokens: of unrelated text (FactWorld's held-out text), for perplexity and KL drift; 0: none.
+        canary_tokens: of unrelated text (FactWorld's held-out text for the embedded model, a passage of plain English
+            for others), for perplexity and KL drift; 0: none.
         limits: of health in mode "sequential". on_alarm: go on and note it ("record"), make no further edit ("stop"),
             or also go back to the last healthy state ("rollback").
 

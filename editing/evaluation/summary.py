@@ -30,7 +30,8 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Frame:
-    """One row per series, stage and metric: *by, stage, after, metric, code, mean, low, high, n, prompts, subjects.
+    """One row per series, stage and metric: *by, stage, after, metric, code, mean, low, high, n, prompts, subjects,
+    ruined.
 
     by: the columns of ``LABELS`` that make a series; what differs in the others is pooled.
     only: the metrics wanted; None: all.
@@ -39,13 +40,15 @@ def summarise(
     mean: over cases, each of which is a mean over its own prompts, as published, with the weights of
     :func:`staged`. after: edits made when measured, NA
     where that differs from case to case. n: cases; prompts: all of theirs. An infinite value makes the mean infinite
-    and leaves no interval.
+    and leaves no interval. ruined: share of the series' edits that ruined the model, on every row, since the new answer
+    is easily the likelier one in a model that says nothing else; nan where it was not measured.
 
     Raises TracerError for columns of ``by`` that are no labels, and settings the bootstrap cannot use.
     """
     import pandas as pd
 
     check(by, resamples, level, seed)
+    ruined = _ruined(metrics, by)
     chosen = metrics if only is None else metrics[metrics["metric"].isin(list(only))]
     rows = []
     for key, group in series_in(staged(chosen), by):
@@ -70,9 +73,10 @@ def summarise(
                 "n": one["case_id"].nunique(),
                 "prompts": int(one["n"].sum()),
                 "subjects": one["subject"].nunique(),
+                "ruined": ruined.get(tuple(key.values()), np.nan),
             }
             rows.append(row)
-    columns = [*by, "stage", "after", "metric", "code", "mean", "low", "high", "n", "prompts", "subjects"]
+    columns = [*by, "stage", "after", "metric", "code", "mean", "low", "high", "n", "prompts", "subjects", "ruined"]
     return pd.DataFrame(rows, columns=columns).astype({"after": "Int64"})
 
 
@@ -84,14 +88,16 @@ def score(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Frame:
-    """CounterFact's S, the harmonic mean of ES, PS and NS (Meng et al. 2022): *by, stage, after, mean, low, high, n.
+    """CounterFact's S, the harmonic mean of ES, PS and NS (Meng et al. 2022): *by, stage, after, mean, low, high, n,
+    ruined.
 
     Each of the three is a mean over cases; subjects are drawn once for all three. S is 0 where one of them is. Series
-    that lack one of the three have no row. n: cases that have all of them or some.
+    that lack one of the three have no row. n: cases that have all of them or some. ruined: as in :func:`summarise`.
     """
     import pandas as pd
 
     check(by, resamples, level, seed)
+    ruined = _ruined(metrics, by)
     rows = []
     chosen = metrics[metrics["metric"].isin(HARMONIC) & metrics["value"].notna()]
     for key, group in series_in(staged(chosen), by):
@@ -107,9 +113,11 @@ def score(
             "low": float(low),
             "high": float(high),
             "n": group["case_id"].nunique(),
+            "ruined": ruined.get(tuple(key.values()), np.nan),
         }
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*by, "stage", "after", "mean", "low", "high", "n"]).astype({"after": "Int64"})
+    columns = [*by, "stage", "after", "mean", "low", "high", "n", "ruined"]
+    return pd.DataFrame(rows, columns=columns).astype({"after": "Int64"})
 
 
 def harmonic(shares: np.ndarray) -> np.ndarray:
@@ -117,6 +125,12 @@ def harmonic(shares: np.ndarray) -> np.ndarray:
     shares = np.asarray(shares, dtype=float)
     with np.errstate(divide="ignore"):
         return shares.shape[-1] / (1 / shares).sum(-1)
+
+
+def _ruined(metrics: Frame, by: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    """Share of edits that ruined the model, by series and stage."""
+    own = metrics[(metrics["metric"] == "ruined") & metrics["value"].notna()]
+    return {tuple(key.values()): float(group["value"].mean()) for key, group in series_in(staged(own), by)}
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -36,8 +36,6 @@ ClosedForm = Callable[[int, Tensor, Tensor], Tensor]
 class SpreadSettings(ValueSettings):
     """Hyper-parameters of a method that spreads residuals; see :class:`editing.settings.ValueSettings`."""
 
-    template_lengths: Sequence[tuple[int, int]] = ((10, 5),)
-
 
 def default_layers(model: Model) -> tuple[int, ...]:
     """Layers up to about half of the depth: three of eight, five of thirty-two or more."""

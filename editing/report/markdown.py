@@ -14,6 +14,7 @@ from ..evaluation.tables import LABELS, UNEDITED, Frame
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "score S": (),
+    "ruined models": ("ruined",),
     "reliability": ("reliability (forced)", "reliability (said)"),
     "generalisation": ("generalisation (forced)", "generalisation (said)"),
     "locality": ("locality (forced)", "locality (said)"),
@@ -56,6 +57,8 @@ def _table(
     chosen: Sequence[Series], of: dict[Series, tuple[Frame, Frame]], columns: Sequence[str], known: set[Any]
 ) -> str:
     titles = [title for title in columns if not COLUMNS[title] or known & {*COLUMNS[title]}]
+    if not any((of[each][0]["ruined"] > 0).any() for each in chosen):  # the column stands where there is one
+        titles = [title for title in titles if COLUMNS[title] != ("ruined",)]
     lines = [["", *titles, "cases"]]
     for series in chosen:
         rows, scored = of[series]
