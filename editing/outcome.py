@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import Fact, TracerError
+from tracer import TracerError
 from tracer.answers import answer_text, own_answer
-from tracer.tokens import SLOT
 
 from .continuation import TOKENS, continuations
 from .probes import GROUPS, Probes, Question
@@ -109,7 +108,8 @@ def measure(
     known = [place for place, question in enumerate(asked) if question.true is not None]
     prompts = [question.prompt for question in asked] + [asked[place].prompt for place in known]
     targets = [question.new for question in asked] + [str(asked[place].true) for place in known]
-    scores = target_log_probs(model, prompts, targets, max_rows=max_rows) if asked else None
+    spaces = [question.space for question in asked] + [asked[place].space for place in known]
+    scores = target_log_probs(model, prompts, targets, space=spaces, max_rows=max_rows) if asked else None
     columns: dict[str, np.ndarray] = {}
     for kind, values in (("", "sums"), ("_mean", "means"), ("says_", "greedy")):
         every = np.array([]) if scores is None else getattr(scores, values).astype(float)
@@ -244,7 +244,7 @@ def _next(
     max_rows: int | None,
 ) -> list[str]:
     if not model.causal:  # what stands at the masks of the new target
-        facts = [Fact(SLOT, asked[i].prompt, asked[i].new) for i in places]
+        facts = [asked[i].fact(asked[i].new) for i in places]
         return [answer_text(model, own_answer(model, fact)).strip() for fact in facts]
     written = continuations(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)
     return [_up_to_mark(text.strip()) for text in written]

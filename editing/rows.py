@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,7 +62,7 @@ def rewriting_rows(model: Model, request: EditRequest, templates: Templates, tok
     """The request in every context, the bare one first, its target scored."""
     rows = []
     for template in (text for kind in templates for text in kind):
-        found = Fact(fill(template, request.prompt), request.subject, request.target_new).align(model)
+        found = replace(request.fact, prompt=fill(template, request.prompt)).align(model)
         readout = Readout.of(model, found)
         rows.append(Row(readout.ids, lookup(found, token), readout.read, readout.target))
     return rows

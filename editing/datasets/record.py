@@ -62,6 +62,7 @@ class Rewrite(_Frozen):
         target_true: what it is to stop saying; None: not known.
         relation: name of the relation in its benchmark.
         question: the same as a question, where the benchmark has one.
+        space: whether a space stands before the targets; None: as :class:`tracer.Fact` finds.
     """
 
     prompt: str = Field(min_length=1)
@@ -70,10 +71,11 @@ class Rewrite(_Frozen):
     target_true: str | None = None
     relation: str | None = None
     question: str | None = None
+    space: bool | None = None
 
     def request(self) -> EditRequest:
         """As an edit. Raises TracerError as :class:`EditRequest` does."""
-        return EditRequest(self.prompt, self.subject, self.target_new, self.target_true)
+        return EditRequest(self.prompt, self.subject, self.target_new, self.target_true, self.space)
 
 
 class Ask(_Frozen):
@@ -89,6 +91,7 @@ class Ask(_Frozen):
         either: questions of a record with the same number are wordings of one; one right answer is enough.
         needs: prompts of the record's questions of kind "condition" that the unedited model has to answer rightly for
             this one to count.
+        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
     """
 
     kind: Kind
@@ -97,6 +100,7 @@ class Ask(_Frozen):
     against: str | None = None
     either: int | None = None
     needs: tuple[str, ...] = ()
+    space: bool | None = None
 
     @property
     def answer(self) -> str | None:
@@ -143,7 +147,6 @@ class EditRecord(_Frozen):
         own = []
         for rewrite in self.rewrites:
             request = rewrite.request()
-            own.append(
-                Ask(kind="rewrite", prompt=request.text, answers=((request.target_new,),), against=request.target_true)
-            )
+            new, true = request.target_new, request.target_true
+            own.append(Ask(kind="rewrite", prompt=request.text, answers=((new,),), against=true, space=request.space))
         return (*own, *self.asks)

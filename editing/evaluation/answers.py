@@ -159,13 +159,13 @@ class _Aligned:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.known: dict[tuple[str, str | None], Alignment] = {}
+        self.known: dict[tuple[str, str | None, bool | None], Alignment] = {}
 
-    def __call__(self, prompt: str, target: str | None = None) -> Alignment:
-        if (prompt, target) not in self.known:
+    def __call__(self, prompt: str, target: str | None = None, space: bool | None = None) -> Alignment:
+        if (prompt, target, space) not in self.known:
             # in the slot, so that a text with braces stays as it is
-            self.known[prompt, target] = Fact(SLOT, prompt, target).align(self.model)
-        return self.known[prompt, target]
+            self.known[prompt, target, space] = Fact(SLOT, prompt, target, space).align(self.model)
+        return self.known[prompt, target, space]
 
 
 def _old(record: EditRecord, earlier: dict[str, CaseAnswers]) -> tuple[Answer, ...]:
@@ -188,7 +188,8 @@ def _questions(
         found.append(_question(aligned, one, generate, None if old is None else old[place]))
     for request in record.requests():
         if (text := denied(request)) is not None:
-            same = Ask(kind="rewrite", prompt=text, answers=((request.target_new,),), against=request.target_true)
+            new, true = request.target_new, request.target_true
+            same = Ask(kind="rewrite", prompt=text, answers=((new,),), against=true, space=request.space)
             found.append(_question(aligned, same, False, None, KIND))
     return found
 
@@ -196,9 +197,9 @@ def _questions(
 def _question(aligned: _Aligned, one: Ask, generate: bool, old: Answer | None, kind: str | None = None) -> _Question:
     question = _Question(one, kind or one.kind, aligned(one.prompt).input_ids, one.answers)
     if one.against is not None:
-        question.against = aligned(one.prompt, one.against).target_ids
+        question.against = aligned(one.prompt, one.against, one.space).target_ids
     if one.answer is not None:
-        question.target = aligned(one.prompt, one.answer).target_ids
+        question.target = aligned(one.prompt, one.answer, one.space).target_ids
     elif old is not None and old.greedy:
         question.target = old.greedy  # the ids themselves, so that the same answer is the same tokens
         question.accepted = ((answer_text(aligned.model, old.greedy).strip(),),)
