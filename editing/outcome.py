@@ -14,6 +14,7 @@ from tracer.answers import answer_text, own_answer
 from .continuation import TOKENS, continuations
 from .probes import GROUPS, Probes, Question
 from .scores import target_log_probs
+from .sentences import answer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ARRAYS = ("new", "true", "new_mean", "true_mean", "says_new", "says_true")
 SENTENCES = 2  # most in a continuation
-MARKS = ".,;:!?\n"  # an answer ends before these
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,13 +247,7 @@ def _next(
         facts = [asked[i].fact(asked[i].new) for i in places]
         return [answer_text(model, own_answer(model, fact)).strip() for fact in facts]
     written = continuations(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)
-    return [_up_to_mark(text.strip()) for text in written]
-
-
-def _up_to_mark(text: str) -> str:
-    """A text as far as the first mark behind its first character."""
-    ends = [place for mark in MARKS if (place := text.find(mark, 1)) > 0]
-    return text[: min(ends)] if ends else text
+    return [answer_of(text.strip()) for text in written]
 
 
 def _texts(

@@ -400,7 +400,7 @@ def test_what_looks_alike_is_told_apart() -> None:
 
 @pytest.mark.parametrize("field", ["prompt", "subject", "target"])
 def test_half_a_character_is_named(field: str) -> None:
-    texts = {"prompt": "{} is in", "subject": "Paris", "target": "France"}
+    texts: Any = {"prompt": "{} is in", "subject": "Paris", "target": "France"}
     texts[field] += " \ud83d!"
     message = rf"the {field} .* holds half a character, U\+D83D at {len(texts[field]) - 2}: .* read it as UTF-8 again"
     with pytest.raises(TracerError, match=message):

@@ -12,12 +12,13 @@ import torch
 
 from tracer import Fact, TracerError
 from tracer.answers import answer_text
+from tracer.spacing import unspaced
 from tracer.tokens import SLOT
 
 from ..continuation import ends_after, written_text
 from ..datasets.record import Ask, EditRecord
 from ..decoding import Followed, Ids, Line, follow
-from ..outcome import _up_to_mark
+from ..sentences import answer_of, sentences_in
 from .negation import KIND, denied, is_question
 from .said import says
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen
 SPARE_IN_SENTENCE = 20  # where the answer may stand in a sentence, or several things have to be named
-OWN = 8  # tokens of an answer that is nowhere given: what the unedited model says
+OWN = 12  # most tokens of an answer that is nowhere given: what the unedited model says
 TEXT_TOKENS = 100  # of a text with its prompt, as published for CounterFact
 NAN = float("nan")
 
@@ -92,6 +93,7 @@ class _Question:
     target: Ids = ()
     against: Ids = ()
     tokens: int = 0  # most that are generated
+    sentences: int = 1
     places: dict[Ids, int] = field(default_factory=dict)  # of targets in the prompt's line
 
 
@@ -114,8 +116,8 @@ def ask(
 
     generate: let the model write its answers. texts: let it continue what is to be continued, tokens drawn among the
         five most probable (as published) from ``seed``, the case and the place of the prompt.
-    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself up
-        to the first mark.
+    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself, as
+        far as its answer goes (:func:`editing.sentences.answer_of`).
     text_tokens: length of a text with its prompt. max_rows: most rows in a forward; None: by memory.
 
     The model is left as it was found.
@@ -205,6 +207,8 @@ def _question(aligned: _Aligned, one: Ask, generate: bool, old: Answer | None, k
         question.accepted = ((answer_text(aligned.model, old.greedy).strip(),),)
     if generate:
         question.tokens = _room(aligned, question)
+        # an answer may hold marks itself ("Yahoo! Inc.")
+        question.sentences = max((sentences_in(text) for thing in one.answers for text in thing), default=1)
     return question
 
 
@@ -235,7 +239,8 @@ def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None
         for one in some:
             one.places = places
         tokens = max(one.tokens for one in some)
-        done: Callable[[Sequence[int]], bool] | None = ends_after(model, 1) if tokens else None
+        sentences = max(one.sentences for one in some)
+        done: Callable[[Sequence[int]], bool] | None = ends_after(model, sentences) if tokens else None
         lines.append(Line(prompt, tuple(targets), tokens=tokens, done=done))
     return dict(zip(of, follow(model, lines, max_rows=max_rows), strict=True))
 
@@ -247,7 +252,7 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
     generated = None
     if question.tokens:
         ids = found.written[: question.tokens]  # another question may have let it write more
-        generated = written_text(model, ids, 1).strip()
+        generated = written_text(model, ids, question.sentences).strip()
         if question.accepted:
             said = float(says(generated, question.accepted, anywhere=_anywhere(question)))
         else:
@@ -278,12 +283,21 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
 
 
 def _own_answer(model: Model, ids: Ids) -> Ids:
-    """The ids of what a model wrote up to its first mark, one at least."""
-    for count in range(1, len(ids)):
-        text = answer_text(model, ids[: count + 1]).strip()
-        if _up_to_mark(text) != text:
-            return ids[:count]
-    return ids
+    """The ids of what a model wrote as far as its answer goes, one at least; of one without an end its whole words."""
+    if len(ids) < 2:
+        return ids
+    text = answer_text(model, ids)
+    answer = answer_of(text).rstrip()
+    if answer != text.rstrip():
+        return next((ids[:n] for n in range(1, len(ids)) if len(_text(model, ids[: n + 1])) > len(answer)), ids)
+    if len(ids) < OWN or unspaced(answer[-1:]):
+        return ids
+    begun = [n for n in range(1, len(ids)) if answer_text(model, ids[n:]).startswith(" ")]
+    return ids[: begun[-1]] if begun else ids
+
+
+def _text(model: Model, ids: Ids) -> str:
+    return answer_text(model, ids).rstrip()
 
 
 def _draws(seed: int, case: str, place: int) -> torch.Generator:
