@@ -78,6 +78,24 @@ class EditRequest:
         return spaced(prompt, target.strip(), self.space if prompt == self.text else None)
 
     @classmethod
+    def chat(
+        cls,
+        model: Any,
+        prompt: str,
+        subject: str,
+        target_new: str,
+        target_true: str | None = None,
+        *,
+        system: str | None = None,
+    ) -> EditRequest:
+        """A request whose prompt is put to a chat model in its template: see :meth:`tracer.Fact.chat`.
+
+        Contexts of an edit are then put before the prompt inside the user's turn.
+        """
+        fact = Fact.chat(model, prompt, subject, system=system)
+        return cls(fact.prompt, fact.subject, target_new, target_true, fact.space)
+
+    @classmethod
     def of(cls, given: Any) -> EditRequest:
         """A request from a request, or from a mapping in one of the layouts in use.
 

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .chat import Chat, framed
 from .encoding import check_whole, encode
 from .errors import TracerError
 from .spacing import spaced
@@ -77,6 +78,35 @@ class Fact:
         if self.space is not None and not isinstance(self.space, bool):
             raise TracerError(f"space is {self.space!r}; expected True, False or None")
         self.subject_span  # noqa: B018  a bad fact fails where it is made
+
+    @classmethod
+    def chat(
+        cls,
+        model: Model | PreTrainedTokenizerBase,
+        prompt: str,
+        subject: str,
+        target: str | None = None,
+        *,
+        system: str | None = None,
+    ) -> Fact:
+        """A fact that is asked in the chat template of a model, or of a bare tokenizer.
+
+        Args:
+            model: whose template it is.
+            prompt: what the user says, with ``{}`` or with the subject.
+            subject: who or what it is about.
+            target: what the reply should begin with.
+            system: the system message; None: the template's own, if it has one.
+
+        Returns:
+            A fact whose prompt is the whole text, from the template's beginning to that of the reply.
+
+        Raises:
+            TracerError: as for any fact; no chat template, or one that refuses the message.
+        """
+        start, stop = cls(prompt, subject).subject_span
+        said = prompt if SLOT in prompt else f"{prompt[:start]}{SLOT}{prompt[stop:]}"
+        return cls(framed(model, said, system), subject, target, Chat.of(model).space)
 
     @property
     def subject_span(self) -> tuple[int, int]:
@@ -185,7 +215,7 @@ def bare_note(model: Model | PreTrainedTokenizerBase, text: str) -> str:
     marks = [token for token in tokenizer.all_special_tokens if token.strip()]
     if not tokenizer.chat_template or any(mark in text for mark in marks):
         return ""
-    return "a chat model, asked without its chat template (tokenizer.apply_chat_template)"
+    return "a chat model, asked without its chat template (Fact.chat puts a question into it)"
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

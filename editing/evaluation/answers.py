@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 
 from tracer import Fact, TracerError
 from tracer.answers import answer_text
+from tracer.chat import chat_of
 from tracer.spacing import unspaced
 from tracer.tokens import SLOT
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tracer.tokens import Alignment
 
 SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen
+SPARE_IN_REPLY = 60  # of a chat model, which may say something else first
 SPARE_IN_SENTENCE = 20  # where the answer may stand in a sentence, or several things have to be named
 OWN = 12  # most tokens of an answer that is nowhere given: what the unedited model says
 TEXT_TOKENS = 100  # of a text with its prompt, as published for CounterFact
@@ -93,7 +95,8 @@ class _Question:
     target: Ids = ()
     against: Ids = ()
     tokens: int = 0  # most that are generated
-    sentences: int = 1
+    sentences: int | None = 1  # that are generated; None: a whole reply
+    anywhere: bool = False  # whether the answer may stand anywhere in it
     places: dict[Ids, int] = field(default_factory=dict)  # of targets in the prompt's line
 
 
@@ -161,6 +164,7 @@ class _Aligned:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.chat = chat_of(model)
         self.known: dict[tuple[str, str | None, bool | None], Alignment] = {}
 
     def __call__(self, prompt: str, target: str | None = None, space: bool | None = None) -> Alignment:
@@ -189,7 +193,7 @@ def _questions(
     for place, one in enumerate(record.questions()):
         found.append(_question(aligned, one, generate, None if old is None else old[place]))
     for request in record.requests():
-        if (text := denied(request)) is not None:
+        if (text := denied(request, aligned.chat)) is not None:
             new, true = request.target_new, request.target_true
             same = Ask(kind="rewrite", prompt=text, answers=((new,),), against=true, space=request.space)
             found.append(_question(aligned, same, False, None, KIND))
@@ -205,26 +209,25 @@ def _question(aligned: _Aligned, one: Ask, generate: bool, old: Answer | None, k
     elif old is not None and old.greedy:
         question.target = old.greedy  # the ids themselves, so that the same answer is the same tokens
         question.accepted = ((answer_text(aligned.model, old.greedy).strip(),),)
+    replies = aligned.chat is not None and aligned.chat.turn(one.prompt) is not None
+    question.anywhere = replies or is_question(one.prompt)
     if generate:
-        question.tokens = _room(aligned, question)
+        question.tokens = _room(aligned, question, SPARE_IN_REPLY if replies else None)
         # an answer may hold marks itself ("Yahoo! Inc.")
-        question.sentences = max((sentences_in(text) for thing in one.answers for text in thing), default=1)
+        wordings = [sentences_in(text) for thing in one.answers for text in thing]
+        question.sentences = None if replies and wordings else max(wordings, default=1)
     return question
 
 
-def _room(aligned: _Aligned, question: _Question) -> int:
-    """How many tokens are generated."""
+def _room(aligned: _Aligned, question: _Question, spare: int | None) -> int:
+    """How many tokens are generated; spare: behind the longest answer, None: by what is asked."""
     given = question.ask.answers
     if not given:
-        return len(question.target) + SPARE if question.target else OWN
+        return len(question.target) + (spare or SPARE) if question.target else OWN
     # the tokenizer alone: some of many wordings may be such as it cannot write after the prompt
     longest = [aligned.model.tokenizer(f" {max(one, key=len).strip()}", add_special_tokens=False) for one in given]
-    spare = SPARE_IN_SENTENCE if _anywhere(question) or len(given) > 1 else SPARE
+    spare = spare or (SPARE_IN_SENTENCE if question.anywhere or len(given) > 1 else SPARE)
     return sum(len(each["input_ids"]) for each in longest) + spare  # type: ignore[arg-type]
-
-
-def _anywhere(question: _Question) -> bool:
-    return is_question(question.ask.prompt)
 
 
 def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None) -> dict[Ids, Followed]:
@@ -239,8 +242,9 @@ def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None
         for one in some:
             one.places = places
         tokens = max(one.tokens for one in some)
-        sentences = max(one.sentences for one in some)
-        done: Callable[[Sequence[int]], bool] | None = ends_after(model, sentences) if tokens else None
+        lengths = [one.sentences for one in some]
+        whole = not tokens or None in lengths
+        done = None if whole else ends_after(model, max(length or 1 for length in lengths))
         lines.append(Line(prompt, tuple(targets), tokens=tokens, done=done))
     return dict(zip(of, follow(model, lines, max_rows=max_rows), strict=True))
 
@@ -254,7 +258,7 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
         ids = found.written[: question.tokens]  # another question may have let it write more
         generated = written_text(model, ids, question.sentences).strip()
         if question.accepted:
-            said = float(says(generated, question.accepted, anywhere=_anywhere(question)))
+            said = float(says(generated, question.accepted, anywhere=question.anywhere))
         else:
             greedy = _own_answer(model, ids)
     if question.target:
