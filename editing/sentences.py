@@ -45,12 +45,13 @@ _TITLES = _set(
 # behind a name or a list: a sentence may end here
 _ENDINGS = _set(
     "sr jr esq inc corp co ltd llc plc bros cie gmbh etc al dept univ assn est ave blvd rd st ft hwy pl sq bldg apt ed "
-    "eds trans ext tel bzw usw др пр"
+    "eds trans ext tel bzw usw др пр fed ala ariz ark calif colo conn fla ill ind kan ky mass mich minn miss mont neb "
+    "nev okla ore pa penn tenn tex va vt wash wis wyo"
 )
 # before a number
 _COUNTED = _set(
-    "no nos nr nº fig figs art arts vol vols sec chap p pp op c bk pt ver v § jan feb mar apr jun jul aug sep sept oct "
-    "nov dec табл рис стр"
+    "no nos nr nº rs fig figs art arts vol vols sec chap p pp op c bk pt ver v § jan feb mar apr jun jul aug sep sept "
+    "oct nov dec табл рис стр"
 )
 # words that begin a sentence far more often than they follow an abbreviation
 _STARTS = _set(

@@ -38,15 +38,17 @@ _SEAMS = (
     # short forms: 's, n't, d'Artagnan, O'Brien; a plural or a closed quote (dogs', 'water') is none
     (r"[\p{L}\d]", r"['’](?:s(?!-)|t(?!\s\p{Lu})|re|ve|ll|d|m)\b|n['’]t\b"),
     (r"(?:(?<!\p{L})\p{L}|[\p{L}--s])['’](?<!(?:\A|[\s\p{Ps}])['‘][^'‘’]*['’])", r"\p{L}"),
-    # numbers; "1." at the beginning of a line and "1, 2," count things
-    (r"\d", r"\d|[.,:/–-]\d|(?:st|nd|rd|th|s)\b|\p{Sc}(?!\s*\d)|\p{lb=PO}"),
-    (r"(?<!^\s*\d*)\d\.", r"\d"),
+    # numbers; "1." at the beginning of a line and "1, 2," count things, and a year is a number of its own
+    (r"[\d.,]\d{2}|[.,]\d", r"\d"),
+    (r"\d", r"(?![12]\d{3}\b)\d|[.,:/–-]\d|(?:st|nd|rd|th|s)\b|\p{Sc}(?!\s*\d)|\p{lb=PO}"),
+    (r"(?<!\d|^\s*)\d{1,3}\.", r"\d"),
     (r"(?<![\d,]|,\s*)\d{1,3},", r"\d{3}(?!\d)"),
+    (r"\d,\d{1,2},", r"\d"),
     (r"\d:", r"\d\d(?!\d)"),
     (r"(?<!\d\s?)\p{Sc}", r""),
     (r"(?:\p{L}{2}|[=<>:,(])\s*[-−+±]", r"\d"),
     # formulae, compounds and markup: behind a sign as before it
-    (r"\S[=<>^|&/×÷·≤≥≈→−–—_@-](?<!</[^<>]*>)", r""),
+    (r"\S[=<>^|&/×÷·≤≥≈→−–—_@\\-](?<!</[^<>]*>)", r""),
     (r"[^\s+]\+", r"[\d(\[√π]|\p{L}(?!\p{L})"),
     (r"[^\s*]\*", r"[\d(\[√π]|\p{L}(?!\p{L})"),
     (r"[\d)\]]|(?<!\p{L})\p{L}", r"[=^×÷*/+<>](?=\S)"),
@@ -59,6 +61,7 @@ _SEAMS = (
 _FLAGS = regex.V1 | regex.MULTILINE  # sets of characters can be intersected and subtracted
 _ENDS = tuple(regex.compile(rf"(?:{left})\Z", _FLAGS) for left, _ in _SEAMS)
 _STARTS = tuple(regex.compile(right, _FLAGS) for _, right in _SEAMS)
+_plain_words = regex.compile(r"[A-Za-z] [A-Za-z][^'’]?")
 _east = regex.compile(_EAST, _FLAGS)
 _unspaced = regex.compile(rf"{_EAST}|{_SOUTH}", _FLAGS)
 _words = regex.compile(rf"[\p{{L}}--{_EAST}]+", _FLAGS)
@@ -73,6 +76,8 @@ def space_between(prompt: str, target: str) -> bool:
     """
     if not prompt or not target or prompt[-1].isspace() or target[0].isspace():
         return False
+    if _plain_words.fullmatch(f"{prompt[-1]} {target[:2]}"):  # nearly always, and quickly told
+        return True
     if any(start.match(target) and end.search(prompt) for end, start in zip(_ENDS, _STARTS, strict=True)):
         return False
     word = prompt.split()[-1]
