@@ -104,21 +104,21 @@ class Ask(_Frozen):
         prompt: the whole text, subject filled in.
         answers: what should be said: one tuple of accepted wordings per thing that has to be named, the usual wording
             first. Empty: whatever the model said before the edit.
+        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
         needs: prompts of the record's questions of kind "condition" that the unedited model has to answer rightly for
             this one to count.
-        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
     """
 
     kind: Kind
     prompt: str = Field(min_length=1)
     answers: tuple[tuple[str, ...], ...] = ()
+    space: bool | None = None
     against: str | None = None
     either: int | None = None
     needs: tuple[str, ...] = ()
-    space: bool | None = None
 
     @property
     def answer(self) -> str | None:
