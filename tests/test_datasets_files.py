@@ -178,6 +178,29 @@ def test_records_without_questions_load_and_ask_for_the_fact_alone(tmp_path: Pat
         assert record.asks == () and [ask.kind for ask in record.questions()] == ["rewrite"]
 
 
+def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(
+        r'[{"prompt": "{} is in", "subject": "Rome", "target_new": "France", "paraphrases": ["Rome \ud83d is"]}]',
+        encoding="utf-8",
+    )
+    with pytest.raises(TracerError, match=r"record 1: .*'Rome \\ud83d is' holds half a character, U\+D83D at 5"):
+        load_records(path)
+
+
+def test_a_record_says_its_space(tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text(
+        "prompt,subject,target_new,space\n{} ends in 19,It,45,true\n{} is in down,It,town,False\n{}+1=,1,2,\n"
+    )
+    found = load_records(path)
+    assert [record.rewrites[0].space for record in found] == [True, False, None]
+    assert [record.requests()[0].target_new for record in found] == [" 45", "town", "2"]
+    path.write_text("prompt,subject,target_new,space\n{} ends in 19,It,45,maybe\n")
+    with pytest.raises(TracerError, match="space: holds 'maybe'; expected true or false"):
+        load_records(path)
+
+
 @pytest.mark.parametrize("name", ["some.jsonl", "some.json"])
 def test_a_broken_line_of_json_lines_is_one_problem(name: str, tmp_path: Path) -> None:
     good = json.dumps(GOOD)
@@ -356,26 +379,3 @@ def test_snippets_beside_counterfact_become_references(tmp_path: Path) -> None:
         beside.write_text(wrong)
         with pytest.raises(TracerError, match="is not CounterFact's snippets"):
             load_records(file)
-
-
-def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "records.json"
-    path.write_text(
-        r'[{"prompt": "{} is in", "subject": "Rome", "target_new": "France", "paraphrases": ["Rome \ud83d is"]}]',
-        encoding="utf-8",
-    )
-    with pytest.raises(TracerError, match=r"record 1: .*'Rome \\ud83d is' holds half a character, U\+D83D at 5"):
-        load_records(path)
-
-
-def test_a_record_says_its_space(tmp_path: Path) -> None:
-    path = tmp_path / "records.csv"
-    path.write_text(
-        "prompt,subject,target_new,space\n{} ends in 19,It,45,true\n{} is in down,It,town,False\n{}+1=,1,2,\n"
-    )
-    found = load_records(path)
-    assert [record.rewrites[0].space for record in found] == [True, False, None]
-    assert [record.requests()[0].target_new for record in found] == [" 45", "town", "2"]
-    path.write_text("prompt,subject,target_new,space\n{} ends in 19,It,45,maybe\n")
-    with pytest.raises(TracerError, match="space: holds 'maybe'; expected true or false"):
-        load_records(path)
