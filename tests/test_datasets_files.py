@@ -178,6 +178,20 @@ def test_records_without_questions_load_and_ask_for_the_fact_alone(tmp_path: Pat
         assert record.asks == () and [ask.kind for ask in record.questions()] == ["rewrite"]
 
 
+def test_a_subject_that_looks_like_the_prompts_is_the_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    pairs = [("Cafe\u0301 O’Brien is in", "Caf\u00e9 O'Brien"), ("straße 5 is", "Strasse 5"), ("the É is", "\u00e9")]
+    records = [{"src": prompt, "subject": subject, "alt": "x", "answers": ["y"]} for prompt, subject in pairs]
+    path.write_text(json.dumps(records), encoding="utf-8")
+    found = [record.rewrites[0] for record in load_records(path)]
+    assert [one.subject for one in found] == ["Cafe\u0301 O’Brien", "straße 5", "É"]
+    assert [one.request().text for one in found] == [prompt for prompt, _ in pairs]
+    twice = [{"src": "Rome’s and ROME'S", "subject": "rome's", "alt": "x", "answers": ["y"]}]
+    path.write_text(json.dumps(twice), encoding="utf-8")
+    with pytest.raises(TracerError, match="does not occur"):
+        load_records(path)
+
+
 def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     path.write_text(
