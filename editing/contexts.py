@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tracer import TracerError
+from tracer.chat import Chat
 from tracer.hooks import as_ids, evaluating, keep_logits
 from tracer.tokens import SLOT
 
@@ -68,10 +69,14 @@ def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
     return tuple(kinds)
 
 
-def fill(template: str, prompt: str) -> str:
-    """The prompt, with its own {} kept, in the place of the template's."""
+def fill(template: str, prompt: str, chat: Chat | None = None) -> str:
+    """The prompt, with its own {} kept, in the place of the template's; of a prompt in a chat template what the user
+    says."""
     before, _, after = template.partition(SLOT)
-    return f"{before}{prompt}{after}"
+    turn = None if chat is None else chat.turn(prompt)
+    if turn is None:
+        return f"{before}{prompt}{after}"
+    return f"{turn.head}{before}{turn.said}{after}{turn.tail}"
 
 
 def _clean(text: str) -> str:

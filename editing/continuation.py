@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,12 @@ from tracer.answers import answer_text
 from tracer.tokens import SLOT
 
 from .decoding import TOP_K, Line, follow
+from .sentences import first_sentences, sentence_end
 
 if TYPE_CHECKING:
     from tracer import Model
 
 TOKENS = 24
-# A mark that ends a sentence, with what closes after it. Behind a single capital ("U. S.") or before more letters
-# ("3.5") it ends none; scripts written without spaces need no space behind theirs.
-END = re.compile(r"(?<![A-Z])[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[」』”]*|\n")
 
 
 def continuations(
@@ -37,7 +34,8 @@ def continuations(
 
     The most probable token is taken each time or, with a ``seed``, one drawn among the ``top_k`` most probable (as the
     published evaluation draws; each prompt has a stream of its own, by its place in the list). A text ends with the
-    tokenizer's or the model's end token, which is left out, after so many ``sentences`` (None: however many),
+    tokenizer's or the model's end token, which is left out, after so many ``sentences`` (:mod:`editing.sentences`;
+    None: however many),
     at ``max_new_tokens``, or where the context is full.
 
     Prompts share forwards (:mod:`editing.decoding`). max_rows: most prompts in a forward; None: by memory. The model,
@@ -67,22 +65,10 @@ def continuations(
 
 def ends_after(model: Model, sentences: int) -> Callable[[Sequence[int]], bool]:
     """Whether a text of these ids holds so many whole sentences."""
-    return lambda ids: _end(answer_text(model, ids), sentences) is not None
+    return lambda ids: sentence_end(answer_text(model, ids), sentences) is not None
 
 
 def written_text(model: Model, ids: Sequence[int], sentences: int | None = None) -> str:
     """The text of ids, up to the end of so many sentences; None: all of it."""
     text = answer_text(model, ids) if ids else ""
     return first_sentences(text, sentences) if sentences else text
-
-
-def first_sentences(text: str, count: int = 1) -> str:
-    """``text`` up to the end of so many sentences; all of it where fewer end."""
-    end = _end(text, count)
-    return text if end is None else text[:end].rstrip("\n")
-
-
-def _end(text: str, count: int) -> int | None:
-    """Where sentence ``count`` ends, if it does; line breaks in front of the text end none."""
-    ends = list(END.finditer(text, len(text) - len(text.lstrip())))
-    return ends[count - 1].end() if len(ends) >= count else None

@@ -21,6 +21,7 @@ import numpy as np
 from blake3 import blake3
 
 from tracer import Model, TracerError
+from tracer.encoding import added_ids, body_ids
 from tracer.factworld import training_text
 
 Text = str | Path | Iterable[str]
@@ -79,7 +80,8 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
     Raises:
         TracerError: no such file or data set, something that is no text, or a text without a token.
     """
-    before, after = _special(model)
+    before, behind = added_ids(model.tokenizer)
+    after = [] if model.causal else behind  # only where the model reads both ways
     body = window - len(before) - len(after)
     if body < 1:
         least = window + 1 - body
@@ -111,23 +113,12 @@ def reads_english(model: Model) -> bool:
     return len(model.tokenizer) >= FEW_WORDS
 
 
-def _special(model: Model) -> tuple[list[int], list[int]]:
-    """Special tokens the tokenizer puts before and behind a text; behind only where the model reads both ways."""
-    encoding = model.tokenizer("a", return_special_tokens_mask=True)
-    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
-    if 0 not in special:
-        return [], []
-    first, last = special.index(0), len(special) - special[::-1].index(0)
-    return ids[:first], [] if model.causal else ids[last:]
-
-
 def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator[list[int]]:
     """Token ids without special tokens, at most ``size`` at a time, never of two texts."""
-    encode: Any = model.tokenizer
     for blocks in texts:
         rest: list[int] = []
         for piece in pieces(blocks):
-            rest += encode(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            rest += body_ids(model.tokenizer, piece)
             whole = len(rest) - len(rest) % size
             yield from (rest[start : start + size] for start in range(0, whole, size))
             rest = rest[whole:]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tracer import TracerError
+from tracer.encoding import body_ids
 from tracer.hooks import evaluating
 from tracer.model import EMBEDDED
 from tracer.model.soundness import PASSAGE
@@ -134,7 +135,7 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
         if value is not None and value < 2:
             raise TracerError(f"{name} is {value}; expected at least 2")
     whole = text if isinstance(text, str) else "\n".join(text)
-    ids = list(model.tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"])[:tokens]  # type: ignore[index]
+    ids = body_ids(model.tokenizer, whole)[:tokens]
     if len(ids) < 2:
         raise TracerError(f"the text has {len(ids)} tokens, and nothing can be predicted in it; give a longer one")
     bos = model.tokenizer.bos_token_id

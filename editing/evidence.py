@@ -185,8 +185,7 @@ def with_prompts(
             raise TracerError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
         for place, (request, prompts) in enumerate(zip(requests, each_own, strict=True)):
             others = [question for question in probes[place].questions if question.group != group]
-            new, true = request.target_new, request.target_true
-            asked = [Question(group, prompt, new, true) for prompt in texts(name, prompts)]
+            asked = [Question.about(group, prompt, request) for prompt in texts(name, prompts)]
             probes[place] = Probes((*others, *asked))
     return requests, [each.completed(model) for each in probes]
 
@@ -223,7 +222,7 @@ def _as_it_is(place: int, item: Any) -> Fact:
         request = EditRequest.of(item)
     except TracerError as error:
         raise TracerError(f"fact {place}: {error}") from error
-    return Fact(request.prompt, request.subject, request.target_true)
+    return request.about(request.target_true)
 
 
 def _about(facts: Sequence[Fact], answers: Sequence[str | None], unknown: Sequence[str]) -> dict[str, Any]:

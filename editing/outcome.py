@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import Fact, TracerError
+from tracer import TracerError
 from tracer.answers import answer_text, own_answer
-from tracer.tokens import SLOT
 
 from .continuation import TOKENS, continuations
 from .probes import GROUPS, Probes, Question
 from .scores import target_log_probs
+from .sentences import answer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ARRAYS = ("new", "true", "new_mean", "true_mean", "says_new", "says_true")
 SENTENCES = 2  # most in a continuation
-MARKS = ".,;:!?\n"  # an answer ends before these
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +108,8 @@ def measure(
     known = [place for place, question in enumerate(asked) if question.true is not None]
     prompts = [question.prompt for question in asked] + [asked[place].prompt for place in known]
     targets = [question.new for question in asked] + [str(asked[place].true) for place in known]
-    scores = target_log_probs(model, prompts, targets, max_rows=max_rows) if asked else None
+    spaces = [question.space for question in asked] + [asked[place].space for place in known]
+    scores = target_log_probs(model, prompts, targets, space=spaces, max_rows=max_rows) if asked else None
     columns: dict[str, np.ndarray] = {}
     for kind, values in (("", "sums"), ("_mean", "means"), ("says_", "greedy")):
         every = np.array([]) if scores is None else getattr(scores, values).astype(float)
@@ -244,16 +244,10 @@ def _next(
     max_rows: int | None,
 ) -> list[str]:
     if not model.causal:  # what stands at the masks of the new target
-        facts = [Fact(SLOT, asked[i].prompt, asked[i].new) for i in places]
+        facts = [asked[i].fact(asked[i].new) for i in places]
         return [answer_text(model, own_answer(model, fact)).strip() for fact in facts]
     written = continuations(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)
-    return [_up_to_mark(text.strip()) for text in written]
-
-
-def _up_to_mark(text: str) -> str:
-    """A text as far as the first mark behind its first character."""
-    ends = [place for mark in MARKS if (place := text.find(mark, 1)) > 0]
-    return text[: min(ends)] if ends else text
+    return [answer_of(text.strip()) for text in written]
 
 
 def _texts(

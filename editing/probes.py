@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer import Fact, TracerError
 from tracer.answers import answer_text, own_answer
+from tracer.spacing import spaced
 from tracer.tokens import SLOT
 
 from .continuation import continuations
@@ -39,6 +40,7 @@ class Question:
         new: the target of the edit that this belongs to.
         true: the answer without the edit (of a neighbour or another fact its own); None: not known.
         case: number of the request that this belongs to, from 0.
+        space: whether a space stands before an answer; None: as :class:`tracer.Fact` finds.
     """
 
     group: str
@@ -46,6 +48,7 @@ class Question:
     new: str
     true: str | None = None
     case: int = 0
+    space: bool | None = None
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
@@ -55,6 +58,19 @@ class Question:
                 if text is None and name == "true answer":
                     continue
                 raise TracerError(f"the {name} of a question is {text!r}; write it out")
+
+    @classmethod
+    def about(cls, group: str, prompt: str, request: EditRequest, true: str | None = None) -> Question:
+        """Another prompt for the targets of a request (or its own); true: the true one, where the request has none."""
+        true = request.target_true or true
+        space = request.space if prompt == request.text else None
+        return cls(
+            group, prompt, request.after(prompt, request.target_new), true and request.after(prompt, true), space=space
+        )
+
+    def fact(self, answer: str) -> Fact:
+        """The prompt with one of the answers."""
+        return Fact(SLOT, self.prompt, answer, self.space)  # in the slot, so that a text with braces stays as it is
 
     @property
     def wants_new(self) -> bool:
@@ -102,14 +118,15 @@ class Probes:
             return given
         request = EditRequest.of(given)
         record: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-        new, true = request.target_new, request.target_true
-        questions = [Question("rewrite", request.text, new, true)]
+        new = request.target_new
+        questions = [Question.about("rewrite", request.text, request)]
         for group, name in (("paraphrase", "paraphrase_prompts"), ("neighbour", "neighborhood_prompts")):
-            questions += [Question(group, text, new, true) for text in texts(name, record.get(name, ()))]
+            questions += [Question.about(group, text, request) for text in texts(name, record.get(name, ()))]
         for other in record.get("same_subject_prompts", ()):
             if not isinstance(other, Mapping) or not {"prompt", "target"} <= {*other}:
                 raise TracerError(f"same_subject_prompts hold {other!r}; expected mappings with prompt and target")
-            questions.append(Question("same_subject", other["prompt"], new, other["target"]))
+            prompt = other["prompt"]
+            questions.append(Question("same_subject", prompt, request.after(prompt, new), other["target"]))
         written = texts("generation_prompts", record.get("generation_prompts", ()))
         return cls(tuple(questions), tuple(dict.fromkeys(written)))
 
@@ -131,7 +148,7 @@ class Probes:
         unknown = list(dict.fromkeys(a.prompt for q, a in zip(self.questions, asked, strict=True) if q.true is None))
         answers = dict(zip(unknown, _said(model, unknown), strict=True))
         filled = [
-            q if q.true is not None else replace(q, true=a.true or answers.get(a.prompt))
+            q if q.true is not None else replace(q, true=_following(q, a.true) or answers.get(a.prompt))
             for q, a in zip(self.questions, asked, strict=True)
         ]
         return replace(self, questions=tuple(filled))
@@ -166,18 +183,22 @@ def from_factworld(
         if fact is None:
             found.append(None)
             continue
-        new, true = request.target_new, request.target_true or fact.target
+        new, true = request.target_new, fact.target
         alike = [w.text for w in wordings[fact.relation] if w.prompt != request.prompt][:paraphrases]
         others = [f for f in related[fact.relation] if f.subject != fact.subject]
         near = _some([f for f in others if f.object == fact.object], neighbours)
         far = [f for f in others if f.object not in (fact.object, new.strip())]
         near += _some(far, neighbours - len(near))
-        questions = [Question("rewrite", request.text, new, true)]
-        questions += [Question("paraphrase", text, new, true) for text in alike]
+        questions = [Question.about("rewrite", request.text, request, true)]
+        questions += [Question.about("paraphrase", text, request, true) for text in alike]
         questions += [Question("neighbour", f.text, new, f.target) for f in near]
         questions += [Question("same_subject", f.text, new, f.target) for f in mine if f.relation != fact.relation]
         found.append(Probes(tuple(questions), (fact.text, f"{fact.subject} is")))
     return found
+
+
+def _following(question: Question, answer: str | None) -> str | None:
+    return None if answer is None else spaced(question.prompt, answer.strip(), question.space)
 
 
 def _said(model: Model, prompts: Sequence[str]) -> list[str | None]:

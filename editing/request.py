@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer import Fact, TracerError
-from tracer.tokens import SLOT, _spaced
+from tracer.spacing import spaced
+from tracer.text import plain
+from tracer.tokens import SLOT
 
 
 class EditWarning(UserWarning):
@@ -21,8 +23,8 @@ class EditRequest:
 
     ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once; it is kept with ``{}``, and the
     subject without spaces around it. Targets are kept as they follow the prompt: with one leading space, or none where
-    the prompt ends in one and in scripts written without spaces. ``target_true`` is what the model is to stop saying,
-    where that is known.
+    none belongs (as :class:`tracer.Fact` says: behind "1+1=", a prompt that ends in a space, Chinese, ...). ``space``
+    says it where the texts do not tell. ``target_true`` is what the model is to stop saying, where that is known.
 
     Raises:
         TracerError: as :class:`tracer.Fact` does, for an empty target, and for a new target that is the true one.
@@ -32,6 +34,7 @@ class EditRequest:
     subject: str
     target_new: str
     target_true: str | None = None
+    space: bool | None = None
 
     def __post_init__(self) -> None:
         start, _ = Fact(self.prompt, self.subject).subject_span
@@ -41,15 +44,16 @@ class EditRequest:
             text = f"{self.prompt[:start]}{SLOT}{self.prompt[start + len(subject) :]}"
             object.__setattr__(self, "prompt", text)
         object.__setattr__(self, "subject", subject)
-        text = Fact(self.prompt, subject).text
+        text = self.text
         for name in ("target_new", "target_true"):
             target = getattr(self, name)
             if target is None and name == "target_true":
                 continue
             if not isinstance(target, str) or not target.strip():
                 raise TracerError(f"{name} of {text!r} is {target!r}; write out what should follow the prompt")
-            object.__setattr__(self, name, _spaced(text, target.strip()))
-        if self.target_true == self.target_new:
+            self.about(target)  # a bad target fails where the request is made
+            object.__setattr__(self, name, self.after(text, target))
+        if self.target_true is not None and plain(self.target_true) == plain(self.target_new):
             raise TracerError(
                 f"target_new and target_true of {text!r} are both {self.target_new.strip()!r}; "
                 "an edit needs another new target"
@@ -58,12 +62,38 @@ class EditRequest:
     @property
     def text(self) -> str:
         """The prompt with the subject filled in."""
-        return self.fact.text
+        return self.about(None).text
 
     @property
     def fact(self) -> Fact:
         """The fact as it should be."""
-        return Fact(self.prompt, self.subject, self.target_new)
+        return self.about(self.target_new)
+
+    def about(self, target: str | None) -> Fact:
+        """The fact with another target, or with none."""
+        return Fact(self.prompt, self.subject, target, self.space)
+
+    def after(self, prompt: str, target: str) -> str:
+        """A target as it follows a prompt, the request's own or another."""
+        return spaced(prompt, target.strip(), self.space if prompt == self.text else None)
+
+    @classmethod
+    def chat(
+        cls,
+        model: Any,
+        prompt: str,
+        subject: str,
+        target_new: str,
+        target_true: str | None = None,
+        *,
+        system: str | None = None,
+    ) -> EditRequest:
+        """A request whose prompt is put to a chat model in its template: see :meth:`tracer.Fact.chat`.
+
+        Contexts of an edit are then put before the prompt inside the user's turn.
+        """
+        fact = Fact.chat(model, prompt, subject, system=system)
+        return cls(fact.prompt, fact.subject, target_new, target_true, fact.space)
 
     @classmethod
     def of(cls, given: Any) -> EditRequest:
@@ -71,7 +101,8 @@ class EditRequest:
 
         This project's field names; CounterFact and FactWorld records (``requested_rewrite``); ROME's request dicts
         (``target_new`` a dict with ``str``); EasyEdit's CounterFact and zsRE layouts (``prompt``, ``subject``,
-        ``target_new``, ``ground_truth``); MEND's zsRE layout (``src``, ``subject``, ``alt``, ``answers``).
+        ``target_new``, ``ground_truth``); MEND's zsRE layout (``src``, ``subject``, ``alt``, ``answers``). ``space``
+        may stand beside them.
 
         Raises:
             TracerError: anything else; the message names the fields that are missing.
@@ -91,7 +122,7 @@ class EditRequest:
         if missing:
             has = ", ".join(map(str, record)) or "nothing"
             raise TracerError(f"a request needs {', '.join(missing)}; this record has {has}")
-        return cls(found["prompt"], found["subject"], found["target_new"], true)
+        return cls(found["prompt"], found["subject"], found["target_new"], true, record.get("space"))
 
 
 def as_requests(given: Any) -> tuple[EditRequest, ...]:
@@ -125,10 +156,10 @@ def check_together(requests: Sequence[EditRequest]) -> None:
     against: list[tuple[int, int]] = []
     shared: list[tuple[int, int]] = []
     for place, request in enumerate(requests):
-        before = texts.setdefault(request.text, place)
-        if requests[before].target_new.strip() != request.target_new.strip():
+        before = texts.setdefault(plain(request.text), place)
+        if plain(requests[before].target_new) != plain(request.target_new):
             against.append((before, place))
-        before = subjects.setdefault(request.subject, place)
+        before = subjects.setdefault(plain(request.subject), place)
         if before != place:
             shared.append((before, place))
     if against:

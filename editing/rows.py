@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tracer import Fact, TracerError
 from tracer.answers import Readout
+from tracer.chat import chat_of
 from tracer.forward import Stop
 from tracer.hooks import Frame, attach, evaluating
 from tracer.progress import track
@@ -60,9 +61,9 @@ def lookup(found: Alignment, token: str) -> int:
 
 def rewriting_rows(model: Model, request: EditRequest, templates: Templates, token: str) -> list[Row]:
     """The request in every context, the bare one first, its target scored."""
-    rows = []
+    rows, chat = [], chat_of(model)
     for template in (text for kind in templates for text in kind):
-        found = Fact(fill(template, request.prompt), request.subject, request.target_new).align(model)
+        found = replace(request.fact, prompt=fill(template, request.prompt, chat)).align(model)
         readout = Readout.of(model, found)
         rows.append(Row(readout.ids, lookup(found, token), readout.read, readout.target))
     return rows

@@ -7,7 +7,7 @@ t_1 ... t_{j-1}. With p_j = p(t_j | prompt, t_<j) and k tokens, as in the publis
     prefers nll of one target below that of another, strictly
     greedy  every t_j is the most probable token at its place, so that greedy decoding would write the target
 
-Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt, one space before them.
+Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt, with a space where one belongs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ class TargetScores:
 
 
 def target_log_probs(
-    model: Model, prompts: str | Sequence[str], targets: str | Sequence[str], *, max_rows: int | None = None
+    model: Model,
+    prompts: str | Sequence[str],
+    targets: str | Sequence[str],
+    *,
+    space: bool | Sequence[bool | None] | None = None,
+    max_rows: int | None = None,
 ) -> TargetScores:
     """Score ``targets`` after ``prompts``, pair by pair; a single text goes with all of the other side.
 
@@ -85,6 +90,7 @@ def target_log_probs(
     alike share a row, so that all of one token cost no more than the prompt; logits are made where a target's token is
     predicted, and nowhere else.
 
+    space: whether a space stands between them, for all or pair by pair; None: as :class:`tracer.Fact` finds.
     max_rows: most rows in a forward; by default as many as fit ``tracer.sweep.BUDGET_BYTES``. No effect on numbers.
 
     The model is left as it was found. Raises TracerError for sides of different length, a pair that cannot be
@@ -92,10 +98,14 @@ def target_log_probs(
     """
     places: dict[tuple[tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
     count = 0
-    for index, (prompt, target) in enumerate(_pairs(prompts, targets)):
+    pairs = _pairs(prompts, targets)
+    spaces = [space] * len(pairs) if space is None or isinstance(space, bool) else list(space)
+    if len(spaces) != len(pairs):
+        raise TracerError(f"there are {len(pairs)} pairs and {len(spaces)} values of space; give one for each pair")
+    for index, (prompt, target) in enumerate(pairs):
         try:
             # in the slot, so that a text with braces stays as it is
-            found = Fact(SLOT, prompt, target).align(model)
+            found = Fact(SLOT, prompt, target, spaces[index]).align(model)
         except TracerError as error:
             raise TracerError(f"pair {index}: {error}") from error
         places.setdefault((found.input_ids, found.answer_position), {}).setdefault(found.target_ids, []).append(index)
@@ -154,6 +164,7 @@ def edit_scores(
         raise TracerError(f"by is {by!r}; expected 'preferred' or 'greedy'")
     places: dict[tuple[str, int], list[int]] = {}
     asked: list[tuple[str, str, str | None]] = []  # prompt, the wanted answer, the other
+    spaces: list[bool | None] = []
     for index, each in enumerate(probes):
         for question in each.questions:
             wanted, other = question.new, question.true
@@ -168,9 +179,10 @@ def edit_scores(
                 )
             places.setdefault((MEASURE_OF[question.group], index), []).append(len(asked))
             asked.append((question.prompt, wanted, other))
+            spaces.append(question.space)
     prompts = [prompt for prompt, _, _ in asked]
     targets = [wanted for _, wanted, _ in asked] + [other or wanted for _, wanted, other in asked]
-    found = target_log_probs(model, prompts * 2, targets, max_rows=max_rows)
+    found = target_log_probs(model, prompts * 2, targets, space=spaces * 2, max_rows=max_rows)
     wanted_means, others = found.means[: len(asked)], found.means[len(asked) :]
     share = wanted_means > others if by == "preferred" else found.greedy[: len(asked)]
     margin = np.exp(wanted_means) - np.where([other is not None for *_, other in asked], np.exp(others), 0.0)

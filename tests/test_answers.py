@@ -304,3 +304,83 @@ def test_questions_are_answered_in_sentences(tiny: Callable[[str], Model], monke
 
 def said(case: CaseAnswers) -> list[Answer]:
     return [one for one in case.answers if not math.isnan(one.said)]
+
+
+# --- whole answers ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def scripted(tiny: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
+    """A tiny model that writes a given text after every prompt, token by token."""
+    model = tiny("gpt2")
+
+    def writes(text: str) -> Model:
+        ids = tuple(model.tokenizer(text)["input_ids"])
+
+        def follow(_: Model, lines: Any, **__: Any) -> list[Any]:
+            found = []
+            for line in lines:
+                count = next((n for n in range(1, len(ids)) if line.done and line.done(ids[:n])), len(ids))
+                nothing = tuple(np.zeros(len(target)) for target in line.targets)
+                found.append(decoding.Followed(nothing, nothing, ids[: min(count, line.tokens)]))
+            return found
+
+        monkeypatch.setattr(module, "follow", follow)
+        return model
+
+    return writes
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("U.S. Army", " U.S. Army. It"),
+        ("St. Louis", " St. Louis, Missouri"),
+        ("J. K. Rowling", " J. K. Rowling. She is"),
+        ("3.5 million", " 3.5 million people"),
+        ("Dr. Seuss", " Dr. Seuss"),
+        ("Yahoo! Inc.", " Yahoo! Inc. was"),
+        ("Ciudad Cdad. Real", " Ciudad Cdad. Real, a"),  # an abbreviation that nobody knows
+        ("東京。大阪", "東京。大阪"),
+        ("It is one. It is two.", " It is one. It is two."),
+    ],
+)
+def test_an_answer_with_marks_is_said_when_it_is_written(
+    scripted: Callable[[str], Model], target: str, text: str
+) -> None:
+    told = Rewrite(prompt="{} is", subject="Rome", target_new=target)
+    (case,) = ask(scripted(text), [EditRecord(case_id="a", source="made", rewrites=(told,))], texts=False)
+    assert case.answers[0].said == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "other"),
+    [
+        (" U.S. Army. It", " U.S. Army", " U.S. Navy. It"),
+        (" 3.5 million.", " 3.5 million", " 3.7 million."),
+        (" J. K. Rowling.", " J. K. Rowling", " J. R. Tolkien."),
+        (" D.C., a city", " D.C.", " D.H. Lawrence"),
+        ("東京。そ", "東京", "東大。そ"),
+    ],
+)
+def test_the_unedited_models_own_answer_is_whole(
+    scripted: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, text: str, answer: str, other: str
+) -> None:
+    monkeypatch.setattr(module, "OWN", 24)  # of a small vocabulary
+    record = replace_asks(FIRST, asked("same_subject", "Miles Davis plays the"))
+    (before,) = ask(scripted(text), [record], texts=False)
+    model = scripted(text)
+    assert answer_text(model, before.answers[1].greedy) == answer
+    (same,) = ask(model, [record], texts=False, before=[before])
+    assert (same.answers[1].answer, same.answers[1].said) == (answer.strip(), 1)
+    (changed,) = ask(scripted(other), [record], texts=False, before=[before])
+    assert changed.answers[1].said == 0
+
+
+def test_an_own_answer_without_an_end_has_whole_words(scripted: Callable[[str], Model]) -> None:
+    record = replace_asks(FIRST, asked("same_subject", "Miles Davis plays the"))
+    text = " one and two and three and four and five and six"
+    model = scripted(text)
+    (before,) = ask(model, [record], texts=False)
+    kept = answer_text(model, before.answers[1].greedy)
+    assert len(kept) > 4 and text.startswith(f"{kept} ")
+    (after,) = ask(model, [record], texts=False, before=[before])
+    assert (after.answers[1].answer, after.answers[1].said) == (kept.strip(), 1)

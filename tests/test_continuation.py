@@ -10,7 +10,8 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURES
 
-from editing.continuation import continuations, first_sentences
+from editing.continuation import continuations
+from editing.sentences import first_sentences
 from tracer import Fact, Model, load
 from tracer.answers import answer_text
 from tracer.errors import TracerError

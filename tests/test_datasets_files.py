@@ -178,6 +178,43 @@ def test_records_without_questions_load_and_ask_for_the_fact_alone(tmp_path: Pat
         assert record.asks == () and [ask.kind for ask in record.questions()] == ["rewrite"]
 
 
+def test_a_subject_that_looks_like_the_prompts_is_the_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    pairs = [("Cafe\u0301 O’Brien is in", "Caf\u00e9 O'Brien"), ("straße 5 is", "Strasse 5"), ("the É is", "\u00e9")]
+    records = [{"src": prompt, "subject": subject, "alt": "x", "answers": ["y"]} for prompt, subject in pairs]
+    path.write_text(json.dumps(records), encoding="utf-8")
+    found = [record.rewrites[0] for record in load_records(path)]
+    assert [one.subject for one in found] == ["Cafe\u0301 O’Brien", "straße 5", "É"]
+    assert [one.request().text for one in found] == [prompt for prompt, _ in pairs]
+    twice = [{"src": "Rome’s and ROME'S", "subject": "rome's", "alt": "x", "answers": ["y"]}]
+    path.write_text(json.dumps(twice), encoding="utf-8")
+    with pytest.raises(TracerError, match="does not occur"):
+        load_records(path)
+
+
+def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(
+        r'[{"prompt": "{} is in", "subject": "Rome", "target_new": "France", "paraphrases": ["Rome \ud83d is"]}]',
+        encoding="utf-8",
+    )
+    with pytest.raises(TracerError, match=r"record 1: .*'Rome \\ud83d is' holds half a character, U\+D83D at 5"):
+        load_records(path)
+
+
+def test_a_record_says_its_space(tmp_path: Path) -> None:
+    path = tmp_path / "records.csv"
+    path.write_text(
+        "prompt,subject,target_new,space\n{} ends in 19,It,45,true\n{} is in down,It,town,False\n{}+1=,1,2,\n"
+    )
+    found = load_records(path)
+    assert [record.rewrites[0].space for record in found] == [True, False, None]
+    assert [record.requests()[0].target_new for record in found] == [" 45", "town", "2"]
+    path.write_text("prompt,subject,target_new,space\n{} ends in 19,It,45,maybe\n")
+    with pytest.raises(TracerError, match="space: holds 'maybe'; expected true or false"):
+        load_records(path)
+
+
 @pytest.mark.parametrize("name", ["some.jsonl", "some.json"])
 def test_a_broken_line_of_json_lines_is_one_problem(name: str, tmp_path: Path) -> None:
     good = json.dumps(GOOD)

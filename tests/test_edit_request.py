@@ -6,6 +6,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ def test_every_layout_becomes_the_request(layout: str) -> None:
         ("Rome is in", "Rome", "  Italy ", ("{} is in", "Rome", " Italy")),
         ("a passage about Rome. ", "Rome", " Italy", ("a passage about {}. ", "Rome", "Italy")),  # no second space
         ("{}は", "ローマ", " 都市", ("{}は", "ローマ", "都市")),
+        ("{}は", "ローマ", " Rome", ("{}は", "ローマ", "Rome")),
+        ("{}+1=", "1", " 2", ("{}+1=", "1", "2")),
+        ("{} ended in 19", "World War II", "45", ("{} ended in 19", "World War II", "45")),
+        ("{} in Chinese is", "Rome", "罗马", ("{} in Chinese is", "Rome", " 罗马")),
+        ("{} said “", "Rome", "Yes", ("{} said “", "Rome", "Yes")),
         (
             "What is Angora goat named after?",
             "Angora goat ",
@@ -123,6 +129,36 @@ def test_the_form_that_is_kept(prompt: str, subject: str, target: str, kept: tup
     assert (request.prompt, request.subject, request.target_new) == kept
     assert request == EditRequest(*kept)
     assert hash(request) == hash(EditRequest(*kept))
+
+
+def test_a_space_is_as_said() -> None:
+    glued = EditRequest("{} is in down", "Rome", " town", "hill", space=False)
+    assert (glued.target_new, glued.target_true) == ("town", "hill")
+    assert glued.fact.space is glued.about("x").space is False
+    assert EditRequest(**asdict(glued)) == glued
+    apart = EditRequest("{}+1=", "1", "2", space=True)
+    assert apart.target_new == " 2"
+    assert apart.after("1 plus 1 is", apart.target_new) == " 2"
+    assert glued.after(glued.text, " x") == "x"
+    assert glued.after("Rome is", glued.target_new) == " town"  # another prompt
+    assert EditRequest.of({"prompt": "{}+1=", "subject": "1", "target_new": "2", "space": True}) == apart
+    with pytest.raises(TracerError, match="space is 'no'; expected True, False or None"):
+        EditRequest("{} is", "Rome", "x", space="no")  # type: ignore[arg-type]
+
+
+def test_what_looks_alike_is_one() -> None:
+    parted, composed = "Cafe\u0301", "Caf\u00e9"
+    with pytest.raises(TracerError, match="are both"):
+        EditRequest("{} is", "Rome", f"a {parted}", f"a {composed}")
+    with pytest.raises(TracerError, match="are both"):
+        EditRequest("{} is", "Rome", "O'Brien's", "O’Brien’s")
+    same = [EditRequest("{} is in", name, place) for name, place in ((parted, "Côte"), (composed, "Co\u0302te"))]
+    with pytest.warns(EditWarning, match="requests 0 and 1 share the subject"):
+        check_together(same)
+    with pytest.raises(TracerError, match="requests 0 and 1 contradict each other"):
+        check_together([same[0], EditRequest("{} is in", composed, "Rome")])
+    with pytest.raises(TracerError, match=r"the target .* holds half a character"):
+        EditRequest("{} is", "Rome", "x\ud800")
 
 
 def test_a_target_is_the_same_tokens_with_and_without_its_space(tiny: Callable[[str], Model]) -> None:

@@ -9,8 +9,12 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURES
 
+from editing.datasets.record import EditRecord, Rewrite
+from editing.evaluation.answers import ask
+from editing.outcome import measure
 from editing.probes import Probes, Question
 from editing.request import EditRequest
+from editing.rows import rewriting_rows
 from editing.scores import MEASURES, edit_scores, prefers, target_log_probs, texts
 from tracer import Fact, Model, TracerError, factworld, load
 from tracer.answers import answer_text, own_answer
@@ -239,3 +243,53 @@ def test_prompts_are_texts(given: object) -> None:
     with pytest.raises(TracerError, match="prompts is"):
         texts("prompts", given)
     assert texts("prompts", ["one", "two"]) == ("one", "two")
+
+
+# --- with or without a space -----------------------------------------------------------------------------------------
+def test_targets_are_scored_as_they_are_written(tiny: Callable[[str], Model]) -> None:
+    model = tiny("gpt2")
+
+    def by_hand(prompt: str, target: str) -> float:
+        ids, whole = (model.tokenizer(text)["input_ids"] for text in (prompt, prompt + target))
+        assert whole[: len(ids)] == ids
+        with torch.no_grad():
+            logits = model.hf(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        return float(sum(logits[i - 1, whole[i]] for i in range(len(ids), len(whole))))
+
+    pairs = [
+        ("1+1=", "2", "2"),
+        ("It ended in 19", "45", "45"),
+        ("It is (", "x", "x"),
+        ("日本の首都は", "東京", "東京"),
+    ]
+    pairs += [("It is in", "東京", " 東京"), ("1 + 1 =", "2", " 2"), ("It ended in", "1945", " 1945")]
+    found = target_log_probs(model, [p for p, _, _ in pairs], [t for _, t, _ in pairs]).sums
+    np.testing.assert_allclose(found, [by_hand(prompt, written) for prompt, _, written in pairs], atol=1e-4)
+    said = target_log_probs(model, ["1+1=", "It is in"], ["2", "x"], space=[True, False]).sums
+    np.testing.assert_allclose(said, [by_hand("1+1=", " 2"), by_hand("It is in", "x")], atol=1e-4)
+    with pytest.raises(TracerError, match="2 pairs and 1 values of space"):
+        target_log_probs(model, ["a", "b"], "c", space=[True])
+
+
+def test_a_request_says_its_space_to_all_that_is_asked_of_it(tiny: Callable[[str], Model]) -> None:
+    model = tiny("gpt2")
+    record = {
+        "prompt": "{} is in down",
+        "subject": "Rome",
+        "target_new": "town",
+        "target_true": "hill",
+        "space": False,
+        "paraphrase_prompts": ["Rome lies in"],
+    }
+    probes = Probes.of(record)
+    assert [(q.new, q.true, q.space) for q in probes.questions] == [("town", "hill", False), (" town", " hill", None)]
+    found = measure(model, probes)
+    expected = target_log_probs(model, ["Rome is in down", "Rome lies in"], ["town", " town"], space=[False, None])
+    np.testing.assert_allclose(found.new_mean, expected.means, atol=1e-5)
+    rewrite = Rewrite(prompt="{} is in down", subject="Rome", target_new="town", space=False)
+    (case,) = ask(model, [EditRecord(case_id="a", source="made", rewrites=(rewrite,))], generate=False, texts=False)
+    np.testing.assert_allclose(-case.answers[0].nll, expected.means[0], atol=1e-5)
+    row = rewriting_rows(model, EditRequest.of(record), (("{}",), ("So. {}",)), "subject_last")[1]
+    whole = model.tokenizer("So. Rome is in downtown")["input_ids"]
+    apart = model.tokenizer("So. Rome is in down")["input_ids"] + model.tokenizer("town")["input_ids"]
+    assert [*row.ids, row.target[-1]] in (whole, apart)

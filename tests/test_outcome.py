@@ -140,7 +140,7 @@ def test_answers_that_are_not_known_are_what_the_model_says(embedded: Model) -> 
     request = EditRequest("{} is in downtown", "The Space Needle", " Paris")
     bare = Probes.of(request)
     near = replace(ask("neighbour", true=None), prompt="Smith Tower is in downtown")
-    glued = replace(near, prompt="neighbour 0")  # its next token is a digit without a space
+    glued = replace(near, prompt="The Unit")  # its next token goes on with the word
     more = (ask("paraphrase", true=None), near, ask("neighbour", 1, true=" Rome"), glued)
     completed = replace(bare, questions=(*bare.questions, *more)).completed(embedded)
     rewrite, paraphrase, neighbour, known, unknown = completed.questions

@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 
 import editing
 import tracer
+from editing.datasets.record import Ask, EditRecord, Rewrite
+from editing.evaluation.answers import ask
+from editing.scores import target_log_probs
 from tracer.cli import app
 from tracer.model import Model, load, packages
 from tracer.model.soundness import perplexity
@@ -163,3 +166,34 @@ def test_the_command_says_so_too(real: Real) -> None:
     result = CliRunner().invoke(app, [*asked, "--samples", "1"], env={"COLUMNS": "120"})
     assert (result.exit_code, result.stderr) == (0, "")
     assert "a chat model, asked without its chat template" in result.stdout
+
+
+def test_a_chat_model_is_evaluated_in_its_template(real: Real) -> None:
+    model = real(SMOL)
+    fact = tracer.Fact.chat(model, "What is the capital of {}?", "France", "Paris")
+    told = Rewrite(prompt=fact.prompt, subject="France", target_new="Rome", target_true="Paris")
+    same = Ask(kind="neighbour", prompt=fact.text, answers=(("Paris",),))
+    (case,) = ask(model, [EditRecord(case_id="a", source="made", rewrites=(told,), asks=(same,))], texts=False)
+    rewrite, neighbour = case.answers  # a question is not denied
+    assert neighbour.generated == rewrite.generated and "Paris" in str(rewrite.generated)
+    assert (rewrite.said, neighbour.said) == (0, 1)
+    assert "<|im" not in str(rewrite.generated)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "expected", "with_a_space"),
+    [
+        ("1+1=", "2", -0.39, -3.65),
+        ("World War II ended in 19", "45", -0.03, -15.70),
+        ('She said "', "Hello", -6.88, -13.44),
+        ("It costs $", "5", -2.44, -7.92),
+        ("法国的首都是", "巴黎", -3.37, -9.29),
+        ("苹果公司成立于", "1976", -1.01, -3.31),
+        ("The capital of France (", "Paris", -1.05, -7.02),
+    ],
+)
+def test_a_target_is_scored_as_it_is_written(
+    real: Real, prompt: str, target: str, expected: float, with_a_space: float
+) -> None:
+    scores = target_log_probs(real(GEMMA), prompt, [target, target], space=[None, True])
+    np.testing.assert_allclose(scores.sums, [expected, with_a_space], atol=0.05)

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Tokenizer
 
+from tracer.encoding import body_ids, encode
 from tracer.errors import TracerError
 from tracer.model import Model
+from tracer.spacing import spaced
 from tracer.tokens import Alignment, Fact, token_text
 
 FAMILIES = tuple(checkpoints.TOKENIZERS)
@@ -315,9 +317,96 @@ def test_prompt_and_target_make_the_text(family: str, prompt: str, target: str) 
     assume("Paris" not in prompt)
     found = Fact("{}" + prompt, "Paris", target).align(toks)
     whole = toks.decode([*found.input_ids, *found.target_ids], skip_special_tokens=True)
-    assert whole in (text + target, f"{text} {target}")
-    if not target[0].isspace() and not text[-1].isspace() and target[0].isascii():
-        assert whole == f"{text} {target}"
+    assert whole == text + spaced(text, target)
+
+
+@pytest.mark.parametrize("family", ["byte_level", "byte_level_nfc", "metaspace"])
+@pytest.mark.parametrize(
+    ("prompt", "target", "space", "text"),
+    [
+        ("{} is in", "19", None, "Paris is in 19"),
+        ("{} is in", "19", False, "Paris is in19"),
+        ("{} is in", " 19", False, "Paris is in 19"),  # a space that is written stays
+        ("{} is in ", "19", True, "Paris is in 19"),
+        ("{}, 18", "53", None, "Paris, 1853"),
+        ("{}, 18", "53", True, "Paris, 18 53"),
+        ("{} (", "France", None, "Paris (France"),
+        ("{} is in down", "town", False, "Paris is in downtown"),
+    ],
+)
+def test_a_space_as_written_or_as_said(family: str, prompt: str, target: str, space: bool | None, text: str) -> None:
+    toks = tokenizer(family)
+    found = Fact(prompt, "Paris", target, space).align(toks)
+    assert toks.decode([*found.input_ids, *found.target_ids], skip_special_tokens=True) == text
+
+
+def test_space_is_true_false_or_none() -> None:
+    with pytest.raises(TracerError, match="space is 'no'; expected True, False or None"):
+        Fact("{} is", "Paris", "x", space="no")  # type: ignore[arg-type]
+
+
+# --- special tokens that a text brings itself ------------------------------------------------------------------------
+def closed(family: str) -> Any:
+    """A tokenizer that puts something before every text and behind it."""
+    from tokenizers.processors import TemplateProcessing
+
+    toks = checkpoints.TOKENIZERS[family]()
+    if family == "metaspace":
+        pair = [("<s>", 1), ("</s>", 2)]
+        toks.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=pair)
+    return toks
+
+
+@pytest.mark.parametrize(("family", "first", "last"), [("metaspace", "<s>", "</s>"), ("wordpiece", "[CLS]", "[SEP]")])
+def test_special_tokens_stand_once(family: str, first: str, last: str) -> None:
+    toks = closed(family)
+    text = "The Space Needle is in" + (" [MASK]" if family == "wordpiece" else "")
+    plain, offsets = encode(toks, text, causal=False)
+    assert plain.count(toks.convert_tokens_to_ids(first)) == plain.count(toks.convert_tokens_to_ids(last)) == 1
+    for written in (f"{first}{text}", f"{text}{last}", f"{first}{text}{last}"):
+        ids, found = encode(toks, written, causal=False)
+        assert ids == plain, written
+        assert [b - a for a, b in found[1:-1]] == [b - a for a, b in offsets[1:-1]]
+    doubled = f"{first}{first}{text}"  # whoever writes two gets two
+    assert encode(toks, doubled, causal=False)[0] == [plain[0], *plain]
+
+
+def test_a_fact_in_a_chat_template_has_one_bos(tiny: Callable[[str], Model]) -> None:
+    model = tiny("llama")
+    bare = Fact("{} is in", "The Space Needle", "Paris").align(model)
+    given = Fact("<s>{} is in", "The Space Needle", "Paris").align(model)
+    assert given.input_ids.count(model.tokenizer.bos_token_id) == 1
+    assert given == bare
+    assert body_ids(model.tokenizer, "<s>The Space") == body_ids(model.tokenizer, "The Space")
+
+
+# --- look-alikes and halves of characters ----------------------------------------------------------------------------
+def test_what_looks_alike_is_told_apart() -> None:
+    composed, parted = "Caf\u00e9", "Cafe\u0301"
+    with pytest.raises(TracerError, match=r"\(it has 'Cafe\\u0301', which looks alike; the subject is 'Caf\\xe9'\)"):
+        Fact(f"{parted} is in", composed)
+    with pytest.raises(TracerError, match=r"\(it has 'O\\u2019Brien', which looks alike; the subject is \"O'Brien\"\)"):
+        Fact("Patrick O’Brien is", "O'Brien")
+    with pytest.raises(TracerError, match=r"it has 'New\\xa0York'"):
+        Fact("In New\xa0York it", "New York")
+    with pytest.raises(TracerError, match=r"\(it has 'paris'\)"):
+        Fact("in paris", "Paris")
+    with pytest.raises(TracerError, match=r"does not occur in prompt 'Rome'; put"):
+        Fact("Rome", "Paris")
+    with pytest.raises(TracerError, match="does not occur"):  # its e belongs to another letter
+        Fact(f"{parted} is in", "Cafe")
+    assert Fact(f"Cafe or {parted}", "Cafe").subject_span == (0, 4)
+
+
+@pytest.mark.parametrize("field", ["prompt", "subject", "target"])
+def test_half_a_character_is_named(field: str) -> None:
+    texts: Any = {"prompt": "{} is in", "subject": "Paris", "target": "France"}
+    texts[field] += " \ud83d!"
+    message = rf"the {field} .* holds half a character, U\+D83D at {len(texts[field]) - 2}: .* read it as UTF-8 again"
+    with pytest.raises(TracerError, match=message):
+        Fact(**texts)
+    with pytest.raises(TracerError, match=r"the text .* holds half a character"):
+        encode(tokenizer("byte_level"), "\udcff")
 
 
 def test_scripts_without_spaces_get_none() -> None:

@@ -17,6 +17,7 @@ from .corruption import Corruption, GaussianNoise
 from .errors import TracerError
 from .progress import track
 from .result import CausalTrace
+from .spacing import spaced
 from .statistics import check_bootstrap
 from .sweep import check_max_rows
 from .tokens import Alignment, Fact
@@ -133,7 +134,9 @@ class Case(NamedTuple):
     alignment: Alignment
 
     def identity(self) -> list[Any]:
-        return [self.fact.text, *self.fact.subject_span, self.fact.subject, self.fact.target, self.foil]
+        fact = self.fact
+        target = fact.target and spaced(fact.text, fact.target, fact.space)
+        return [fact.text, *fact.subject_span, fact.subject, target, self.foil]
 
     def kept(self) -> tuple[list[Any], dict[str, Any]]:
         """What a kept trace is found by, and what it has to have."""

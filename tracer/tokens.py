@@ -9,7 +9,11 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .chat import Chat, framed
+from .encoding import check_whole, encode
 from .errors import TracerError
+from .spacing import spaced
+from .text import look_alike
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,13 +50,19 @@ class Fact:
     ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once. Other braces are plain text. For a
     masked model the prompt also holds the tokenizer's mask token where the answer belongs.
 
+    ``space`` says whether a space stands between prompt and target. None: as the two are written. There is one between
+    words, and none behind "1+1=", "19" before "45", an opening quote, or Chinese; a target that begins with a space
+    keeps it, and behind a prompt that ends in one there is no other.
+
     Raises:
-        TracerError: empty prompt, subject or target; subject absent, or there twice with no ``{}`` to say which.
+        TracerError: empty prompt, subject or target, or half a character in one; subject absent, or there twice with
+            no ``{}`` to say which.
     """
 
     prompt: str
     subject: str
     target: str | None = None
+    space: bool | None = None
 
     def __post_init__(self) -> None:
         for field in ("prompt", "subject", "target"):
@@ -64,7 +74,39 @@ class Fact:
             if not value.strip():
                 repair = "leave it out" if field == "target" else "write it out"
                 raise TracerError(f"the {field} is empty ({value!r}); {repair}")
+            check_whole(value, field)
+        if self.space is not None and not isinstance(self.space, bool):
+            raise TracerError(f"space is {self.space!r}; expected True, False or None")
         self.subject_span  # noqa: B018  a bad fact fails where it is made
+
+    @classmethod
+    def chat(
+        cls,
+        model: Model | PreTrainedTokenizerBase,
+        prompt: str,
+        subject: str,
+        target: str | None = None,
+        *,
+        system: str | None = None,
+    ) -> Fact:
+        """A fact that is asked in the chat template of a model, or of a bare tokenizer.
+
+        Args:
+            model: whose template it is.
+            prompt: what the user says, with ``{}`` or with the subject.
+            subject: who or what it is about.
+            target: what the reply should begin with.
+            system: the system message; None: the template's own, if it has one.
+
+        Returns:
+            A fact whose prompt is the whole text, from the template's beginning to that of the reply.
+
+        Raises:
+            TracerError: as for any fact; no chat template, or one that refuses the message.
+        """
+        start, stop = cls(prompt, subject).subject_span
+        said = prompt if SLOT in prompt else f"{prompt[:start]}{SLOT}{prompt[stop:]}"
+        return cls(framed(model, said, system), subject, target, Chat.of(model).space)
 
     @property
     def subject_span(self) -> tuple[int, int]:
@@ -76,18 +118,21 @@ class Fact:
         if slots == 1:
             start = prompt.index(SLOT)
             return start, start + len(subject)
-        start = prompt.find(subject)
-        if start < 0:
-            near = prompt.casefold().find(subject.casefold())
-            written = prompt[near : near + len(subject)]
-            hint = f" (it has {written!r})" if near >= 0 and written.casefold() == subject.casefold() else ""
+        starts = _occurrences(prompt, subject)
+        if not starts:
+            written = look_alike(prompt, subject)
+            hint = ""
+            if written is not None:
+                hint = f" (it has {written!r})"
+                if written.casefold() != subject.casefold():
+                    hint = f" (it has {written!a}, which looks alike; the subject is {subject!a})"
             where = f"{prompt!r}{hint}; put {{}} where it belongs"
             raise TracerError(f"subject {subject!r} does not occur in prompt {where}")
-        if prompt.find(subject, start + 1) >= 0:
+        if len(starts) > 1:
             raise TracerError(
                 f"subject {subject!r} occurs more than once in prompt {prompt!r}; put {{}} for the one that is meant"
             )
-        return start, start + len(subject)
+        return starts[0], starts[0] + len(subject)
 
     @property
     def text(self) -> str:
@@ -110,7 +155,7 @@ class Fact:
         text = self.text
         mask = getattr(tokenizer, "mask_token", None)
         causal = getattr(model, "causal", not (mask and mask in text))
-        ids, offsets = _encode(tokenizer, text, causal)
+        ids, offsets = encode(tokenizer, text, causal)
         span = _token_range(tokenizer, text, ids, offsets, self.subject_span)
         if span is None:
             raise TracerError(f"the tokenizer has no token for subject {self.subject!r} of {text!r}; reword it")
@@ -118,7 +163,7 @@ class Fact:
         answer = len(ids) - 1
         if causal:
             if self.target is not None:
-                target = _following(tokenizer, text, ids, self.target)
+                target = _following(tokenizer, text, ids, spaced(text, self.target, self.space))
         else:
             answer = _mask_position(tokenizer, text, ids)
             if self.target is not None:
@@ -151,6 +196,16 @@ class Fact:
         return Inspection(self, alignment, tuple(token_text(tokenizer, i) for i in alignment.target_ids))
 
 
+def _occurrences(text: str, part: str) -> list[int]:
+    """Where ``part`` stands in a text, overlapping or not; never where an accent would be parted from its letter."""
+    starts, at = [], text.find(part)
+    while at >= 0:
+        if not unicodedata.combining(text[at + len(part) :][:1] or " "):
+            starts.append(at)
+        at = text.find(part, at + 1)
+    return starts
+
+
 def bare_note(model: Model | PreTrainedTokenizerBase, text: str) -> str:
     """A remark if ``text`` is put to a chat model without its chat template, else "".
 
@@ -160,7 +215,7 @@ def bare_note(model: Model | PreTrainedTokenizerBase, text: str) -> str:
     marks = [token for token in tokenizer.all_special_tokens if token.strip()]
     if not tokenizer.chat_template or any(mark in text for mark in marks):
         return ""
-    return "a chat model, asked without its chat template (tokenizer.apply_chat_template)"
+    return "a chat model, asked without its chat template (Fact.chat puts a question into it)"
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -171,25 +226,6 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     if spaces and "▁" not in text:  # Metaspace decoders drop the space of whatever comes first
         text = " " * spaces + text.lstrip(" ")
     return text
-
-
-def _encode(tokenizer: Any, text: str, causal: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and character offsets, with the tokenizer's own special tokens."""
-    encoding = tokenizer(
-        text,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
-    ids, offsets = list(encoding["input_ids"]), [tuple(pair) for pair in encoding["offset_mapping"]]
-    if causal:  # a closing EOS would end the text that is to be continued
-        special = encoding["special_tokens_mask"]
-        while len(ids) > 1 and special[len(ids) - 1] and offsets[-1][0] == offsets[-1][1]:
-            ids.pop()
-            offsets.pop()
-    return ids, offsets
 
 
 def _token_range(
@@ -210,16 +246,9 @@ def _token_range(
     return (found[0], found[-1] + 1) if found else None
 
 
-def _spaced(text: str, target: str) -> str:
-    """The target with a space before it where one is missing; scripts written without spaces get none."""
-    wide = unicodedata.east_asian_width(target[0]) in "WF" and "HANGUL" not in unicodedata.name(target[0], "")
-    return target if wide or target[0].isspace() or text[-1].isspace() else f" {target}"
-
-
 def _following(tokenizer: Any, text: str, ids: list[int], target: str) -> list[int]:
     """Ids of the target after the prompt; the prompt's own tokens stay as they are."""
-    target = _spaced(text, target)
-    whole, _ = _encode(tokenizer, text + target, causal=True)
+    whole, _ = encode(tokenizer, text + target)
     if len(whole) > len(ids) and whole[: len(ids)] == ids:
         return whole[len(ids) :]
     return _apart(tokenizer, ids, target)
@@ -229,7 +258,7 @@ def _filling(tokenizer: Any, text: str, ids: list[int], position: int, target: s
     """Ids of the target where the mask stands."""
     before, _, after = text.partition(tokenizer.mask_token)
     target = target.strip() if not before or before[-1].isspace() else target
-    whole, _ = _encode(tokenizer, before + target + after, causal=False)
+    whole, _ = encode(tokenizer, before + target + after, causal=False)
     head, tail = ids[:position], ids[position + 1 :]
     middle = whole[position : len(whole) - len(tail)]
     if middle and whole == head + middle + tail:

@@ -87,12 +87,13 @@ class Wish:
     def _more(self, request: EditRequest, true: str | None = None) -> tuple[Question, ...]:
         """The questions of --paraphrase and --neighbour; ``true`` is the answer to the request itself."""
         new = request.target_new
-        found = [Question("paraphrase", self._text(text, request), new, true) for text in self.paraphrases]
+        found = [Question.about("paraphrase", self._text(text, request), request, true) for text in self.paraphrases]
         for given in self.neighbours:
             prompt, equals, answer = given.rpartition("=")
             if equals and not (prompt.strip() and answer.strip()):
                 raise TracerError(f"--neighbour {given!r} lacks its prompt or its answer; write PROMPT=ANSWER")
-            found.append(Question("neighbour", (prompt if equals else answer).strip(), new, answer if equals else None))
+            prompt, known = (prompt.strip(), answer) if equals else (answer.strip(), None)
+            found.append(Question("neighbour", prompt, request.after(prompt, new), known))
         return tuple(found)
 
     @staticmethod

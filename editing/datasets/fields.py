@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tracer import TracerError
+from tracer.text import look_alike
 
 from .record import Ask, Kind, Rewrite
 
@@ -94,16 +95,15 @@ def questions(value: Any, field: str) -> Iterator[tuple[str, Wordings]]:
 
 
 def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: str | None) -> Rewrite:
-    """A rewrite of a fact whose prompt may spell the subject in other capitals: then the prompt's spelling counts.
+    """A rewrite of a fact whose prompt may spell the subject in other capitals, or in letters that look alike (composed
+    or not, curly quotes): then the prompt's spelling counts.
 
     The subject says where it stands in the prompt, and the prompt stays as it is.
     """
     if "{}" not in prompt and subject not in prompt:
-        low = prompt.casefold()
-        # lengths agree unless folding changed them, as it does for a few letters
-        if low.count(subject.casefold()) == 1 and len(low) == len(prompt):
-            start = low.index(subject.casefold())
-            subject = prompt[start : start + len(subject)]
+        written = look_alike(prompt, subject)
+        if written is not None and look_alike(prompt.replace(written, "\n", 1), subject) is None:
+            subject = written
     return Rewrite(prompt=prompt, subject=subject, target_new=new, target_true=true, **more)
 
 

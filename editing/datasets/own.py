@@ -12,7 +12,7 @@ from .fields import FieldError, Wordings, answers, optional, text
 from .record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
 
 Record = Mapping[str, Any]
-FACT = ("prompt", "subject", "target_new", "target_true", "relation", "question")
+FACT = ("prompt", "subject", "target_new", "target_true", "relation", "question", "space")
 TEXTS = ("generate", "references")
 PLURALS: dict[str, Kind] = {
     **{kind: kind for kind in KINDS},
@@ -28,7 +28,8 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
     """One's own layout, of JSON, JSON lines and CSV alike.
 
     ``prompt`` (with ``{}`` for the subject, or the subject itself), ``subject`` and ``target_new``; if known
-    ``target_true``, ``relation``, ``question``, ``case_id``. ``generate`` and ``references`` hold texts. Questions are
+    ``target_true``, ``relation``, ``question``, ``case_id``; ``space``, true or false, where one before the targets is
+    not as texts are usually written. ``generate`` and ``references`` hold texts. Questions are
     columns named as their kind, in one or several: ``paraphrases``, ``neighbours``, ``attributes``, ``same_subject``,
     ``one_hop``, ...; each holds a text, a list of texts (in CSV a JSON list, or parted by " | "), or a list of
     mappings with ``prompt``, ``answer`` (a text, a list of wordings, or a list of such lists), ``against`` and
@@ -56,6 +57,7 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
         target_true=optional(record, "target_true"),
         relation=optional(record, "relation"),
         question=optional(record, "question"),
+        space=_truth(record, "space"),
     )
     asks = [
         _ask(PLURALS[name], name, item, fact)
@@ -77,6 +79,15 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
 def dump(record: Record, case_id: str, source: str) -> EditRecord:
     """A record as this project writes it: the fields of :class:`EditRecord`."""
     return EditRecord.model_validate({"source": source, **record, "case_id": case_id})
+
+
+def _truth(record: Record, name: str) -> bool | None:
+    value = optional(record, name)
+    if value is None:
+        return None
+    if value.casefold() not in ("true", "false"):
+        raise FieldError(name, f"holds {value[:60]!r}; expected true or false")
+    return value.casefold() == "true"
 
 
 def _list(value: Any) -> Iterator[Any]:

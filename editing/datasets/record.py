@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from tracer.encoding import check_whole
 
 from ..request import EditRequest
 
@@ -51,6 +54,21 @@ MEASURES: dict[str, tuple[Kind, ...]] = {
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_are_whole(cls, value: Any, info: ValidationInfo) -> Any:
+        for text in _texts(value):
+            check_whole(text, str(info.field_name))
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
+
 
 class Rewrite(_Frozen):
     """One fact to write.
@@ -62,6 +80,7 @@ class Rewrite(_Frozen):
         target_true: what it is to stop saying; None: not known.
         relation: name of the relation in its benchmark.
         question: the same as a question, where the benchmark has one.
+        space: whether a space stands before the targets; None: as :class:`tracer.Fact` finds.
     """
 
     prompt: str = Field(min_length=1)
@@ -70,10 +89,11 @@ class Rewrite(_Frozen):
     target_true: str | None = None
     relation: str | None = None
     question: str | None = None
+    space: bool | None = None
 
     def request(self) -> EditRequest:
         """As an edit. Raises TracerError as :class:`EditRequest` does."""
-        return EditRequest(self.prompt, self.subject, self.target_new, self.target_true)
+        return EditRequest(self.prompt, self.subject, self.target_new, self.target_true, self.space)
 
 
 class Ask(_Frozen):
@@ -84,6 +104,7 @@ class Ask(_Frozen):
         prompt: the whole text, subject filled in.
         answers: what should be said: one tuple of accepted wordings per thing that has to be named, the usual wording
             first. Empty: whatever the model said before the edit.
+        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
@@ -94,6 +115,7 @@ class Ask(_Frozen):
     kind: Kind
     prompt: str = Field(min_length=1)
     answers: tuple[tuple[str, ...], ...] = ()
+    space: bool | None = None
     against: str | None = None
     either: int | None = None
     needs: tuple[str, ...] = ()
@@ -143,7 +165,6 @@ class EditRecord(_Frozen):
         own = []
         for rewrite in self.rewrites:
             request = rewrite.request()
-            own.append(
-                Ask(kind="rewrite", prompt=request.text, answers=((request.target_new,),), against=request.target_true)
-            )
+            new, true = request.target_new, request.target_true
+            own.append(Ask(kind="rewrite", prompt=request.text, answers=((new,),), against=true, space=request.space))
         return (*own, *self.asks)

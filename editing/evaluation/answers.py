@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,14 @@ import torch
 
 from tracer import Fact, TracerError
 from tracer.answers import answer_text
+from tracer.chat import chat_of
+from tracer.spacing import unspaced
 from tracer.tokens import SLOT
 
 from ..continuation import ends_after, written_text
 from ..datasets.record import Ask, EditRecord
 from ..decoding import Followed, Ids, Line, follow
-from ..outcome import _up_to_mark
+from ..sentences import answer_of, sentences_in
 from .negation import KIND, denied, is_question
 from .said import says
 
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from tracer.tokens import Alignment
 
 SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen
+SPARE_IN_REPLY = 60  # of a chat model, which may say something else first
 SPARE_IN_SENTENCE = 20  # where the answer may stand in a sentence, or several things have to be named
-OWN = 8  # tokens of an answer that is nowhere given: what the unedited model says
+OWN = 12  # most tokens of an answer that is nowhere given: what the unedited model says
 TEXT_TOKENS = 100  # of a text with its prompt, as published for CounterFact
 NAN = float("nan")
 
@@ -92,6 +95,8 @@ class _Question:
     target: Ids = ()
     against: Ids = ()
     tokens: int = 0  # most that are generated
+    sentences: int | None = 1  # that are generated; None: a whole reply
+    anywhere: bool = False  # whether the answer may stand anywhere in it
     places: dict[Ids, int] = field(default_factory=dict)  # of targets in the prompt's line
 
 
@@ -114,8 +119,8 @@ def ask(
 
     generate: let the model write its answers. texts: let it continue what is to be continued, tokens drawn among the
         five most probable (as published) from ``seed``, the case and the place of the prompt.
-    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself up
-        to the first mark.
+    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself, as
+        far as its answer goes (:func:`editing.sentences.answer_of`).
     text_tokens: length of a text with its prompt. max_rows: most rows in a forward; None: by memory.
 
     The model is left as it was found.
@@ -159,13 +164,14 @@ class _Aligned:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.known: dict[tuple[str, str | None], Alignment] = {}
+        self.chat = chat_of(model)
+        self.known: dict[tuple[str, str | None, bool | None], Alignment] = {}
 
-    def __call__(self, prompt: str, target: str | None = None) -> Alignment:
-        if (prompt, target) not in self.known:
+    def __call__(self, prompt: str, target: str | None = None, space: bool | None = None) -> Alignment:
+        if (prompt, target, space) not in self.known:
             # in the slot, so that a text with braces stays as it is
-            self.known[prompt, target] = Fact(SLOT, prompt, target).align(self.model)
-        return self.known[prompt, target]
+            self.known[prompt, target, space] = Fact(SLOT, prompt, target, space).align(self.model)
+        return self.known[prompt, target, space]
 
 
 def _old(record: EditRecord, earlier: dict[str, CaseAnswers]) -> tuple[Answer, ...]:
@@ -187,8 +193,9 @@ def _questions(
     for place, one in enumerate(record.questions()):
         found.append(_question(aligned, one, generate, None if old is None else old[place]))
     for request in record.requests():
-        if (text := denied(request)) is not None:
-            same = Ask(kind="rewrite", prompt=text, answers=((request.target_new,),), against=request.target_true)
+        if (text := denied(request, aligned.chat)) is not None:
+            new, true = request.target_new, request.target_true
+            same = Ask(kind="rewrite", prompt=text, answers=((new,),), against=true, space=request.space)
             found.append(_question(aligned, same, False, None, KIND))
     return found
 
@@ -196,30 +203,31 @@ def _questions(
 def _question(aligned: _Aligned, one: Ask, generate: bool, old: Answer | None, kind: str | None = None) -> _Question:
     question = _Question(one, kind or one.kind, aligned(one.prompt).input_ids, one.answers)
     if one.against is not None:
-        question.against = aligned(one.prompt, one.against).target_ids
+        question.against = aligned(one.prompt, one.against, one.space).target_ids
     if one.answer is not None:
-        question.target = aligned(one.prompt, one.answer).target_ids
+        question.target = aligned(one.prompt, one.answer, one.space).target_ids
     elif old is not None and old.greedy:
         question.target = old.greedy  # the ids themselves, so that the same answer is the same tokens
         question.accepted = ((answer_text(aligned.model, old.greedy).strip(),),)
+    replies = aligned.chat is not None and aligned.chat.turn(one.prompt) is not None
+    question.anywhere = replies or is_question(one.prompt)
     if generate:
-        question.tokens = _room(aligned, question)
+        question.tokens = _room(aligned, question, SPARE_IN_REPLY if replies else None)
+        # an answer may hold marks itself ("Yahoo! Inc.")
+        wordings = [sentences_in(text) for thing in one.answers for text in thing]
+        question.sentences = None if replies and wordings else max(wordings, default=1)
     return question
 
 
-def _room(aligned: _Aligned, question: _Question) -> int:
-    """How many tokens are generated."""
+def _room(aligned: _Aligned, question: _Question, spare: int | None) -> int:
+    """How many tokens are generated; spare: behind the longest answer, None: by what is asked."""
     given = question.ask.answers
     if not given:
-        return len(question.target) + SPARE if question.target else OWN
+        return len(question.target) + (spare or SPARE) if question.target else OWN
     # the tokenizer alone: some of many wordings may be such as it cannot write after the prompt
     longest = [aligned.model.tokenizer(f" {max(one, key=len).strip()}", add_special_tokens=False) for one in given]
-    spare = SPARE_IN_SENTENCE if _anywhere(question) or len(given) > 1 else SPARE
+    spare = spare or (SPARE_IN_SENTENCE if question.anywhere or len(given) > 1 else SPARE)
     return sum(len(each["input_ids"]) for each in longest) + spare  # type: ignore[arg-type]
-
-
-def _anywhere(question: _Question) -> bool:
-    return is_question(question.ask.prompt)
 
 
 def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None) -> dict[Ids, Followed]:
@@ -234,7 +242,9 @@ def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None
         for one in some:
             one.places = places
         tokens = max(one.tokens for one in some)
-        done: Callable[[Sequence[int]], bool] | None = ends_after(model, 1) if tokens else None
+        lengths = [one.sentences for one in some]
+        whole = not tokens or None in lengths
+        done = None if whole else ends_after(model, max(length or 1 for length in lengths))
         lines.append(Line(prompt, tuple(targets), tokens=tokens, done=done))
     return dict(zip(of, follow(model, lines, max_rows=max_rows), strict=True))
 
@@ -246,9 +256,9 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
     generated = None
     if question.tokens:
         ids = found.written[: question.tokens]  # another question may have let it write more
-        generated = written_text(model, ids, 1).strip()
+        generated = written_text(model, ids, question.sentences).strip()
         if question.accepted:
-            said = float(says(generated, question.accepted, anywhere=_anywhere(question)))
+            said = float(says(generated, question.accepted, anywhere=question.anywhere))
         else:
             greedy = _own_answer(model, ids)
     if question.target:
@@ -277,12 +287,21 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
 
 
 def _own_answer(model: Model, ids: Ids) -> Ids:
-    """The ids of what a model wrote up to its first mark, one at least."""
-    for count in range(1, len(ids)):
-        text = answer_text(model, ids[: count + 1]).strip()
-        if _up_to_mark(text) != text:
-            return ids[:count]
-    return ids
+    """The ids of what a model wrote as far as its answer goes, one at least; of one without an end its whole words."""
+    if len(ids) < 2:
+        return ids
+    text = answer_text(model, ids)
+    answer = answer_of(text).rstrip()
+    if answer != text.rstrip():
+        return next((ids[:n] for n in range(1, len(ids)) if len(_text(model, ids[: n + 1])) > len(answer)), ids)
+    if len(ids) < OWN or unspaced(answer[-1:]):
+        return ids
+    begun = [n for n in range(1, len(ids)) if answer_text(model, ids[n:]).startswith(" ")]
+    return ids[: begun[-1]] if begun else ids
+
+
+def _text(model: Model, ids: Ids) -> str:
+    return answer_text(model, ids).rstrip()
 
 
 def _draws(seed: int, case: str, place: int) -> torch.Generator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from tracer.chat import Chat, Turn
 from tracer.tokens import SLOT
 
 from ..request import EditRequest
@@ -22,15 +23,17 @@ def is_question(prompt: str) -> bool:
     return re.search(r"[?？][\s\"'”’)]*$", prompt) is not None
 
 
-def denied(request: EditRequest) -> str | None:
+def denied(request: EditRequest, chat: Chat | None = None) -> str | None:
     """The request's prompt after "It is not true that", its subject filled in; None for a question.
 
-    The prompt's first word loses its capital, unless the subject begins there or the word has more of them.
+    The prompt's first word loses its capital, unless the subject begins there or the word has more of them. Of a prompt
+    in a chat template it is what the user says that is denied.
     """
-    if is_question(request.text):
+    turn = (None if chat is None else chat.turn(request.prompt)) or Turn("", request.prompt, "")
+    prompt = turn.said
+    if not prompt.strip() or is_question(prompt.replace(SLOT, request.subject)):
         return None
-    prompt = request.prompt
     first = prompt.split(maxsplit=1)[0]
     if not first.startswith(SLOT) and first != "I" and first[1:] == first[1:].lower():
         prompt = prompt[0].lower() + prompt[1:]
-    return f"{DENIAL} {prompt.replace(SLOT, request.subject)}"
+    return f"{turn.head}{DENIAL} {prompt}{turn.tail}".replace(SLOT, request.subject)

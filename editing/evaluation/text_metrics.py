@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer import TracerError
+from tracer.encoding import encode
 
 from ..decoding import Line, follow
 
@@ -105,7 +106,7 @@ def essence_perplexity(model: Model, texts: Sequence[str], tokens: int = ESSENCE
     if not joined.strip():
         return float("nan")
 
-    ids = tuple(model.tokenizer(joined)["input_ids"][: min(tokens, model.n_ctx)])  # type: ignore[index]
+    ids = tuple(encode(model.tokenizer, joined)[0][: min(tokens, model.n_ctx)])
     if len(ids) < 2:
         return float("nan")
     (found,) = follow(model, [Line(ids[:1], (ids[1:],))])

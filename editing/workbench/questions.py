@@ -74,7 +74,7 @@ def usable(model: Model, request: EditRequest, name: str, lines: Sequence[str]) 
         if name != "texts to continue" and text == request.text:
             raise TracerError(f"line {number} of the {name} is the prompt that is edited, {text!r}; leave it out")
         try:
-            Fact(SLOT, text, request.target_new).align(model)
+            Fact(SLOT, text, request.after(text, request.target_new)).align(model)
         except TracerError as error:
             raise TracerError(f"line {number} of the {name}: {error}") from error
         found[text] = None
