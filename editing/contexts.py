@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tracer import TracerError
 from tracer.chat import Chat
-from tracer.hooks import as_ids, evaluating, keep_logits
+from tracer.encoding import encode
 from tracer.tokens import SLOT
+
+from .decoding import Line, follow
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 BARE = SLOT
 STARTS = ("The", "Therefore", "Because", "I", "You")
 TOP_K = 5
+MOST = 10_000  # prefixes that are drawn apart from one another with every seed
 Templates = tuple[tuple[str, ...], ...]
 
 
@@ -29,16 +32,29 @@ def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed:
     """Templates by kind: the bare prompt, then sampled prefixes, each a sentence of its own before the prompt.
 
     lengths: (tokens, how many) pairs; a prefix begins with one of five common words, which count among the tokens. Each
-    further token is drawn from the five most probable (as the published code draws it). The same model and seed
-    give the same templates.
+    further token is drawn from the five most probable (as the published code draws it); a prefix that the model ends is
+    shorter. The same model and seed give the same templates.
     """
-    generator = torch.Generator().manual_seed(seed)
-    prefixes = [
-        _clean(text)
+    tokenizer: Any = model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    starts = [
+        (start, tokens)
         for tokens, count in lengths
         for place, start in enumerate(STARTS)
-        for text in _sample(model, start, tokens, len(range(place, count, len(STARTS))), generator)
+        for _ in range(place, count, len(STARTS))
     ]
+    lines = []
+    for place, (start, tokens) in enumerate(starts):
+        head, _ = encode(tokenizer, start, model.causal)
+        words = sum(token not in special for token in head)
+        draw = torch.Generator().manual_seed(seed * MOST + place)
+        lines.append(Line(tuple(head), tokens=max(0, tokens - words), draw=draw))
+    written = follow(model, lines, top_k=TOP_K, description="contexts")
+    texts = [
+        tokenizer.decode([*line.ids, *own.written], skip_special_tokens=True)
+        for line, own in zip(lines, written, strict=True)
+    ]
+    prefixes = [_clean(str(text)) for text in texts]
     sampled = tuple(f"{prefix}. {SLOT}" for prefix in prefixes)
     return ((BARE,), sampled) if sampled else ((BARE,),)
 
@@ -83,28 +99,3 @@ def _clean(text: str) -> str:
     """One line without braces and without closing marks."""
     text = re.sub(r"[{}]", " ", text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".!?,;: ")
-
-
-def _sample(model: Model, start: str, tokens: int, count: int, generator: torch.Generator) -> list[str]:
-    """``count`` texts of ``tokens`` tokens that begin with ``start``."""
-    if count < 1:
-        return []
-    head = as_ids(model, model.tokenizer(start)["input_ids"])
-    special = {i for i in model.tokenizer.all_special_ids if i is not None}
-    words = sum(int(i) not in special for i in head[0])
-    ids = head.expand(count, -1)
-    if head[0, -1].item() in special:  # a closing mark would end the text
-        ids = ids[:, :-1]
-    banned = torch.tensor(sorted(special), dtype=torch.long)
-    with torch.no_grad(), evaluating(model):
-        handle = keep_logits(model, [-1])
-        try:
-            for _ in range(max(0, tokens - words)):
-                logits = model.hf(input_ids=ids).logits[:, -1].float().cpu()
-                logits[:, banned] = -torch.inf
-                top = logits.topk(min(TOP_K, logits.shape[-1]))
-                drawn = torch.multinomial(top.values.softmax(-1), 1, generator=generator)
-                ids = torch.cat([ids, top.indices.gather(-1, drawn).to(ids.device)], dim=1)
-        finally:
-            handle.remove()
-    return [str(text) for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
