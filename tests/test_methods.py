@@ -15,6 +15,7 @@ from editing.compute import compute_edit, compute_edits
 from editing.covariance import Covariance
 from editing.edit import Edit
 from editing.methods.alphaedit import AlphaEditSettings, free_space
+from editing.methods.rome import default_layer
 from editing.methods.spread import default_layers
 from editing.moments import estimate_covariance
 from editing.request import EditRequest
@@ -330,9 +331,14 @@ def test_alphaedit_says_when_nothing_is_free() -> None:
         free_space(torch.ones(4), torch.eye(4), AlphaEditSettings(nullspace_threshold=0.5), 3)
 
 
-@pytest.mark.parametrize(("layers", "expected"), [(8, (2, 3, 4)), (12, (3, 4, 5, 6)), (4, (1, 2)), (1, (0,))])
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [(8, (1, 2, 3)), (18, (1, 2, 3)), (30, (1, 2, 3)), (48, (3, 4, 5)), (3, (0, 1, 2)), (1, (0,))],
+)
 def test_default_layers(layers: int, expected: tuple[int, ...]) -> None:
     class Sized:
         n_layers = layers
 
     assert default_layers(Sized()) == expected  # type: ignore[arg-type]
+    single = default_layer(Sized())  # type: ignore[arg-type]
+    assert single == {8: 2, 18: 2, 30: 3, 48: 5, 3: 2, 1: 0}[layers]

@@ -38,10 +38,12 @@ class SpreadSettings(ValueSettings):
 
 
 def default_layers(model: Model) -> tuple[int, ...]:
-    """Layers up to about half of the depth: three of eight, five of thirty-two or more."""
-    last = round(model.n_layers / 2)
-    count = min(5, max(1, round(3 * model.n_layers / 8)))
-    return tuple(range(max(0, last - count + 1), last + 1))
+    """Three layers, the last at a tenth of the depth and not below the fourth: chosen on SmolLM2 135M, of 30 layers.
+
+    A layer later edits take more neighbours along; on Gemma 3 270M (18 layers), a layer earlier they write less well.
+    """
+    last = min(max(3, round(model.n_layers / 10)), model.n_layers - 1)
+    return tuple(range(max(0, last - 2), last + 1))
 
 
 def spread(

@@ -1,0 +1,92 @@
+"""Edits of pretrained models: the tables of README and documentation, and the bars that the defaults have to clear.
+
+    python benchmarks/real_edits.py run gemma-3-270m rome,memit           # each fact alone
+    python benchmarks/real_edits.py run gemma-3-270m memit --mode batch   # all in one edit, or --mode sequential
+    python benchmarks/real_edits.py table                                  # what has been measured, as Markdown
+    python benchmarks/real_edits.py rules                                  # the sweep the default rules were chosen by
+
+The records are CounterFact's, in its original layout with ten neighbours each (``counterfact/`` below the folder that
+TRACER_DATA names). Those come first whose true answer the model gives by itself; of the others an edit has nothing to
+replace, and they are counted apart. Interrupted, a run goes on where it was; what is kept lies in ``runs/real_edits``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import editing
+import tracer
+from editing.datasets import EditRecord
+from editing.evaluation import Evaluation
+from tracer.answers import knows
+from tracer.progress import track
+
+HERE = Path(__file__).parent / "real"
+RUNS = Path("runs") / "real_edits"
+FILE = "counterfact/counterfact_portability_gpt4.json"
+ASKED = ("paraphrase", "neighbour")
+METHODS = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_m", "ft_l", "lora", "kn")
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+
+
+def records(model: tracer.Model, count: int) -> list[EditRecord]:
+    """The first ``count`` records, in the file's order, whose true answer the model gives itself; then the others."""
+    folder = os.environ.get("TRACER_DATA")
+    if not folder:
+        raise SystemExit("TRACER_DATA should name the folder that holds counterfact/")
+    every = editing.load_records(Path(folder) / FILE)
+    kept = RUNS / f"{model.name}-known.json"
+    asked: dict[str, bool] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    missing = [record for record in every if record.case_id not in asked]
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for place, record in enumerate(track(missing, "asking", len(missing)) if missing else []):
+        if sum(asked.values()) >= count:
+            break
+        one = record.requests()[0]
+        asked[record.case_id] = knows(model, tracer.Fact(one.prompt, one.subject, one.target_true))
+        if place % 50 == 0:
+            kept.write_text(json.dumps(asked), encoding="utf-8")
+    kept.write_text(json.dumps(asked), encoding="utf-8")
+    some = sorted(every, key=lambda record: not asked.get(record.case_id, False))[:count]
+    asks = {record.case_id: tuple(ask for ask in record.asks if ask.kind in ASKED) for record in some}
+    return [record.model_copy(update={"asks": asks[record.case_id], "generate": ()}) for record in some]
+
+
+@app.command()
+def run(
+    model: str,
+    methods: str,
+    mode: Literal["single", "batch", "sequential"] = "single",
+    count: Annotated[int, typer.Option(help="Records.")] = 100,
+    controls: Annotated[int, typer.Option(help="Records with random directions and layers beside them.")] = 10,
+) -> None:
+    """Measure methods with their defaults, one file each."""
+    loaded = tracer.load(model)
+    chosen = records(loaded, count)
+    for method in methods.split(","):
+        path = RUNS / f"{loaded.name}-{method}-{mode}-{count}.sqlite"
+        options: dict[str, Any] = {"chunk": 4, "texts": False, "control_cases": controls, "canary_tokens": 256}
+        print(editing.evaluate(loaded, chosen, method, mode, path=path, **options), flush=True)
+
+
+@app.command()
+def table() -> None:
+    """Every run there is, as one table per model and mode."""
+    from editing.evaluation.joined import join
+    from editing.report.markdown import as_markdown
+
+    for model in sorted({path.name.rsplit("-", 3)[0] for path in RUNS.glob("*.sqlite")}):
+        for mode in ("single", "batch", "sequential"):
+            files = [RUNS / path.name for path in RUNS.glob(f"{model}-*-{mode}-*.sqlite")]
+            files.sort(key=lambda path: METHODS.index(path.name.removeprefix(f"{model}-").split("-")[0]))
+            if files:
+                print(f"### {model}\n\n{as_markdown(join([Evaluation.load(file) for file in files]))}")
+
+
+if __name__ == "__main__":
+    app()
