@@ -160,10 +160,10 @@ def test_the_list_of_known_facts_can_be_read(data: Path) -> None:
         ('[{"prompt": "", "subject": "A"}]', "record 1, field prompt: it is empty"),
         ("[3]", "record 1: Input should be a valid dictionary"),
         ("[{]", "is no JSON"),
-        ('{"prompt": "A is", "subject": "A"}\nnonsense', "record 2 is no JSON"),
+        ('{"prompt": "A is", "subject": "A"}\nnonsense', "record 2: the line is no JSON"),
         ("[]", "holds no facts"),
-        ("", "holds no facts"),
-        ("\udcff", "cannot read the facts"),
+        ("", "is empty"),
+        ("\udcff", "is no text in UTF-8"),
     ],
 )
 def test_errors_in_a_file_name_record_and_field(tmp_path: Path, content: str, message: str) -> None:
@@ -179,7 +179,7 @@ def test_errors_in_a_file_name_record_and_field(tmp_path: Path, content: str, me
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--facts", "missing.json"], "cannot read the facts in missing.json (No such file"),
+        (["--facts", "missing.json"], "cannot read missing.json (No such file"),
         (["--relation", "landmark_city"], "leave it out, or --facts"),
         (["--limit", "0"], "--limit"),
         (["--seed", "-1"], "--seed"),

@@ -193,6 +193,72 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[Rewrite], Asked, dict[str, A
         ],
         {},
     ),
+    "knowedit without kinds": (
+        [
+            {
+                **FLAT,
+                "rephrase": "It stands in",
+                "locality": [
+                    {"prompt": "The Space Needle is painted", "answer": "white"},
+                    ["Pike Place is in", "Seattle"],
+                ],
+                "portability": [{"prompt": "Its country is", "answer": ["France", "FR"]}],
+                "locality_prompt": ["The Louvre is in", "The Shard is in"],
+                "locality_ground_truth": ["Paris", "London"],
+            }
+        ],
+        [FLAT_FACT],
+        [
+            ("paraphrase", "It stands in", (("Paris",),), "Seattle", None),
+            ("neighbour", "The Louvre is in", (("Paris",),), None, None),
+            ("neighbour", "The Shard is in", (("London",),), None, None),
+            ("same_subject", "The Space Needle is painted", (("white",),), "Paris", None),
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("one_hop", "Its country is", (("France", "FR"),), None, None),
+        ],
+        {},
+    ),
+    "knowedit as EasyEdit is given it": (
+        [
+            {
+                **FLAT,
+                "locality": {"neighborhood": {"prompt": ["Pike Place is in", "x"], "ground_truth": ["Seattle", "y"]}},
+                "portability": {
+                    "synonym": {"prompt": "The Needle is in", "ground_truth": "Paris"},
+                    "one_hop": {"prompt": ["Its country is", "Its sea is"], "ground_truth": [["France"], ["none"]]},
+                },
+            }
+        ],
+        [FLAT_FACT],
+        [
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("neighbour", "x", (("y",),), "Paris", None),
+            ("subject_alias", "The Needle is in", (("Paris",),), "Seattle", None),
+            ("one_hop", "Its country is", (("France",),), None, None),
+            ("one_hop", "Its sea is", (("none",),), None, None),
+        ],
+        {},
+    ),
+    "counterfact as PEAK has it": (
+        [
+            {
+                "case_id": 0,
+                "requested_rewrite": REQUESTED,
+                "para_add_prompts": ["The Space Needle stands in"],
+                "neighborhood_prompts": [["Pike Place is in", "Seattle"], ["The Shard is in", "London"]],
+                "postive_list": ["Seattle"],
+                "unrelated_relation": {"relation_id": "height", "object": "184 m", "question": "How tall is it?"},
+            }
+        ],
+        [NEEDLE],
+        [
+            ("paraphrase", "The Space Needle stands in", (("Paris",),), "Seattle", None),
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("neighbour", "The Shard is in", (("London",),), "Paris", None),
+            ("same_subject", "How tall is it?", (("184 m",),), "Paris", None),
+        ],
+        {},
+    ),
     "wikibio": (
         [
             {
@@ -331,6 +397,7 @@ def written(folder: Path, rows: Any, name: str = "records.json") -> Path:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_recognised_and_becomes_the_record(layout: str, tmp_path: Path) -> None:
     rows, facts, asked, more = LAYOUTS[layout]
+    layout = layout.partition(" ")[0]
     path = written(tmp_path, rows)
     loaded = read_records(path, layout="zsre-true" if layout == "zsre-true" else None)
     assert (loaded.layout, loaded.problems) == (layout, ())
