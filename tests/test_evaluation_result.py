@@ -19,6 +19,7 @@ from editing.evaluation.tables import LABELS
 from tracer import TracerError
 
 ROME = labels("rome")
+EDIT_AND_INSTANCE = ("edit-wise accuracy", "instance-wise accuracy")
 
 
 def of(rows: Sequence[Mapping[str, Any]]) -> Evaluation:
@@ -77,6 +78,13 @@ def test_what_is_pooled_and_what_is_not() -> None:
     assert pooled["low"].item() == pooled["high"].item() == 2.0  # seeds of a subject are drawn together
     with pytest.raises(TracerError, match="expected some of model, method"):
         of(rows).summary(["fluency"])
+
+
+def test_facts_written_count_each_where_the_published_mean_is_over_facts() -> None:
+    """Four facts of one case named, and one of another not: 4 of 5, where the mean over cases is a half."""
+    rows = [row(ROME, i, name, value, n=n) for i, value, n in ((0, 1.0, 4), (1, 0.0, 1)) for name in EDIT_AND_INSTANCE]
+    found = of(rows).summary()
+    assert found["mean"].tolist() == [0.8, 0.5] and found["n"].tolist() == [2, 2]
 
 
 def test_nan_is_left_out_and_an_infinite_value_is_not_hidden() -> None:

@@ -84,7 +84,11 @@ LAYOUTS: dict[str, Layout] = {
         # tried in this order; the first that matches is taken
         Layout("records", ("rewrites",), dump),
         Layout(
-            "mquake", ("requested_rewrite", "questions"), mquake, fits=_is_list("requested_rewrite"), ignored=("orig",)
+            "mquake",
+            ("requested_rewrite", "questions"),
+            mquake,
+            fits=_is_list("requested_rewrite"),
+            ignored=("orig", "answer_alias"),
         ),
         Layout("factworld", ("requested_rewrite", "same_subject_prompts"), prepare=factworld),
         Layout("counterfact", ("requested_rewrite",), counterfact, ignored=_OF_COUNTERFACT),
