@@ -111,12 +111,13 @@ def test_facts_are_drawn(tmp_path: Path, basic: list[str], model: Model) -> None
     seen = set()
     for seed in (0, 1, 2):
         drawn = sorted(np.random.default_rng(seed).choice(len(RECORDS), 2, replace=False).tolist())
-        options = ["--limit", "2", "--seed", str(seed), "--out", str(tmp_path), "--format", "npz"]
+        out = tmp_path / str(seed)
+        options = ["--limit", "2", "--seed", str(seed), "--out", str(out), "--format", "npz"]
         printed = done(*basic, "--kind", "hidden", *options)
         average = expected(model, [RECORDS[i] for i in drawn], seed=seed)
         total = interval(average.total_effect, average.total_low, average.total_high)
         assert printed.splitlines()[1].startswith(f"total effect {total} ")
-        assert AverageTrace.load(tmp_path / "average_hidden.npz").seed == seed
+        assert AverageTrace.load(out / "average_hidden.npz").seed == seed
         seen.add(tuple(drawn))
     assert len(seen) > 1
 

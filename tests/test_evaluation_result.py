@@ -16,6 +16,7 @@ from editing.evaluation.series import series_of
 from editing.evaluation.stages import staged
 from editing.evaluation.summary import HARMONIC, harmonic
 from editing.evaluation.tables import LABELS
+from editing.report import as_markdown
 from tracer import TracerError
 
 ROME = labels("rome")
@@ -85,6 +86,10 @@ def test_facts_written_count_each_where_the_published_mean_is_over_facts() -> No
     rows = [row(ROME, i, name, value, n=n) for i, value, n in ((0, 1.0, 4), (1, 0.0, 1)) for name in EDIT_AND_INSTANCE]
     found = of(rows).summary()
     assert found["mean"].tolist() == [0.8, 0.5] and found["n"].tolist() == [2, 2]
+    lines = str(of(rows)).splitlines()
+    shown = {name: next(line for line in lines if name in line) for name in EDIT_AND_INSTANCE}
+    assert "80.0 %" in shown["edit-wise accuracy"] and "50.0 %" in shown["instance-wise accuracy"]
+    assert "| edit-wise accuracy | instance-wise accuracy |" in as_markdown(of(rows))
 
 
 def test_nan_is_left_out_and_an_infinite_value_is_not_hidden() -> None:

@@ -21,6 +21,7 @@ from .text_metrics import TermWeights, consistency, ngram_entropy
 
 NAN = float("nan")
 EDITS, INSTANCES, CHAINS = "edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"
+CHAINED = (EDITS, INSTANCES, CHAINS)
 """MQuAKE's own three numbers, of cases with multi-hop questions."""
 
 
