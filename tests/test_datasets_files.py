@@ -369,7 +369,7 @@ def test_fields_with_questions_that_nothing_is_made_of_are_said_once_per_file(tm
     with pytest.warns(RecordWarning) as caught:
         load_records(path)
     (one,) = caught
-    told = "nothing is made of odd_prompts (in 2 records), portability.Other Question (in 1 records)"
+    told = "nothing is made of odd_prompts (records: 2), portability.Other Question (records: 1)"
     assert told in str(one.message) and str(path) in str(one.message)
     assert [(each.field, each.records) for each in read_records(path).unused] == [
         ("odd_prompts", 2),

@@ -167,7 +167,9 @@ def test_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path) -> None
         records_of(rows)
     (tmp_path / "nan.json").write_text(json.dumps(rows))  # NaN, which is no JSON
     (tmp_path / "null.json").write_text(str(YEARS.to_json(orient="records")))
-    for name in ("nan.json", "null.json"):
+    YEARS.to_csv(tmp_path / "years.csv", index=False)
+    assert "1984.0" in (tmp_path / "years.csv").read_text()
+    for name in ("nan.json", "null.json", "years.csv"):
         loaded = read_records(tmp_path / name)
         assert [one.rewrites[0].target_new for one in loaded.records] == ["1984"]
         assert [problem.field for problem in loaded.problems] == ["target_new"]

@@ -76,6 +76,11 @@ def _sentence(record: Mapping[str, Any]) -> bool:
 _MEND = (("prompt", "src"), ("target_new", "alt"), ("target_true", "answers"))
 _EASY = (("target_true", "ground_truth"),)
 _OF_COUNTERFACT = ("portability.Recalled Relation", "unrelated_relation.relation_id")
+_OF_RIPPLE = tuple(
+    f"edit.{fact}{name}"
+    for fact in ("", "previous_fact.", "original_fact.")
+    for name in ("subject_id", "target_id", "relation")
+)
 _OF_MEND = ("pred", "cond", "portability.Recalled Relation", "alternative_subject")
 _TEXTS = ("case_id", "prompt", "subject", "src", "text", "ent")  # a record has one of each, a table columns
 LAYOUTS: dict[str, Layout] = {
@@ -92,7 +97,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout("factworld", ("requested_rewrite", "same_subject_prompts"), prepare=factworld),
         Layout("counterfact", ("requested_rewrite",), counterfact, ignored=_OF_COUNTERFACT),
-        Layout("ripple", ("edit",), prepare=ripple, fits=_sentence),
+        Layout("ripple", ("edit",), prepare=ripple, fits=_sentence, ignored=_OF_RIPPLE),
         Layout("zsre", ("src", "subject", "alt"), zsre, names=_MEND, ignored=_OF_MEND),
         Layout(
             "zsre-true",

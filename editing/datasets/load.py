@@ -81,15 +81,16 @@ def load_records(
     """
     loaded = read_records(path_or_name, layout=layout, limit=limit, split=split, skip=skip)
     _tell_problems(loaded, path_or_name, strict)
-    for file in loaded.files:
-        fields = [f"{one.field} (in {one.records:,} records)" for one in loaded.unused if one.file == file]
-        if fields:
-            warnings.warn(
-                f"{file}: nothing is made of {', '.join(fields)}; the layout {loaded.layout} does not read that",
-                RecordWarning,
-                stacklevel=2,
-            )
+    _tell_unused(loaded.unused, loaded.layout)
     return list(loaded.records)
+
+
+def _tell_unused(unused: Sequence[Unused], layout: str) -> None:
+    """Once per file."""
+    for file in dict.fromkeys(one.file for one in unused):
+        fields = ", ".join(f"{one.field} (records: {one.records:,})" for one in unused if one.file == file)
+        told = f"{file}: nothing is made of {fields}; the layout {layout} does not read that"
+        warnings.warn(told, RecordWarning, stacklevel=3)
 
 
 def _tell_problems(loaded: Loaded, path_or_name: str | Path, strict: bool | None) -> None:
@@ -142,7 +143,8 @@ def read_records(
 def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditRecord]:
     """Records from mappings in one of the layouts that files have, such as ``tracer.factworld.records()``.
 
-    Raises TracerError for anything else, and for records that are wrong, all in one message.
+    Raises TracerError for anything else, and for records that are wrong, all in one message. Warns of fields with
+    texts that are not used.
     """
     rows = [Row("the list", number, None, plain(value)) for number, value in enumerate(given, 1)]
     mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
@@ -150,10 +152,11 @@ def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditReco
         raise TracerError("the list holds no records; expected mappings, or EditRecords")
     found = layout_of(layout) if layout is not None else recognise(mappings, "the list")
     with _uncollected():
-        records, problems, _ = _converted(rows, found, mappings, found.source or found.name, 0, None)
+        records, problems, unused = _converted(rows, found, mappings, found.source or found.name, 0, None)
     if problems:
         what = f"{len(problems):,} of {len(rows):,} records cannot be used; correct them, or leave them out"
         raise TracerError(f"{what}\n{listed(problems, SHOWN)}")
+    _tell_unused(unused, found.name)
     return records
 
 

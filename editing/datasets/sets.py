@@ -87,6 +87,7 @@ SETS: dict[str, dict[str | None, Part]] = {
         "cf-3k-v2": _mquake("MQuAKE-CF-3k-v2.json"),
         "cf-3k": _mquake("MQuAKE-CF-3k.json"),
         "cf": _mquake("MQuAKE-CF.json"),
+        "hard": _mquake("MQuAKE-hard.json"),
         "t": _mquake("MQuAKE-T.json"),
     },
     "ripple": {name: _ripple(f"{name}.json") for name in ("recent", "random", "popular")},

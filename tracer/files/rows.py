@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 CELLS = {".csv": (",", ";", "\t"), ".tsv": ("\t",), ".tab": ("\t",)}  # what may part the cells
 DEEP = "it is nested too deep to be read; records have a few levels at most"
 _BLANK = re.compile(r"[ \t\r\n]*")
+_WHOLE = re.compile(r"-?\d+\.0")
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,20 @@ def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
     """Cells that are empty are left out; one that begins with [ or { and is JSON, or Python's, is what it says."""
     head = text.lstrip("\n").partition("\n")[0]
     mark = max(marks, key=head.count)  # the first of those that are as frequent
+    found = list(_split_into_cells(file, text, mark))
+    tables = [row.value for row in found if row.error is None]
+    names = list(tables[0]) if tables else []
+    floats = {name for name in names if _is_of_floats([cells[name] for cells in tables])}
+    for row in found:
+        if row.error is None:
+            cells = {name: cell[:-2] if name in floats else cell for name, cell in row.value.items() if cell.strip()}
+            # a column of numbers without a name is pandas' index
+            kept = {name: _cell(cell) for name, cell in cells.items() if name or not cell.isdecimal()}
+            row = replace(row, value=kept)
+        yield row
+
+
+def _split_into_cells(file: str, text: str, mark: str) -> Iterator[Row]:
     # not str.splitlines, which also parts at characters that are no ends of lines in CSV
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
     names: list[str] | None = None
@@ -231,9 +246,13 @@ def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
         if len(cells) != len(names):
             yield Row(file, number, begins, error=f"{len(cells)} cells, and the first line names {len(names)}")
             continue
-        pairs = [(name, cell) for name, cell in zip(names, cells, strict=True) if cell.strip()]
-        # a column of numbers without a name is pandas' index
-        yield Row(file, number, begins, {name: _cell(cell) for name, cell in pairs if name or not cell.isdecimal()})
+        yield Row(file, number, begins, dict(zip(names, cells, strict=True)))
+
+
+def _is_of_floats(column: Sequence[str]) -> bool:
+    """Whether pandas made whole numbers floats: it does where some are missing, and only then this is sure."""
+    there = [cell for cell in column if cell.strip()]
+    return 0 < len(there) < len(column) and all(_WHOLE.fullmatch(cell) for cell in there)
 
 
 def _cell(cell: str) -> Any:
