@@ -111,12 +111,13 @@ def test_facts_are_drawn(tmp_path: Path, basic: list[str], model: Model) -> None
     seen = set()
     for seed in (0, 1, 2):
         drawn = sorted(np.random.default_rng(seed).choice(len(RECORDS), 2, replace=False).tolist())
-        options = ["--limit", "2", "--seed", str(seed), "--out", str(tmp_path), "--format", "npz"]
+        out = tmp_path / str(seed)
+        options = ["--limit", "2", "--seed", str(seed), "--out", str(out), "--format", "npz"]
         printed = done(*basic, "--kind", "hidden", *options)
         average = expected(model, [RECORDS[i] for i in drawn], seed=seed)
         total = interval(average.total_effect, average.total_low, average.total_high)
         assert printed.splitlines()[1].startswith(f"total effect {total} ")
-        assert AverageTrace.load(tmp_path / "average_hidden.npz").seed == seed
+        assert AverageTrace.load(out / "average_hidden.npz").seed == seed
         seen.add(tuple(drawn))
     assert len(seen) > 1
 
@@ -160,10 +161,10 @@ def test_the_list_of_known_facts_can_be_read(data: Path) -> None:
         ('[{"prompt": "", "subject": "A"}]', "record 1, field prompt: it is empty"),
         ("[3]", "record 1: Input should be a valid dictionary"),
         ("[{]", "is no JSON"),
-        ('{"prompt": "A is", "subject": "A"}\nnonsense', "record 2 is no JSON"),
+        ('{"prompt": "A is", "subject": "A"}\nnonsense', "record 2: the line is no JSON"),
         ("[]", "holds no facts"),
-        ("", "holds no facts"),
-        ("\udcff", "cannot read the facts"),
+        ("", "is empty"),
+        ("\udcff", "is no text in UTF-8"),
     ],
 )
 def test_errors_in_a_file_name_record_and_field(tmp_path: Path, content: str, message: str) -> None:
@@ -179,7 +180,7 @@ def test_errors_in_a_file_name_record_and_field(tmp_path: Path, content: str, me
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--facts", "missing.json"], "cannot read the facts in missing.json (No such file"),
+        (["--facts", "missing.json"], "cannot read missing.json (No such file"),
         (["--relation", "landmark_city"], "leave it out, or --facts"),
         (["--limit", "0"], "--limit"),
         (["--seed", "-1"], "--seed"),

@@ -345,19 +345,27 @@ def test_requests_are_read_in_every_layout(tmp_path: Path, name: str, text: str)
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "", "a.json holds no requests; expected records"),
+        ("a.json", "", "a.json is empty; expected records"),
         ("a.json", "[]", "holds no requests"),
         ("a.csv", "prompt,subject\n", "holds no requests"),
-        ("a.json", '[{"prompt": "x"},\n oops]', "a.json is no JSON (Expecting value: line 2 column 2"),
-        ("a.jsonl", '{"prompt": "{} is", "subject": "a", "target_new": "b"}\n\n{oops\n', "a.jsonl, line 3 is no JSON"),
-        ("a.json", '[{"prompt": "x"}]', "a.json, record 1: a request needs subject, target_new"),
+        ("a.json", '[{"prompt": "x"},\n oops]', "a.json is no JSON: record 2, line 2, character 2: Expecting value"),
+        (
+            "a.jsonl",
+            '{"prompt": "{} is", "subject": "a", "target_new": "b"}\n\n{oops\n',
+            "line 3, record 2: the line is no JSON",
+        ),
+        ("a.json", '[{"prompt": "x"}]', "a.json, line 1, record 1: a request needs subject, target_new"),
         ("a.json", "[3]", "record 1: an edit request is an EditRequest or a mapping, got int"),
-        ("a.jsonl", '{"prompt": "x", "subject": "y", "target_new": "z"}', "line 1: subject 'y' does not occur"),
-        ("a.csv", "prompt,subject,target_new\n{} is,a\n", "line 2 has not as many fields"),
-        ("a.csv", 'prompt,subject,target_new\n"{} is,a,b\n', "is no CSV"),
-        ("a.csv", "prompt,subject,target_new\n{} is,a,\n", "line 2: a request needs target_new"),
-        ("none.json", None, "cannot read the requests in"),
-        ("a.json", b"\xff\xfe", "cannot read the requests in"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "subject": "y", "target_new": "z"}',
+            "line 1, record 1: subject 'y' does not",
+        ),
+        ("a.csv", "prompt,subject,target_new\n{} is,a\n", "line 2, record 1: 2 cells, and the first line names 3"),
+        ("a.csv", 'prompt,subject,target_new\n"{} is,a,b\n', "line 2, record 1: no CSV"),
+        ("a.csv", "prompt,subject,target_new\n{} is,a,\n", "line 2, record 1: a request needs target_new"),
+        ("none.json", None, "cannot read "),
+        ("a.json", b"\xff\xff", "a.json is no text in UTF-8"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, name: str, text: str | bytes | None, message: str) -> None:

@@ -95,6 +95,31 @@ def test_counterfact_as_it_was_published(data: Path, golden: Path, tmp_path: Pat
     assert {*frame["control"]} == {"", "random direction", "random layer"}
 
 
+def test_a_set_by_name_leaves_out_what_is_wrong_and_says_so(
+    data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    more = [
+        "--limit",
+        "9",
+        "--draw",
+        "1",
+        "--method",
+        "ft_l",
+        "--layers",
+        "1",
+        "--no-controls",
+        "--set",
+        "steps=1",
+        *QUICK,
+    ]
+    out = ["-m", str(tiny_folder("gpt2")), "--out", str(tmp_path / "run.sqlite")]
+    code, printed, errors = run("evaluate", "knowedit:zsre", *out, *more)
+    assert code == 0 and "ft_l" in printed
+    assert errors.startswith("tracer: note: 1 of 10 records of knowedit:zsre cannot be used and are left out")
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

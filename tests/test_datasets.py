@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from editing.datasets import KINDS, MEASURES, Ask, EditRecord, Rewrite, load_facts, load_records, read_records
+from editing.datasets import (
+    KINDS,
+    MEASURES,
+    Ask,
+    EditRecord,
+    Rewrite,
+    load_facts,
+    load_records,
+    read_records,
+    records_of,
+)
 from editing.datasets import save_records as save
 from tracer import Fact, TracerError, factworld
 
@@ -193,6 +203,72 @@ LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[Rewrite], Asked, dict[str, A
         ],
         {},
     ),
+    "knowedit without kinds": (
+        [
+            {
+                **FLAT,
+                "rephrase": "It stands in",
+                "locality": [
+                    {"prompt": "The Space Needle is painted", "answer": "white"},
+                    ["Pike Place is in", "Seattle"],
+                ],
+                "portability": [{"prompt": "Its country is", "answer": ["France", "FR"]}],
+                "locality_prompt": ["The Louvre is in", "The Shard is in"],
+                "locality_ground_truth": ["Paris", "London"],
+            }
+        ],
+        [FLAT_FACT],
+        [
+            ("paraphrase", "It stands in", (("Paris",),), "Seattle", None),
+            ("neighbour", "The Louvre is in", (("Paris",),), None, None),
+            ("neighbour", "The Shard is in", (("London",),), None, None),
+            ("same_subject", "The Space Needle is painted", (("white",),), "Paris", None),
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("one_hop", "Its country is", (("France", "FR"),), None, None),
+        ],
+        {},
+    ),
+    "knowedit as EasyEdit is given it": (
+        [
+            {
+                **FLAT,
+                "locality": {"neighborhood": {"prompt": ["Pike Place is in", "x"], "ground_truth": ["Seattle", "y"]}},
+                "portability": {
+                    "synonym": {"prompt": "The Needle is in", "ground_truth": "Paris"},
+                    "one_hop": {"prompt": ["Its country is", "Its sea is"], "ground_truth": [["France"], ["none"]]},
+                },
+            }
+        ],
+        [FLAT_FACT],
+        [
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("neighbour", "x", (("y",),), "Paris", None),
+            ("subject_alias", "The Needle is in", (("Paris",),), "Seattle", None),
+            ("one_hop", "Its country is", (("France",),), None, None),
+            ("one_hop", "Its sea is", (("none",),), None, None),
+        ],
+        {},
+    ),
+    "counterfact as PEAK has it": (
+        [
+            {
+                "case_id": 0,
+                "requested_rewrite": REQUESTED,
+                "para_add_prompts": ["The Space Needle stands in"],
+                "neighborhood_prompts": [["Pike Place is in", "Seattle"], ["The Shard is in", "London"]],
+                "postive_list": ["Seattle"],
+                "unrelated_relation": {"relation_id": "height", "object": "184 m", "question": "How tall is it?"},
+            }
+        ],
+        [NEEDLE],
+        [
+            ("paraphrase", "The Space Needle stands in", (("Paris",),), "Seattle", None),
+            ("neighbour", "Pike Place is in", (("Seattle",),), "Paris", None),
+            ("neighbour", "The Shard is in", (("London",),), "Paris", None),
+            ("same_subject", "How tall is it?", (("184 m",),), "Paris", None),
+        ],
+        {},
+    ),
     "wikibio": (
         [
             {
@@ -331,6 +407,7 @@ def written(folder: Path, rows: Any, name: str = "records.json") -> Path:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_recognised_and_becomes_the_record(layout: str, tmp_path: Path) -> None:
     rows, facts, asked, more = LAYOUTS[layout]
+    layout = layout.partition(" ")[0]
     path = written(tmp_path, rows)
     loaded = read_records(path, layout="zsre-true" if layout == "zsre-true" else None)
     assert (loaded.layout, loaded.problems) == (layout, ())
@@ -351,28 +428,105 @@ def test_a_relation_of_ripple_edits_is_worded_by_its_edits_where_no_query_asks_i
         ("The capital of {} is", "Peru", "Lund", "Lima"),
         ("The capital of {} is", "Chile", "Santa Fe", None),
     ]
-    alone = read_records(written(tmp_path, rows[:1]))
-    assert not alone.records and "CAPITAL" in alone.problems[0].message
 
 
-def test_a_test_of_ripple_edits_needs_its_conditions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sentence", ["Nothing to be cut.", "The capital of Norway is"])
+def test_a_sentence_without_its_parts_is_a_problem(sentence: str, tmp_path: Path) -> None:
+    edit = {**ripple_edit("Norway", "Lima", None), "prompt": sentence}
+    (problem,) = read_records(written(tmp_path, [ripple(edit)])).problems
+    assert problem.field == "edit.prompt" and "cannot be cut into prompt, subject and target" in problem.message
+
+
+def test_an_excerpt_of_ripple_edits_is_read_as_its_description_writes_it(tmp_path: Path) -> None:
+    """One record, of the criteria only some, and the first in the description's spelling."""
+    tests = [{"test_queries": [query("The area of Norway is", ["large"], subject_id="Q1", relation="AREA")]}]
+    row = {"example_type": "popular", "edit": ripple_edit("Norway", "Lima", "Oslo"), "Relation_Specifity": tests}
+    (record,) = load_records(written(tmp_path, [row]))
+    assert record.rewrites == (
+        Rewrite(
+            prompt="The capital of {} is", subject="Norway", target_new="Lima", target_true="Oslo", relation="CAPITAL"
+        ),
+    )
+    assert [(one.kind, one.prompt) for one in record.asks] == [("relation_specificity", "The area of Norway is")]
+
+
+# KnowEdit's sets hold RippleEdits' facts with subject and prompt, which RippleEdits' own files leave to be found
+@pytest.mark.parametrize(
+    "name",
+    [
+        "benchmark_wiki_recent_recent_train",
+        "benchmark_wiki_counterfact_train_cf",
+        "wiki_counterfact_test_cf-generate-10",
+    ],
+)
+def test_every_sentence_of_ripple_edits_is_cut_where_it_should_be(name: str, data: Path) -> None:
+    """Alone, and in its file: by what is asked of the same subject, and by the grammar."""
+    (file,) = (data / "knowedit").glob(f"*{name}.json")
+    records = read_records(file).records
+    rows = []
+    for number, record in enumerate(records):
+        (fact,) = record.rewrites
+        subject, prompt = {"subject_id": number}, fact.request().text
+
+        def told(target: str, prompt: str = prompt, frame: str = fact.request().prompt, own: Any = subject) -> Any:
+            return {"prompt": f"{prompt} {target}.", "relation": frame, "target_id": target, **own}
+
+        edit = told(fact.target_new)
+        if fact.target_true is not None and "counterfact" in name:
+            edit["previous_fact"] = told(fact.target_true)
+        same = [
+            {"test_queries": [query(one.prompt, ["x"], relation=one.prompt.replace(fact.subject, "{}"), **subject)]}
+            for one in record.asks
+            if one.kind == "relation_specificity"
+        ]
+        rows.append(ripple(edit, Relation_Specificity=same))
+    expected = [
+        (record.rewrites[0].request().text, record.rewrites[0].subject, record.rewrites[0].target_new)
+        for record in records
+    ]
+    for found in (records_of(rows), [records_of([row])[0] for row in rows]):
+        cut = [one.rewrites[0] for one in found]
+        assert [(one.request().text, one.subject, one.target_new) for one in cut] == expected
+
+
+def test_a_test_of_ripple_edits_needs_its_conditions_with_their_own_answers(tmp_path: Path) -> None:
+    """Two tests may ask the same of the unedited model and want other answers, as of the children of somebody."""
     conditions = [query(prompt, ["Oslo"]) for prompt in ("a", "b", "a")]
     tests = [{"test_queries": [query("c", ["Rome"])], "condition_queries": conditions}, {"test_queries": []}]
     tests[1]["condition_queries"] = [query("of nothing that is asked", ["Oslo"])]
+    tests.append({"test_queries": [query("d", ["Rome"])], "condition_queries": [query("a", ["Bergen"]), conditions[1]]})
     rows = [
         ripple(ripple_edit(name, "Rome", "Lima", n), Forgetfulness=tests) for n, name in enumerate(("Norway", "Peru"))
     ]
     (record, _) = load_records(written(tmp_path, rows))
-    assert [(one.kind, one.prompt, one.needs) for one in record.asks] == [
-        ("forgetfulness", "c", ("a", "b")),
-        ("condition", "a", ()),
-        ("condition", "b", ()),
+    assert [(one.kind, one.prompt, one.answers[0], one.needs) for one in record.asks] == [
+        ("forgetfulness", "c", ("Rome",), (0, 1)),
+        ("forgetfulness", "d", ("Rome",), (2, 1)),
+        ("condition", "a", ("Oslo",), ()),
+        ("condition", "b", ("Oslo",), ()),
+        ("condition", "a", ("Bergen",), ()),
     ]
+    save(tmp_path / "saved.jsonl", [record])
+    assert load_records(tmp_path / "saved.jsonl") == [record]
+
+
+def test_the_steps_of_mquake_that_are_written_are_no_portability(data: Path) -> None:
+    records = load_records(data / "mquake" / "MQuAKE-hard.json")
+    asked = [(record, ask) for record in records for ask in record.asks if ask.kind == "single_hop"]
+    again = [ask for record, ask in asked if ask.prompt in {rewrite.request().text for rewrite in record.rewrites}]
+    assert len(asked) == len(again) == 1_716
+    assert "single_hop" not in MEASURES["portability"] and "multi_hop" in MEASURES["portability"]
 
 
 def test_what_is_needed_has_to_be_asked() -> None:
     asks = ({"kind": "one_hop", "prompt": "a", "needs": ["b"]}, {"kind": "one_hop", "prompt": "b"})
     with pytest.raises(ValueError, match="'a' needs 'b', which is no question of kind 'condition'"):
+        EditRecord(case_id="1", source="made", rewrites=(NEEDLE,), asks=asks)  # type: ignore[arg-type]
+    for needs in (["c"], [0], []):
+        asks = ({"kind": "one_hop", "prompt": "a", "needs": needs}, {"kind": "condition", "prompt": "c"})
+        assert EditRecord(case_id="1", source="made", rewrites=(NEEDLE,), asks=asks)  # type: ignore[arg-type]
+    asks[0]["needs"] = [1]
+    with pytest.raises(ValueError, match="'a' needs 1, which"):
         EditRecord(case_id="1", source="made", rewrites=(NEEDLE,), asks=asks)  # type: ignore[arg-type]
 
 
@@ -427,7 +581,7 @@ def test_a_table_is_the_same_as_csv(tmp_path: Path) -> None:
 
 def test_kinds_are_each_evidence_of_one_thing() -> None:
     listed = [kind for kinds in MEASURES.values() for kind in kinds]
-    assert sorted([*listed, "attribute", "condition"]) == sorted(KINDS)
+    assert sorted([*listed, "attribute", "single_hop", "condition"]) == sorted(KINDS)
 
 
 def test_facts_of_records_are_what_they_replace(tmp_path: Path) -> None:

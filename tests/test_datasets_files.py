@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from editing.datasets import RecordWarning, load_facts, load_records, read_records
-from editing.datasets.reading import read_rows
 from editing.datasets.sets import find
 from tracer import Fact, TracerError
+from tracer.files import read_rows
 
 GOOD = {"prompt": "{} is in", "subject": "Rome", "target_new": "Spain", "target_true": "Italy"}
 ZSRE = {"src": "Where is Rome?", "subject": "Rome", "alt": "Spain", "answers": ["Italy"]}
@@ -147,7 +147,8 @@ def test_a_bad_record_is_named_and_the_others_load(case: str, tmp_path: Path) ->
 
 
 def test_all_problems_are_told_at_once_and_a_warning_shows_the_first(tmp_path: Path) -> None:
-    bad = [{**GOOD, "case_id": n, "prompt": f"{n}"} for n in range(5)]
+    wrong: list[dict[str, Any]] = [{"prompt": "x"}, {"target_new": " "}, {"subject": None}, {"neighors": "x"}]
+    bad = [{**GOOD, "case_id": n, **each} for n, each in enumerate([*wrong, {"one_hop": ["Why?"]}])]
     path = listed(tmp_path, GOOD, *bad)
     with pytest.raises(TracerError) as error:
         load_records(path)
@@ -156,7 +157,8 @@ def test_all_problems_are_told_at_once_and_a_warning_shows_the_first(tmp_path: P
     ]
     with pytest.warns(RecordWarning, match="5 of 6 records") as caught:
         load_records(path, strict=False)
-    assert str(caught[0].message).count("\n") == 4 and str(caught[0].message).endswith("and 2 more")
+    assert str(caught[0].message).count("\n") == 4
+    assert str(caught[0].message).endswith("and 2 more of 2 other kinds")
     assert len(load_records(path, limit=1)) == 1  # what is not reached is not judged
     with pytest.raises(TracerError, match="5 of 5 records"):  # nothing left to be loaded
         load_records(listed(tmp_path, *bad), strict=False)
@@ -393,3 +395,67 @@ def test_snippets_beside_counterfact_become_references(tmp_path: Path) -> None:
         beside.write_text(wrong)
         with pytest.raises(TracerError, match="is not CounterFact's snippets"):
             load_records(file)
+
+
+# --- what is not used, what is alike, ids, sets ----------------------------------------------------------------------
+def test_fields_with_questions_that_nothing_is_made_of_are_said_once_per_file(tmp_path: Path) -> None:
+    requested = {"requested_rewrite": {**GOOD, "target_new": {"str": "Spain", "id": "Q29"}}}
+    more = {"odd_prompts": ["Rome lies in"], "odd_id": "P 1", "portability": {"New Question": "a", "New Answer": "b"}}
+    more["portability"]["Other Question"] = "And then?"
+    path = listed(tmp_path, {**requested, **more}, {**requested, "odd_prompts": []}, requested)
+    with pytest.warns(RecordWarning) as caught:
+        load_records(path)
+    (one,) = caught
+    told = "nothing is made of odd_prompts (records: 2), portability.Other Question (records: 1)"
+    assert told in str(one.message) and str(path) in str(one.message)
+    assert [(each.field, each.records) for each in read_records(path).unused] == [
+        ("odd_prompts", 2),
+        ("portability.Other Question", 1),
+    ]
+
+
+def test_problems_that_are_alike_are_one_line(tmp_path: Path) -> None:
+    same = [{**GOOD, "target_new": "Italy"}] * 40
+    lost = [{**GOOD, "prompt": f"{n} is in"} for n in range(30)]
+    twice = [{**GOOD, "case_id": "7"}] * 13
+    path = listed(tmp_path, GOOD, *same, *lost, *twice)
+    with pytest.raises(TracerError, match="82 of 84 records") as error:
+        load_records(path)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 7
+    assert "are both 'Italy'" in lines[1] and lines[2] == (
+        "    and 39 more like it: records 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, ..."
+    )
+    assert "does not occur in prompt" in lines[3] and "and 29 more" in lines[4]
+    assert "is also that of record 72" in lines[5] and "and 11 more" in lines[6]
+
+
+def test_numbers_given_to_records_without_ids_are_no_ids_of_others(tmp_path: Path) -> None:
+    path = listed(tmp_path, {**GOOD, "case_id": 1}, GOOD, GOOD, {**GOOD, "case_id": "4"}, GOOD)
+    assert [record.case_id for record in load_records(path)] == ["1", "1 (no id)", "2", "4", "4 (no id)"]
+
+
+def test_a_set_by_name_leaves_out_what_is_wrong_and_counts_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    with pytest.warns(
+        RecordWarning, match="46 of 1,304 records of knowedit:zsre cannot be used and are left out"
+    ) as all_:
+        assert len(load_records("knowedit:zsre")) == 1_258
+    (one,) = all_
+    assert "and 42 more like it" in str(one.message) and "and 2 more like it" in str(one.message)
+    assert str(one.message).count("\n") == 4
+    with pytest.raises(TracerError, match="46 of 1,304"):
+        load_records("knowedit:zsre", strict=True)
+    with pytest.raises(TracerError, match="46 of 1,304"):  # one's own file
+        load_records(data / "knowedit" / "benchmark_ZsRE_ZsRE-test-all.json")
+
+
+def test_other_facts_of_the_subject_are_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACER_DATA", str(data))
+    loaded = read_records("counterfact:other_attribution")
+    asked = [ask for record in loaded.records for ask in record.asks if ask.kind == "same_subject"]
+    assert len(asked) == 804 and loaded.unused == ()
+    assert (asked[0].prompt, asked[0].answers) == ("What is Spike Hughes an instance of?", (("human",),))
+    assert asked[0].against == "Philadelphia"
+    (unused,) = read_records("knowedit:wiki_counterfact-test").unused
+    assert (unused.field, unused.records) == ("generate_prompt", 885)

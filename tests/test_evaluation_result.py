@@ -17,9 +17,13 @@ from editing.evaluation.stages import staged
 from editing.evaluation.summary import HARMONIC, harmonic
 from editing.evaluation.tables import LABELS
 from editing.report.markdown import as_markdown
+
+
+from editing.report import as_markdown
 from tracer import TracerError
 
 ROME = labels("rome")
+EDIT_AND_INSTANCE = ("edit-wise accuracy", "instance-wise accuracy")
 
 
 def of(rows: Sequence[Mapping[str, Any]]) -> Evaluation:
@@ -78,6 +82,17 @@ def test_what_is_pooled_and_what_is_not() -> None:
     assert pooled["low"].item() == pooled["high"].item() == 2.0  # seeds of a subject are drawn together
     with pytest.raises(TracerError, match="expected some of model, method"):
         of(rows).summary(["fluency"])
+
+
+def test_facts_written_count_each_where_the_published_mean_is_over_facts() -> None:
+    """Four facts of one case named, and one of another not: 4 of 5, where the mean over cases is a half."""
+    rows = [row(ROME, i, name, value, n=n) for i, value, n in ((0, 1.0, 4), (1, 0.0, 1)) for name in EDIT_AND_INSTANCE]
+    found = of(rows).summary()
+    assert found["mean"].tolist() == [0.8, 0.5] and found["n"].tolist() == [2, 2]
+    lines = str(of(rows)).splitlines()
+    shown = {name: next(line for line in lines if name in line) for name in EDIT_AND_INSTANCE}
+    assert "80.0 %" in shown["edit-wise accuracy"] and "50.0 %" in shown["instance-wise accuracy"]
+    assert "| edit-wise accuracy | instance-wise accuracy |" in as_markdown(of(rows))
 
 
 def test_nan_is_left_out_and_an_infinite_value_is_not_hidden() -> None:

@@ -148,7 +148,8 @@ def test_one_right_wording_is_enough() -> None:
     assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop said"] == (1 / 3, 3)
     # a number belongs to its kind
     other = replace(hops[1], kind="single_hop")
-    assert values(case(hops[0], other))["portability (said)"] == (0.5, 2)
+    assert values(case(hops[0], replace(other, kind="one_hop")))["portability (said)"] == (0.5, 2)
+    assert values(case(hops[0], other))["portability (said)"] == (0, 1)  # steps are no evidence of it
     # what is kept is counted for each
     was = case(*(replace(one, greedy=(1,)) for one in hops[:2]))
     now = case(replace(hops[0], greedy=(1,)), replace(hops[1], greedy=(2,)))
@@ -211,8 +212,58 @@ def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, floa
     found = {value.metric: value for value in case_metrics(record, after, before)}
     assert found["one_hop said"].n == counted
     assert found["portability (said)"].value == (0.5 if counted == 2 else 0.0)
-    alone = {value.metric: value for value in case_metrics(record, after)}
-    assert alone["one_hop said"].n == 2  # nothing is known of before
+    # the unedited model's own row counts the same questions
+    unedited = {value.metric: value for value in case_metrics(record, before)}
+    assert "one_hop said" not in unedited  # the answers were not read
+    asked = replace(
+        before,
+        answers=tuple(replace(one, said=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
+    )
+    assert {value.metric: value for value in case_metrics(record, asked)}["one_hop said"].n == counted
+
+
+def test_conditions_that_ask_the_same_are_each_their_own() -> None:
+    """The unedited model names one of two children: of the two tests one counts, before the edit and after."""
+    asks = (
+        Ask(kind="one_hop", prompt="p", needs=(0,)),
+        Ask(kind="one_hop", prompt="q", needs=(1,)),
+        Ask(kind="one_hop", prompt="r", needs=("c",)),  # by prompt: both
+        Ask(kind="condition", prompt="c", answers=(("Ann",),)),
+        Ask(kind="condition", prompt="c", answers=(("Bob",),)),
+    )
+    told = Rewrite(prompt="{} is", subject="A", target_new="B")
+    record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
+
+    def answered(*said: float) -> CaseAnswers:
+        kinds = ["rewrite", *(one.kind for one in asks)]
+        return case(*(answer(kind, said=one) for kind, one in zip(kinds, said, strict=True)))
+
+    before, after = answered(0, 0, 1, 1, 1, 0), answered(1, 1, 0, 0, 0, 0)
+    for found, share in ((case_metrics(record, before), 0.0), (case_metrics(record, after, before), 1.0)):
+        assert {value.metric: (value.value, value.n) for value in found}["one_hop said"] == (share, 1)
+
+
+def test_mquakes_three_numbers() -> None:
+    """By hand: three facts, of which one is named and one by an alias alone; the chain's steps; three wordings."""
+
+    def asked(facts: list[float], hops: list[float], chains: list[float]) -> dict[str, tuple[float, int]]:
+        some = [answer("rewrite", prompt=f"fact {i}", said=one) for i, one in enumerate(facts)]
+        some += [answer("single_hop", prompt=f"fact {i}", said=one) for i, one in enumerate(hops)]
+        some += [answer("multi_hop", prompt=f"chain {i}", said=one, either=0) for i, one in enumerate(chains)]
+        found = {value.metric: value for value in case_metrics(record, case(*some))}
+        return {name: (found[name].value, found[name].n) for name in found if name.endswith("wise accuracy")} | (
+            {"chain": (found["multi-hop accuracy"].value, found["multi-hop accuracy"].n)} if chains else {}
+        )
+
+    rewrites = tuple(Rewrite(prompt="{} is", subject=f"s{i}", target_new="a") for i in range(3))
+    record = EditRecord(case_id="1", source="made", rewrites=rewrites)
+    found = asked([1, 0, 0], [1, 1, 0, 1], [0, 1, 0])
+    assert found == {"edit-wise accuracy": (2 / 3, 3), "instance-wise accuracy": (0, 1), "chain": (1, 1)}
+    found = asked([1, 1, 1], [1, 1, 1, 1], [0, 0, 0])
+    assert found == {"edit-wise accuracy": (1, 3), "instance-wise accuracy": (1, 1), "chain": (0, 1)}
+    assert asked([1, 1, 1], [1, 1, NAN], [0])["edit-wise accuracy"] == (1, 3)
+    assert "instance-wise accuracy" not in asked([1, 1, 1], [1, NAN], [0])  # not all of them were measured
+    assert asked([1, 1, 1], [], []) == {}  # no chain: another benchmark
 
 
 def test_negation_is_what_the_edit_adds_where_it_is_denied() -> None:
@@ -235,6 +286,7 @@ def test_texts_have_rows_where_there_are_any() -> None:
 def test_every_metric_is_defined() -> None:
     names = {f"{kind} {name}" for kind in KINDS for name in OF_QUESTIONS}
     names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "said")}
+    names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
     assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth", "ruined"}
     for name, metric in METRICS.items():

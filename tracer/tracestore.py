@@ -156,7 +156,7 @@ def name_of(trace: Callable[..., Any]) -> str:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no settings")
         return found

@@ -39,7 +39,9 @@ Draw = Annotated[
     typer.Option(min=1, help="So many instead, drawn at random: the same ones every time.", rich_help_panel=RECORDS),
 ]
 Layout = Annotated[str | None, typer.Option(help="Name of the layout, if it is not seen.", rich_help_panel=RECORDS)]
-Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out records that are wrong.", rich_help_panel=RECORDS)]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Leave out records that are wrong, as a set does.", rich_help_panel=RECORDS)
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyper-parameter, NAME=VALUE, for methods that have it; may be repeated."),
@@ -151,7 +153,7 @@ class _Source:
         from ..datasets import load_records
 
         assert self.name is not None
-        strict = not self.lenient
+        strict = False if self.lenient else None
         found = load_records(self.name, split=self.split, limit=self.limit, layout=self.layout, strict=strict)
         if self.draw is None or self.draw >= len(found):
             return found

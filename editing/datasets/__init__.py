@@ -1,7 +1,9 @@
 """Evaluation sets as records of one type, whatever benchmark they come from."""
 
-from .load import Loaded, Problem, RecordWarning, load_facts, load_records, read_records, records_of, save_records
+from .load import Loaded, load_facts, load_records, read_records, records_of, save_records
+from .problems import Problem, RecordWarning
 from .record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
+from .unused import Unused
 
 __all__ = [
     "KINDS",
@@ -13,6 +15,7 @@ __all__ = [
     "Problem",
     "RecordWarning",
     "Rewrite",
+    "Unused",
     "load_facts",
     "load_records",
     "read_records",

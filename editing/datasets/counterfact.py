@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .fields import FieldError, answers, expecting, follows, keeps, optional, questions, rewrite, several, text
+from .fields import (
+    REWORDED,
+    FieldError,
+    answers,
+    expecting,
+    following,
+    follows,
+    keeping,
+    keeps,
+    optional,
+    paired,
+    questions,
+    rewrite,
+    several,
+    text,
+)
 from .record import Ask, EditRecord, Rewrite
 
 Record = Mapping[str, Any]
@@ -17,16 +32,26 @@ def counterfact(record: Record, case_id: str, source: str) -> EditRecord:
 
     ``paraphrase_prompts`` should be answered with the new target; ``neighborhood_prompts`` (and
     ``distracting_neighborhood_prompts``) with the old one; ``attribute_prompts`` are of subjects for which the new one
-    is true; ``generation_prompts`` are continued, each as often as it is listed. EasyEdit's ``portability`` (New
-    Question, New Answer) is one hop; its ``alternative_subject`` asks the same prompt by another name.
+    is true; ``generation_prompts`` are continued, each as often as it is listed. A prompt may bring its own answer, as
+    the neighbours of PEAK do (whose paraphrases are ``para_add_prompts``). EasyEdit's ``portability`` (New Question,
+    New Answer) is one hop; its ``alternative_subject`` asks the same prompt by another name, and its
+    ``unrelated_relation`` (question and object) another fact of the subject.
     """
+    return _counterfact(record, case_id, source, new_question)
+
+
+def _counterfact(
+    record: Record, case_id: str, source: str, portability: Callable[[Record, Rewrite], list[Ask]]
+) -> EditRecord:
     fact = requested(record.get("requested_rewrite"))
     new, true = fact.target_new, fact.target_true
-    asks = expecting("paraphrase", several(record, "paraphrase_prompts"), new, true)
-    asks += expecting("neighbour", several(record, "neighborhood_prompts"), true, new)
-    asks += expecting("distracting", several(record, "distracting_neighborhood_prompts"), true, new)
+    asks = following("paraphrase", record, fact, "paraphrase_prompts", "para_add_prompts")
+    asks += keeping("neighbour", record, fact, "neighborhood_prompts")
+    asks += keeping("distracting", record, fact, "distracting_neighborhood_prompts")
     asks += expecting("attribute", several(record, "attribute_prompts"), new, true)
-    asks += new_question(record, fact)
+    other = record.get("unrelated_relation")
+    asks += [keeps("same_subject", prompt, things, fact) for prompt, things in questions(other, "unrelated_relation")]
+    asks += portability(record, fact)
     alias = optional(record, "alternative_subject")
     if alias is not None:
         asks += expecting("subject_alias", [filled(fact, alias)], new, true)
@@ -42,30 +67,39 @@ def counterfact(record: Record, case_id: str, source: str) -> EditRecord:
 def easyedit(record: Record, case_id: str, source: str) -> EditRecord:
     """EasyEdit's flat layout: ``prompt``, ``subject``, ``target_new``, ``ground_truth``, with the subject filled in.
 
-    ``rephrase_prompt`` is a paraphrase, ``locality_prompt`` with ``locality_ground_truth`` a neighbour (compared with
-    the new target where there is a ``ground_truth`` that it shares; an unrelated text is compared with nothing), and
-    ``portability_prompt`` one hop. ``ood_rephrase`` (temporal) describes the subject anew: a reference.
+    ``ood_rephrase`` (temporal) describes the subject anew: a reference. For the questions see :func:`flat`.
     """
-    fact = rewrite(
-        text(record, "prompt"),
-        text(record, "subject"),
-        text(record, "target_new"),
-        optional(record, "ground_truth", "target_true"),
-    )
-    asks = expecting("paraphrase", several(record, "rephrase_prompt"), fact.target_new, fact.target_true)
-    near = answers(record.get("locality_ground_truth"), "locality_ground_truth")
-    related = bool(near) and near[0][0] == fact.target_true
-    for prompt in several(record, "locality_prompt"):
-        asks.append(Ask(kind="neighbour", prompt=prompt, answers=near, against=fact.target_new if related else None))
-    hop = answers(record.get("portability_ground_truth"), "portability_ground_truth")
-    asks += [follows("one_hop", prompt, hop, fact) for prompt in several(record, "portability_prompt") if hop]
+    fact = flat_fact(record)
     return EditRecord(
         case_id=case_id,
         source=source,
         rewrites=(fact,),
-        asks=tuple(asks),
+        asks=tuple(flat(record, fact)),
         references=several(record, "ood_rephrase"),
     )
+
+
+def flat_fact(record: Record) -> Rewrite:
+    """The fact of a flat record; an empty ``ground_truth`` is not known."""
+    true = optional(record, "ground_truth", "target_true")
+    return rewrite(text(record, "prompt"), text(record, "subject"), text(record, "target_new"), true)
+
+
+def flat(record: Record, fact: Rewrite) -> list[Ask]:
+    """The questions of a flat record.
+
+    ``rephrase_prompt`` or ``rephrase`` is a paraphrase, ``locality_prompt`` with ``locality_ground_truth`` a neighbour
+    (compared with the new target where there is an old one that it shares; an unrelated text is compared with
+    nothing), and ``portability_prompt`` one hop. Of lists of prompts and of as many answers each has its own.
+    """
+    asks = following("paraphrase", record, fact, *REWORDED)
+    prompts, given = several(record, "locality_prompt"), record.get("locality_ground_truth")
+    for prompt, things in paired(prompts, given, "locality_ground_truth"):
+        related = bool(things) and things[0][0] == fact.target_true
+        asks.append(Ask(kind="neighbour", prompt=prompt, answers=things, against=fact.target_new if related else None))
+    prompts, given = several(record, "portability_prompt"), record.get("portability_ground_truth")
+    pairs = paired(prompts, given, "portability_ground_truth")
+    return asks + [follows("one_hop", prompt, things, fact) for prompt, things in pairs if things]
 
 
 def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
@@ -82,21 +116,26 @@ def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
         having.setdefault((told.relation, told.object), []).append(told.subject)
 
     def convert(record: Record, case_id: str, source: str) -> EditRecord:
-        plain = counterfact({**record, "portability": None}, case_id, source)
+        plain = _counterfact(record, case_id, source, by_kind)
         fact = plain.rewrites[0]
-        asks = list(plain.asks)
-        for prompt, things in questions(record.get("same_subject_prompts"), "same_subject_prompts"):
-            asks.append(keeps("same_subject", prompt, things, fact))
-        for kind, listed in (record.get("portability") or {}).items():
-            if kind not in ("one_hop", "reverse_relation", "subject_alias"):
-                raise FieldError(f"portability.{kind}", "is none of one_hop, reverse_relation, subject_alias")
-            asks += [follows(kind, prompt, things, fact) for prompt, things in questions(listed, kind) if things]
+        same = questions(record.get("same_subject_prompts"), "same_subject_prompts")
+        asks = (*plain.asks, *(keeps("same_subject", prompt, things, fact) for prompt, things in same))
         subjects = having.get((fact.relation or "", fact.target_new.strip()), [])[:MOST_REFERENCES]
         return plain.model_copy(
-            update={"asks": tuple(asks), "references": tuple(" ".join(about[subject]) for subject in subjects)}
+            update={"asks": asks, "references": tuple(" ".join(about[subject]) for subject in subjects)}
         )
 
     return convert
+
+
+def by_kind(record: Record, fact: Rewrite) -> list[Ask]:
+    """FactWorld's ``portability``: lists of questions by kind."""
+    asks: list[Ask] = []
+    for kind, listed in (record.get("portability") or {}).items():
+        if kind not in ("one_hop", "reverse_relation", "subject_alias"):
+            raise FieldError(f"portability.{kind}", "is none of one_hop, reverse_relation, subject_alias")
+        asks += [follows(kind, prompt, things, fact) for prompt, things in questions(listed, kind) if things]
+    return asks
 
 
 def new_question(record: Record, fact: Rewrite) -> list[Ask]:

@@ -11,6 +11,9 @@ from tracer.text import look_alike
 from .record import Ask, Kind, Rewrite
 
 Wordings = tuple[tuple[str, ...], ...]
+PROMPT = ("prompt", "question")
+ANSWER = ("ground_truth", "target", "answer", "answers", "object")
+REWORDED = ("rephrase_prompt", "rephrase_prompts", "rephrase", "rephrased_prompt", "rephrased_prompts")
 
 
 class FieldError(TracerError):
@@ -44,16 +47,37 @@ def optional(record: Mapping[str, Any], *names: str) -> str | None:
     return None
 
 
-def several(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """The texts of a field that holds a list of them, or one; none where it is not there."""
-    value = record.get(name)
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value,) if value.strip() else ()
-    if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
-        raise FieldError(name, f"holds {str(value)[:60]!r}; expected a list of texts")
-    return tuple(item for item in value if item.strip())
+def several(record: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    """The texts of fields that hold a list of them, or one; none where none of them is there."""
+    found: list[str] = []
+    for name in names:
+        value = record.get(name)
+        listed = [value] if isinstance(value, str) else () if value is None else value
+        if not isinstance(listed, Sequence) or not all(isinstance(item, str) for item in listed):
+            raise FieldError(name, f"holds {str(value)[:60]!r}; expected a list of texts")
+        found += [item for item in listed if item.strip()]
+    return tuple(found)
+
+
+def posed(record: Mapping[str, Any], *names: str) -> list[tuple[str, Wordings | None]]:
+    """Questions of fields that hold a text or a list of them; with the answers that some bring, else None.
+
+    Such are pairs of prompt and answer, and mappings as :func:`questions` takes them.
+    """
+    found: list[tuple[str, Wordings | None]] = []
+    for name in names:
+        value = record.get(name)
+        listed = [value] if isinstance(value, str | Mapping) else () if value is None else value
+        if not isinstance(listed, Sequence):
+            raise FieldError(name, f"holds {str(value)[:60]!r}; expected a list of texts")
+        for item in listed:
+            if isinstance(item, str):
+                found += [(item, None)] if item.strip() else []
+            elif isinstance(item, Mapping) or _is_pair(item):
+                found += questions([item], name)
+            else:
+                raise FieldError(name, f"holds {str(item)[:60]!r}; expected a list of texts, or of prompts and answers")
+    return found
 
 
 def answers(value: Any, field: str) -> Wordings:
@@ -81,17 +105,36 @@ def answers(value: Any, field: str) -> Wordings:
 def questions(value: Any, field: str) -> Iterator[tuple[str, Wordings]]:
     """Pairs of prompt and answers of a list of mappings with ``prompt`` and ``ground_truth`` (KnowEdit), or of one.
 
-    Also ``target`` (FactWorld). A prompt may be a list, of which every one is asked.
+    The answer may also be called ``target`` (FactWorld) or ``answer``, and a pair be a list of two. A prompt may be a
+    list, of which every one is asked; of as many answers each has its own.
     """
+    if value is not None and not isinstance(value, Mapping | Sequence):
+        raise FieldError(field, f"holds {str(value)[:60]!r}; expected mappings with prompt and ground_truth")
     for item in [value] if isinstance(value, Mapping) else (value or ()):
+        if _is_pair(item):
+            yield item[0], answers(item[1], field)
+            continue
         if not isinstance(item, Mapping):
             raise FieldError(field, f"holds {str(item)[:60]!r}; expected mappings with prompt and ground_truth")
-        things = answers(item.get("ground_truth", item.get("target")), field)
-        prompts = several(item, "prompt")
+        prompts = several(item, next((name for name in PROMPT if name in item), PROMPT[0]))
         if not prompts:
             raise FieldError(field, f"holds {str(item)[:60]!r}; a question needs a prompt")
-        for prompt in prompts:
-            yield prompt, things
+        name = next((name for name in ANSWER if name in item), None)
+        if name is None:
+            raise FieldError(field, f"asks {prompts[0]!r} and has no answer; expected one of {', '.join(ANSWER)}")
+        yield from paired(prompts, item[name], field)
+
+
+def paired(prompts: Sequence[str], given: Any, field: str) -> list[tuple[str, Wordings]]:
+    """Each prompt with its answers: of as many answers each has its own, otherwise all have the same."""
+    if len(prompts) > 1 and isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(prompts):
+        return [(prompt, answers(own, field)) for prompt, own in zip(prompts, given, strict=True)]
+    return [(prompt, answers(given, field)) for prompt in prompts]
+
+
+def _is_pair(item: Any) -> bool:
+    """A prompt and its answer, as PEAK writes them (Ma et al. 2024, arXiv 2401.17623)."""
+    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) and bool(item[0].strip())
 
 
 def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: str | None) -> Rewrite:
@@ -111,6 +154,27 @@ def expecting(kind: Kind, prompts: Sequence[str], answer: str | None, against: s
     """Questions of one kind with the same answer; None: what the model said before."""
     things = () if answer is None else ((answer,),)
     return [Ask(kind=kind, prompt=prompt, answers=things, against=against) for prompt in prompts]
+
+
+def following(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Ask]:
+    """Questions of fields that are answered with the new target, unless they bring their own answer."""
+    new, true = fact.target_new, fact.target_true
+    return [
+        Ask(kind=kind, prompt=prompt, answers=((new,),), against=true)
+        if own is None
+        else follows(kind, prompt, own, fact)
+        for prompt, own in posed(record, *names)
+    ]
+
+
+def keeping(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Ask]:
+    """Questions of fields that are answered with the old target, unless they bring their own answer."""
+    new, true = fact.target_new, fact.target_true
+    old = () if true is None else ((true,),)
+    return [
+        Ask(kind=kind, prompt=prompt, answers=old, against=new) if own is None else keeps(kind, prompt, own, fact)
+        for prompt, own in posed(record, *names)
+    ]
 
 
 def follows(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Ask:

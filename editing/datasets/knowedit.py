@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from zlib import crc32
 
-from .fields import FieldError, expecting, follows, keeps, optional, questions, rewrite, several, text
-from .record import Ask, EditRecord, Kind, Rewrite
+from .counterfact import flat, flat_fact
+from .fields import PROMPT, FieldError, follows, keeps, questions, rewrite, several, text
+from .record import MEASURES, Ask, EditRecord, Kind, Rewrite
 
 Record = Mapping[str, Any]
 LOCALITY: dict[str, Kind] = {
-    "Relation_Specificity": "relation_specificity",
-    "Forgetfulness": "forgetfulness",
-    "Distracting_Neighbor": "distracting",
+    **{kind: kind for kind in MEASURES["locality"]},
+    "relation_specifity": "relation_specificity",  # as RippleEdits' description spells it
+    "distracting_neighbor": "distracting",
+    "neighbor": "neighbour",
+    "neighborhood": "neighbour",
+    "neighbourhood": "neighbour",
 }
 PORTABILITY: dict[str, Kind] = {
-    "Reasoning": "one_hop",
-    "Subject_Aliasing": "subject_alias",
-    "Logical_Generalization": "logical_generalisation",
+    **{kind: kind for kind in MEASURES["portability"]},
+    "reasoning": "one_hop",
+    "subject_aliasing": "subject_alias",
+    "synonym": "subject_alias",
+    "logical_generalization": "logical_generalisation",
 }
+"""Names of kinds of questions in small letters."""
 
 
 def knowedit(record: Record, case_id: str, source: str) -> EditRecord:
     """wiki_counterfact, wiki_recent and ZsRE: a fact, and questions by kind under ``locality`` and ``portability``.
 
     ``Reasoning`` is one hop. An empty ``ground_truth`` of the fact is not known (one record of wiki_counterfact). A
-    question of locality without an answer asks for what was said before; one of portability is left out.
+    question of locality without an answer asks for what was said before; one of portability is left out. Where
+    questions stand there without a kind, those of portability are one hop, and those of locality another fact of the
+    subject if they name it, else a neighbour. Other questions are those of EasyEdit's flat layout
+    (:func:`.counterfact.flat`).
     """
-    fact = rewrite(
-        text(record, "prompt"), text(record, "subject"), text(record, "target_new"), optional(record, "ground_truth")
+    fact = flat_fact(record)
+    return EditRecord(
+        case_id=case_id, source=source, rewrites=(fact,), asks=(*flat(record, fact), *_asked(record, fact))
     )
-    asks = expecting("paraphrase", several(record, "rephrase_prompt"), fact.target_new, fact.target_true)
-    return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=(*asks, *_asked(record, fact)))
 
 
 def wikibio(record: Record, case_id: str, source: str) -> EditRecord:
@@ -71,18 +80,31 @@ def convsent(record: Record, case_id: str, source: str) -> EditRecord:
 def _asked(record: Record, fact: Rewrite) -> list[Ask]:
     found = []
     for group, kinds in (("locality", LOCALITY), ("portability", PORTABILITY)):
-        given = record.get(group) or {}
-        if not isinstance(given, Mapping):
-            raise FieldError(group, f"holds {str(given)[:60]!r}; expected a mapping of kinds")
-        for name, listed in given.items():
-            kind = kinds.get(name)
-            if kind is None:
-                raise FieldError(f"{group}.{name}", f"is none of {', '.join(kinds)}")
-            for prompt, things in questions(listed, f"{group}.{name}"):
+        for name, kind, listed in _groups(record, group, kinds):
+            for prompt, things in questions(listed, name):
                 if kind == "forgetfulness":  # the new target is right there too
                     found.append(Ask(kind=kind, prompt=prompt, answers=things))
                 elif group == "locality":
-                    found.append(keeps(kind, prompt, things, fact))
+                    found.append(keeps(kind or _unnamed(prompt, fact), prompt, things, fact))
                 elif things:
-                    found.append(follows(kind, prompt, things, fact))
+                    found.append(follows(kind or "one_hop", prompt, things, fact))
     return found
+
+
+def _groups(record: Record, group: str, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind | None, Any]]:
+    """Name for messages, kind (None: not said) and questions."""
+    given = record.get(group) or {}
+    if isinstance(given, list) or (isinstance(given, Mapping) and not {*PROMPT}.isdisjoint(given)):
+        yield group, None, given
+        return
+    if not isinstance(given, Mapping):
+        raise FieldError(group, f"holds {str(given)[:60]!r}; expected a mapping of kinds, or a list of questions")
+    for name, listed in given.items():
+        kind = kinds.get(str(name).strip().lower().replace(" ", "_"))
+        if kind is None:
+            raise FieldError(f"{group}.{name}", f"is none of {', '.join(kinds)}")
+        yield f"{group}.{name}", kind, listed
+
+
+def _unnamed(prompt: str, fact: Rewrite) -> Kind:
+    return "same_subject" if fact.subject.casefold() in prompt.casefold() else "neighbour"

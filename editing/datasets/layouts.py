@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer import TracerError
+from tracer.files import is_table
 
 from .counterfact import counterfact, easyedit, factworld
+from .fields import REWORDED
 from .knowedit import convsent, knowedit, wikibio
 from .mquake import mquake
 from .own import dump, table
@@ -32,6 +34,7 @@ class Layout:
         source: what the records are said to come from; None: the layout's name.
         fits: more that has to hold of a record's fields.
         names: fields of a rewrite that are called otherwise here, for messages.
+        ignored: fields with texts that hold no question, and are not told of as unused.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Layout:
     source: str | None = None
     fits: Callable[[Mapping[str, Any]], bool] = lambda record: True
     names: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def matches(self, record: Mapping[str, Any]) -> bool:
         return all(record.get(name) is not None for name in self.has) and self.fits(record)
@@ -57,26 +61,52 @@ def _is_list(name: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _grouped(record: Mapping[str, Any]) -> bool:
-    return any(isinstance(record.get(group), Mapping) for group in ("locality", "portability"))
+    return any(isinstance(record.get(group), Mapping | list) for group in ("locality", "portability"))
 
 
 def _flat(record: Mapping[str, Any]) -> bool:
-    return any(name in record for name in ("ground_truth", "locality_prompt", "rephrase_prompt"))
+    return any(name in record for name in ("ground_truth", "locality_prompt", "portability_prompt", *REWORDED))
+
+
+def _sentence(record: Mapping[str, Any]) -> bool:
+    edit = record["edit"]
+    return isinstance(edit, Mapping) and "prompt" in edit and "relation" in edit
 
 
 _MEND = (("prompt", "src"), ("target_new", "alt"), ("target_true", "answers"))
 _EASY = (("target_true", "ground_truth"),)
+_OF_COUNTERFACT = ("portability.Recalled Relation", "unrelated_relation.relation_id")
+_OF_RIPPLE = tuple(
+    f"edit.{fact}{name}"
+    for fact in ("", "previous_fact.", "original_fact.")
+    for name in ("subject_id", "target_id", "relation")
+)
+_OF_MEND = ("pred", "cond", "portability.Recalled Relation", "alternative_subject")
+_TEXTS = ("case_id", "prompt", "subject", "src", "text", "ent")  # a record has one of each, a table columns
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         # tried in this order; the first that matches is taken
         Layout("records", ("rewrites",), dump),
-        Layout("mquake", ("requested_rewrite", "questions"), mquake, fits=_is_list("requested_rewrite")),
+        Layout(
+            "mquake",
+            ("requested_rewrite", "questions"),
+            mquake,
+            fits=_is_list("requested_rewrite"),
+            ignored=("orig", "answer_alias"),
+        ),
         Layout("factworld", ("requested_rewrite", "same_subject_prompts"), prepare=factworld),
-        Layout("counterfact", ("requested_rewrite",), counterfact),
-        Layout("ripple", ("edit", "Forgetfulness"), prepare=ripple),
-        Layout("zsre", ("src", "subject", "alt"), zsre, names=_MEND),
-        Layout("zsre-true", ("src", "subject", "answers"), zsre_true, names=(*_MEND[:1], ("target_new", "answers"))),
+        Layout("counterfact", ("requested_rewrite",), counterfact, ignored=_OF_COUNTERFACT),
+        Layout("ripple", ("edit",), prepare=ripple, fits=_sentence, ignored=_OF_RIPPLE),
+        Layout("zsre", ("src", "subject", "alt"), zsre, names=_MEND, ignored=_OF_MEND),
+        Layout(
+            "zsre-true",
+            ("src", "subject", "answers"),
+            zsre_true,
+            names=(*_MEND[:1], ("target_new", "answers")),
+            # what follows from the alternative does not hold
+            ignored=(*_OF_MEND, "alt", "portability", "inverse question"),
+        ),
         Layout(
             "wikibio",
             ("text", "concept", "labels"),
@@ -84,23 +114,33 @@ LAYOUTS: dict[str, Layout] = {
             names=(("prompt", "text"), ("subject", "concept"), ("target_new", "labels")),
         ),
         Layout("convsent", ("ent", "pos", "neg"), convsent, names=(("subject", "ent"),)),
-        Layout("knowedit", ("prompt", "subject", "target_new"), knowedit, fits=_grouped, names=_EASY),
+        Layout("knowedit", ("prompt", "subject", "target_new"), knowedit, fits=_grouped, names=_EASY, ignored=_OF_MEND),
         Layout(
             "counterfact-easyedit",
             ("case_id", "prompt", "subject", "target_new", "ground_truth"),
             easyedit,
             source="counterfact",
             names=_EASY,
+            ignored=_OF_MEND,
         ),
-        Layout("easyedit", ("prompt", "subject", "target_new"), easyedit, fits=_flat, names=_EASY),
+        Layout("easyedit", ("prompt", "subject", "target_new"), easyedit, fits=_flat, names=_EASY, ignored=_OF_MEND),
         Layout("table", ("prompt", "subject", "target_new"), table),
     )
 }
 """By name."""
 
 
-def recognise(rows: Sequence[Mapping[str, Any]], where: str) -> Layout:
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether this is a record, or a known fact: not a table of some, nor what holds some."""
+    if is_table(value) or any(isinstance(value.get(name), Mapping | list) for name in _TEXTS):
+        return False
+    return any(layout.matches(value) for layout in LAYOUTS.values()) or {"prompt", "subject"} <= {*value}
+
+
+def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fields") -> Layout:
     """The layout of the first records: the first of ``LAYOUTS`` that one of them matches.
+
+    other: what the rows are where none has fields.
 
     Raises:
         TracerError: none; the message says what each layout has.
@@ -114,7 +154,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str) -> Layout:
             f"{where} holds known facts, which have no new target: nothing in it says what to write. Load them with "
             "load_facts, for tracing"
         )
-    has = ", ".join(map(str, rows[0])) if rows else "no fields"
+    has = ", ".join(map(str, rows[0])) if rows else other
     raise TracerError(
         f"{where} is none of the layouts in use: its first record has {has}. Expected at least prompt, subject and "
         f"target_new, or one of {', '.join(f'{name} ({chr(44).join(one.has)})' for name, one in LAYOUTS.items())}"

@@ -14,48 +14,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from tracer import Fact, TracerError
-from tracer.files import new_file
+from tracer.files import Row, new_file, plain, read_rows, unfolded
 from tracer.progress import track
 
 from . import sets
 from .fields import FieldError, optional, text
-from .layouts import Layout, layout_of, recognise
-from .reading import Row, read_rows
+from .layouts import Layout, is_record, layout_of, recognise
+from .problems import Problem, RecordWarning, listed
 from .record import EditRecord
 from .snippets import with_snippets
+from .unused import Unused, Watched, unused_of
 
-SHOWN = 100  # problems an error lists; the rest is counted
+SHOWN = 10  # kinds of problems an error lists; the rest is counted
 _FIELD = re.compile(r"(?:the )?(prompt|subject|target_new|target_true|target)\b")
-
-
-class RecordWarning(UserWarning):
-    """Records were left out."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why one record was not loaded.
-
-    Attributes:
-        file: where it is.
-        number: which record, from 1.
-        line: the line it begins on, from 1; None: it comes from no file.
-        case: its case id; None: not known.
-        field: the field that is wrong; None: all of it.
-        message: what is wrong.
-    """
-
-    file: str
-    number: int
-    line: int | None
-    case: str | None
-    field: str | None
-    message: str
-
-    def __str__(self) -> str:
-        line = f", line {self.line}" if self.line is not None else ""
-        case = f" (case {self.case})" if self.case is not None else ""
-        return f"{self.file}{line}, record {self.number}{case}: {f'{self.field}: ' if self.field else ''}{self.message}"
 
 
 @dataclass(frozen=True)
@@ -67,12 +38,14 @@ class Loaded:
         problems: one for each of the others, in their order.
         layout: name of the layout.
         files: what was read.
+        unused: fields with texts that nothing was made of.
     """
 
     records: tuple[EditRecord, ...]
     problems: tuple[Problem, ...]
     layout: str
     files: tuple[str, ...]
+    unused: tuple[Unused, ...] = ()
 
 
 def load_records(
@@ -82,37 +55,53 @@ def load_records(
     limit: int | None = None,
     split: str | None = None,
     skip: int = 0,
-    strict: bool = True,
+    strict: bool | None = None,
 ) -> list[EditRecord]:
     """The records of a file, or of a set with a name.
 
     Args:
-        path_or_name: a JSON, JSON lines or CSV file; or a set: "factworld" (split "train", "validation" or "test"),
-            "counterfact", "zsre", "knowedit:wiki_recent", "mquake", "ripple:popular", ... These are looked for in the
-            folder that the environment variable TRACER_DATA names, then on the hub, where any data set can be named as
-            "owner/name" or "owner/name:split". A file counts before a set.
+        path_or_name: a file (JSON, JSON lines, CSV, TSV or Parquet, packed or not); or a set: "factworld" (split
+            "train", "validation" or "test"), "counterfact", "zsre", "knowedit:wiki_recent", "mquake", "ripple:popular",
+            ... These are looked for in the folder that the environment variable TRACER_DATA names, then on the hub,
+            where any data set can be named as "owner/name" or "owner/name:split". A file counts before a set.
         layout: name of a layout; None: recognised from the fields of the first records. "zsre-true" writes the true
             answer, as ROME and MEMIT do, where "zsre" writes the alternative.
         limit: the first so many records; None: all.
-        split: part of a set, or of a file whose records have a field ``split``.
+        split: part of a set, of a file whose records have a field ``split``, or the name of one of several lists.
         skip: leave out so many at the beginning.
-        strict: False: load what can be loaded, and warn of the rest.
+        strict: True: refuse a file with wrong records as a whole. False: load what can be loaded, and warn of the
+            rest. None: True for a file, False for a set, whose flaws its users cannot mend.
 
     Raises:
         TracerError: nothing to be read; or, with ``strict``, records that are wrong, all in one message with file,
             line, record and field.
     Warns:
-        RecordWarning: without ``strict``, how many records were left out, and why (the first few).
+        RecordWarning: without ``strict``, how many records were left out, and why (the first few); and once per file
+            which fields with texts are not used.
     """
     loaded = read_records(path_or_name, layout=layout, limit=limit, split=split, skip=skip)
-    if loaded.problems:
-        count, every = len(loaded.problems), len(loaded.problems) + len(loaded.records)
-        what = f"{count} of {every} records of {path_or_name} cannot be used"
-        if strict or not loaded.records:
-            repair = "correct them, or load the others with strict=False"
-            raise TracerError(f"{what}; {repair}\n{_listed(loaded.problems, SHOWN)}")
-        warnings.warn(f"{what} and are left out\n{_listed(loaded.problems, 3)}", RecordWarning, stacklevel=2)
+    _tell_problems(loaded, path_or_name, strict)
+    _tell_unused(loaded.unused, loaded.layout)
     return list(loaded.records)
+
+
+def _tell_unused(unused: Sequence[Unused], layout: str) -> None:
+    """Once per file."""
+    for file in dict.fromkeys(one.file for one in unused):
+        fields = ", ".join(f"{one.field} (records: {one.records:,})" for one in unused if one.file == file)
+        told = f"{file}: nothing is made of {fields}; the layout {layout} does not read that"
+        warnings.warn(told, RecordWarning, stacklevel=3)
+
+
+def _tell_problems(loaded: Loaded, path_or_name: str | Path, strict: bool | None) -> None:
+    if not loaded.problems:
+        return
+    count, every = len(loaded.problems), len(loaded.problems) + len(loaded.records)
+    what = f"{count:,} of {every:,} records of {path_or_name} cannot be used"
+    if (_is_path(path_or_name) if strict is None else strict) or not loaded.records:
+        repair = "correct them, or load the others with strict=False"
+        raise TracerError(f"{what}; {repair}\n{listed(loaded.problems, SHOWN)}")
+    warnings.warn(f"{what} and are left out\n{listed(loaded.problems, 3)}", RecordWarning, stacklevel=3)
 
 
 def read_records(
@@ -126,7 +115,8 @@ def read_records(
     """As :func:`load_records`, with the problems as values.
 
     Wrong are records without the fields of their layout, without the subject in the prompt, whose new target is the old
-    one, and those with a case id that came before. Records without a case id are numbered from 0.
+    one, and those with a case id that came before. Records without a case id are numbered from 0, with " (no id)"
+    behind numbers that are the ids of others.
 
     Raises:
         TracerError: nothing to be read, broken JSON, no records, no layout that fits.
@@ -141,28 +131,32 @@ def read_records(
             left = f", and skip leaves out {skip}" if rows else "; expected at least one"
             raise TracerError(f"{path_or_name} holds {len(rows) or 'no'} records{left}")
         mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
-        found = given or recognise(mappings, str(path_or_name))
-        records, problems = _converted(rows[skip:], found, mappings, source or found.source or found.name, skip, limit)
+        found = given or recognise(mappings, str(path_or_name), _what(rows))
+        source = source or found.source or found.name
+        records, problems, unused = _converted(rows[skip:], found, mappings, source, skip, limit)
         if found.name == "counterfact":
             records = with_snippets(records, rows)
-    return Loaded(tuple(records), tuple(problems), found.name, tuple(dict.fromkeys(row.file for row in rows)))
+    files = tuple(dict.fromkeys(row.file for row in rows))
+    return Loaded(tuple(records), tuple(problems), found.name, files, tuple(unused))
 
 
 def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditRecord]:
     """Records from mappings in one of the layouts that files have, such as ``tracer.factworld.records()``.
 
-    Raises TracerError for anything else, and for records that are wrong, all in one message.
+    Raises TracerError for anything else, and for records that are wrong, all in one message. Warns of fields with
+    texts that are not used.
     """
-    rows = [Row("the list", number, None, value) for number, value in enumerate(given, 1)]
+    rows = [Row("the list", number, None, plain(value)) for number, value in enumerate(given, 1)]
     mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
     if not mappings:
         raise TracerError("the list holds no records; expected mappings, or EditRecords")
     found = layout_of(layout) if layout is not None else recognise(mappings, "the list")
     with _uncollected():
-        records, problems = _converted(rows, found, mappings, found.source or found.name, 0, None)
+        records, problems, unused = _converted(rows, found, mappings, found.source or found.name, 0, None)
     if problems:
-        what = f"{len(problems)} of {len(rows)} records cannot be used; correct them, or leave them out"
-        raise TracerError(f"{what}\n{_listed(problems, SHOWN)}")
+        what = f"{len(problems):,} of {len(rows):,} records cannot be used; correct them, or leave them out"
+        raise TracerError(f"{what}\n{listed(problems, SHOWN)}")
+    _tell_unused(unused, found.name)
     return records
 
 
@@ -177,8 +171,11 @@ def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = N
     """
     rows, _ = _rows(path_or_name, None)
     if not any(isinstance(row.value, Mapping) and "attribute" in row.value for row in rows):
-        records = load_records(path_or_name, limit=limit)
-        every = [request for record in records for request in record.requests() if request.target_true is not None]
+        loaded = read_records(path_or_name, limit=limit)
+        _tell_problems(loaded, path_or_name, None)
+        every = [
+            request for record in loaded.records for request in record.requests() if request.target_true is not None
+        ]
         return [Fact(request.prompt, request.subject, request.target_true) for request in every]
     facts, problems = [], []
     for row in rows[:limit]:
@@ -188,7 +185,7 @@ def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = N
         except TracerError as error:
             problems.append(_problem(row, None, error, None))
     if problems:
-        raise TracerError(f"{len(problems)} of {len(rows)} facts cannot be used\n{_listed(problems, SHOWN)}")
+        raise TracerError(f"{len(problems):,} of {len(rows):,} facts cannot be used\n{listed(problems, SHOWN)}")
     return facts
 
 
@@ -211,11 +208,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _is_path(path_or_name: str | Path) -> bool:
+    return isinstance(path_or_name, Path) or Path(path_or_name).expanduser().exists()
+
+
 def _rows(path_or_name: str | Path, split: str | None) -> tuple[list[Row], str | None]:
     """What is there, and what the records are said to come from (None: that follows from the layout)."""
-    path = Path(path_or_name).expanduser()
-    if path.exists() or isinstance(path_or_name, Path):
-        return _of_split(list(read_rows(path)), split), None
+    if _is_path(path_or_name):
+        return _of_file(path_or_name, split), None
     name = str(path_or_name)
     if name.partition(":")[0] == "factworld":
         from tracer import factworld
@@ -230,21 +230,31 @@ def _rows(path_or_name: str | Path, split: str | None) -> tuple[list[Row], str |
     files, missing = sets.find(name, split)
     source = name if ":" in name or split is None else f"{name}:{split}"
     if missing is None:
-        return [row for file in files for row in read_rows(file)], source
+        return [row for file in files for row in _of_file(file, None)], source
     rows: list[Row] = []
     for item in sets.fetched(name, missing):
-        rows += [item] if isinstance(item, Row) else read_rows(item)
+        rows += [item] if isinstance(item, Row) else _of_file(item, None)
     return rows, source
 
 
-def _of_split(rows: list[Row], split: str | None) -> list[Row]:
-    if split is None:
+def _of_file(path: str | Path, split: str | None) -> list[Row]:
+    whole = list(read_rows(path))
+    rows = unfolded(whole, is_record, split)
+    named = len(whole) == 1 and isinstance(whole[0].value, Mapping) and isinstance(whole[0].value.get(split), list)
+    if split is None or named:
         return rows
     has = {str(row.value["split"]) for row in rows if isinstance(row.value, Mapping) and "split" in row.value}
     if split not in has:
         repair = f"it has {', '.join(sorted(has))}" if has else "its records have no field split; leave it out"
-        raise TracerError(f"{rows[0].file if rows else 'the file'} has no split {split!r}: {repair}")
+        raise TracerError(f"{path} has no split {split!r}: {repair}")
     return [row for row in rows if isinstance(row.value, Mapping) and str(row.value.get("split")) == split]
+
+
+def _what(rows: Sequence[Row]) -> str:
+    """What rows are that have no fields."""
+    value = next((row.value for row in rows if row.error is None), None)
+    kind = {str: "no fields and is a text", list: "no fields and is a list of cells without names"}
+    return kind.get(type(value), "no fields")
 
 
 def _converted(
@@ -254,27 +264,40 @@ def _converted(
     source: str,
     first: int,
     limit: int | None,
-) -> tuple[list[EditRecord], list[Problem]]:
+) -> tuple[list[EditRecord], list[Problem], list[Unused]]:
     convert = layout.converter(mappings)
     records: list[EditRecord] = []
     problems: list[Problem] = []
+    ids = {case for value in mappings if (case := _id(value)) is not None}
     before: dict[str, Row] = {}
+    read: dict[str, tuple[set[str], list[Watched]]] = {}
     for place, row in enumerate(track(rows, "reading records"), first):
         if len(records) == limit:
             break
         case: str | None = None
         try:
-            value = _mapping(row)
+            seen, some = read.setdefault(row.file, ({"case_id", "split"}, []))
+            value = Watched(_mapping(row), seen)
+            some.append(value)
             case = optional(value, "case_id")
             if case is not None and (other := before.setdefault(case, row)) is not row:
                 at = f"record {other.number}" + (f" on line {other.line} of {other.file}" if other.line else "")
                 raise FieldError("case_id", f"{case!r} is also that of {at}; give every case its own")
-            record = convert(value, str(place) if case is None else case, source)
+            number = f"{place} (no id)" if str(place) in ids else str(place)
+            record = convert(value, number if case is None else case, source)
             record.requests()
             records.append(record)
         except (TracerError, ValidationError) as error:
             problems.append(_problem(row, case, error, layout))
-    return records, problems
+    unused = [one for file, (seen, some) in read.items() for one in unused_of(file, some, seen, layout.ignored)]
+    return records, problems, unused
+
+
+def _id(value: Mapping[str, Any]) -> str | None:
+    try:
+        return optional(value, "case_id")
+    except TracerError:  # said of its record
+        return None
 
 
 def _mapping(row: Row) -> Mapping[str, Any]:
@@ -296,8 +319,3 @@ def _problem(row: Row, case: str | None, error: Exception, layout: Layout | None
     elif (told := _FIELD.match(message)) is not None and row.error is None:
         field = names.get(told[1], told[1])
     return Problem(row.file, row.number, row.line, case, field, message)
-
-
-def _listed(problems: Sequence[Problem], most: int) -> str:
-    lines = [f"  {problem}" for problem in problems[:most]]
-    return "\n".join([*lines, *([f"  and {len(problems) - most} more"] if len(problems) > most else [])])

@@ -43,7 +43,7 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
         FieldError: a column that is none of these, which may be a slip of the pen.
     """
     known = [*FACT, *TEXTS, *PLURALS, "case_id"]
-    for name in record:
+    for name, _ in record.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
             hint = (
@@ -78,7 +78,7 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
 
 def dump(record: Record, case_id: str, source: str) -> EditRecord:
     """A record as this project writes it: the fields of :class:`EditRecord`."""
-    return EditRecord.model_validate({"source": source, **record, "case_id": case_id})
+    return EditRecord.model_validate({"source": source, **dict(record.items()), "case_id": case_id})
 
 
 def _truth(record: Record, name: str) -> bool | None:

@@ -44,11 +44,11 @@ MEASURES: dict[str, tuple[Kind, ...]] = {
         "composition_one",
         "composition_two",
         "multi_hop",
-        "single_hop",
     ),
 }
-"""What each kind is evidence of. Two are of none: "attribute" (of other subjects, for which the new target is true) and
-"condition" (what has to be known for other questions to count)."""
+"""What each kind is evidence of. Three are of none: "attribute" (of other subjects, for which the new target is true),
+"single_hop" (the steps of a chain: facts that are written themselves, or that stay as they were) and "condition" (what
+has to be known for other questions to count)."""
 
 
 class _Frozen(BaseModel):
@@ -108,8 +108,8 @@ class Ask(_Frozen):
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
-        needs: prompts of the record's questions of kind "condition" that the unedited model has to answer rightly for
-            this one to count.
+        needs: what the unedited model has to answer rightly for this one to count: numbers of the record's questions
+            of kind "condition", from 0; or prompts, each of which stands for all of them that ask it.
     """
 
     kind: Kind
@@ -118,7 +118,7 @@ class Ask(_Frozen):
     space: bool | None = None
     against: str | None = None
     either: int | None = None
-    needs: tuple[str, ...] = ()
+    needs: tuple[int | str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -149,11 +149,12 @@ class EditRecord(_Frozen):
 
     @model_validator(mode="after")
     def _conditions_are_asked(self) -> EditRecord:
-        asked = {one.prompt for one in self.asks if one.kind == "condition"}
+        asked = [one.prompt for one in self.asks if one.kind == "condition"]
+        known = {*asked, *range(len(asked))}
         for one in self.asks:
-            for prompt in one.needs:
-                if prompt not in asked:
-                    raise ValueError(f"{one.prompt!r} needs {prompt!r}, which is no question of kind 'condition'")
+            for need in one.needs:
+                if need not in known:
+                    raise ValueError(f"{one.prompt!r} needs {need!r}, which is no question of kind 'condition'")
         return self
 
     def requests(self) -> tuple[EditRequest, ...]:

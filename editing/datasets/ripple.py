@@ -7,6 +7,7 @@ from typing import Any
 
 from .fields import FieldError, Wordings, answers, keeps, text
 from .record import Ask, EditRecord, Kind, Rewrite
+from .sentences import Wording, prompt_of, shared, subject_of, wordings
 
 Record = Mapping[str, Any]
 CRITERIA: dict[str, Kind] = {
@@ -23,37 +24,35 @@ CRITERIA: dict[str, Kind] = {
 def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
     """``edit`` is a whole sentence that ends in the new target; the six criteria are lists of tests.
 
-    The file names subject and target by number only. A relation's wording is therefore learnt from the whole file, as
-    what its queries about different subjects begin and end with in common (where it is asked about one only: what the
-    edits with a previous fact have in common with that), and the sentence is cut by it. A record whose relation stands
-    alone is a problem.
+    The file names subject and target by number only, so that the sentence has to be cut (:mod:`.sentences`), for which
+    the whole file is looked at: how a relation is worded shows in what is asked about different subjects. A record
+    whose sentence cannot be cut is a problem.
 
     A test with several queries of which one is enough (``test_condition`` OR) has one ``either``. Its
-    ``condition_queries`` become questions of kind "condition", which it ``needs``: as published, a test counts only if
-    the unedited model answers all of them.
+    ``condition_queries`` become questions of kind "condition", which it ``needs``, each with the answers it has there:
+    as published, a test counts only if the unedited model answers all of them.
     """
-    wordings = _wordings(rows)
+    known = wordings(*_prompts(rows))
 
     def convert(record: Record, case_id: str, source: str) -> EditRecord:
-        fact = _fact(record, wordings)
+        fact = _fact(record, known)
         asks: list[Ask] = []
-        conditions: dict[str, Ask] = {}
+        conditions: dict[tuple[str, Wordings], int] = {}
         number = 0
         for name, kind in CRITERIA.items():
             for test in record.get(name) or ():
                 if not isinstance(test, Mapping):
                     raise FieldError(name, f"holds {str(test)[:60]!r}; expected tests with test_queries")
                 asked = _asked(test.get("test_queries"), name)
-                known = _asked(test.get("condition_queries"), name) if asked else []
-                needs = tuple(dict.fromkeys(prompt for prompt, _ in known))
-                for prompt, things in known:
-                    conditions.setdefault(prompt, Ask(kind="condition", prompt=prompt, answers=things))
+                needed = _asked(test.get("condition_queries"), name) if asked else []
+                needs = tuple(dict.fromkeys(conditions.setdefault(pair, len(conditions)) for pair in needed))
                 one = len(asked) > 1 and str(test.get("test_condition", "OR")).upper() == "OR"
                 for prompt, things in asked:
                     of = {"needs": needs, "either": number if one else None}
                     asks.append(_ask(kind, prompt, things, fact).model_copy(update=of))
                 number += one
-        return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=(*asks, *conditions.values()))
+        asks += [Ask(kind="condition", prompt=prompt, answers=things) for prompt, things in conditions]
+        return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
 
     return convert
 
@@ -85,71 +84,69 @@ def _answers(query: Record, field: str) -> Wordings:
 
 
 def _queries(record: Record) -> Iterator[Record]:
-    """The record's plain queries: what a relation says of a subject."""
+    """All its queries, of tests and of conditions."""
     for name in CRITERIA:
         for test in record.get(name) or ():
-            for query in [*(test.get("test_queries") or ()), *(test.get("condition_queries") or ())]:
-                if query.get("query_type", "regular") == "regular" and not query.get("phrase"):
-                    yield query
+            if isinstance(test, Mapping):
+                for query in (*(test.get("test_queries") or ()), *(test.get("condition_queries") or ())):
+                    if isinstance(query, Mapping) and isinstance(query.get("prompt"), str):
+                        yield query
 
 
-def _wordings(rows: Sequence[Record]) -> dict[str, tuple[str, str]]:
-    """Relation -> what its prompts begin and end with, for relations asked about two subjects or more."""
+def _prompts(rows: Sequence[Record]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Relation -> prompts of queries, one per name of a subject; and prompts of edits whose former fact is given."""
     asked: dict[str, dict[Any, str]] = {}
-    edited: dict[str, dict[Any, str]] = {}
+    edited: dict[str, list[str]] = {}
     for record in rows:
-        for query in _queries(record):
-            if query.get("relation") and query.get("prompt"):
-                asked.setdefault(query["relation"], {})[query.get("subject_id")] = query["prompt"]
         edit = record.get("edit")
+        for query in _queries(record):
+            relation, kind = query.get("relation"), query.get("query_type", "regular")
+            if relation and kind == "regular" and not query.get("phrase"):
+                asked.setdefault(relation, {})[query.get("subject_id")] = query["prompt"]
         if isinstance(edit, Mapping) and (former := _former(edit)) and edit.get("relation") and edit.get("prompt"):
-            shared = _shared([_plain(edit["prompt"]), former])
-            edited.setdefault(edit["relation"], {})[edit.get("subject_id")] = shared[: shared.rfind(" ")].rstrip()
-    found = {}
-    for relation in {*asked, *edited}:
-        prompts = asked.get(relation, {})
-        if len(prompts) < 2:
-            prompts = {**edited.get(relation, {}), **prompts}
-        if len(prompts) > 1:
-            found[relation] = _around(list(prompts.values()))
-    return found
+            both = shared([_plain(edit["prompt"]), former])
+            edited.setdefault(edit["relation"], []).append(both[: both.rfind(" ")].rstrip())
+    return {relation: [*prompts.values()] for relation, prompts in asked.items()}, edited
 
 
-def _around(prompts: Sequence[str]) -> tuple[str, str]:
-    """What texts begin and end with in common, in whole words."""
-    begin = _shared(prompts)
-    end = _shared([prompt[::-1] for prompt in prompts])[::-1]
-    return begin[: begin.rfind(" ") + 1], end[end.find(" ") :] if " " in end else ""
-
-
-def _fact(record: Record, wordings: Mapping[str, tuple[str, str]]) -> Rewrite:
+def _fact(record: Record, known: Mapping[str, Wording]) -> Rewrite:
     edit = record.get("edit")
     if not isinstance(edit, Mapping):
         raise FieldError("edit", f"holds {str(edit)[:60]!r}; expected a mapping with prompt and relation")
     sentence, relation, former = _plain(text(edit, "prompt")), text(edit, "relation"), _former(edit)
-    begin, end = wordings.get(relation, ("", ""))
-    stop = -1
-    if end and sentence.startswith(begin):
-        if former is not None:  # both sentences have the prompt: the last place that they share
-            stop = _shared([sentence, former]).rfind(f"{end} ", len(begin))
-        stop = sentence.find(f"{end} ", len(begin)) if stop < 0 else stop
-    if stop <= len(begin):
-        raise FieldError("edit.prompt", f"{sentence!r} cannot be cut: nothing else in the file words {relation} so")
-    prompt, subject = sentence[: stop + len(end)], sentence[len(begin) : stop]
+    queries = [*_queries(record)]
+    targets = [name for query in queries if edit.get("target_id") in _ids(query) for name in _names(query)]
+    prompt = prompt_of(sentence, former, known.get(relation), targets)
+    if prompt is not None:
+        same = [query["prompt"] for query in queries if _is_other(query, edit)]
+        place = subject_of(prompt, known.get(relation), same)
+    if prompt is None or place is None or prompt == sentence:
+        raise FieldError("edit.prompt", f"{sentence!r} cannot be cut into prompt, subject and target")
     true = former[len(prompt) :].strip() if former is not None and former.startswith(f"{prompt} ") else None
     return Rewrite(
-        prompt=f"{begin}{{}}{end}",
-        subject=subject,
+        prompt=f"{prompt[: place[0]]}{{}}{prompt[place[1] :]}",
+        subject=prompt[slice(*place)],
         target_new=sentence[len(prompt) :].strip(),
         target_true=true or None,
         relation=relation,
     )
 
 
-def _shared(texts: Sequence[str]) -> str:
-    """What texts begin with in common."""
-    first, last = min(texts), max(texts)  # all others lie between these two
-    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+def _is_other(query: Record, edit: Record) -> bool:
+    """Whether a query asks another thing of the edited subject."""
+    regular = query.get("query_type", "regular") == "regular" and not query.get("phrase")
+    return regular and query.get("subject_id") == edit.get("subject_id") and query.get("relation") != edit["relation"]
+
+
+def _ids(query: Record) -> Sequence[Any]:
+    return query.get("target_ids") or ()
+
+
+def _names(query: Record) -> list[str]:
+    """Every name of a query's answers, where it has one answer."""
+    answers = [answer for answer in query.get("answers") or () if isinstance(answer, Mapping)]
+    names = [[answer.get("value"), *(answer.get("aliases") or ())] for answer in answers]
+    return [name for name in names[0] if isinstance(name, str)] if len(names) == 1 else []
 
 
 def _former(edit: Record) -> str | None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer import TracerError
-
-from .reading import SUFFIXES, Row
+from tracer.files import Row, is_file_of_rows, plain
 
 VARIABLE = "TRACER_DATA"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -88,6 +87,7 @@ SETS: dict[str, dict[str | None, Part]] = {
         "cf-3k-v2": _mquake("MQuAKE-CF-3k-v2.json"),
         "cf-3k": _mquake("MQuAKE-CF-3k.json"),
         "cf": _mquake("MQuAKE-CF.json"),
+        "hard": _mquake("MQuAKE-hard.json"),
         "t": _mquake("MQuAKE-T.json"),
     },
     "ripple": {name: _ripple(f"{name}.json") for name in ("recent", "random", "popular")},
@@ -109,7 +109,7 @@ def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:
     part_name = part_name or split
     parts = SETS.get(set_name)
     if parts is None:
-        if _HUB.fullmatch(name) and not name.lower().endswith(SUFFIXES):
+        if _HUB.fullmatch(name) and not is_file_of_rows(name):
             hub, _, of = name.partition(":")
             return [], Part((), hub, split=of or split)
         raise TracerError(
@@ -168,5 +168,5 @@ def _hub_rows(hub: str, split: str | None) -> Iterator[Row]:
     for name, rows in splits.items():
         for number, row in enumerate(rows, 1):
             # a table has every column in every row
-            value = {key: item for key, item in row.items() if item is not None}
+            value = {key: item for key, item in plain(row).items() if item is not None}
             yield Row(f"{hub}:{name}" if name else hub, number, None, value)

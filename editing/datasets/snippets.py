@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tracer import TracerError
+from tracer.files import Row
 
 from .fields import optional
-from .reading import Row
 from .record import EditRecord
 
 FILE = "attribute_snippets.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .counterfact import new_question
-from .fields import answers, expecting, optional, rewrite, several, text
+from .fields import REWORDED, expecting, following, optional, paired, rewrite, several, text
 from .record import Ask, EditRecord
 
 Record = Mapping[str, Any]
@@ -21,7 +21,7 @@ def zsre(record: Record, case_id: str, source: str) -> EditRecord:
     """
     fact = rewrite(text(record, "src"), text(record, "subject"), text(record, "alt"), optional(record, "answers"))
     new, true = fact.target_new, fact.target_true
-    asks = expecting("paraphrase", several(record, "rephrase"), new, true)
+    asks = following("paraphrase", record, fact, *REWORDED)
     asks += _unrelated(record)
     asks += new_question(record, fact)
     asks += expecting("subject_alias", several(record, "alter_subject_question"), new, true)
@@ -37,12 +37,12 @@ def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
     """
     answer = text(record, "answers")
     fact = rewrite(text(record, "src"), text(record, "subject"), answer, None)
-    asks = expecting("paraphrase", several(record, "rephrase"), answer, None)
+    asks = following("paraphrase", record, fact, *REWORDED)
     asks += _unrelated(record, "?")
     asks += expecting("subject_alias", several(record, "alter_subject_question"), answer, None)
     return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
 
 
 def _unrelated(record: Record, end: str = "") -> list[Ask]:
-    things = answers(record.get("loc_ans"), "loc_ans")
-    return [Ask(kind="neighbour", prompt=prompt + end, answers=things) for prompt in several(record, "loc")]
+    pairs = paired(several(record, "loc"), record.get("loc_ans"), "loc_ans")
+    return [Ask(kind="neighbour", prompt=prompt + end, answers=things) for prompt, things in pairs]

@@ -11,6 +11,7 @@ from tracer.text import printable
 
 from ..datasets.record import MEASURES
 from .defined import is_share
+from .metrics import CHAINED
 from .series import divided, series_of
 from .tables import Frame
 
@@ -48,6 +49,9 @@ def as_text(evaluation: Evaluation, width: int = 110) -> str:
         for measure in MEASURES:
             forced, said = (rows[rows.index == f"{measure} ({how})"] for how in ("forced", "said"))
             lines.append((measure, cell(forced, True), cell(said, True), max(_most(forced), _most(said))))
+        for name in CHAINED:
+            own_number = rows[rows.index == name]
+            lines.append((name, "", cell(own_number, True), _most(own_number)))
         lines += [(name, cell(rows[rows.index == name], is_share(name)), "", _most(rows)) for name in OTHERS]
         name = series.name
         for measure, forced, said, count in lines:

@@ -21,6 +21,9 @@ from .negation import KIND as NEGATION
 from .text_metrics import TermWeights, consistency, ngram_entropy
 
 NAN = float("nan")
+EDITS, INSTANCES, CHAINS = "edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"
+CHAINED = (EDITS, INSTANCES, CHAINS)
+"""MQuAKE's own three numbers, of cases with multi-hop questions."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Metric:
         better: "higher", "lower", or None where neither is.
         unit: of its values.
         what: one sentence, with its source.
+        pooled: whether the published mean is over questions and not over cases: then a case counts as often as it has
+            questions.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Metric:
     better: str | None
     unit: str
     what: str
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,31 @@ def _made() -> Iterable[Metric]:
         for name, (_, unit, what) in OF_QUESTIONS.items():
             yield Metric(f"{kind} {name}", _CODES.get(f"{kind} {name}", ""), "higher", unit, what)
     yield Metric(
+        EDITS,
+        "",
+        "higher",
+        "share",
+        "Share of the facts written that free greedy generation names, or an alias, mean over facts (edit-wise success "
+        "of Zhong et al. 2023).",
+        pooled=True,
+    )
+    yield Metric(
+        INSTANCES,
+        "",
+        "higher",
+        "share",
+        "Share of cases of which every step of the chain is named, or an alias (instance-wise accuracy of Zhong et al. "
+        "2023).",
+    )
+    yield Metric(
+        CHAINS,
+        "",
+        "higher",
+        "share",
+        "Share of multi-hop questions of which one wording is answered, with the answer or an alias (Zhong et al. "
+        "2023).",
+    )
+    yield Metric(
         "fluency",
         "GE",
         "higher",
@@ -219,21 +250,23 @@ def case_metrics(
     counts a multi-hop question that one of three wordings answers. A measure is the mean over the questions of all its
     kinds.
 
-    before: what the unedited model answered, for "kept" and "negation"; questions that need a condition which it did
-    not answer rightly (freely, where that was asked) do not count, as in RippleEdits. weights: of terms, for
-    "consistency"; None: learned from the record's own references.
+    before: what the unedited model answered, for "kept" and "negation"; None: ``after`` is what it answered. Questions
+    that need a condition which it did not answer rightly (freely, where that was asked) do not count, as in
+    RippleEdits, neither before the edit nor after it. weights: of terms, for "consistency"; None: learned from the
+    record's own references.
 
     Raises TracerError for a ``before`` that was asked other questions.
     """
-    pairs: Sequence[tuple[Answer, Answer | None]] = [(one, None) for one in after.answers]
+    olds: Sequence[Answer | None] = [None] * len(after.answers)
     if before is not None:
         same = [(one.kind, one.prompt) for one in after.answers] == [(one.kind, one.prompt) for one in before.answers]
         if not same:
             raise TracerError(
                 f"case {record.case_id}: before and after were asked different questions; ask both the same record"
             )
-        unmet = _unmet(record, before)
-        pairs = [pair for i, pair in enumerate(zip(after.answers, before.answers, strict=True)) if i not in unmet]
+        olds = before.answers
+    unmet = _unmet(record, before or after)
+    pairs = [pair for i, pair in enumerate(zip(after.answers, olds, strict=True)) if i not in unmet]
     found: list[Value] = []
     for measure, kinds in MEASURES.items():
         some = [pair for pair in pairs if pair[0].kind in kinds]
@@ -243,6 +276,7 @@ def case_metrics(
         some = [pair for pair in pairs if pair[0].kind == kind]
         for name, (measured, _, _) in OF_QUESTIONS.items():
             found += _mean(f"{kind} {name}", measured, some, wordings=name != "kept")
+    found += _chained(after.answers)
     entropies = [value for value in map(ngram_entropy, after.texts) if not math.isnan(value)]
     if entropies:
         found.append(Value("fluency", float(np.mean(entropies)), len(entropies)))
@@ -255,12 +289,29 @@ def case_metrics(
 def _unmet(record: EditRecord, before: CaseAnswers) -> set[int]:
     """Places of the questions that need something which the unedited model does not know."""
     questions = record.questions()
-    unknown = {
-        one.prompt
+    conditions = [
+        (one.prompt, (old.exact if math.isnan(old.said) else old.said) == 1)
         for one, old in zip(questions, before.answers, strict=False)  # denials come after the questions
-        if one.kind == "condition" and (old.exact if math.isnan(old.said) else old.said) != 1
-    }
+        if one.kind == "condition"
+    ]
+    unknown = {need for i, (prompt, known) in enumerate(conditions) if not known for need in (i, prompt)}
     return {place for place, one in enumerate(questions) if unknown.intersection(one.needs)}
+
+
+def _chained(answers: Sequence[Answer]) -> list[Value]:
+    """MQuAKE's numbers; a fact that is written counts too where a step of the chain that asks for it names an alias."""
+    of = {kind: [one for one in answers if one.kind == kind] for kind in ("rewrite", "single_hop", "multi_hop")}
+    if not of["multi_hop"]:
+        return []
+    hops = [one.said for one in of["single_hop"]]
+    by_prompt: dict[str, list[float]] = {}
+    for one in (*of["rewrite"], *of["single_hop"]):
+        by_prompt.setdefault(one.prompt, []).append(one.said)
+    facts = [max(by_prompt[one.prompt]) for one in of["rewrite"] if not math.isnan(one.said)]
+    found = [Value(EDITS, float(np.mean(facts)), len(facts))] if facts else []
+    if hops and not any(map(math.isnan, hops)):
+        found.append(Value(INSTANCES, float(min(hops)), 1))
+    return found + _mean(CHAINS, said, [(one, None) for one in of["multi_hop"]])
 
 
 def harmonic(*shares: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .metrics import METRICS
 from .tables import LABELS, UNEDITED, Frame
 
 STAGES = ("unedited", "edited", "end")
@@ -12,9 +13,10 @@ def staged(rows: Frame) -> Frame:
 
     "unedited": the model without any edit. "edited": after the case's edit; of mode "sequential" when it was first
     measured after it. "end": of mode "sequential", at the last moment at which older edits were measured too, with
-    the weights of :func:`retained`.
+    the weights of :func:`retained`. A case counts as often as it has questions where the published mean is over these
+    (``Metric.pooled``).
 
-    rows: with the columns ``LABELS``, case_id, position and after.
+    rows: with the columns ``LABELS``, case_id, position and after; of metrics also metric and n.
     """
     import pandas as pd
 
@@ -33,7 +35,11 @@ def staged(rows: Frame) -> Frame:
         "end": again[(again["after"] == last) | alone].drop(columns="older"),
     }
     parts["edited"] = parts["edited"].sort_index()
-    return pd.concat([part.assign(stage=stage) for stage, part in parts.items()]).fillna({"weight": 1.0})
+    found = pd.concat([part.assign(stage=stage) for stage, part in parts.items()]).fillna({"weight": 1.0})
+    if {"metric", "n"} <= {*found.columns}:
+        pooled = found["metric"].isin([name for name, metric in METRICS.items() if metric.pooled])
+        found["weight"] = found["weight"].where(~pooled, found["weight"] * found["n"])
+    return found
 
 
 def retained(rows: Frame) -> Frame:

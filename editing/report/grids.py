@@ -11,6 +11,7 @@ from tracer.statistics import clustered_mean
 
 from ..datasets.record import MEASURES
 from ..evaluation.defined import SCORE, is_share, what_is
+from ..evaluation.metrics import CHAINED
 from ..evaluation.series import Series, divided, series_of
 from ..evaluation.tables import Frame
 
@@ -52,7 +53,7 @@ def methods(summary: Frame, scores: Frame, series: Sequence[Series]) -> dict[str
         for how, words in (("forced", "forced"), ("said", "said"))
         if f"{measure} ({how})" in known
     ]
-    measured += [(name, name) for name in OTHERS if name in known]
+    measured += [(name, name) for name in (*CHAINED, *OTHERS) if name in known]
     columns = [("method", "")]
     columns += [("S", SCORE.what)] * (len(scores) > 0)
     columns += [(title, what_is(name).what) for name, title in measured]

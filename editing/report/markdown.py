@@ -9,6 +9,7 @@ from tracer import TracerError
 
 from ..evaluation.defined import is_share
 from ..evaluation.evaluation import Evaluation
+from ..evaluation.metrics import CHAINED
 from ..evaluation.series import Series, divided, series_of
 from ..evaluation.tables import LABELS, UNEDITED, Frame
 
@@ -20,6 +21,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "locality": ("locality (forced)", "locality (said)"),
     "other facts of the subject": ("same_subject said",),
     "portability": ("portability (forced)", "portability (said)"),
+    **{name: (name,) for name in CHAINED},
     "fluency": ("fluency",),
     "KL drift": ("kl drift",),
     "seconds": ("seconds",),

@@ -110,7 +110,7 @@ def average(
         if severed:
             _print_severed(severed)
         if out:
-            printing.wrote(_write(averages, severed, out, suffixes))
+            printing.wrote(files.placed(out, lambda folder: _write(averages, severed, folder, suffixes)))
 
 
 def _facts(path: Path | None, relations: Sequence[str]) -> list[tuple[str, Fact]]:

@@ -23,11 +23,22 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError; typer ke
 
 
 class _Command(TyperGroup):
-    """Errors a user can mend and notes about a model are one line each, not a traceback or a box."""
+    """Errors a user can mend and notes about a model are one line each, not a traceback or a box.
+
+    What a command prints is printed at its end, on a console of any encoding.
+    """
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        from .printing import any_console
+
+        with any_console():
+            return super().main(*args, **settings)
 
     def invoke(self, ctx: Any) -> Any:
+        from .printing import held
+
         try:
-            with _one_line_notes():
+            with _one_line_notes(), held():
                 return super().invoke(ctx)
         except TracerError as error:
             _fail(str(error))

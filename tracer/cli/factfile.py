@@ -1,14 +1,15 @@
-"""Facts from a file: a JSON list, or JSON lines, of records with prompt, subject and target (or attribute)."""
+"""Facts from a file (JSON, JSON lines, CSV, ...) of records with prompt, subject and target (or attribute)."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import TracerError
+from ..files import Row, read_rows, unfolded
 from ..tokens import Fact
 
 EXPECTED = 'expected records such as {"prompt": "Paris is the capital of", "subject": "Paris", "target": "France"}'
@@ -38,10 +39,12 @@ def read(path: Path) -> list[tuple[str, Fact]]:
     Raises TracerError for a file that cannot be read, and for a record that is no fact, naming its field.
     """
     facts = []
-    for number, content in enumerate(_records(path), 1):
-        where = f"{path}, record {number}"
+    for row in _rows(path):
+        where = f"{path}, record {row.number}"
+        if row.error is not None:
+            raise TracerError(f"{where}: {row.error}; {EXPECTED}")
         try:
-            record = Record.model_validate(content)
+            record = Record.model_validate(row.value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = f", field {first['loc'][0]}" if first["loc"] else ""
@@ -65,22 +68,9 @@ def _fact(where: str, record: Record) -> Fact:
         raise TracerError(f"{where}, field prompt: {error}") from error
 
 
-def _records(path: Path) -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TracerError(f"cannot read the facts in {path} ({reason}); expected a file of JSON") from error
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise TracerError(f"{path} is no JSON ({error}); {EXPECTED} in a list, or one a line") from error
-    records = []
-    for line in filter(None, map(str.strip, text.split("\n"))):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            where = f"{path}, record {len(records) + 1}"
-            raise TracerError(f"{where} is no JSON ({error}); {EXPECTED} in a list, or one a line") from error
-    return records
+def _rows(path: Path) -> list[Row]:
+    return unfolded(list(read_rows(path)), _is_fact)
+
+
+def _is_fact(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("prompt"), str) or isinstance(value.get("subject"), str)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import TracerError
@@ -37,6 +41,41 @@ def drawn(suffix: str) -> bool:
     from ..export import PICTURES
 
     return suffix in ("html", *PICTURES)
+
+
+def placed(folder: Path, make: Callable[[Path], list[Path]]) -> list[Path]:
+    """What ``make`` writes into a folder, put into this one without taking the place of other files.
+
+    Where one of the names is that of a file with another content, such as the figure of another prompt about the same
+    subject, all get a number: "space_needle_2.html". The same content again is the same file.
+
+    Returns the paths. If ``make`` fails, what it wrote until then is kept.
+    """
+    with TemporaryDirectory(dir=folder, prefix=".") as new:
+        moved: dict[str, Path] = {}
+        try:
+            written = make(Path(new))
+        finally:
+            some = [path for path in Path(new).iterdir() if not path.name.startswith(".")]
+            suffix = next(end for end in _numbers() if all(_is_free(folder / _named(p, end), p) for p in some))
+            for path in some:
+                moved[path.name] = folder / _named(path, suffix)
+                os.replace(path, moved[path.name])
+        return [moved[path.name] for path in written]
+
+
+def _numbers() -> Iterator[str]:
+    yield ""
+    yield from (f"_{number}" for number in count(2))
+
+
+def _named(path: Path, suffix: str) -> str:
+    return f"{path.stem}{suffix}{path.suffix}"
+
+
+def _is_free(place: Path, path: Path) -> bool:
+    """Whether nothing is there, or the same."""
+    return not place.exists() or (place.is_file() and filecmp.cmp(place, path, shallow=False))
 
 
 def write(

@@ -107,7 +107,7 @@ def neurons(
         found = search.search(load(model, device=device), chosen, settings)
         search.show(found, settings)
         if out:
-            printing.wrote(search.write(found, settings, out, suffixes))
+            printing.wrote(files.placed(out, lambda folder: search.write(found, settings, folder, suffixes)))
 
 
 def _token(given: str) -> str | int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
     from rich.text import Text
 
+PLAIN = str.maketrans({"→": "->", "–": "-", "─": "-", "·": "|", "±": "+-", "…": "...", "⏎": "\\", "⇥": " "})
+_held: ContextVar[list[tuple[Any, dict[str, Any]]] | None] = ContextVar("held", default=None)
 SEVERED = {None: "nothing severed", "mlp": "MLP severed", "attn": "attention severed"}
 
 
@@ -20,9 +25,50 @@ def console() -> Console:
     return Console(highlight=False)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Inside, nothing is printed: it is at the end, also if that is an error.
+
+    So what a command writes is written before its first line is printed, whatever becomes of that.
+    """
+    lines: list[tuple[Any, dict[str, Any]]] = []
+    before = _held.set(lines)
+    try:
+        yield
+    finally:
+        _held.reset(before)
+        for line, settings in lines:
+            console().print(line, **settings)
+
+
+@contextmanager
+def any_console() -> Iterator[None]:
+    """Inside, standard output takes any text: what its encoding does not have is replaced."""
+    stream = sys.stdout
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is None:  # replaced by something of another kind
+        yield
+        return
+    errors = stream.errors
+    reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        if not stream.closed:
+            reconfigure(errors=errors)
+
+
+def _print(line: Any, **settings: Any) -> None:
+    lines = _held.get()
+    if lines is None:
+        console().print(line, **settings)
+    else:
+        lines.append((line, settings))
+
+
 def say(text: str = "", style: str | None = None) -> None:
     """A line of text as it is, however long."""
-    console().print(literal(text), style=style, soft_wrap=True)
+    _print(literal(text), style=style, soft_wrap=True)
 
 
 def literal(text: str) -> Text:
@@ -31,7 +77,16 @@ def literal(text: str) -> Text:
 
     from ..text import printable
 
-    return Text(printable(text), overflow="fold")
+    return Text(_fitting(printable(text)), overflow="fold")
+
+
+def _fitting(text: str) -> str:
+    """The text; for a console that does not have its characters, those of this project in plain ones."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return text.translate(PLAIN)
+    return text
 
 
 def right(*names: str, whole: bool = False) -> list[Column]:
@@ -49,7 +104,7 @@ def table(*columns: Column | str) -> Table:
 
 
 def show(filled: Table) -> None:
-    console().print(filled)
+    _print(filled)
 
 
 def notes(texts: Iterable[str]) -> None:

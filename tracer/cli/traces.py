@@ -105,7 +105,7 @@ def trace(
         _print(traces)
         _print_severed(severed)
         if out:
-            printing.wrote([*_write(traces, out, suffixes), *_write_severed(severed, out, suffixes)])
+            printing.wrote(files.placed(out, lambda folder: _write_all(traces, severed, folder, suffixes)))
 
 
 def width(model: Model, window: int | None) -> int:
@@ -188,6 +188,12 @@ def _name(trace: CausalTrace, traces: Sequence[CausalTrace], *parts: str) -> str
     """A file's name: subject, parts, and the metric where there are several."""
     several = len({each.metric for each in traces}) > 1
     return "_".join([files.slug(trace.subject), *parts, *([trace.metric] if several else [])])
+
+
+def _write_all(
+    traces: Sequence[CausalTrace], severed: Sequence[Sequence[CausalTrace]], folder: Path, suffixes: Sequence[str]
+) -> list[Path]:
+    return [*_write(traces, folder, suffixes), *_write_severed(severed, folder, suffixes)]
 
 
 def _write(traces: Sequence[CausalTrace], folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -33,7 +33,8 @@ def tokens(prompt: Prompt, subject: Subject, target: Target = None, model: Model
     from ..tokens import Fact
 
     fact = Fact(prompt, subject, target)
-    print(fact.inspect(load(model)))
+    for line in str(fact.inspect(load(model))).split("\n"):
+        printing.say(line)
 
 
 @app.command()

@@ -4,6 +4,7 @@ card."""
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -241,12 +242,13 @@ def main(
     mechanism = mechanics(handle, world, count=traced)
     ppl = perplexity(handle, held_out_text())
     text = card(handle, known, mechanism, ppl, world)
-    print(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "CARD.md").write_text(text)
+        (out / "CARD.md").write_text(text, encoding="utf-8")
         numbers = {"recall": asdict(known), "mechanics": asdict(mechanism), "perplexity": ppl}
-        (out / "card.json").write_text(json.dumps(numbers, indent=1))
+        (out / "card.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":
