@@ -78,7 +78,7 @@ def run(
 def table() -> None:
     """Every run there is, as one table per model and mode."""
     from editing.evaluation.joined import join
-    from editing.report.markdown import as_markdown
+    from editing.report import as_markdown
 
     for model in sorted({path.name.rsplit("-", 3)[0] for path in RUNS.glob("*.sqlite")}):
         for mode in ("single", "batch", "sequential"):

@@ -16,9 +16,6 @@ from editing.evaluation.series import series_of
 from editing.evaluation.stages import staged
 from editing.evaluation.summary import HARMONIC, harmonic
 from editing.evaluation.tables import LABELS
-from editing.report.markdown import as_markdown
-
-
 from editing.report import as_markdown
 from tracer import TracerError
 
