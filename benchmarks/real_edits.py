@@ -23,13 +23,17 @@ import editing
 import tracer
 from editing.datasets import EditRecord
 from editing.evaluation import Evaluation
+from editing.methods.rome import default_layer
+from editing.methods.spread import default_layers
 from tracer.answers import knows
 from tracer.progress import track
 
 HERE = Path(__file__).parent / "real"
 RUNS = Path("runs") / "real_edits"
 FILE = "counterfact/counterfact_portability_gpt4.json"
+TEXT, TOKENS = "text/valid.txt", 100_000
 ASKED = ("paraphrase", "neighbour")
+SPREAD = ("memit", "emmet", "alphaedit", "pmet")
 METHODS = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_m", "ft_l", "lora", "kn")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -65,12 +69,16 @@ def run(
     count: Annotated[int, typer.Option(help="Records.")] = 100,
     controls: Annotated[int, typer.Option(help="Records with random directions and layers beside them.")] = 10,
 ) -> None:
-    """Measure methods with their defaults, one file each."""
+    """Measure methods with their defaults, one file each; covariances are those of English text (WikiText-2)."""
     loaded = tracer.load(model)
     chosen = records(loaded, count)
+    text = Path(os.environ["TRACER_DATA"]) / TEXT
     for method in methods.split(","):
         path = RUNS / f"{loaded.name}-{method}-{mode}-{count}.sqlite"
+        layers = default_layers(loaded) if method in SPREAD else (default_layer(loaded),)
         options: dict[str, Any] = {"chunk": 4, "texts": False, "control_cases": controls, "canary_tokens": 256}
+        if method in (*SPREAD, "rome", "r_rome"):
+            options["covariance"] = editing.estimate_covariance(loaded, layers, text=text, max_tokens=TOKENS)
         print(editing.evaluate(loaded, chosen, method, mode, path=path, **options), flush=True)
 
 

@@ -173,7 +173,7 @@ def test_parameters_ask_for_gradients_as_before(tiny_folder: Callable[[str], Pat
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, key, pre, embed"),
+        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, key, pre, value, embed"),
         (lambda: Site("hidden"), "needs a layer number"),
         (lambda: Site("embed", 0), "needs no layer"),
     ],

@@ -54,6 +54,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .encoding import encode
 from .errors import TracerError
 from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
 
@@ -103,7 +104,10 @@ def attach(
     def edited(state: Tensor) -> Tensor | None:
         shaped = state if state.dim() == 3 else state.view(-1, frame.tokens, state.shape[-1])
         new = edit(shaped if factor == 1 else shaped * factor)
-        return None if new is None else (new if factor == 1 else new / factor).reshape(state.shape)
+        if new is None:
+            return None
+        new = new if factor == 1 else new / factor
+        return new if state.dim() == 3 else new.reshape(-1, new.shape[-1])  # there may be more rows than before
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         new = edited(args[0])
@@ -162,10 +166,10 @@ def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:
 def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
     """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
 
-    A text is tokenised with the tokenizer's own defaults. Raises TracerError if there is no token, or too many.
+    A text is tokenised as prompts are (:mod:`tracer.encoding`). Raises TracerError if there is no token, or too many.
     """
     if isinstance(ids_or_text, str):
-        ids_or_text = list(model.tokenizer(ids_or_text)["input_ids"])
+        ids_or_text = encode(model.tokenizer, ids_or_text, model.causal)[0]
     ids = torch.as_tensor(ids_or_text, dtype=torch.long, device=model.device)
     ids = ids.unsqueeze(0) if ids.dim() < 2 else ids
     if ids.dim() != 2 or ids.numel() == 0:

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracer import Fact, TracerError, attribute_neurons
+from tracer import TracerError, attribute_neurons
 from tracer.acting import check_neurons, finite, whole
 from tracer.answers import Readout, own_answer
+from tracer.chat import chat_of
 from tracer.hooks import Site, capture, evaluating, frozen
 from tracer.neurons import refine
 from tracer.progress import track
@@ -209,8 +210,8 @@ def _answers(model: Model, request: EditRequest) -> tuple[Row, Row]:
     """The old answer and the new, as rows that read them."""
     found = []
     for target in (request.target_true, request.target_new):
-        readout = Readout.of(model, Fact(request.prompt, request.subject, target).align(model))
-        ids = readout.target or tuple(own_answer(model, Fact(request.prompt, request.subject)))
+        readout = Readout.of(model, request.about(target).align(model))
+        ids = readout.target or tuple(own_answer(model, request.about(None)))
         found.append(Row(readout.ids, readout.read[0], readout.read, ids))
     return found[0], found[1]
 
@@ -220,8 +221,9 @@ def _neurons(model: Model, request: EditRequest, settings: KNSettings) -> list[t
         return list(settings.neurons)
     templates = [text for kind in settings.context_templates or ((BARE,),) for text in kind]
     attributions = []
+    chat = chat_of(model)
     for template in templates:
-        about = Fact(fill(template, request.prompt), request.subject, request.target_true)
+        about = replace(request.about(request.target_true), prompt=fill(template, request.prompt, chat))
         options: Any = {name: getattr(settings, name) for name in ("steps", "rule", "site", "token")}
         attribution = attribute_neurons(model, about, **options)
         if settings.layers is not None:
@@ -241,7 +243,7 @@ def _units(
     model: Model, request: EditRequest, neurons: Sequence[tuple[int, int]], settings: KNSettings
 ) -> dict[int, Tensor]:
     """By how much each neuron's value takes part, [d_mlp] by layer."""
-    found = Fact(request.prompt, request.subject, request.target_true).align(model)
+    found = request.about(request.target_true).align(model)
     token = found.answer_position if settings.token == "answer" else found.subject_range[1] - 1
     layers = sorted({layer for layer, _ in neurons})
     states = capture(model, list(found.input_ids), [Site("key", layer, token) for layer in layers])
