@@ -27,7 +27,8 @@ from tracer.factworld import training_text
 Text = str | Path | Iterable[str]
 
 DEFAULT = "FactWorld training text"
-ENGLISH = "Python's help texts"
+ENGLISH = "Python's help texts and sentences of facts"
+TURN = 2000  # characters
 FEW_WORDS = 5000
 """A vocabulary below it is not one of English: FactWorld's text is read with it."""
 PIECE = 1 << 20
@@ -153,9 +154,7 @@ def _cut(text: str, size: int) -> int:
 def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]]]:
     """A name for the text, and every text of it as blocks that follow one another."""
     if text is None and reads_english(model):
-        from pydoc_data.topics import topics
-
-        return ENGLISH, iter([["\n\n".join(topics.values())]])
+        return ENGLISH, iter([_english()])
     if text is None:
         return DEFAULT, ([training_text(2000, seed)] for seed in count())
     if isinstance(text, Path) or (isinstance(text, str) and _is_path(text)):
@@ -173,6 +172,22 @@ def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]
     if not isinstance(text, Iterable) or isinstance(text, bytes):
         raise TracerError(f"a file, a data set's name or texts were expected, got {type(text).__name__}")
     return "texts given", _given(text)
+
+
+def _english() -> Iterator[str]:
+    """English at hand on every machine: explanations and facts by turns, the latter without an end.
+
+    Of either alone, keys are narrower, and edits of pretrained models take more neighbours along.
+    """
+    from pydoc_data.topics import topics
+
+    help_texts = "\n\n".join(topics.values())
+    for place, seed in enumerate(count()):
+        facts = training_text(2000, seed)
+        for start in range(0, len(facts), TURN):
+            yield facts[start : start + TURN] + "\n\n"
+            begin = place * len(facts) + start
+            yield help_texts[begin : begin + TURN] + "\n\n" if begin < len(help_texts) else ""
 
 
 def _is_path(text: str) -> bool:

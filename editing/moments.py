@@ -71,12 +71,12 @@ def estimate_covariance(
         layers: one layer, several, or None for all. Memory and files grow with each: d_mlp^2 numbers.
         text: a path, or a string that names an existing file: one text, UTF-8. Another string: a data set of the
             Hugging Face hub, "name:configuration:split", each row's column "text" a text. A list or another iterable of
-            strings: its texts (so a text itself is passed as ``[text]``). None: about 110,000 tokens of English, the
-            help texts that come with Python; text like FactWorld's training text for the embedded model, and for others
-            with a vocabulary too small for English.
+            strings: its texts (so a text itself is passed as ``[text]``). None: English that is at hand everywhere,
+            Python's help texts and FactWorld's sentences by turns; FactWorld's alone for the embedded model, and for
+            others with a vocabulary too small for English.
         window: most tokens the model reads at once; each text is cut into windows that follow one another, the last
             one shorter. None: 512, or the model's context where that is less.
-        max_tokens: stop after so many. None: at the end of the text; for the default text 50 x d_mlp, or its end.
+        max_tokens: stop after so many. None: at the end of the text; for the default text 50 x d_mlp.
         dtype: float32 or float64, in which the products of keys are taken and summed.
         cache: keep finished layers under the user's cache folder (or TRACER_CACHE), and take them from there. A path:
             keep them in that folder.
