@@ -15,7 +15,7 @@ from tracer.answers import answer_text, own_answer
 from tracer.hooks import evaluating, frozen
 from tracer.tokens import bare_note
 
-from .edit import Edit
+from .edit import TIMED, Edit
 from .harm import Check, check_harm
 from .memory import peak_memory
 from .method import Change, Method
@@ -138,7 +138,7 @@ def compute_edits(
         changes = found.plan(model, checked, settings)
     seconds = time.monotonic() - began
     total = sum(len(group) for group in checked)
-    spent = {f"seconds.{name}": torch.tensor(value) for name, value in parts.items()}
+    spent = {f"{TIMED}{name}": torch.tensor(value) for name, value in parts.items()}
     edits = [
         Edit(
             factors=_finite(change, found),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 FORMAT = "Edit/1"
+TIMED = "seconds."  # begins the names of evidence that says how long a part took
 SHOWN = 5  # requests written out in full
 
 
@@ -92,6 +93,22 @@ class Edit:
         rank, norm = self.rank(), self.norm()
         rows = [(name, len(u), len(v), rank[name], norm[name]) for name, (u, v) in self.factors.items()]
         return pd.DataFrame(rows, columns=pd.Index(["weight", "rows", "columns", "rank", "norm"]))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds by part of the computation: contexts, covariance, search, solve, hash, check; where it was timed."""
+        found = (self.evidence or {}).items()
+        return {name.removeprefix(TIMED): float(value) for name, value in found if name.startswith(TIMED)}
+
+    @property
+    def on_text(self) -> str:
+        """What the edit does to text that it has nothing to do with; "" where that was not measured."""
+        evidence = self.evidence or {}
+        if not {"perplexity", "drift"} <= evidence.keys():
+            return ""
+        before, after = evidence["perplexity"].tolist()
+        drift = float(evidence["drift"])
+        return f"unrelated text: perplexity {before:.4g} before, {after:.4g} after; drift {drift:.2g} nats"
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
     def scale(self, factor: float) -> Edit:
@@ -201,6 +218,8 @@ class Edit:
 
     def __str__(self) -> str:
         took = f"{self.seconds:.1f} s, {self.memory / 1e6:.0f} MB"
+        if self.parts:
+            took += " (" + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.parts.items()) + ")"
         lines = [f"{self.method} on {self.model} ({self.fingerprint[:12]}), {took}"]
         lines += [f"  {self._wish(request)}" for request in self.requests[:SHOWN]]
         if len(self.requests) > SHOWN:
@@ -208,7 +227,7 @@ class Edit:
         rank, norm = self.rank(), self.norm()
         for name, (u, v) in self.factors.items():
             lines.append(f"  {name} [{len(u)}, {len(v)}]: rank {rank[name]}, norm {norm[name]:.4g}")
-        return "\n".join([*lines, *([f"  {printable(self.note)}"] if self.note else [])])
+        return "\n".join([*lines, *(f"  {printable(text)}" for text in (self.on_text, self.note) if text)])
 
     @staticmethod
     def _wish(request: EditRequest) -> str:

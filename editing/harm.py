@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from tracer import TracerError
 
 from .drift import Drift, Drifted
-from .edit import Edit
+from .edit import TIMED, Edit
 from .request import EditWarning
 from .weights import applied
 
@@ -44,9 +45,12 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
     """
     if check is None or not model.causal:
         return list(edits)
+    began = time.monotonic()
     drift = Drift.recorded(model, tokens=TOKENS)
+    recorded = time.monotonic() - began
     checked = []
     for edit in edits:
+        began = time.monotonic()
         with applied(model, edit.factors):
             after = drift.read(model)
         note = edit.note
@@ -56,7 +60,11 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
                 raise TracerError(f"{message}, or check='warn' to have it all the same")
             warnings.warn(message, HarmWarning, stacklevel=4)
             note = "; ".join(filter(None, [note, f"it harms the model: {_told(after)}"]))
-        numbers = {"perplexity": torch.tensor([after.before, after.perplexity]), "drift": torch.tensor(after.kl)}
+        numbers = {
+            "perplexity": torch.tensor([after.before, after.perplexity]),
+            "drift": torch.tensor(after.kl),
+            f"{TIMED}check": torch.tensor(recorded / len(edits) + time.monotonic() - began),
+        }
         checked.append(replace(edit, evidence={**(edit.evidence or {}), **numbers}, note=note))
     return checked
 

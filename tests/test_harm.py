@@ -102,6 +102,17 @@ def test_editor_refuses_before_anything_is_changed(edit: editing.Edit, monkeypat
         editor.edit(REQUEST, "rome", check="maybe")
 
 
+def test_what_it_does_to_text_is_told_with_the_edit(edit: editing.Edit) -> None:
+    before, after = found_in(edit)["perplexity"].tolist()
+    told = f"unrelated text: perplexity {before:.4g} before, {after:.4g} after; drift "
+    assert edit.on_text.startswith(told) and told in str(edit)
+    assert set(edit.parts) >= {"search", "solve", "hash", "covariance", "check"}
+    within = sum(seconds for name, seconds in edit.parts.items() if name != "check")
+    assert 0 < within <= edit.seconds * 1.001
+    bare = dataclasses.replace(edit, evidence=None)
+    assert bare.on_text == "" and bare.parts == {} and "unrelated" not in str(bare)
+
+
 def test_masked_and_random_models_are_not_judged(tiny: Callable[[str], Model]) -> None:
     one = editing.EditRequest("{} is in downtown", "The Space Needle", " Paris")
     edit = editing.compute_edit(tiny("llama"), one, "ft_l", layers=[1], known="edit")  # measured, on plain English

@@ -25,6 +25,8 @@ def show_edit(model: Model, edit: Edit, probes: Probes) -> None:
     """What was asked for, and where, how large and how fast it was written; the model is as it was before."""
     printing.say(title(edit.requests, probes), style="bold")
     printing.say("   ".join([edit.method, *_where(model, edit), f"{edit.seconds:.2f} s", _bytes(edit.memory)]))
+    if edit.on_text:
+        printing.say(edit.on_text)
     printing.notes([edit.note])
 
 

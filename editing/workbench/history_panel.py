@@ -40,7 +40,7 @@ class OutcomePanel:
         edit = self.session.history[position - 1].edit
         title = f"Edit {position}: {texts.shown(texts.edit_line(edit))}"
         took = f'<span class="tw-quiet"> ({edit.seconds:.1f} s)</span>'
-        note = texts.message(edit.note) if edit.note else ""
+        note = "".join(texts.message(each) for each in (edit.on_text, edit.note) if each)
         if found is None:
             self.table.value = f"<div>{title}</div>" + texts.message(
                 "This edit was made elsewhere; it was not measured."
