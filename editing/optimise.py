@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DECAY = 0.15  # what the weight decay costs at the clamp, where it is measured
 
+FAR = 1e4  # of what is there: a step this long means that a value does nothing; otherwise it is up to some lengths
+
 LOSS = ("total", "nll", "kl", "weight_decay", "p")  # columns of a loss curve
 
 
@@ -257,13 +259,12 @@ class _Search:
         """Take what was left open from the first gradient of a request, where its NLL is ``loss``."""
         goal, delta = self.objective, self.deltas[i]
         assert delta.grad is not None
-        slope = delta.grad.norm(dim=-1)
-        if None in (goal.clamp, goal.v_lr) and not bool((slope > 0).all()):
+        step = loss / delta.grad.norm(dim=-1).clamp_min(1e-30)
+        if loss > 0 and not bool((step < FAR * self.sizes[i]).any()):  # a gradient of rounding alone
             raise TracerError(
-                f"request {i}: {' and '.join(kind for kind, _ in self.places)} of layer {self.places[0][1]} at the "
-                "subject does nothing to the target; name another layer"
+                f"the value of request {i} at layer {self.places[0][1]} does nothing to its target, so that an edit "
+                "there moves nothing; name an earlier layer"
             )
-        step = loss / slope
         if goal.clamp is None:
             self.limits[i] = goal.reach * step
         if goal.v_weight_decay is None:

@@ -242,3 +242,12 @@ def test_every_method_is_there_by_its_name(name: str) -> None:
     assert method.name == name
     assert method.summary
     assert method.layers is None or method.layers in set(method.settings.__dataclass_fields__)
+
+
+def test_an_edit_that_would_move_nothing_is_refused(model: Model, moment: Covariance) -> None:
+    """What the last block writes at the subject reaches no later token."""
+    before = model.fingerprint()
+    for method in ("rome", "memit", "pmet"):
+        with pytest.raises(TracerError, match=r"request 0 at layer 3 does nothing to its target.* name an earlier layer"):
+            compute_edit(model, REQUEST, method, layers=[3], covariance=moment, **QUICK)
+    assert model.fingerprint() == before

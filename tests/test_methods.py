@@ -333,7 +333,7 @@ def test_alphaedit_says_when_nothing_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [(8, (1, 2, 3)), (18, (1, 2, 3)), (30, (1, 2, 3)), (48, (3, 4, 5)), (3, (0, 1, 2)), (1, (0,))],
+    [(8, (1, 2, 3)), (18, (1, 2, 3)), (30, (1, 2, 3)), (48, (3, 4, 5)), (4, (0, 1, 2)), (3, (0, 1)), (1, (0,))],
 )
 def test_default_layers(layers: int, expected: tuple[int, ...]) -> None:
     class Sized:
@@ -341,4 +341,4 @@ def test_default_layers(layers: int, expected: tuple[int, ...]) -> None:
 
     assert default_layers(Sized()) == expected  # type: ignore[arg-type]
     single = default_layer(Sized())  # type: ignore[arg-type]
-    assert single == {8: 2, 18: 2, 30: 3, 48: 5, 3: 2, 1: 0}[layers]
+    assert single == {8: 2, 18: 2, 30: 3, 48: 5, 4: 2, 3: 1, 1: 0}[layers]

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tracer import Model, TracerError, load
+from tracer.answers import knows
 from tracer.model import EMBEDDED
 
 from ..compute import compute_edits, method_named
@@ -212,6 +213,13 @@ class Bench:
         if isinstance(answers, str):
             return {}, answers
         return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
+
+    def known(self, model: Model, case: int) -> list[Value]:
+        """Whether the model as it is gives the true answers to the rewrites; nothing where one has none."""
+        asked = self.records[case].requests()
+        if any(request.target_true is None for request in asked):
+            return []
+        return [Value("known", float(all(knows(model, one.about(one.target_true)) for one in asked)), len(asked))]
 
     def essence(self, model: Model, case: int) -> list[Value]:
         """How well the model as it is still tells what the subject is, where the record has texts about it."""

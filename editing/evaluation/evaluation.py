@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,21 @@ class Evaluation:
     def to_frame(self) -> Frame:
         """The table of metrics."""
         return self.metrics
+
+    def among(self, cases: Iterable[str]) -> Evaluation:
+        """The same of some cases only, by their ids."""
+        wanted = {str(case) for case in cases}
+        apart = {name: getattr(self, name) for name in COLUMNS}
+        some = {name: rows[rows["case_id"].isin(wanted)] if "case_id" in rows else rows for name, rows in apart.items()}
+        return Evaluation.of(self.settings, **some)
+
+    def known(self, whether: bool = True) -> tuple[str, ...]:
+        """Ids of the cases whose true answer the unedited model gives itself, or does not; none where it was not asked.
+
+        Of the latter an edit has no old answer to replace: ``evaluation.among(evaluation.known())`` counts them apart.
+        """
+        asked = self.metrics[self.metrics["metric"] == "known"]
+        return tuple(dict.fromkeys(asked[asked["value"] == float(whether)]["case_id"]))
 
     # --- summaries ---------------------------------------------------------------------------------------------------
     def summary(

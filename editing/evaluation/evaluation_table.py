@@ -79,11 +79,13 @@ def _most(rows: Frame) -> int:
 
 def _head(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
+    unknown = len(evaluation.known(False))
     parts = [
         ", ".join(dict.fromkeys(metrics["model"])),
         f"{metrics['case_id'].nunique():,} cases about {metrics['subject'].nunique():,} subjects",
         ", ".join(mode for mode in dict.fromkeys(metrics["mode"]) if mode),
         "means over cases, 95 % intervals over subjects",
+        f"{unknown:,} cases whose true answer the unedited model does not give" if unknown else "",
     ]
     return " · ".join(filter(None, parts)) if len(metrics) else "nothing was measured yet"
 

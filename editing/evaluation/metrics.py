@@ -217,6 +217,14 @@ def _made() -> Iterable[Metric]:
         "How much the edit raises the log-probability per token of the new target after the denied prompt, 'It is not "
         "true that ...' (probes after Kassner and Schütze 2020); 0: not at all.",
     )
+    yield Metric(
+        "known",
+        "",
+        None,
+        "share",
+        "Of the unedited model: whether it gives the true answer to the rewrite's prompt by itself (to all of "
+        "several). Where it does not, there is no old answer to replace.",
+    )
     yield Metric("kl drift", "", "lower", "nats", "Mean of KL(before || after) of next tokens over unrelated text.")
     yield Metric("perplexity", "", "lower", "perplexity", "Perplexity per token of unrelated text.")
     yield Metric(

@@ -44,7 +44,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
         if isinstance(answers, str):  # no other job will ask it
             claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
         else:
-            further = [*unrelated, *bench.essence(model, case)]
+            further = [*bench.known(model, case), *unrelated, *bench.essence(model, case)]
             rows = bench.rows(labels, case, answers, None, further, after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 

@@ -51,7 +51,7 @@ def default_layer(model: Model) -> int:
 
     Later layers write as well and take neighbours along, earlier ones write less well; on Gemma 3 270M (18 layers) too.
     """
-    return min(max(2, round(model.n_layers / 10)), model.n_layers - 1)
+    return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
 
 
 def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[Change]:

@@ -42,7 +42,7 @@ def default_layers(model: Model) -> tuple[int, ...]:
 
     A layer later edits take more neighbours along; on Gemma 3 270M (18 layers), a layer earlier they write less well.
     """
-    last = min(max(3, round(model.n_layers / 10)), model.n_layers - 1)
+    last = min(max(3, round(model.n_layers / 10)), max(0, model.n_layers - 2))
     return tuple(range(max(0, last - 2), last + 1))
 
 
