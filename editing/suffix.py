@@ -45,9 +45,10 @@ class Ability:
 
     @classmethod
     def of(cls, model: Model, row: Row) -> Ability:
-        """What ``model`` can do, tried on one row."""
+        """What ``model`` can do, tried on one row beside another of other tokens."""
+        other = row.ids[::-1] if row.ids[::-1] != row.ids else tuple(int(i == 0) for i in row.ids)
         with torch.no_grad():
-            base = record(model, list(row.ids), read=(len(row.ids) - 1,))
+            base = record(model, torch.tensor([row.ids, other]), read=(len(row.ids) - 1,))
         return cls(base.grows, base.prefix is not None, base.scaled)
 
 
