@@ -21,6 +21,7 @@ import numpy as np
 from blake3 import blake3
 
 from tracer import Model, TracerError
+from tracer.errors import out_of_memory
 from tracer.factworld import training_text
 
 Text = str | Path | Iterable[str]
@@ -212,9 +213,9 @@ def _data_set(name: str) -> Iterator[Iterable[str]]:
         rows: Any = datasets.load_dataset(path, configuration or None, split=split or "train", streaming=True)
         for row in rows:
             yield [_column(row, name)]
-    except TracerError:
-        raise
     except Exception as error:  # the library and the network have many
+        if isinstance(error, TracerError) or out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise TracerError(
             f"{name!r} names no file here, and cannot be read as a data set ({type(error).__name__}: {reason}). Names "

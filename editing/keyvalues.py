@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer import TracerError
+from tracer.errors import out_of_memory
 from tracer.forward import Prefix
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ def run(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool) -
             cache = DynamicCache()
             logits = _logits(model, rows, past_key_values=cache, use_cache=True)
             return logits, Prefix.read(cache, model.n_layers, max(len(ids) for ids, _ in rows))
-        except TracerError:
-            raise
-        except Exception:  # no such argument, say
-            pass
+        except Exception as error:  # no such argument, say
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
     return _logits(model, rows), None
 
 

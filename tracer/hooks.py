@@ -51,7 +51,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 from .sites import INNER, KINDS, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def attach(
 def evaluating(model: Model) -> Iterator[None]:
     """Dropout off inside; afterwards every module has its own training flag again."""
     training = [module for module in model.hf.modules() if module.training]
-    model.hf.eval()
-    try:
+    try:  # from here on, so that an interruption of the switching is undone too
+        model.hf.eval()
         yield
     finally:
         for module in training:
@@ -136,8 +136,8 @@ def frozen(model: Model) -> Iterator[None]:
         for module, name in asking:
             module.get_parameter(name).requires_grad_(whether)
 
-    ask(False)
     try:
+        ask(False)
         yield
     finally:
         ask(True)
@@ -227,6 +227,8 @@ def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[M
                 try:
                     state[where] = item(state[where])
                 except RuntimeError as error:
+                    if out_of_memory(error):
+                        raise
                     raise TracerError(
                         f"a value of shape {list(item.value.shape)} does not fit {item.site}, "
                         f"whose state is {list(state[where].shape)}"

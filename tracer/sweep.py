@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 from .forward import Base, BlockArguments, Forward, Prefix
 from .hooks import INNER, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .progress import track
@@ -132,10 +132,9 @@ def _record(
         try:
             # no configuration given, so that sliding-window layers keep every token too; the masks still slide
             return _recorded(model, ids, items, read, kinds, DynamicCache())
-        except TracerError:
-            raise
-        except Exception:
-            pass
+        except Exception as error:  # no such argument, say
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
     return _recorded(model, ids, items, read, kinds, None)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .branches import Plan, Step
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 from .forward import Base, Forward
 from .hooks import Frame, attach
 
@@ -48,9 +48,9 @@ def agrees(model: Model, base: Base, limit: int) -> bool:
         handle = attach(model, "hidden", last, found.append, Frame())
         try:
             Forward(model, base, first, plan, slice(row, row + 1)).run(stop=True)
-        except TracerError:
-            raise
-        except Exception:  # each model says in its own way what it cannot do
+        except Exception as error:  # each model says in its own way what it cannot do
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
             return False
         finally:
             handle.remove()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -104,6 +104,8 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each configuration class has its own complaints
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the config.json of {name!r} cannot be used: {error}") from error
 
 
@@ -126,6 +128,8 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
         with quiet(show_bars=False):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a bad file
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the tokenizer of {name!r} cannot be read ({error}); {advice}") from error
     if not tokenizer.is_fast:
         raise TracerError(f"the tokenizer of {name!r} is a slow one and gives no character offsets; {advice}")
@@ -165,6 +169,8 @@ def read_weights(
             loaded: Any = auto.from_pretrained(folder, **options)
         hf, report = loaded
     except (RuntimeError, ValueError, OSError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise TracerError(
             f"the weights of {name!r} cannot be loaded into the model its config.json describes: {reason}"
