@@ -13,6 +13,7 @@ import torch
 
 from tracer import TracerError
 from tracer.hooks import as_ids, evaluating, keep_logits
+from tracer.sweep import check_numbers
 from tracer.tokens import SLOT
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _sample(model: Model, start: str, tokens: int, count: int, generator: torch.
         handle = keep_logits(model, [-1])
         try:
             for _ in range(max(0, tokens - words)):
-                logits = model.hf(input_ids=ids).logits[:, -1].float().cpu()
+                logits = check_numbers(model, model.hf(input_ids=ids).logits[:, -1]).float().cpu()
                 logits[:, banned] = -torch.inf
                 top = logits.topk(min(TOP_K, logits.shape[-1]))
                 drawn = torch.multinomial(top.values.softmax(-1), 1, generator=generator)

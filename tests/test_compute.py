@@ -240,3 +240,20 @@ def test_every_method_is_there_by_its_name(name: str) -> None:
     assert method.name == name
     assert method.summary
     assert method.layers is None or method.layers in set(method.settings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("known", ["refuse", "edit"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [3e4, float("inf")], ids=["overflows", "infinite logits"])
+def test_a_model_that_overflows_is_named_and_not_the_method(
+    method: str, known: Any, scale: float, tiny_folder: Callable[[str], Path]
+) -> None:
+    half = load(tiny_folder("gpt2"), dtype=torch.float16)
+    with torch.no_grad():
+        if scale == float("inf"):
+            half.module("unembed").weight[7] = scale  # type: ignore[union-attr,index]
+        else:
+            for parameter in half.module("mlp", 2).parameters():
+                parameter.mul_(scale)
+    with pytest.raises(TracerError, match="returns logits that are not numbers: .* in torch.float16; .*float32"):
+        compute_edit(half, REQUEST, method, known=known)

@@ -211,7 +211,7 @@ class TokenReplacement:
         that is not in FactWorld. Of more than some 60 that fit, as many are tried, spread evenly over the list.
         """
         from .answers import Readout
-        from .sweep import default_rows
+        from .sweep import check_numbers, default_rows
 
         found = fact.align(model)
         readout = Readout.of(model, found)
@@ -234,7 +234,8 @@ class TokenReplacement:
             stack.enter_context(evaluating(model))
             stack.callback(keep_logits(model, readout.read[:1]).remove)
             some = rows.split(default_rows(model, len(readout.ids), 1))
-            p = torch.cat([model.hf(input_ids=part).logits[:, 0].float().softmax(-1) for part in some])
+            logits = torch.cat([model.hf(input_ids=part).logits[:, 0].float() for part in some])
+        p = check_numbers(model, logits).softmax(-1)
         answer = readout.target[0] if readout.target else int(p[0].argmax())
         sure, says = p[1:].max(-1)
         order = [i for i in sure.argsort(descending=True).tolist() if int(says[i]) != answer]

@@ -65,8 +65,9 @@ def default_rows(model: Model, tokens: int, read: int) -> int:
 
 
 def check_numbers(model: Model, logits: Tensor) -> Tensor:
-    """Return ``logits``, or raise TracerError if one of them is not a number."""
-    if torch.isnan(logits.amax()):  # a maximum passes NaN on, and is quick
+    """Return ``logits``, or raise TracerError if one of them is not a number, or infinite."""
+    highest = logits.amax()  # passes NaN on, and is quick; a token that is ruled out may have minus infinity
+    if torch.isnan(highest) or highest == torch.inf:
         raise TracerError(
             f"{model.name} returns logits that are not numbers: its weights hold NaN or overflow in {model.dtype}; "
             "check the checkpoint, or load it with dtype=torch.float32"
