@@ -23,6 +23,7 @@ from blake3 import blake3
 from tracer import Model, TracerError
 from tracer.errors import out_of_memory
 from tracer.factworld import training_text
+from tracer.model import check_ids
 
 Text = str | Path | Iterable[str]
 
@@ -120,7 +121,9 @@ def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator
     for blocks in texts:
         rest: list[int] = []
         for piece in pieces(blocks):
-            rest += encode(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            found = encode(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            check_ids(model, found)
+            rest += found
             whole = len(rest) - len(rest) % size
             yield from (rest[start : start + size] for start in range(0, whole, size))
             rest = rest[whole:]

@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, DynamicLayer
 from tracer import TracerError
 from tracer.errors import out_of_memory
 from tracer.forward import Prefix
+from tracer.model import check_ids
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -39,6 +40,7 @@ def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **argumen
     ids = torch.zeros(len(rows), max(len(row) for row, _ in rows), dtype=torch.long)
     for line, (row, _) in zip(ids, rows, strict=True):
         line[: len(row)] = torch.tensor(row)
+    check_ids(model, ids)
     lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
     positions = torch.tensor([position for _, read in rows for position in read])
 

@@ -255,5 +255,5 @@ def test_a_model_that_overflows_is_named_and_not_the_method(
         else:
             for parameter in half.module("mlp", 2).parameters():
                 parameter.mul_(scale)
-    with pytest.raises(TracerError, match="returns logits that are not numbers: .* in torch.float16; .*float32"):
+    with pytest.raises(TracerError, match=r"returns logits that are not numbers: .* in torch\.float16; .*float32"):
         compute_edit(half, REQUEST, method, known=known)

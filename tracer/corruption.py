@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import TracerError
 from .hooks import Add, Intervention, Site, evaluating, keep_logits
+from .model.vocabulary import check_ids
 
 if TYPE_CHECKING:
     from .model import Model
@@ -90,6 +91,7 @@ class GaussianNoise:
         ids = [i for name in model.tokenizer(list(subjects), add_special_tokens=False)["input_ids"] for i in name]
         if not ids:
             raise TracerError("none of the noise's subjects has a token in this model; give other subjects, or a level")
+        check_ids(model, ids)
         with torch.no_grad():
             embedded = model.module("embed")(torch.tensor([ids], device=model.device))
         wide = embedded if embedded.dtype == torch.float64 else embedded.float()

@@ -52,6 +52,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import TracerError, out_of_memory
+from .model.vocabulary import check_ids
 from .sites import INNER, KINDS, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
         raise TracerError(
             f"the prompt has {ids.shape[1]} tokens and {model.name} reads at most {model.n_ctx}; shorten the prompt"
         )
+    check_ids(model, ids)
     return ids
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import TracerError
+from .model.vocabulary import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,6 +129,8 @@ class Fact:
                 if span[0] > answer:
                     span = (span[0] + extra, span[1] + extra)
         self._check(model, tokenizer, len(ids) + (len(target[1:]) if causal else 0), target)
+        if hasattr(model, "hf"):
+            check_ids(model, [*ids, *target])  # type: ignore[arg-type]
         return Alignment(tuple(ids), tuple(token_text(tokenizer, i) for i in ids), span, tuple(target), answer)
 
     def _check(self, model: Any, tokenizer: Any, length: int, target: list[int]) -> None:

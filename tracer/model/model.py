@@ -19,6 +19,7 @@ from torch import nn
 
 from ..errors import TracerError
 from . import architecture
+from .vocabulary import note_tokens_beyond
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,9 +61,14 @@ class Model:
 
         Raises:
             TracerError: an architecture without a map.
+
+        Warns:
+            TracerNote: the tokenizer has tokens that the model has no row for.
         """
         adapter, masked = architecture.adapter_for(hf.config, name, type(hf).__name__)
-        return cls(hf, tokenizer, name, adapter, masked)
+        model = cls(hf, tokenizer, name, adapter, masked)
+        note_tokens_beyond(model, stacklevel=3)
+        return model
 
     # --- sizes -----------------------------------------------------------------------------------------------------
     @property
