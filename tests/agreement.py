@@ -78,7 +78,7 @@ def plain(model: Model, about: Fact, kind: str, window: int) -> np.ndarray:
         answer = found.target_ids or model.hf(torch.tensor([ids])).logits[0, list(read)].argmax(-1).tolist()
 
     def noise() -> np.ndarray:
-        return NOISE.level_for(model) * NOISE.draw(end - start, model.d_model)
+        return NOISE.level_for(model) * NOISE.draw(end - start, model.d_embed)
 
     rows = range(len(found.input_ids))
     return reference.trace(model, ids, (start, end), noise, read, answer, kind=kind, window=window, tokens=rows)[0]

@@ -128,7 +128,7 @@ class GaussianNoise:
         """
         start, end = span
         level = self.level_for(model)
-        noise = level * torch.from_numpy(self.draw(end - start, model.d_model, skip))
+        noise = level * torch.from_numpy(self.draw(end - start, model.d_embed, skip))
         noise = torch.cat([torch.zeros_like(noise[:1]), noise])
         added: list[Intervention] = [Add(Site("embed", token=t), noise[:, t - start]) for t in range(start, end)]
         sigma = float(self.sigma) if self.level is None else None

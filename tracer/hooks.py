@@ -97,6 +97,11 @@ def attach(
     def edited(state: Tensor) -> Tensor | None:
         if state.dim() == 3:
             return edit(state)
+        if state.dim() > 3:
+            raise TracerError(
+                f"{type(model.hf).__name__} keeps several streams of states side by side, {list(state.shape)} at "
+                f"{kind!r}, where one [rows, tokens, width] was expected; trace and edit another model"
+            )
         new = edit(state.view(-1, frame.tokens, state.shape[-1]))
         return None if new is None else new.reshape(-1, new.shape[-1])
 
@@ -131,6 +136,12 @@ def frozen(model: Model) -> Iterator[None]:
 
     Afterwards every parameter asks for them as before, by name: offloaded weights are new tensors after each forward.
     """
+    made = next((name for name, p in model.hf.named_parameters() if p.requires_grad and p.is_inference()), None)
+    if made is not None:
+        raise TracerError(
+            f"weight {made!r} of {model.name} was made under torch.inference_mode, and nothing that uses it has a "
+            "gradient; load the model outside of it"
+        )
     asking = [(m, name) for m in model.hf.modules() for name, p in m.named_parameters(recurse=False) if p.requires_grad]
 
     def ask(whether: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EMBEDDED = "factworld"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CONVERT = (
     "Pickled weights can run code and are not read. If you trust them, convert them once: "
@@ -37,10 +38,17 @@ def check_files(folder: Path, name: str) -> list[Path]:
     """The weight files of a checkpoint folder, each with a readable safetensors header.
 
     Raises:
-        TracerError: no config, no weights, only pickled weights, a shard missing, or a corrupt file.
+        TracerError: no config, an adapter, no weights, only pickled weights, a shard missing, or a corrupt file.
     """
     from safetensors import SafetensorError, safe_open
 
+    if not (folder / "config.json").is_file() and (folder / ADAPTER).is_file():
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path") or "its base model"
+        raise TracerError(
+            f"{name!r} is an adapter of peft for {base}, no model; merge it once, with peft: "
+            f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(other), and "
+            "load the other folder, with the base model's tokenizer in it"
+        )
     if not (folder / "config.json").is_file():
         raise TracerError(
             f"{name!r} has no config.json (looked in {folder}); give the folder that save_pretrained wrote"

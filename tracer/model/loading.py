@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import TracerError
+from ..inference import ordinary
 from . import architecture, checkpoint
 from .find import find_checkpoint
 from .gguf import load_gguf
@@ -15,6 +16,7 @@ from .model import Model, named_tensors
 from .vocabulary import note_tokens_beyond
 
 
+@ordinary()
 def load(
     name_or_path: str | Path | None = None,
     *,
