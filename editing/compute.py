@@ -13,6 +13,7 @@ import torch
 from tracer import NeuronAttribution, TracerError
 from tracer.answers import answer_text, own_answer
 from tracer.hooks import evaluating, frozen
+from tracer.inference import ordinary
 from tracer.tokens import bare_note
 
 from .edit import TIMED, Edit
@@ -99,6 +100,7 @@ def compute_edit(
     return compute_edits(model, [requests], method, locate=locate, known=known, check=check, **hparams)[0]
 
 
+@ordinary()
 def compute_edits(
     model: Model,
     groups: Iterable[Any],

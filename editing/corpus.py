@@ -22,7 +22,9 @@ from blake3 import blake3
 
 from tracer import Model, TracerError
 from tracer.encoding import added_ids, body_ids
+from tracer.errors import out_of_memory
 from tracer.factworld import training_text
+from tracer.model import check_ids
 
 Text = str | Path | Iterable[str]
 
@@ -119,7 +121,9 @@ def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator
     for blocks in texts:
         rest: list[int] = []
         for piece in pieces(blocks):
-            rest += body_ids(model.tokenizer, piece)
+            found = body_ids(model.tokenizer, piece)
+            check_ids(model, found)
+            rest += found
             whole = len(rest) - len(rest) % size
             yield from (rest[start : start + size] for start in range(0, whole, size))
             rest = rest[whole:]
@@ -230,9 +234,9 @@ def _data_set(name: str) -> Iterator[Iterable[str]]:
         rows: Any = datasets.load_dataset(path, configuration or None, split=split or "train", streaming=True)
         for row in rows:
             yield [_column(row, name)]
-    except TracerError:
-        raise
     except Exception as error:  # the library and the network have many
+        if isinstance(error, TracerError) or out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise TracerError(
             f"{name!r} names no file here, and cannot be read as a data set ({type(error).__name__}: {reason}). Names "

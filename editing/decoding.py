@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tracer import TracerError
 from tracer.chat import chat_of
+from tracer.errors import out_of_memory
 from tracer.hooks import evaluating
 from tracer.progress import bar
 from tracer.sweep import check_max_rows, check_numbers, default_rows
@@ -273,9 +274,9 @@ class _Chunk:
         trial = kept.without_last(ends)
         try:
             logits = trial.step(self.model, [rows[i].ids[lengths[i] - 1] for i in ends]).float()
-        except TracerError:
-            raise
-        except Exception:  # each model says in its own way what it cannot do
+        except Exception as error:  # each model says in its own way what it cannot do
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
             return False
         again = torch.stack([logits.amax(-1), logits.logsumexp(-1)], 1)
         before = again.new_tensor([rows[i].check for i in ends])

@@ -13,7 +13,7 @@ from torch import Tensor
 from tracer import TracerError
 from tracer.encoding import body_ids
 from tracer.hooks import evaluating
-from tracer.model import EMBEDDED
+from tracer.model import EMBEDDED, check_ids
 from tracer.model.soundness import PASSAGE
 from tracer.sweep import check_numbers, default_rows
 
@@ -142,6 +142,7 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
     first = list(model.tokenizer("a")["input_ids"])[:1]  # type: ignore[arg-type]
     front = [bos] if bos is not None and first == [bos] else []
     width = min(width, len(ids), model.n_ctx - len(front))
+    check_ids(model, ids)
     rows = [[*front, *ids[start : start + width]] for start in range(0, len(ids) - width + 1, width)]
     return torch.tensor(rows), len(front)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tracer import Model, TracerError, load
 from tracer.files import uninterrupted
+from tracer.inference import ordinary
 from tracer.model import EMBEDDED, save
 
 from .edit import Edit
@@ -136,6 +137,7 @@ class Editor:
         return f"Editor({self.model.name}, {len(self._state.steps)} edits, at {self.position})"
 
     # --- edits -----------------------------------------------------------------------------------------------------
+    @ordinary()
     def edit(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
         """Compute an edit on the model as it is now, make it, and return it.
 
@@ -171,6 +173,7 @@ class Editor:
             hparams = {"earlier": tuple(step.edit for step in self._state.steps[: self.position]), **hparams}
         return compute_edit(model, requests, method, **hparams)
 
+    @ordinary()
     def apply(self, edit: Edit, anyway: bool = False) -> None:
         """Make an edit that exists already. Edits that were undone before are dropped from the history.
 
@@ -204,6 +207,7 @@ class Editor:
             yield edit
 
     # --- there and back --------------------------------------------------------------------------------------------
+    @ordinary()
     def undo(self, n: int = 1, anyway: bool = False) -> None:
         """Take the last ``n`` edits back; they stay in the history. See :meth:`checkout`.
 
@@ -216,6 +220,7 @@ class Editor:
             )
         self.checkout(self.position - n, anyway)
 
+    @ordinary()
     def checkout(self, k: int, anyway: bool = False) -> None:
         """Give the model the weights it had right after edit ``k``; 0 gives those it was loaded with.
 

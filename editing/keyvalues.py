@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer import TracerError
+from tracer.errors import out_of_memory
 from tracer.forward import Prefix
+from tracer.model import check_ids
 
 if TYPE_CHECKING:
     from tracer import Model
@@ -28,10 +30,9 @@ def run(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool) -
             cache = DynamicCache()
             logits = _logits(model, rows, past_key_values=cache, use_cache=True)
             return logits, Prefix.read(cache, model.n_layers, max(len(ids) for ids, _ in rows))
-        except TracerError:
-            raise
-        except Exception:  # no such argument, say
-            pass
+        except Exception as error:  # no such argument, say
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
     return _logits(model, rows), None
 
 
@@ -39,6 +40,7 @@ def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **argumen
     ids = torch.zeros(len(rows), max(len(row) for row, _ in rows), dtype=torch.long)
     for line, (row, _) in zip(ids, rows, strict=True):
         line[: len(row)] = torch.tensor(row)
+    check_ids(model, ids)
     lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
     positions = torch.tensor([position for _, read in rows for position in read])
 

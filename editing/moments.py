@@ -16,6 +16,7 @@ from torch import Tensor
 from tracer import Model, TracerError
 from tracer.forward import Stop
 from tracer.hooks import Frame, attach, evaluating
+from tracer.inference import ordinary
 from tracer.model import EMBEDDED
 from tracer.progress import bar
 
@@ -45,6 +46,7 @@ def default_tokens(model: Model) -> int:
     return 50 * model.d_mlp
 
 
+@ordinary()
 def estimate_covariance(
     model: Model,
     layers: Iterable[int] | int | None = None,

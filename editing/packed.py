@@ -12,6 +12,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from tracer import TracerError
+from tracer.errors import out_of_memory
 from tracer.files import new_file
 
 
@@ -107,6 +108,8 @@ def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> t
             if _checksum(tensor) != checks[name]:
                 raise ValueError(f"its {name} is damaged")
     except Exception as error:  # safetensors, json and missing keys each have their own
+        if out_of_memory(error):
+            raise
         raise TracerError(f"{path} is not a saved {kind} ({error}); expected a whole file of {kind}.save") from error
     return tensors, header
 

@@ -46,9 +46,10 @@ class Ability:
 
     @classmethod
     def of(cls, model: Model, row: Row) -> Ability:
-        """What ``model`` can do, tried on one row."""
+        """What ``model`` can do, tried on one row beside another of other tokens."""
+        other = row.ids[::-1] if row.ids[::-1] != row.ids else tuple(int(i == 0) for i in row.ids)
         with torch.no_grad():
-            base = record(model, list(row.ids), read=(len(row.ids) - 1,))
+            base = record(model, torch.tensor([row.ids, other]), read=(len(row.ids) - 1,))
         return cls(base.grows, base.prefix is not None, base.scaled)
 
 
@@ -94,8 +95,8 @@ class Suffix:
             stack.callback(entry.attach(model.module("hidden", start)).remove)
             for place in places:
                 stack.callback(attach(model, *place, keep(place), frame).remove)
-            # nothing above the last block is needed, and the last block's keys and values are made when it begins
-            stack.callback(model.module("final_norm").register_forward_pre_hook(Stop.here).remove)
+            # nothing above the last block is needed; not every model has a norm there, or uses it there alone
+            stack.callback(model.module("hidden", model.n_layers - 1).register_forward_hook(Stop.here).remove)
             with torch.no_grad(), suppress(Stop):
                 model.hf(input_ids=ids, **arguments)
         prefix = None
@@ -183,7 +184,7 @@ class Suffix:
             if loss_layer is not None and loss_layer < model.n_layers - 1:
                 early = _Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
-                stack.callback(model.module("final_norm").register_forward_pre_hook(early.put).remove)
+                stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(model.module("unembed").register_forward_pre_hook(gather).remove)
             ids = self.ids[:, self.first :]
             logits = model.hf(input_ids=ids[:1] if self.ability.grows else ids, **arguments).logits[0]
@@ -191,7 +192,7 @@ class Suffix:
 
 
 class _Early:
-    """Takes the state of an earlier block to the final norm, for the rows of a mask."""
+    """Puts the state of an earlier block in the place of the last one's, for the rows of a mask."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.state = rows, rows.new_empty(0)
@@ -199,8 +200,8 @@ class _Early:
     def keep(self, state: Tensor) -> None:
         self.state = state
 
-    def put(self, _: nn.Module, args: tuple) -> tuple:
-        return (torch.where(self.rows[:, None, None], self.state, args[0]), *args[1:])
+    def put(self, state: Tensor) -> Tensor:
+        return torch.where(self.rows.to(state.device)[:, None, None], self.state.to(state.device), state)
 
 
 def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | None) -> int:

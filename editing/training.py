@@ -18,6 +18,7 @@ from tracer.acting import finite, whole
 from tracer.answers import Readout
 from tracer.hooks import evaluating
 from tracer.progress import track
+from tracer.sweep import check_numbers
 
 from .request import EditRequest
 from .rows import Row, padded
@@ -97,6 +98,8 @@ def train(
             found, learnt = [], True
             for chunk in chunks:
                 each = losses(model, [rows[i] for i in chunk])
+                if not curve and not found:  # nothing is trained yet
+                    check_numbers(model, each)
                 found.append(_finite(model, each.detach().cpu().float(), schedule))
                 missing = found[-1] >= schedule.stop_loss
                 if not missing.any():

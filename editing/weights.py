@@ -47,7 +47,8 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
     """Pass if the named weights can be changed exactly.
 
     Raises:
-        TracerError: no such weight, one that is quantised, sharded or offloaded, or two names of the same one.
+        TracerError: no such weight, one that is quantised, sharded, offloaded or made under inference mode, or two
+            names of the same one.
     """
     seen: dict[int, str] = {}
     packed = quantised(model.hf)
@@ -57,6 +58,11 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
             raise TracerError(
                 f"weight {name!r} of {model.name} is offloaded and holds no numbers; load the model on one device "
                 "(device=...), or with a device_map that keeps this weight in memory"
+            )
+        if weight.is_inference():
+            raise TracerError(
+                f"weight {name!r} of {model.name} was made under torch.inference_mode and cannot be written to; load "
+                "the model outside of it"
             )
         plain = weight.dtype in EDITABLE and type(weight.data) is Tensor  # torchao, quanto and DTensor are subclasses
         if packed or not plain:

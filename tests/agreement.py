@@ -11,6 +11,7 @@ import numpy as np
 import reference
 import torch
 import transformers
+from torch import nn
 
 from tracer.causal import causal_trace
 from tracer.corruption import GaussianNoise
@@ -21,6 +22,34 @@ NOISE = GaussianNoise(level=0.5, samples=3)
 KINDS: tuple[Any, ...] = ("hidden", "mlp", "attn")
 PROMPT = "The Space Needle is in"
 Tiny = Callable[[str], Model]
+_GEMMA4 = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "head_dim": 8,
+    "global_head_dim": 8,
+    "sliding_window": 3,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": checkpoints.VOCABULARY,
+}
+# models whose blocks receive more than the state before: a slice made from the row's own embeddings, keys and values
+# of an earlier block
+SIDE_INPUTS: dict[str, dict[str, Any]] = {
+    "slices": {**_GEMMA4, "num_hidden_layers": 4, "num_kv_shared_layers": 0},
+    "slices and shared keys": {
+        **_GEMMA4,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "shared by three": {
+        **_GEMMA4,
+        "num_hidden_layers": 5,
+        "num_kv_shared_layers": 3,
+        "layer_types": ["full_attention"] * 5,
+    },
+}
 
 
 def in_float64(folder: Callable[[str], Path]) -> Tiny:
@@ -49,7 +78,7 @@ def plain(model: Model, about: Fact, kind: str, window: int) -> np.ndarray:
         answer = found.target_ids or model.hf(torch.tensor([ids])).logits[0, list(read)].argmax(-1).tolist()
 
     def noise() -> np.ndarray:
-        return NOISE.level_for(model) * NOISE.draw(end - start, model.d_model)
+        return NOISE.level_for(model) * NOISE.draw(end - start, model.d_embed)
 
     rows = range(len(found.input_ids))
     return reference.trace(model, ids, (start, end), noise, read, answer, kind=kind, window=window, tokens=rows)[0]
@@ -60,6 +89,13 @@ def agrees(model: Model, about: Fact, kind: Any, window: int = 3, atol: float = 
     expected = plain(model, about, kind, window)
     np.testing.assert_allclose(trace.scores, expected, atol=atol, rtol=0)
     assert np.ptp(expected) > 100 * atol, "a trace without contrast proves nothing"
+
+
+def with_side_inputs(name: str, dtype: torch.dtype = torch.float64) -> Model:
+    """A tiny model of ``SIDE_INPUTS``."""
+    model = variant("Gemma4TextConfig", SIDE_INPUTS[name])
+    nn.Module.to(model.hf, dtype)
+    return model
 
 
 def variant(class_name: str, settings: dict[str, Any], family: str = "byte_level") -> Model:

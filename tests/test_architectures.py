@@ -11,10 +11,25 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
-from agreement import KINDS, NOISE, PROMPT, Tiny, agrees, fact, in_float64, plain, variant
+from agreement import (
+    KINDS,
+    NOISE,
+    PROMPT,
+    SIDE_INPUTS,
+    Tiny,
+    agrees,
+    fact,
+    in_float64,
+    plain,
+    variant,
+    with_side_inputs,
+)
 
+from tracer.case import Setting
 from tracer.causal import causal_trace
-from tracer.model import load
+from tracer.corruption import TokenReplacement
+from tracer.hooks import Replace, Site, as_ids, intervene
+from tracer.model import Model, load
 from tracer.sweep import record
 
 
@@ -89,6 +104,36 @@ def test_other_architectures_equal_the_plain_loop(
         base = record(model, PROMPT)
     assert base.grows == grows
     assert base.prefix is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SIDE_INPUTS)
+def test_what_a_block_receives_beside_the_state_follows_its_row(name: str, kind: Any) -> None:
+    model = with_side_inputs(name)
+    agrees(model, fact(model), kind, atol=1e-7)
+    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE, max_rows=1)
+    np.testing.assert_allclose(trace.scores, plain(model, fact(model), kind, 3), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_block_receives_follows_rows_of_other_tokens(kind: Any) -> None:
+    model = with_side_inputs("slices")
+    swap = TokenReplacement("capital")
+    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=swap)
+    with torch.no_grad():
+        rows = swap.corrupt(model, as_ids(model, trace_ids(model))[0], trace.subject_range, fact(model)).ids
+        clean = record(model, rows[:1], kinds=(kind,))
+        for token, layer in np.ndindex(trace.scores.shape):
+            restored = Setting.checked(kind, 3, "prob", None, None).restored(layer, model.n_layers)
+            items = [Replace(Site(kind, at, token), clean.states[kind, at][:, token]) for at in restored]
+            with intervene(model, items):
+                logits = model.hf(input_ids=rows[1:]).logits[:, -1]
+            answer = int(clean.logits[0, -1].argmax())
+            assert trace.scores[token, layer] == pytest.approx(float(logits.softmax(-1)[:, answer].mean()), abs=1e-7)
+
+
+def trace_ids(model: Model) -> list[int]:
+    return list(fact(model).align(model).input_ids)
 
 
 def test_a_model_without_keys_and_values_equals_the_plain_loop() -> None:

@@ -248,6 +248,25 @@ def test_an_edit_that_would_move_nothing_is_refused(model: Model, moment: Covari
     """What the last block writes at the subject reaches no later token."""
     before = model.fingerprint()
     for method in ("rome", "memit", "pmet"):
-        with pytest.raises(TracerError, match=r"request 0 at layer 3 does nothing to its target.* name an earlier layer"):
+        with pytest.raises(
+            TracerError, match=r"request 0 at layer 3 does nothing to its target.* name an earlier layer"
+        ):
             compute_edit(model, REQUEST, method, layers=[3], covariance=moment, **QUICK)
     assert model.fingerprint() == before
+
+
+@pytest.mark.parametrize("known", ["refuse", "edit"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [3e4, float("inf")], ids=["overflows", "infinite logits"])
+def test_a_model_that_overflows_is_named_and_not_the_method(
+    method: str, known: Any, scale: float, tiny_folder: Callable[[str], Path]
+) -> None:
+    half = load(tiny_folder("gpt2"), dtype=torch.float16)
+    with torch.no_grad():
+        if scale == float("inf"):
+            half.module("unembed").weight[7] = scale  # type: ignore[union-attr,index]
+        else:
+            for parameter in half.module("mlp", 2).parameters():
+                parameter.mul_(scale)
+    with pytest.raises(TracerError, match=r"returns logits that are not numbers: .* in torch\.float16; .*float32"):
+        compute_edit(half, REQUEST, method, known=known)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from tracer import hooks
 from tracer.errors import TracerError
-from tracer.hooks import INNER, Add, Replace, Site, as_ids, capture, frozen, intervene
+from tracer.hooks import INNER, Add, Replace, Site, as_ids, capture, evaluating, frozen, intervene
 from tracer.model import Model, load
 
 Tiny = Callable[[str], Model]
@@ -168,6 +170,47 @@ def test_parameters_ask_for_gradients_as_before(tiny_folder: Callable[[str], Pat
     assert value.grad is not None
     assert [parameter.requires_grad for parameter in model.hf.parameters()] == before
     assert all(parameter.grad is None for parameter in model.hf.parameters())
+
+
+@pytest.mark.parametrize("switched", [frozen, evaluating])
+def test_an_interruption_while_switching_leaves_the_model_as_it_was(
+    switched: Callable[[Model], AbstractContextManager[None]], tiny_folder: Callable[[str], Path]
+) -> None:
+    model = load(tiny_folder("gpt2"))
+    model.hf.train()
+    model.module("hidden", 1).eval()
+
+    def state() -> tuple[list[bool], list[bool]]:
+        return [p.requires_grad for p in model.hf.parameters()], [m.training for m in model.hf.modules()]
+
+    def interrupted(at: int) -> bool:
+        """Enter with a Ctrl-C at the ``at``-th line; whether there are so many."""
+        lines = 0
+
+        def line(*event: Any) -> Any:
+            nonlocal lines
+            lines += event[1] == "line"
+            if lines == at and event[1] == "line":
+                raise KeyboardInterrupt
+            return line
+
+        context, before = switched(model), sys.gettrace()
+        sys.settrace(lambda frame, *_: line if frame.f_code.co_filename == hooks.__file__ else None)
+        try:
+            context.__enter__()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        context.__exit__(None, None, None)
+        return False
+
+    before, at = state(), 1
+    while interrupted(at):
+        assert state() == before, f"after line {at}"
+        at += 1
+    assert at > 3
+    assert state() == before
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import checkpoints
 import pytest
 import torch
 import torch.nn.functional as F
+from agreement import SIDE_INPUTS, with_side_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -104,6 +105,18 @@ def test_values_found_together_are_those_of_the_plain_loop(
             delta, losses = plain(model, subject, kind, 1, GOAL)
         torch.testing.assert_close(value.loss[:, 0], torch.tensor(losses).double(), rtol=1e-4, atol=1e-5)
         assert delta.norm() > 0.01
+        torch.testing.assert_close(value.delta[0].double(), delta.double(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "hidden", "attn"])
+@pytest.mark.parametrize("name", SIDE_INPUTS)
+def test_values_found_beside_other_inputs_of_blocks_are_those_of_the_plain_loop(name: str, kind: str) -> None:
+    model = with_side_inputs(name)
+    together = found(model, subjects(model), [(kind, 1)])
+    for subject, value in zip(subjects(model), together, strict=True):
+        with frozen(model):
+            delta, losses = plain(model, subject, kind, 1, GOAL)
+        torch.testing.assert_close(value.loss[:, 0], torch.tensor(losses).double(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(value.delta[0].double(), delta.double(), rtol=1e-3, atol=1e-4)
 
 

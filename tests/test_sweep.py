@@ -11,7 +11,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
-from agreement import KINDS, NOISE, PROMPT, Tiny, agrees, fact, in_float64
+from agreement import KINDS, NOISE, PROMPT, SIDE_INPUTS, Tiny, agrees, fact, in_float64, with_side_inputs
 from torch import Tensor
 
 import tracer.sweep as engine
@@ -138,6 +138,43 @@ def test_branches_equal_forwards_of_their_own(architecture: str, wide: Tiny) -> 
         expected = torch.stack([by_hand(model, base, noise, branch) for branch in branches])
     assert (expected - base.logits).abs().amax((1, 2, 3)).min() > 1e-3  # every branch matters
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [None, 1, 4])
+@pytest.mark.parametrize("name", SIDE_INPUTS)
+def test_branches_equal_forwards_of_their_own_beside_other_inputs(name: str, max_rows: int | None) -> None:
+    model = with_side_inputs(name)
+    with torch.no_grad():
+        base, noise = corrupted(model, read=(-2, -1))
+        assert not base.grows
+        branches = mixed_branches(model, 3, base.ids.shape[1])
+        found = sweep(model, base, branches, lambda logits: logits, max_rows=max_rows)
+        expected = torch.stack([by_hand(model, base, noise, branch) for branch in branches])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["some", "all"])
+@pytest.mark.parametrize("grows", [True, False])
+def test_what_the_base_run_was_made_with_holds_in_its_branches(grows: bool, tokens: str, wide: Tiny) -> None:
+    model = wide("gpt2")
+    generator = torch.Generator().manual_seed(3)
+    d, rows = model.d_model, 3
+    ids = as_ids(model, PROMPT).expand(rows, -1)
+    made: list[Intervention] = [
+        Add(Site("embed", token=1), torch.randn(rows, d, generator=generator)),
+        Add(Site("mlp", 2, -1), torch.randn(rows, d, generator=generator)),
+        Replace(Site("hidden", 1, -1), torch.randn(rows, d, generator=generator)),
+        Replace(Site("attn", 3), torch.randn(ids.shape[1], d, generator=generator)),
+        Add(Site("mlp", 0, 3), torch.randn(d, generator=generator)),
+    ]
+    branches = mixed_branches(model, rows, ids.shape[1])
+    with torch.no_grad():
+        base = record(model, ids, made)
+        way = replace(base, grows=grows, prefix=base.prefix if tokens == "some" else None)
+        for max_rows in (None, 2):
+            found = sweep(model, way, branches, lambda logits: logits, max_rows=max_rows)
+            expected = torch.stack([by_hand(model, base, made, branch) for branch in branches])
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 5, 7, 12, 100])

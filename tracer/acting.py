@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 from .hooks import Intervention, Site, Units, intervene
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ def _values(value: Any, count: int, dtype: torch.dtype) -> list[float]:
     try:
         found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise TracerError(f"value is {value!r}; expected a number, or one per neuron") from error
     if found.shape not in ((), (count,)):
         raise TracerError(f"value has the shape {list(found.shape)}; expected a number, or one per neuron, [{count}]")

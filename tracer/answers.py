@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .hooks import as_ids, evaluating, keep_logits
+from .sweep import check_numbers
 from .tokens import Fact, token_text
 
 if TYPE_CHECKING:
@@ -57,12 +58,16 @@ def answer_text(model: Model, ids: Sequence[int]) -> str:
 
 
 def own_answer(model: Model, fact: Fact | str) -> list[int]:
-    """What the model finds most probable at each position where the fact's answer is read."""
+    """What the model finds most probable at each position where the fact's answer is read.
+
+    Raises TracerError for logits that are not numbers.
+    """
     readout = Readout.of(model, as_fact(fact).align(model))
     with torch.no_grad(), evaluating(model):
         handle = keep_logits(model, readout.read)
         try:
-            return model.hf(input_ids=as_ids(model, readout.ids)).logits[0].argmax(-1).tolist()
+            logits = model.hf(input_ids=as_ids(model, readout.ids)).logits[0]
+            return check_numbers(model, logits).argmax(-1).tolist()
         finally:
             handle.remove()
 

@@ -25,6 +25,7 @@ from .causal import Kind, Tokens, selection, token_selection
 from .corruption import Corrupted, Corruption, GaussianNoise
 from .errors import TracerError
 from .hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
+from .inference import ordinary
 from .progress import track
 from .sweep import check_max_rows, check_numbers, default_rows
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .tokens import Fact
 
 
+@ordinary()
 def attribution_trace(
     model: Model,
     fact: Fact,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import TracerError
 from .hooks import Add, Intervention, Site, evaluating, keep_logits
+from .model.vocabulary import check_ids
 
 if TYPE_CHECKING:
     from .model import Model
@@ -90,6 +91,7 @@ class GaussianNoise:
         ids = [i for name in model.tokenizer(list(subjects), add_special_tokens=False)["input_ids"] for i in name]
         if not ids:
             raise TracerError("none of the noise's subjects has a token in this model; give other subjects, or a level")
+        check_ids(model, ids)
         with torch.no_grad():
             embedded = model.module("embed")(torch.tensor([ids], device=model.device))
         wide = embedded if embedded.dtype == torch.float64 else embedded.float()
@@ -126,7 +128,7 @@ class GaussianNoise:
         """
         start, end = span
         level = self.level_for(model)
-        noise = level * torch.from_numpy(self.draw(end - start, model.d_model, skip))
+        noise = level * torch.from_numpy(self.draw(end - start, model.d_embed, skip))
         noise = torch.cat([torch.zeros_like(noise[:1]), noise])
         added: list[Intervention] = [Add(Site("embed", token=t), noise[:, t - start]) for t in range(start, end)]
         sigma = float(self.sigma) if self.level is None else None
@@ -211,7 +213,7 @@ class TokenReplacement:
         that is not in FactWorld. Of more than some 60 that fit, as many are tried, spread evenly over the list.
         """
         from .answers import Readout
-        from .sweep import default_rows
+        from .sweep import check_numbers, default_rows
 
         found = fact.align(model)
         readout = Readout.of(model, found)
@@ -234,7 +236,8 @@ class TokenReplacement:
             stack.enter_context(evaluating(model))
             stack.callback(keep_logits(model, readout.read[:1]).remove)
             some = rows.split(default_rows(model, len(readout.ids), 1))
-            p = torch.cat([model.hf(input_ids=part).logits[:, 0].float().softmax(-1) for part in some])
+            logits = torch.cat([model.hf(input_ids=part).logits[:, 0].float() for part in some])
+        p = check_numbers(model, logits).softmax(-1)
         answer = readout.target[0] if readout.target else int(p[0].argmax())
         sure, says = p[1:].max(-1)
         order = [i for i in sure.argsort(descending=True).tolist() if int(says[i]) != answer]

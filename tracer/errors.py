@@ -7,3 +7,16 @@ class TracerError(ValueError):
 
 class TracerNote(UserWarning):
     """Something about a model that one should know before trusting its numbers; the work goes on."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, so that no other way round is to be tried and no other word given.
+
+    Python has MemoryError and torch OutOfMemoryError; allocators and libraries under torch raise RuntimeErrors.
+    """
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    if any(mark in said for mark in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from .branches import Plan, change
+from .branches import Plan, change, rows_of
 from .errors import TracerError
-from .hooks import INNER, Frame, attach, keep_logits
+from .hooks import INNER, Frame, Intervention, attach, keep_logits
 
 if TYPE_CHECKING:
     from .model import Model
@@ -28,9 +28,10 @@ class Base:
     entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
     prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
     scaled: block arguments that count rows (see :class:`BlockArguments`).
-    grows: whether the batch can grow inside the model.
+    grows: whether the batch can grow inside the model. Where it cannot, every row runs from its own tokens on.
     read, logits: the positions whose logits were kept, and these logits [R, len(read), V].
     states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
+    interventions: what the run was made with; branches have it too.
     """
 
     ids: Tensor
@@ -41,6 +42,7 @@ class Base:
     read: tuple[int, ...]
     logits: Tensor
     states: dict[tuple[str, int], Tensor]
+    interventions: tuple[Intervention, ...] = ()
 
     def rows(self, some: slice) -> Base:
         """The same run as far as ``some`` of its rows are concerned."""
@@ -51,6 +53,7 @@ class Base:
             prefix=self.prefix and tuple((keys[some], values[some]) for keys, values in self.prefix),
             logits=self.logits[some],
             states={place: state[some] for place, state in self.states.items()},
+            interventions=tuple(replace(item, value=rows_of(item, len(self.ids), some)) for item in self.interventions),
         )
 
 
@@ -81,6 +84,9 @@ class Forward:
                     keep[[position - self.first for position in self.base.read]] = True
                     for handle in narrow(model.module("mlp_input", last), keep):
                         stack.callback(handle.remove)
+            for item in self.base.interventions:  # before the branches' own
+                if item.site.token is None or item.site.token % self.base.ids.shape[1] >= self.first:
+                    stack.callback(attach(model, item.site.kind, item.site.layer, self.repeater(item), frame).remove)
             for layer in range(model.n_layers):
                 split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
                 entry = BlockArguments(split, self.base.scaled if self.base.grows else frozenset())
@@ -93,7 +99,8 @@ class Forward:
             if stop:
                 stack.callback(model.module("unembed").register_forward_pre_hook(Stop.here).remove)
             try:
-                ids = self.base.ids[:1, self.first :].expand(max(1, self.groups * self.rows), -1)
+                ids = self.base.ids[self.some, self.first :].repeat(self.groups, 1)
+                ids = ids if self.groups else self.base.ids[:1, self.first :]
                 return model.hf(input_ids=ids, **arguments).logits
             except Stop:
                 return self.base.logits[:0]
@@ -113,6 +120,25 @@ class Forward:
     def changer(self, time: int, kind: str) -> Callable[[Tensor], Tensor]:
         def edit(state: Tensor) -> Tensor:
             return change(state, self.plan.steps[time].actions, kind, self.first, self.all_rows, self.some)
+
+        return edit
+
+    def repeater(self, item: Intervention) -> Callable[[Tensor], Tensor | None]:
+        """Makes an intervention of the base run in every group of rows there is so far."""
+        tokens = self.base.ids.shape[1]
+
+        def edit(state: Tensor) -> Tensor | None:
+            if not self.groups:
+                return None
+            value, where = rows_of(item, self.all_rows, self.some), item.site.token
+            if where is None and value.dim() > 1:
+                value = value[..., self.first :, :]
+            if len(value) == self.rows and value.dim() == (3 if where is None else 2):
+                value = value.repeat(self.groups, *[1] * (value.dim() - 1))
+            place = (slice(None),) if where is None else (slice(None), where % tokens - self.first)
+            state = state.clone()
+            state[place] = item(state[place], value)
+            return state
 
         return edit
 

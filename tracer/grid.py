@@ -121,10 +121,13 @@ class Grid:
         """The corrupted run, but with the subject's first token and those before it as in the clean run.
 
         Once its hidden state is restored, the first corrupted token is clean for good: it sees only tokens that were
-        never corrupted. So its row of the grid needs only the tokens after it. Not where its modules are severed.
+        never corrupted. So its row of the grid needs only the tokens after it. Not where its modules are severed, or
+        where blocks may receive something else that is made from the corrupted token.
         """
         setting, alignment = self.case.setting, self.case.alignment
         before, prefix = self.clean.prefix, self.corrupted.prefix
+        if not self.corrupted.grows:
+            return None
         if setting.kind != "hidden" or setting.sever or before is None or prefix is None:
             return None
         if alignment.subject_range[0] + 1 == len(alignment.input_ids):

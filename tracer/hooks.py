@@ -55,7 +55,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .encoding import encode
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
+from .model.vocabulary import check_ids
 from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def attach(
     module, factor = model.module(kind, layer), model.multiplier(kind)
 
     def edited(state: Tensor) -> Tensor | None:
+        if state.dim() > 3:
+            raise TracerError(
+                f"{type(model.hf).__name__} keeps several streams of states side by side, {list(state.shape)} at "
+                f"{kind!r}, where one [rows, tokens, width] was expected; trace and edit another model"
+            )
         shaped = state if state.dim() == 3 else state.view(-1, frame.tokens, state.shape[-1])
         new = edit(shaped if factor == 1 else shaped * factor)
         if new is None:
@@ -126,8 +132,8 @@ def attach(
 def evaluating(model: Model) -> Iterator[None]:
     """Dropout off inside; afterwards every module has its own training flag again."""
     training = [module for module in model.hf.modules() if module.training]
-    model.hf.eval()
-    try:
+    try:  # from here on, so that an interruption of the switching is undone too
+        model.hf.eval()
         yield
     finally:
         for module in training:
@@ -140,14 +146,20 @@ def frozen(model: Model) -> Iterator[None]:
 
     Afterwards every parameter asks for them as before, by name: offloaded weights are new tensors after each forward.
     """
+    made = next((name for name, p in model.hf.named_parameters() if p.requires_grad and p.is_inference()), None)
+    if made is not None:
+        raise TracerError(
+            f"weight {made!r} of {model.name} was made under torch.inference_mode, and nothing that uses it has a "
+            "gradient; load the model outside of it"
+        )
     asking = [(m, name) for m in model.hf.modules() for name, p in m.named_parameters(recurse=False) if p.requires_grad]
 
     def ask(whether: bool) -> None:
         for module, name in asking:
             module.get_parameter(name).requires_grad_(whether)
 
-    ask(False)
     try:
+        ask(False)
         yield
     finally:
         ask(True)
@@ -180,6 +192,7 @@ def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
         raise TracerError(
             f"the prompt has {ids.shape[1]} tokens and {model.name} reads at most {model.n_ctx}; shorten the prompt"
         )
+    check_ids(model, ids)
     return ids
 
 
@@ -237,6 +250,8 @@ def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[M
                 try:
                     state[where] = item(state[where])
                 except RuntimeError as error:
+                    if out_of_memory(error):
+                        raise
                     raise TracerError(
                         f"a value of shape {list(item.value.shape)} does not fit {item.site}, "
                         f"whose state is {list(state[where].shape)}"

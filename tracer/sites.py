@@ -114,4 +114,7 @@ def check_site(model: Model, site: Site, tokens: int | None = None) -> None:
             f"layer {site.layer} of site {site} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"
         )
     if tokens is not None and site.token is not None and not -tokens <= site.token < tokens:
-        raise TracerError(f"token {site.token} of site {site} is out of range: there are {tokens} tokens")
+        one = "; text written with a cache has one token per forward: take -1 or None, or use_cache=False"
+        raise TracerError(
+            f"token {site.token} of site {site} is out of range: there are {tokens} tokens" + one * (tokens == 1)
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 
 
 def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
@@ -55,6 +55,8 @@ def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str
     except FileNotFoundError as error:
         raise TracerError(f"there is no file {path}; expected one written by {kind}.save") from error
     except Exception as error:  # zip, json, numpy and missing keys each have their own
+        if out_of_memory(error):
+            raise
         raise TracerError(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
 
 

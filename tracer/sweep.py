@@ -10,8 +10,10 @@ interventions (the same objects) share rows until they part.
 The model is untouched: rows join in hooks on its blocks. Arguments that every block receives (masks, positions,
 rotary tables) come with one row and broadcast; those whose leading dimension counts rows times something else (an
 ALiBi bias) are found by comparing a run of one row with a run of two, and repeated. Every base run tries out, with the
-work of a token or two, whether its model takes to this. If the batch cannot grow, all rows run from the first layer; if
-there are no keys and values to attend to (a model that is not causal, say), all tokens run: slower, same numbers.
+work of a few tokens and on a row that differs from the first, whether its model takes to this. Where it does not
+(blocks that receive something made from a row's own embeddings, or keys and values of an earlier block), every row
+runs from its own tokens and the first layer on; if there are no keys and values to attend to (a model that is not
+causal, say), all tokens run: slower, same numbers.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .branches import Moment, Plan, Step, make_plan, rows_of, timeline
-from .errors import TracerError
+from .branches import Moment, Plan, make_plan, rows_of, timeline
+from .errors import TracerError, out_of_memory
 from .forward import Base, BlockArguments, Forward, Prefix
 from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .progress import track
+from .trial import fastest
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -62,8 +65,9 @@ def default_rows(model: Model, tokens: int, read: int) -> int:
 
 
 def check_numbers(model: Model, logits: Tensor) -> Tensor:
-    """Return ``logits``, or raise TracerError if one of them is not a number."""
-    if torch.isnan(logits.amax()):  # a maximum passes NaN on, and is quick
+    """Return ``logits``, or raise TracerError if one of them is not a number, or infinite."""
+    highest = logits.amax()  # passes NaN on, and is quick; a token that is ruled out may have minus infinity
+    if torch.isnan(highest) or highest == torch.inf:
         raise TracerError(
             f"{model.name} returns logits that are not numbers: its weights hold NaN or overflow in {model.dtype}; "
             "check the checkpoint, or load it with dtype=torch.float32"
@@ -84,8 +88,9 @@ def record(
 
     ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre", "value", "mlp_input")
     are kept for every layer as well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row
-    tries out whether branches can start from the keys and values recorded. Follows torch's grad mode. Raises
-    TracerError as :func:`tracer.hooks.intervene` does, and for NaN.
+    tries out whether branches can start from the keys and values recorded; where rows differ, it is one that does from
+    the first, from there on. Follows torch's grad mode. Raises TracerError as :func:`tracer.hooks.intervene` does, and
+    for NaN.
     """
     check_max_rows(max_rows)
     ids = as_ids(model, ids)
@@ -98,10 +103,8 @@ def record(
         items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
         parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
     base = parts[0] if len(parts) == 1 else _joined(parts)
-    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]))
-    slow = replace(base, prefix=None)
-    trials = [base, replace(base, grows=False), slow, replace(slow, grows=False)]
-    return next((trial for trial in trials if _agrees(model, trial, min(limit, 2))), trials[-1])
+    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions))
+    return fastest(model, base, limit)
 
 
 def _joined(parts: Sequence[Base]) -> Base:
@@ -131,10 +134,9 @@ def _record(
         try:
             # no configuration given, so that sliding-window layers keep every token too; the masks still slide
             return _recorded(model, ids, items, read, kinds, DynamicCache())
-        except TracerError:
-            raise
-        except Exception:
-            pass
+        except Exception as error:  # no such argument, say
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
     return _recorded(model, ids, items, read, kinds, None)
 
 
@@ -262,23 +264,3 @@ def _merged(model: Model, groups: dict[int, list[list[Moment]]], rows: int) -> l
         else:
             merged.append((first, list(members)))
     return merged
-
-
-def _agrees(model: Model, base: Base, copies: int) -> bool:
-    """Whether unchanged branches of the first row, run as ``base`` says, come out of the last block unchanged."""
-    first = min(base.read) if base.prefix is not None else 0
-    found: list[Tensor] = []
-    unchanged = Plan({0: Step((-1,) * copies, ((),) * copies)}, ([],) * copies)
-    handle = attach(model, "hidden", model.n_layers - 1, found.append, Frame())
-    try:
-        Forward(model, base, first, unchanged, slice(0, 1)).run(stop=True)
-    except TracerError:
-        raise
-    except Exception:  # each model says in its own way what it cannot do
-        return False
-    finally:
-        handle.remove()
-    index = [position - first for position in base.read]  # what the last block leaves elsewhere nobody reads
-    again, before = found[0][:, index], base.entering[-1][:1, list(base.read)]
-    tolerance = 1e-3 if torch.finfo(before.dtype).bits >= 32 else 0.1
-    return len(again) == copies and bool((again - before).abs().max() <= tolerance * before.abs().max())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .chat import Chat, framed
 from .encoding import check_whole, encode
 from .errors import TracerError
+from .model.vocabulary import check_ids
 from .spacing import spaced
 from .text import look_alike
 
@@ -173,6 +174,8 @@ class Fact:
                 if span[0] > answer:
                     span = (span[0] + extra, span[1] + extra)
         self._check(model, tokenizer, len(ids) + (len(target[1:]) if causal else 0), target)
+        if hasattr(model, "hf"):
+            check_ids(model, [*ids, *target])  # type: ignore[arg-type]
         return Alignment(tuple(ids), tuple(token_text(tokenizer, i) for i in ids), span, tuple(target), answer)
 
     def _check(self, model: Any, tokenizer: Any, length: int, target: list[int]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer import TracerError
+from tracer.errors import out_of_memory
 from tracer.progress import bar
 
 from .result import AbilityResult, Score
@@ -168,6 +169,8 @@ def _loaded(manager: Any, wanted: Sequence[str]) -> Any:
     try:
         return manager.load(list(wanted))
     except Exception as error:  # many kinds: of the network, of a data set, of a library that a task needs
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TracerError(
             f"the tasks {', '.join(wanted)} cannot be loaded ({type(error).__name__}: {reason}); their data come from "
@@ -209,9 +212,9 @@ def _quiet() -> Iterator[None]:
 
     logger = logging.getLogger("lm_eval")
     level, shown = logger.level, building.tqdm
-    logger.setLevel(logging.ERROR)
-    building.tqdm = lambda items, **_: items  # type: ignore[assignment]
     try:
+        logger.setLevel(logging.ERROR)
+        building.tqdm = lambda items, **_: items  # type: ignore[assignment]
         yield
     finally:
         building.tqdm = shown

@@ -200,8 +200,8 @@ def save_records(path: str | Path, records: Iterable[EditRecord]) -> None:
 def _uncollected() -> Iterator[None]:
     """No search for cycles while half a million objects without any are made: it takes a third of the time."""
     was = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer import TracerError
+from tracer.errors import out_of_memory
 from tracer.files import Row, is_file_of_rows, plain
 
 VARIABLE = "TRACER_DATA"
@@ -154,6 +155,8 @@ def fetched(name: str, part: Part) -> list[Path] | list[Row]:
     except TracerError:
         raise
     except Exception as error:  # the two libraries raise some thirty kinds, for a network, a name, a login
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TracerError(
             f"{here}, and the hub did not give the data set {part.hub!r} ({type(error).__name__}: {reason}); {repair}"

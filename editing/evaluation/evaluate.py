@@ -11,6 +11,7 @@ from typing import Any
 
 from tracer import Model, TracerError
 from tracer.factworld import held_out_text
+from tracer.inference import ordinary
 from tracer.runs import Failed, Store, run
 from tracer.runs.recipe import Recipe
 
@@ -23,6 +24,7 @@ from .tables import COLUMNS
 WORK = "editing.evaluation.tasks:worker"
 
 
+@ordinary()
 def evaluate(
     model: Model,
     records: Iterable[Any],

@@ -174,9 +174,11 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
     table = model.module("unembed" if settings.embed == "unembed" else "embed").weight
     assert isinstance(table, Tensor)
     if table.shape[1] != model.d_model:
+        other = "embed" if settings.embed == "unembed" else "unembed"
+        fits = model.module(other).weight.shape[1] == model.d_model  # type: ignore[union-attr]
         raise TracerError(
             f"{settings.embed}dings of {model.name} are {table.shape[1]} wide and its values {model.d_model}; "
-            f"take embed={'embed' if settings.embed == 'unembed' else 'unembed'!r}"
+            + (f"take embed={other!r}" if fits else "kn cannot add the one to the other: take another method")
         )
     away, towards = (table[sorted(set(row.target))].detach().float().mean(0) for row in (old, new))
     if settings.scale == "value":

@@ -6,12 +6,14 @@ from .listing import Available, models
 from .loading import load
 from .model import DownProjection, Model
 from .saving import quantised, save
+from .vocabulary import check_ids
 
 __all__ = [
     "EMBEDDED",
     "Available",
     "DownProjection",
     "Model",
+    "check_ids",
     "load",
     "models",
     "orientation",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EMBEDDED = "factworld"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CONVERT = (
     "Pickled weights can run code and are not read. If you trust them, convert them once: "
@@ -37,10 +38,17 @@ def check_files(folder: Path, name: str) -> list[Path]:
     """The weight files of a checkpoint folder, each with a readable safetensors header.
 
     Raises:
-        TracerError: no config, no weights, only pickled weights, a shard missing, or a corrupt file.
+        TracerError: no config, an adapter, no weights, only pickled weights, a shard missing, or a corrupt file.
     """
     from safetensors import SafetensorError, safe_open
 
+    if not (folder / "config.json").is_file() and (folder / ADAPTER).is_file():
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path") or "its base model"
+        raise TracerError(
+            f"{name!r} is an adapter of peft for {base}, no model; merge it once, with peft: "
+            f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(other), and "
+            "load the other folder, with the base model's tokenizer in it"
+        )
     if not (folder / "config.json").is_file():
         raise TracerError(
             f"{name!r} has no config.json (looked in {folder}); give the folder that save_pretrained wrote"
@@ -104,6 +112,8 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each configuration class has its own complaints
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the config.json of {name!r} cannot be used: {error}") from error
 
 
@@ -126,6 +136,8 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
         with quiet(show_bars=False):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a bad file
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the tokenizer of {name!r} cannot be read ({error}); {advice}") from error
     if not tokenizer.is_fast:
         raise TracerError(f"the tokenizer of {name!r} is a slow one and gives no character offsets; {advice}")
@@ -165,6 +177,8 @@ def read_weights(
             loaded: Any = auto.from_pretrained(folder, **options)
         hf, report = loaded
     except (RuntimeError, ValueError, OSError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise TracerError(
             f"the weights of {name!r} cannot be loaded into the model its config.json describes: {reason}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 from ..progress import bar
 from . import architecture
 from .checkpoint import complete, device_of, dtype_of, quiet
@@ -70,6 +70,8 @@ def _config(header: Header) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(header.file.parent, gguf_file=header.file.name, local_files_only=True)
     except Exception as error:  # the reader has errors of every kind for values it does not expect
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise TracerError(
             f"the GGUF file {header.name!r} holds a model of the architecture {header.architecture!r}, which cannot be "
@@ -94,6 +96,8 @@ def _tokenizer(header: Header) -> PreTrainedTokenizerBase:
         with quiet(show_bars=False):
             made = AutoTokenizer.from_pretrained(header.file.parent, gguf_file=header.file.name, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the tokenizer in {header.name!r} cannot be read ({error}); {advice}") from error
     if not made.is_fast:
         raise TracerError(f"the tokenizer in {header.name!r} is a slow one and gives no character offsets; {advice}")
@@ -124,6 +128,8 @@ def _weights(
             loaded: Any = AutoModelForCausalLM.from_pretrained(header.file.parent, **options)
         hf, report = loaded
     except Exception as error:  # numpy, torch and transformers each complain in their own way
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise TracerError(
             f"the tensors of {header.name!r} cannot be read ({reason}); {AGAIN}, or another file"

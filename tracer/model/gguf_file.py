@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 from ..progress import track
 from .rope import Scaling
 
@@ -91,6 +91,8 @@ def _reader(file: Path, name: str) -> Any:
     try:
         return GGUFReader(file)
     except Exception as error:  # whatever the bytes lead to
+        if out_of_memory(error):
+            raise
         with open(file, "rb") as start:
             magic = start.read(4)
         what = "is no GGUF file" if magic != b"GGUF" else "is cut short or damaged"

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from ..errors import TracerError
+from ..inference import ordinary
 from . import architecture, checkpoint
 from .find import find_checkpoint
 from .gguf import load_gguf
 from .model import Model, named_tensors
+from .vocabulary import note_tokens_beyond
 
 
+@ordinary()
 def load(
     name_or_path: str | Path | None = None,
     *,
@@ -40,12 +43,14 @@ def load(
             without a map. The message names the repair.
 
     Warns:
-        TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read.
+        TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read;
+            a tokenizer with tokens that the model has no row for.
     """
     place, name = find_checkpoint(name_or_path, revision)
     where = {"device": device, "dtype": dtype, "device_map": device_map}
     model = _from_folder(place, name, where) if place.is_dir() else load_gguf(place, name, **where)
     _check_finite(model.hf, name)
+    note_tokens_beyond(model, stacklevel=3)
     if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
         # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
         model.hf.name_or_path = model.hf.config._name_or_path = name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from torch import nn
 
 from ..errors import TracerError
 from . import architecture
+from .given import check_head, own_class, whole
+from .vocabulary import note_tokens_beyond
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,11 +60,21 @@ class Model:
     def of(cls, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model") -> Model:
         """A handle on a Hugging Face model you already hold; the model is left as it is.
 
+        A module that torch.compile wrapped stands for the one inside, with that one's names; it runs as it was written.
+
         Raises:
-            TracerError: an architecture without a map.
+            TracerError: no language model of transformers, one without its head, one with adapters that are not merged
+                into its weights, or an architecture without a map.
+
+        Warns:
+            TracerNote: the tokenizer has tokens that the model has no row for.
         """
-        adapter, masked = architecture.adapter_for(hf.config, name, type(hf).__name__)
-        return cls(hf, tokenizer, name, adapter, masked)
+        hf = whole(hf, name)
+        adapter, masked = architecture.adapter_for(hf.config, name, own_class(hf))
+        model = cls(hf, tokenizer, name, adapter, masked)
+        check_head(model)
+        note_tokens_beyond(model, stacklevel=3)
+        return model
 
     # --- sizes -----------------------------------------------------------------------------------------------------
     @property
@@ -74,6 +86,11 @@ class Model:
     def d_model(self) -> int:
         """Width of the hidden state."""
         return int(self._adapter.cfg.d_model)
+
+    @property
+    def d_embed(self) -> int:
+        """Width of the word embedding: that of the hidden state, but where it is projected first (OPT-350m)."""
+        return int(self.module("embed").weight.shape[1])  # type: ignore[union-attr]
 
     @property
     def d_mlp(self) -> int:
@@ -124,8 +141,7 @@ class Model:
             raise TracerError(
                 f"site {site!r} of {self.name} needs a layer from 0 to {self.n_layers - 1}, got {layer!r}"
             )
-        component = architecture.component(self._adapter, site)
-        return self._translate(f"blocks.{layer}" + (f".{component}" if component else ""), site)
+        return self._translate(self._component(site, int(layer)), site)
 
     def module(self, site: str, layer: int | None = None) -> nn.Module:
         """The module at a site.
@@ -150,16 +166,34 @@ class Model:
         """What the output of :meth:`module` is multiplied with to become what a site contributes; 1 for most models."""
         return architecture.multiplier(self.hf.config, site)
 
+    def _component(self, site: str, layer: int) -> str:
+        component = architecture.component(self._adapter, site)
+        return f"blocks.{layer}" + (f".{component}" if component else "")
+
     def _translate(self, component: str, site: str) -> str:
         try:
-            path = self._adapter.translate_transformer_lens_path(component)
-            self.hf.get_submodule(path)
+            return self._found(component)
         except (ValueError, AttributeError, IndexError) as error:
             raise TracerError(
                 f"{type(self.hf).__name__} has no site {site!r} (TransformerLens component {component!r}: {error}); "
-                f"{architecture.INSTEAD.get(site, 'use another site for this model')}"
+                f"{self._elsewhere(site) or architecture.INSTEAD.get(site, 'use another site for this model')}"
             ) from error
+
+    def _found(self, component: str) -> str:
+        path = self._adapter.translate_transformer_lens_path(component)
+        self.hf.get_submodule(path)
         return path
+
+    def _elsewhere(self, site: str) -> str:
+        """Where blocks are of several kinds: which of them have the site."""
+        having = []
+        for layer in range(self.n_layers if site in architecture.LAYER_SITES else 0):
+            with suppress(ValueError, AttributeError, IndexError):
+                self._found(self._component(site, layer))
+                having.append(str(layer))
+        if not having:
+            return ""
+        return f"its blocks are of several kinds, and layers {', '.join(having)} have it: name these, or use 'hidden'"
 
     def down_projection(self, layer: int) -> DownProjection:
         """The down-projection weight of a layer's MLP, with its stored orientation."""

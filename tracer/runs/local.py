@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 from .crew import Ending
 
 GRACE = 5.0
@@ -41,6 +41,8 @@ class Processes:
         try:
             content = pickle.dumps(self._given)
         except Exception as error:  # pickle raises whatever it meets
+            if out_of_memory(error):
+                raise
             raise TracerError(
                 f"what is given to the work cannot be sent to other processes ({error}); pass plain "
                 "values, or use one worker"

@@ -1,0 +1,60 @@
+"""A module that a caller already holds: what it is, and whether it is a whole language model without wrappers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import TracerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .model import Model
+
+
+def whole(hf: Any, name: str) -> PreTrainedModel:
+    """The transformers model in ``hf``: itself, or what torch.compile put its wrapper around.
+
+    Raises TracerError for anything else, and for a model with adapters beside its weights.
+    """
+    from transformers import PreTrainedModel
+
+    hf = getattr(hf, "_orig_mod", hf)
+    adapters = [path for path, part in hf.named_modules() if _peft(part)] if isinstance(hf, nn.Module) else []
+    if adapters:
+        raise TracerError(
+            f"{name!r} is a {type(hf).__name__} with adapters of peft ({len(adapters)} modules of them), which act "
+            "beside its weights; merge them first, merged = peft_model.merge_and_unload(), and give that"
+        )
+    if not isinstance(hf, PreTrainedModel):
+        inside = [getattr(hf, name, None) for name in ("module", "hf")]
+        found = [type(inner).__name__ for inner in inside if isinstance(inner, PreTrainedModel)]
+        hint = f"give the {found[0]} inside it" if found else "give such a one"
+        raise TracerError(
+            f"{name!r} is a {type(hf).__name__}; expected a language model of transformers (a PreTrainedModel): {hint}"
+        )
+    return hf
+
+
+def own_class(hf: PreTrainedModel) -> str:
+    """Name of the class of transformers that ``hf`` is, or that its own class was made from."""
+    return next(kind.__name__ for kind in type(hf).__mro__ if kind.__module__.startswith("transformers."))
+
+
+def check_head(model: Model) -> None:
+    """Raise TracerError where the module is not the whole model that its configuration names."""
+    try:
+        for site in ("embed", "unembed"):
+            model.module(site)
+    except TracerError as error:
+        named = ", ".join(model.hf.config.architectures or ["a language model"])
+        raise TracerError(
+            f"{model.name!r} is a {type(model.hf).__name__} that lacks parts of what its configuration names, {named}; "
+            "give the whole language model, as AutoModelForCausalLM loads it"
+        ) from error
+
+
+def _peft(part: nn.Module) -> bool:
+    return type(part).__module__.split(".")[0] == "peft"
