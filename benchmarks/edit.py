@@ -28,7 +28,8 @@ from editing.request import EditRequest
 from editing.rows import essence_rows, padded, rewriting_rows
 from tracer.hooks import Site, capture, frozen
 
-GOAL = Objective(v_steps=20, v_lr=0.5, v_weight_decay=0.5, kl_factor=0.0625, clamp=0.75, stop=0.0)
+RATE, DECAY, CLAMP = 0.5, 0.5, 0.75
+GOAL = Objective(v_steps=20, v_lr=RATE, v_weight_decay=DECAY, kl_factor=0.0625, clamp=CLAMP, stop=0.0)
 WAYS = ("together", "one at a time", "naive batch")
 
 
@@ -58,7 +59,7 @@ def plain(model: tracer.Model, some: Sequence[Subject], layer: int) -> list[Tens
         state = capture(model, ids, [site])[site][at, where]
     init = [state[owner.index(i)].norm() for i in range(len(some))]
     deltas = [torch.zeros(model.d_model, requires_grad=True) for _ in some]
-    adam = torch.optim.Adam(deltas, lr=GOAL.v_lr)
+    adam = torch.optim.Adam(deltas, lr=RATE)
     before: dict[int, Tensor] = {}
 
     def add(_: torch.nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple:
@@ -74,7 +75,7 @@ def plain(model: tracer.Model, some: Sequence[Subject], layer: int) -> list[Tens
             handle.remove()
         loss = torch.zeros(())
         for delta, size in zip(deltas, init, strict=True):
-            loss = loss + GOAL.v_weight_decay * delta.norm() / size**2
+            loss = loss + DECAY * delta.norm() / size**2
         picked = logp[at.repeat_interleave(counts), reads].split(counts.tolist())
         for place, (row, i, each) in enumerate(zip(rows, owner, picked, strict=True)):
             if row.target:
@@ -89,7 +90,7 @@ def plain(model: tracer.Model, some: Sequence[Subject], layer: int) -> list[Tens
         adam.step()
         with torch.no_grad():
             for delta, size in zip(deltas, init, strict=True):
-                delta.mul_(min(1.0, float(GOAL.clamp * size / delta.norm())))
+                delta.mul_(min(1.0, float(CLAMP * size / delta.norm())))
     return [delta.detach() for delta in deltas]
 
 

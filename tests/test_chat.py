@@ -198,7 +198,7 @@ def test_rows_of_an_edit_keep_the_template(chatting: Model) -> None:
     texts = [str(decode(list(row.ids), skip_special_tokens=True)) for row in (bare, other)]
     assert "### Instruction:\nThe Space Needle is in\n\n### Response:\n" in texts[0]
     assert "### Instruction:\nSo. The Space Needle is in\n\n### Response:\n" in texts[1]
-    assert decode([other.ids[other.lookup]]).strip() == decode([bare.ids[bare.lookup]]).strip()
+    assert str(decode([other.ids[other.lookup]])).strip() == str(decode([bare.ids[bare.lookup]])).strip()
 
 
 @pytest.mark.parametrize(

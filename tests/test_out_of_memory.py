@@ -38,7 +38,6 @@ REPORTS = {  # handlers of any exception that tell what it said and do not go on
     "tracer/runs/work.py": {"loop", "beat"},
     "editing/workbench/page.py": {"_begin", "ended", "_guarded"},
     "editing/workbench/jobs.py": {"start", "_run"},
-    "editing/methods/emmet.py": {"plan", "closed_form"},
 }
 
 

@@ -137,7 +137,7 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) and bool(item[0].strip())
 
 
-def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: str | None) -> Rewrite:
+def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: Any) -> Rewrite:
     """A rewrite of a fact whose prompt may spell the subject in other capitals, or in letters that look alike (composed
     or not, curly quotes): then the prompt's spelling counts.
 

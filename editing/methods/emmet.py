@@ -48,7 +48,7 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
         inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
         try:
             return torch.linalg.solve(inner.T, left.T).T
-        except RuntimeError as error:
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise TracerError(
                 f"keys of different requests coincide at layer {layer}, so that no change maps them apart; "
                 "leave one of them out, or set emmet_lambda above zero"
