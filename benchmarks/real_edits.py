@@ -3,7 +3,6 @@
     python benchmarks/real_edits.py run gemma-3-270m rome,memit           # each fact alone
     python benchmarks/real_edits.py run gemma-3-270m memit --mode batch   # all in one edit, or --mode sequential
     python benchmarks/real_edits.py table                                  # what has been measured, as Markdown
-    python benchmarks/real_edits.py rules                                  # the sweep the default rules were chosen by
 
 The records are CounterFact's, in its original layout with ten neighbours each (``counterfact/`` below the folder that
 TRACER_DATA names). Those come first whose true answer the model gives by itself; of the others an edit has nothing to

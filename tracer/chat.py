@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from .errors import TracerError
+from .errors import TracerError, out_of_memory
 
 # what is said while the template is looked at: nothing that a template looks for, or changes
 _FIRST, _REPLY, _SECOND = "Qfirstq", "Areplya", "Qsecondq"
@@ -113,6 +113,8 @@ def _rendered(tokenizer: Any, said: list[str], system: str | None = None) -> str
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template says in its own way what it refuses
+        if out_of_memory(error):
+            raise
         raise TracerError(f"the chat template refuses the question: {error}; leave out the system message") from error
 
 

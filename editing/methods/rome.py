@@ -47,9 +47,10 @@ class RROMESettings(ROMESettings):
 
 
 def default_layer(model: Model) -> int:
-    """The layer at a tenth of the depth, and not below the third: chosen on SmolLM2 135M, of 30 layers, among 1 to 10.
+    """The layer at a tenth of the depth, and not below the third.
 
-    Later layers write as well and take neighbours along, earlier ones write less well; on Gemma 3 270M (18 layers) too.
+    Chosen on SmolLM2 135M, of 30 layers, among 2, 3 and 5: a later one takes more neighbours along. On Gemma 3 270M, of
+    18, layer 3 does so too, and layer 1 writes less well (``benchmarks/edit_rules.py``).
     """
     return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TracerError
+from ..errors import TracerError, out_of_memory
 from .opened import PARQUET, content_of, suffix_of, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -276,6 +276,8 @@ def _of_parquet(path: Path, content: bytes) -> Iterator[Row]:
     except ImportError as error:
         raise TracerError(f"{path} is a Parquet file; install pyarrow to read it, or save it as JSON lines") from error
     except Exception as error:  # pyarrow's own kinds
+        if out_of_memory(error):
+            raise
         raise TracerError(f"{path} is a damaged Parquet file ({error}); fetch it again") from error
     for number, record in enumerate(table.to_dict("records"), 1):
         # a table has every column in every row
