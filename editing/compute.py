@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from .edit import TIMED, Edit
 from .harm import Check, check_harm
 from .memory import peak_memory
 from .method import Change, Method
-from .request import EditRequest, as_requests
+from .request import EditRequest, EditWarning, as_requests
 from .timing import part, timed
 from .weights import check_editable, names_of, orientation_of
 
@@ -86,7 +87,7 @@ def compute_edit(
             which layers are written.
         known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
         check: what becomes of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the
-            edit's ``evidence``): "warn" warns, "refuse" raises, None does not look.
+            edit's ``evidence``), or moves nothing: "warn" warns, "refuse" raises, None does not look.
         hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
 
     Raises:
@@ -156,7 +157,7 @@ def compute_edits(
         )
         for group, change in zip(checked, changes, strict=True)
     ]
-    return check_harm(model, edits, check)
+    return check_harm(model, [_noted(edit, check) for edit in edits], check)
 
 
 def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
@@ -182,6 +183,25 @@ def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
         raise TracerError(f"{method.name} takes no layers; leave locate out")
     layers = layers_from(given, single=method.single, model=model)
     return {method.layers: layers}
+
+
+def _noted(edit: Edit, check: Check) -> Edit:
+    """The edit, with a word where some of its values do nothing to their targets.
+
+    Raises TracerError for one that moves nothing at all, with "refuse"; warns with "warn".
+    """
+    idle = (edit.evidence or {}).get("idle")
+    if idle is None or not bool(idle.any()):
+        return edit
+    count = f"{int(idle.sum())} of {len(idle)} values do" if len(idle) > 1 else "the value does"
+    message = (
+        f"{count} nothing to the target at the layer written, so that the edit moves nothing; name an earlier layer"
+    )
+    if check == "refuse" and bool(idle.all()):
+        raise TracerError(message)
+    if check is not None:
+        warnings.warn(message, EditWarning, stacklevel=4)
+    return replace(edit, note="; ".join(filter(None, [edit.note, message])))
 
 
 def _finite(change: Change, method: Method) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -83,6 +83,7 @@ class Optimised:
         delta: [places, d], what is to be added at the lookup. init: [places, d], what is there in the bare prompt.
         states: at the lookup of every rewriting row, [rows, width] by further place asked for.
         limit: [places], the longest delta. rate: of Adam, at the beginning.
+        idle: whether the value does nothing to the target, so that nothing was searched for.
         loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric
             mean over its tokens, mean over contexts).
     """
@@ -93,6 +94,7 @@ class Optimised:
     loss: Tensor
     limit: Tensor
     rate: float
+    idle: bool
 
 
 def optimise(
@@ -131,9 +133,10 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
 
 def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
     """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
-    place), and "v_lr" [n], the rate it began with."""
+    place), and "v_lr" [n], the rate it began with; and "idle" [n], whether there was nothing to search for."""
     clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
-    return {"clamp": clamps, "v_lr": torch.tensor([value.rate for value in values])}
+    rates = torch.tensor([value.rate for value in values])
+    return {"clamp": clamps, "v_lr": rates, "idle": torch.tensor([float(value.idle) for value in values])}
 
 
 class _Search:
@@ -181,6 +184,7 @@ class _Search:
         # of a length, from the weight decay of a squared one
         self.decays = [(objective.v_weight_decay or 0.0) / size**2 for size in self.sizes]
         self.rates = [objective.v_lr or 0.0] * len(subjects)
+        self.idle: set[int] = set()  # requests whose target their value does nothing to
         self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas])
         self.begun = [0] * len(subjects)  # the loss a search began at, or began anew
         self.counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
@@ -239,7 +243,7 @@ class _Search:
                 self._measure(i, float(nll * factor[i]))
             self.curves[i].append(torch.stack([total, nll, kl, decay, terms[i]["p"]]))
             loss = nll if goal.v_weight_decay is None else total
-            if loss < goal.stop or (self.greedy[i] and kl <= goal.kl_stop) or last:
+            if i in self.idle or loss < goal.stop or (self.greedy[i] and kl <= goal.kl_stop) or last:
                 self.active.discard(i)
                 delta.grad = None
             elif self._stuck(i):
@@ -261,10 +265,7 @@ class _Search:
         assert delta.grad is not None
         step = loss / delta.grad.norm(dim=-1).clamp_min(1e-30)
         if loss > 0 and not bool((step < FAR * self.sizes[i]).any()):  # a gradient of rounding alone
-            raise TracerError(
-                f"the value of request {i} at layer {self.places[0][1]} does nothing to its target, so that an edit "
-                "there moves nothing; name an earlier layer"
-            )
+            self.idle.add(i)
         if goal.clamp is None:
             self.limits[i] = goal.reach * step
         if goal.v_weight_decay is None:
@@ -305,6 +306,8 @@ class _Search:
         """What there is now."""
         parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.rates, strict=True)
         return [
-            Optimised(delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), rate)
-            for delta, init, states, curve, limit, rate in parts
+            Optimised(
+                delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), rate, i in self.idle
+            )
+            for i, (delta, init, states, curve, limit, rate) in enumerate(parts)
         ]

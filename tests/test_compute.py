@@ -244,15 +244,20 @@ def test_every_method_is_there_by_its_name(name: str) -> None:
     assert method.layers is None or method.layers in set(method.settings.__dataclass_fields__)
 
 
-def test_an_edit_that_would_move_nothing_is_refused(model: Model, moment: Covariance) -> None:
+@pytest.mark.parametrize("method", ["rome", "memit", "pmet"])
+def test_an_edit_that_moves_nothing_is_said(method: str, model: Model, moment: Covariance) -> None:
     """What the last block writes at the subject reaches no later token."""
-    before = model.fingerprint()
-    for method in ("rome", "memit", "pmet"):
-        with pytest.raises(
-            TracerError, match=r"request 0 at layer 3 does nothing to its target.* name an earlier layer"
-        ):
-            compute_edit(model, REQUEST, method, layers=[3], covariance=moment, **QUICK)
-    assert model.fingerprint() == before
+    settings: dict[str, Any] = {"layers": [3], "covariance": moment, **QUICK}
+    message = r"the value does nothing to the target at the layer written.* name an earlier layer"
+    with pytest.warns(EditWarning, match=message):
+        edit = compute_edit(model, REQUEST, method, **settings)
+    assert "moves nothing" in edit.note and max(edit.norm().values()) < 1e-6
+    with pytest.raises(TracerError, match=message):
+        compute_edit(model, REQUEST, method, check="refuse", **settings)
+    unseen = compute_edit(model, REQUEST, method, check=None, **settings)
+    assert "moves nothing" in unseen.note
+    with pytest.warns(EditWarning, match="2 of 2 values do nothing"):
+        compute_edit(model, [REQUEST, OTHER], method, **settings)
 
 
 @pytest.mark.parametrize("known", ["refuse", "edit"])
