@@ -19,7 +19,8 @@ embed     output of the word embedding, before positions are added (no layer)
 ``model.path(kind, layer)`` names the module: a norm behind the MLP or attention where there is one (Gemma 2 and 3,
 OLMo 2, GLM-4, EXAONE 4), an output projection where either is no module of its own, or adds the residual stream inside
 (OPT, BLOOM, BERT). So ``hidden[l] - hidden[l - 1] = attn[l] + mlp[l]``, also where both read the same residual stream
-(``model.parallel``); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), where they are its summands.
+(``model.parallel``); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), whose summands they are, and
+where a block adds more than these two (the inputs per layer of Gemma 4, the state-space branch of Falcon-H1).
 
 Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
 call in ``torch.no_grad()`` when only numbers are wanted.
