@@ -27,6 +27,7 @@ import tracer
 from editing.datasets import EditRecord
 from editing.scores import target_log_probs
 from editing.weights import applied
+from tracer.answers import own_answer
 from tracer.model.soundness import perplexity
 
 KEPT = Path(__file__).parent / "real" / "edit_rules.csv"
@@ -44,7 +45,7 @@ def measure(model: tracer.Model, record: EditRecord) -> dict[str, float]:
     likely = [target_log_probs(model, prompts, str(target)) for target in (one.target_new, one.target_true)]
     new, true = (torch.as_tensor(found.means) for found in likely)
     wins = (new > true).double().split([len(own) for own in asked.values()])
-    said = tracer.answers.own_answer(model, one.fact)
+    said = own_answer(model, one.fact)
     return {
         "success": float(wins[0].mean()),
         "probability": float(new[0].exp()),
@@ -114,12 +115,13 @@ def figure(out: Path = Path("figures") / "edit_rules.png") -> None:
     found["last"] = options.map(lambda each: each["layers"][-1])
     found["plain"] = options.map(lambda each: each.keys().isdisjoint(("stride", "reach")))
     found["kept"] = found["neighbour success"] / found["neighbour success before"]
-    panels = list(found.groupby(["method", "model"], sort=False))
-    titles = [f"{method}, {model}" for (method, model), _ in panels]
-    drawn = make_subplots(1, len(panels), subplot_titles=titles, shared_yaxes=True)
+    found["panel"] = found["method"] + ", " + found["model"]
+    titles = list(dict.fromkeys(found["panel"]))
+    drawn = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True)
     shown = {"said": "new answer said", "paraphrase success": "paraphrases", "kept": "neighbours, of before"}
-    for place, (_, own) in enumerate(panels, 1):
-        plain = own[own["plain"]].drop_duplicates("last", keep="last").sort_values("last")
+    for place, title in enumerate(titles, 1):
+        plain: Any = found[found["plain"] & (found["panel"] == title)]
+        plain = plain.drop_duplicates("last", keep="last").sort_values("last")
         for name, color in zip(shown, ("#1b6ca8", "#7a5195", "#d1495b"), strict=True):
             lines = go.Scatter(
                 x=plain["last"],
