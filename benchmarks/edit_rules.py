@@ -2,10 +2,10 @@
 
     python benchmarks/edit_rules.py run smollm2-135m rome '{"layers": [3]}' '{"layers": [3], "stride": 1.0}'
     python benchmarks/edit_rules.py table
-    python benchmarks/edit_rules.py figure
 
 Each setting edits the first CounterFact records whose true answer the model gives by itself, one at a time, and is a
-row of ``benchmarks/real/edit_rules.csv``. TRACER_DATA names the folder with the records and the text for covariances.
+row of ``benchmarks/real/edit_rules.csv``, which ``figures/edit_rules.py`` draws. TRACER_DATA names the folder with the
+records and the text for covariances.
 """
 
 from __future__ import annotations
@@ -102,43 +102,6 @@ def run(
 def table() -> None:
     """What has been measured."""
     print(pd.read_csv(KEPT).to_markdown(index=False))
-
-
-@app.command()
-def figure(out: Path = Path("figures") / "edit_rules.png") -> None:
-    """Neighbours and paraphrases by the last layer written, for both models and methods."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    found = pd.read_csv(KEPT)
-    options = found["settings"].map(json.loads)
-    found["last"] = options.map(lambda each: each["layers"][-1])
-    found["plain"] = options.map(lambda each: each.keys().isdisjoint(("stride", "reach")))
-    found["kept"] = found["neighbour success"] / found["neighbour success before"]
-    found["panel"] = found["method"] + ", " + found["model"]
-    titles = list(dict.fromkeys(found["panel"]))
-    drawn = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True)
-    shown = {"said": "new answer said", "paraphrase success": "paraphrases", "kept": "neighbours, of before"}
-    for place, title in enumerate(titles, 1):
-        plain: Any = found[found["plain"] & (found["panel"] == title)]
-        plain = plain.drop_duplicates("last", keep="last").sort_values("last")
-        for name, color in zip(shown, ("#1b6ca8", "#7a5195", "#d1495b"), strict=True):
-            lines = go.Scatter(
-                x=plain["last"],
-                y=plain[name],
-                name=shown[name],
-                mode="lines+markers",
-                line={"color": color},
-                legendgroup=name,
-                showlegend=place == 1,
-            )
-            drawn.add_trace(lines, 1, place)
-    drawn.update_xaxes(title="last layer written", dtick=1)
-    drawn.update_yaxes(range=[0.5, 1.03], tickformat=".0%")
-    drawn.update_layout(
-        template="plotly_white", width=1200, height=380, margin={"t": 50}, legend={"orientation": "h", "y": -0.3}
-    )
-    drawn.write_image(out, scale=2)
 
 
 if __name__ == "__main__":

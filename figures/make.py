@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from edit_rules import edit_rules
 from edit_table import edit_table
 
 import editing
@@ -110,7 +111,9 @@ def evaluation() -> dict[str, object]:
     alone, after = (
         editing.Evaluation.of(metrics=measured.query("mode in ('', @mode)")) for mode in ("single", "sequential")
     )
+    rules = pd.read_csv(HERE.parent / "benchmarks" / "real" / "edit_rules.csv")
     return {
+        "edit_rules.png": edit_rules(rules),
         "evaluation.png": editing.plot_evaluation(alone),
         "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
     }

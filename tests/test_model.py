@@ -151,7 +151,7 @@ def test_key_is_the_activation_of_pre(architecture: str, tiny: Callable) -> None
     activation = ACT2FN[next((getattr(config, n) for n in named if hasattr(config, n)), "gelu")]
     sites = {site: model.module(site, 2) for site in ("pre", "key")}
     if architecture in GATED:
-        sites["up"] = model.module("mlp", 2).get_submodule("up_proj")
+        sites["up"] = model.module("mlp_input", 2).get_submodule("up_proj")
     seen = record(sites, model.hf, prompt_ids(model))
     (_, pre), (key, _) = seen["pre"], seen["key"]
     assert pre.shape == key.shape

@@ -22,6 +22,7 @@ FIGURES = (
     "space_needle_gemma",
     "average_gemma",
     "severed_gemma",
+    "edit_rules",
     "average",
     "severed",
     "neurons",
