@@ -18,6 +18,7 @@ from editing.evaluation.text_metrics import TermWeights, consistency, essence_pe
 from tracer import Model, TracerError, load
 from tracer.factworld import held_out_text
 from tracer.factworld.evaluate import perplexity as world_perplexity
+from tracer.model.soundness import PASSAGE
 
 TEXT = "The Space Needle is in downtown Seattle. Miles Davis plays the trumpet; Yo-Yo Ma plays the cello in Paris."
 CAUSAL = [name for name in ARCHITECTURES if name != "bert"]
@@ -171,7 +172,6 @@ def test_drift_equals_a_plain_loop(tiny: Callable[[str], Model], name: str, monk
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text": None}, "there is no text for"),
         ({"text": "x"}, "the text has 1 tokens"),
         ({"text": TEXT, "tokens": 1}, "tokens is 1; expected at least 2"),
         ({"text": TEXT, "width": 0}, "width is 0; expected at least 2"),
@@ -182,6 +182,12 @@ def test_texts_that_cannot_be_measured(tiny: Callable[[str], Model], settings: d
         Drift.recorded(tiny("gpt2"), **settings)
     with pytest.raises(TracerError, match="masked model"):
         Drift.recorded(tiny("bert"), TEXT)
+
+
+def test_another_model_is_read_on_plain_english(tiny: Callable[[str], Model]) -> None:
+    model = tiny("gpt2")
+    assert torch.equal(Drift.recorded(model, tokens=64).ids, Drift.recorded(model, PASSAGE, tokens=64).ids)
+    assert perplexity(model) == perplexity(model, PASSAGE) != perplexity(model, held_out_text())
 
 
 def test_several_texts_are_joined_and_short_ones_taken_whole(tiny: Callable[[str], Model]) -> None:
