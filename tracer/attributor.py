@@ -130,11 +130,12 @@ class Attributor:
         leaves: list[Tensor] = []
         branches = []
         for layer, at_layer in enumerate(points):
+            arrival = Arrival.of(self.model, layer) if behind_norm(self.model, layer) else None
             for at_alpha in at_layer:
                 branch = []
                 for position, value in zip(run.positions, at_alpha, strict=True):
                     leaves.append(value.clone().requires_grad_())
-                    branch.append(self.replacement(run, layer, position, leaves[-1]))
+                    branch.append(self.replacement(run, layer, position, leaves[-1], arrival))
                 branches.append(branch)
 
         def measure(logits: Tensor) -> Tensor:
@@ -152,28 +153,28 @@ class Attributor:
             )
         return gradients, found.double().reshape(len(points), len(alphas))
 
-    def replacement(self, run: Untouched, layer: int, position: int, activations: Tensor) -> Replace:
+    def replacement(
+        self, run: Untouched, layer: int, position: int, activations: Tensor, arrival: Arrival | None
+    ) -> Replace:
         """What puts ``activations`` [d_mlp] in the place of a token's own.
 
         Behind a norm it is what they add to the residual stream, with the norm's divisor as it is in the untouched run.
         The norm itself gives all activations times α the same output, whatever α is, and nothing to attribute.
         """
-        if not behind_norm(self.model, layer):
+        if arrival is None:
             return Replace(Site(KINDS[self.site], layer, position), activations)
         module, entered = self.model.module("mlp_input", layer), run.base.states["mlp_input", layer][:, [position]]
         present = run.base.states["value", layer][0, position]
-        frame = Frame(1)
+        frame, found = Frame(1), list[Tensor]()
         handles = [
             attach(self.model, KINDS[self.site], layer, lambda state: activations.expand_as(state), frame),
             attach(self.model, "value", layer, lambda state: found.append(state), frame),
         ]
-        found: list[Tensor] = []
         try:
             module(entered)
         finally:
             for handle in handles:
                 handle.remove()
-        arrival = Arrival.of(self.model, layer)
         return Replace(Site("mlp", layer, position), arrival.at(found[0][0, 0], present))
 
     def values(self, facts: Iterable[Fact]) -> Tensor:
