@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Rows = dict[str, list[dict[str, Any]]]
 UNASKED = "cannot be asked, like the unedited model"
-FIXED = ("layers", "context_templates", "clamp", "v_weight_decay", "v_lr", "v_steps")
-"""Hyper-parameters that are measured on the model: in a sequence, once, before the first edit."""
+FIXED = ("layers", "context_templates")
+"""Hyper-parameters that are taken from the model: in a sequence, once, before the first edit."""
 
 
 class Bench:
