@@ -1,7 +1,8 @@
 """Change what a language model states as fact, and measure what else changed."""
 
 from editing.compute import compute_edit, compute_edits
-from editing.covariance import Covariance, covariance_for
+from editing.covariance import Covariance
+from editing.covariance_default import covariance_for
 from editing.datasets import EditRecord, load_records
 from editing.edit import Edit, load_edit
 from editing.editor import Editor

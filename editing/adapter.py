@@ -10,24 +10,32 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import new_folder
 
-from .weights import orientation_of
+from .weights import Factors, orientation_of
 
 if TYPE_CHECKING:
-    from tracer import Model
-
-    from .edit import Edit
+    from tracer.model import Model
 
 
-def to_peft(edit: Edit, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
+def to_peft(
+    factors: Factors,
+    orientation: str | None,
+    base: str,
+    folder: str | Path,
+    model: Model | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``, whole or not at all; return it.
 
     ``peft.PeftModel.from_pretrained(hf, folder)`` on the weights the edit was computed on gives the edited model, and
     ``merge_and_unload`` its weights.
 
     Args:
+        factors: the edit's.
+        orientation: of the weights, "in_out" or "out_in", where the edit says it.
+        base: name of the model the edit is for.
         model: tells how the weights are stored, where the edit does not, and whether the model is a masked one.
         overwrite: replace what ``folder`` holds.
 
@@ -38,8 +46,9 @@ def to_peft(edit: Edit, folder: str | Path, model: Model | None = None, overwrit
     from peft import LoraConfig, TaskType
     from safetensors.torch import save_file
 
-    factors = {name: pair for name, pair in edit.factors.items() if pair[0].shape[1]}  # LoRA knows no rank of 0
-    orientation = edit.settings.get("orientation") if model is None else orientation_of(model, factors)
+    factors = {name: pair for name, pair in factors.items() if pair[0].shape[1]}  # LoRA knows no rank of 0
+    if model is not None:
+        orientation = orientation_of(model, factors)
     strange = [name for name in factors if not name.endswith(".weight")]
     if strange or not factors or (model is not None and orientation is None):
         found = ", ".join(strange or factors) or "none"
@@ -69,7 +78,7 @@ def to_peft(edit: Edit, folder: str | Path, model: Model | None = None, overwrit
         bias="none",
         task_type=TaskType.CAUSAL_LM if model is None or model.causal else None,
         inference_mode=True,
-        base_model_name_or_path=edit.model,
+        base_model_name_or_path=base,
     )
     with new_folder(folder, overwrite) as temporary:
         config.save_pretrained(str(temporary))

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tracer import NeuronAttribution, TracerError
 from tracer.answers import answer_text, own_answer
+from tracer.attributed import NeuronAttribution
+from tracer.errors import TracerError
 from tracer.hooks import evaluating, frozen
 from tracer.inference import ordinary
 from tracer.tokens import bare_note
 
 from .edit import TIMED, Edit
 from .harm import Check, check_harm
+from .layers import layers_from
 from .memory import peak_memory
 from .method import Change, Method
 from .request import EditRequest, EditWarning, as_requests
@@ -26,7 +28,7 @@ from .timing import part, timed
 from .weights import check_editable, names_of, orientation_of
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 Known = Literal["refuse", "edit"]
 
@@ -171,8 +173,6 @@ def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
 
 
 def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
-    from .locate import layers_from
-
     if isinstance(given, NeuronAttribution) and "neurons" in method.settings.__dataclass_fields__:
         if given.fingerprint != model.fingerprint():
             raise TracerError(

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracer import TracerError
 from tracer.chat import Chat
 from tracer.encoding import encode
+from tracer.errors import TracerError
 from tracer.tokens import SLOT
 
 from .decoding import Line, follow
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 BARE = SLOT
 STARTS = ("The", "Therefore", "Because", "I", "You")

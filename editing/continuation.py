@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tracer import Fact, TracerError
 from tracer.answers import answer_text
-from tracer.tokens import SLOT
+from tracer.errors import TracerError
+from tracer.tokens import SLOT, Fact
 
 from .decoding import TOP_K, Line, follow
 from .sentences import first_sentences, sentence_end
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 TOKENS = 24
 

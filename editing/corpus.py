@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from tracer import Model, TracerError
 from tracer.encoding import added_ids, body_ids
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.factworld import training_text
-from tracer.model import check_ids
+from tracer.model import Model, check_ids
 
 Text = str | Path | Iterable[str]
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracer import Model, TracerError
+from tracer.errors import TracerError
+from tracer.model import Model
 
 from . import packed
 
@@ -276,21 +277,3 @@ def _condition(matrix: Tensor, factor: Tensor, steps: int = 40) -> float:
             length = x.norm()
         ends.append(length.item())
     return ends[0] * ends[1]
-
-
-def covariance_for(model: Model, layers: Iterable[int], fingerprint: str | None = None) -> Covariance:
-    """The covariance that an edit of ``model`` at ``layers`` uses when none is given.
-
-    That which comes with the package, for the embedded model as it is; else that of the default text, from the cache
-    or estimated now (see :func:`editing.estimate_covariance`).
-
-    ``fingerprint``: of the weights a model had before it was edited; theirs is used where it is to be had. Keys change
-    only above the lowest layer edited, and little.
-    """
-    from .moments import estimate_covariance
-
-    layers = list(layers)
-    expected = model.fingerprint() if fingerprint is None else fingerprint
-    if SHIPPED.exists() and packed.header(SHIPPED, FORMAT).get("fingerprint") == expected:
-        return Covariance.load(SHIPPED, layers=layers)
-    return estimate_covariance(model, layers, origin=fingerprint)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from blake3 import blake3
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import cache_folder
 
 from .covariance import Covariance

@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracer import TracerError
 from tracer.chat import chat_of
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.hooks import evaluating
 from tracer.progress import bar
 from tracer.sweep import check_max_rows, check_numbers, default_rows
@@ -34,7 +33,7 @@ from tracer.sweep import check_max_rows, check_numbers, default_rows
 from .keyvalues import Ids, Kept, run
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 TOP_K = 5
 FORWARD_TOKENS = 16, 2048  # what a forward costs for its own sake on a processor and on a GPU, in tokens, about

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tracer import TracerError
 from tracer.encoding import body_ids
+from tracer.errors import TracerError
 from tracer.hooks import evaluating
 from tracer.model import EMBEDDED, check_ids
 from tracer.model.soundness import PASSAGE
 from tracer.sweep import check_numbers, default_rows
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 TOKENS, WIDTH = 256, 128
 WORSE = 1.2  # of perplexity. Edits that hold change it by a few hundredths; those that break a model, by nearly two

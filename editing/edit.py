@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, cat, equal, float32
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.text import printable
 
 from . import editfile
 from .request import EditRequest
+from .weights import Factors
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tracer import Model
+    from tracer.model import Model
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
 FORMAT = "Edit/1"
 TIMED = "seconds."  # begins the names of evidence that says how long a part took
 SHOWN = 5  # requests written out in full
@@ -203,7 +203,7 @@ class Edit:
         """
         from .adapter import to_peft
 
-        return to_peft(self, folder, model=model, overwrite=overwrite)
+        return to_peft(self.factors, self.settings.get("orientation"), self.model, folder, model, overwrite)
 
     # --- to read ---------------------------------------------------------------------------------------------------
     def __repr__(self) -> str:

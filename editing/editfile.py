@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import new_file
 
 from .weights import digest

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tracer import Model, TracerError, load
+from tracer.errors import TracerError
 from tracer.files import uninterrupted
 from tracer.inference import ordinary
-from tracer.model import EMBEDDED, save
+from tracer.model import EMBEDDED, Model, load, save
 
 from .edit import Edit
 from .ledger import Base, Ledger

@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import Fact, GaussianNoise, NeuronAttribution, TracerError, attribute_neurons, causal_trace
 from tracer.answers import knows
+from tracer.attributed import NeuronAttribution
+from tracer.causal import causal_trace
+from tracer.corruption import GaussianNoise
+from tracer.errors import TracerError
 from tracer.model import EMBEDDED
+from tracer.neurons import attribute_neurons
 from tracer.progress import track
+from tracer.tokens import Fact
 
 from .compute import Known, compute_edits, method_named, settings_of
-from .covariance import covariance_for
+from .covariance_default import covariance_for
+from .layers import effect_of
+from .measures import edit_scores
 from .method import Method
 from .probes import Probes, Question, from_factworld
 from .request import EditRequest
-from .scores import By, edit_scores, texts
+from .scores import By, texts
 from .weights import applied
 
 if TYPE_CHECKING:
-    from tracer import CausalTrace, Model
+    from tracer.model import Model
 
 About = Fact | EditRequest | Mapping[str, Any]
 
@@ -69,15 +76,6 @@ def by_trace(
 def default_window(n_layers: int) -> int:
     """10 of 48 layers, as published for GPT-2 XL, in proportion, and odd: an even window leans to the lower layers."""
     return 2 * round((10 * n_layers / 48 - 1) / 2) + 1
-
-
-def effect_of(trace: CausalTrace, n_layers: int) -> np.ndarray:
-    """[n_layers]: a trace's effect at the subject's last token towards the clean run, nan where not traced."""
-    row = trace.positions.index(trace.subject_range[1] - 1)
-    profile = np.full(n_layers, np.nan)
-    # of a divergence, which is 0 in the clean run, the effect is negative
-    profile[list(trace.layers)] = trace.effect[row] * (-1 if trace.metric == "kl" else 1)
-    return profile
 
 
 def by_neurons(

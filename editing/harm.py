@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from .drift import Drift, Drifted
 from .edit import TIMED, Edit
@@ -18,7 +18,7 @@ from .request import EditWarning
 from .weights import applied
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 Check = Literal["warn", "refuse"] | None
 TOKENS = 128

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from tracer import TracerError
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.forward import Prefix
 from tracer.model import check_ids
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 Ids = tuple[int, ...]
 Cached = tuple[tuple[Tensor, Tensor], ...]  # keys and values [rows, heads, tokens, width] of every layer

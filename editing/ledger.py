@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import new_file
 from tracer.progress import track
 
@@ -21,7 +21,7 @@ from .edit import load_edit
 from .versions import Step
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 FILE = "ledger.json"
 FORMAT = "Ledger/1"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import TracerError, storage
+from tracer import storage
+from tracer.errors import TracerError
 from tracer.statistics import clustered_mean, rank_correlation
 from tracer.text import printable
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 INTERVAL = 0.01  # seconds between looks
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .edit import Factors
 from .request import EditRequest
+from .weights import Factors
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 Group = Sequence[EditRequest]
 

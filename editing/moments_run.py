@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracer import Model, TracerError
+from tracer.errors import TracerError
+from tracer.model import Model
 from tracer.runs import Claim, Failed, Job, Store, run
 from tracer.runs.recipe import Recipe
 
 from . import packed
 from .corpus import Windows
-from .moments import GROUP, check_finite, empty_sums, marks_of, reached, read_groups
+from .key_sums import GROUP, check_finite, empty_sums, marks_of, reached, read_groups
 from .sums import Sums
 
 PARTS = 16

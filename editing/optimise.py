@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.progress import bar
 
 from .rows import Row
@@ -23,7 +23,7 @@ from .suffix import Ability, Place, Suffix, cuts, rows_at_once
 from .timing import part
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 DECAY = 0.15  # what the weight decay costs at the clamp, where it is measured
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import TracerError
 from tracer.answers import answer_text, own_answer
+from tracer.errors import TracerError
 
 from .continuation import TOKENS, continuations
+from .outcome_table import as_text
 from .probes import GROUPS, Probes, Question
 from .scores import target_log_probs
 from .sentences import answer_of
@@ -19,7 +20,7 @@ from .sentences import answer_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tracer import Model
+    from tracer.model import Model
 
 ARRAYS = ("new", "true", "new_mean", "true_mean", "says_new", "says_true")
 SENTENCES = 2  # most in a continuation
@@ -203,8 +204,6 @@ class Outcome:
         return pd.DataFrame(rows)
 
     def __str__(self) -> str:
-        from .outcome_table import as_text
-
         return as_text(self)
 
 

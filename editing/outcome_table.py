@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tracer.text import printable
 
-from .probes import GROUPS
+from .probes import GROUPS, Probes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
     from rich.text import Text
-
-    from .outcome import Outcome
 
 MANY = 40  # questions; of more only shares and the worst are shown
 WORST = 3  # of each group
 ARROW = " → "
 
 
-def tables(outcome: Outcome, judged: bool = True) -> list[Table]:
+class Compared(Protocol):
+    """What the tables show of an :class:`editing.Outcome`."""
+
+    @property
+    def probes(self) -> Probes:
+        """The questions."""
+        ...
+
+    @property
+    def before(self) -> Any:
+        """The answers before the edit."""
+        ...
+
+    @property
+    def after(self) -> Any:
+        """The answers after it."""
+        ...
+
+    def groups(self) -> dict[str, list[int]]:
+        """Places of the questions by group."""
+        ...
+
+    def summary(self) -> pd.DataFrame:
+        """One row per group."""
+        ...
+
+
+def tables(outcome: Compared, judged: bool = True) -> list[Table]:
     """The tables that tell an outcome: every question where they are few, else shares and what went wrong most.
 
     judged: whether answers are judged by what the edit is to do, which one that was undone is not.
@@ -38,7 +64,7 @@ def tables(outcome: Outcome, judged: bool = True) -> list[Table]:
     return [*found, questions(outcome, wrong, f"not as meant, the worst {WORST} of each group")] if wrong else found
 
 
-def questions(outcome: Outcome, places: Sequence[int], title: str | None = None, judged: bool = True) -> Table:
+def questions(outcome: Compared, places: Sequence[int], title: str | None = None, judged: bool = True) -> Table:
     """One line per question below its group's name: answer, and probabilities of both targets, before and after."""
     asked = outcome.probes.questions
     several = len({asked[place].new for place in places}) > 1
@@ -63,7 +89,7 @@ def questions(outcome: Outcome, places: Sequence[int], title: str | None = None,
     return filled
 
 
-def shares(outcome: Outcome, judged: bool = True) -> Table:
+def shares(outcome: Compared, judged: bool = True) -> Table:
     """One line per group: how many prompts, the shares of those that answer as meant, and mean probabilities."""
     meant = "as meant" if judged else "as the edit meant"
     filled = _table(None, "prompts about", *_right("number", meant, "greedy answer", "p(new)", "p(true)"))
@@ -74,7 +100,7 @@ def shares(outcome: Outcome, judged: bool = True) -> Table:
     return filled
 
 
-def worst(outcome: Outcome, count: int = WORST) -> list[int]:
+def worst(outcome: Compared, count: int = WORST) -> list[int]:
     """Places of questions that do not answer as meant, of each group at most ``count``, the clearest first."""
     found = []
     meant, margin = outcome.after.as_meant, outcome.after.new_mean - outcome.after.true_mean
@@ -85,13 +111,13 @@ def worst(outcome: Outcome, count: int = WORST) -> list[int]:
     return found
 
 
-def written(outcome: Outcome) -> list[tuple[str, str, str]]:
+def written(outcome: Compared) -> list[tuple[str, str, str]]:
     """Prompt, and what was written after it before and after, in one line each."""
     texts = zip(outcome.probes.generate, outcome.before.texts, outcome.after.texts, strict=True)
     return [(prompt, before.strip(), after.strip()) for prompt, before, after in texts]
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(outcome: Compared) -> str:
     """The tables and the written texts as plain text."""
     from rich.console import Console
 

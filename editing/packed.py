@@ -11,8 +11,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from tracer import TracerError
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.files import new_file
 
 

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tracer import Fact, TracerError
 from tracer.answers import answer_text, own_answer
+from tracer.errors import TracerError
 from tracer.spacing import spaced
-from tracer.tokens import SLOT
+from tracer.tokens import SLOT, Fact
 
 from .continuation import continuations
 from .request import EditRequest
 from .scores import texts
 
 if TYPE_CHECKING:
-    from tracer import Model
     from tracer.factworld import WorldFact
+    from tracer.model import Model
 
 GROUPS = {
     "rewrite": "rewrite",

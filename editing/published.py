@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 class Strict(BaseModel):

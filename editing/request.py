@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tracer import Fact, TracerError
+from tracer.errors import TracerError
 from tracer.spacing import spaced
 from tracer.text import plain
-from tracer.tokens import SLOT
+from tracer.tokens import SLOT, Fact
 
 
 class EditWarning(UserWarning):

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tracer import Fact, TracerError
 from tracer.answers import Readout
 from tracer.chat import chat_of
+from tracer.errors import TracerError
 from tracer.forward import Stop
 from tracer.hooks import Frame, attach, evaluating
 from tracer.progress import track
 from tracer.sweep import default_rows
+from tracer.tokens import Fact
 
 from .contexts import Templates, fill
 from .request import EditRequest
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
     from tracer.tokens import Alignment
 
 TOKENS = ("subject_last", "subject_first", "subject_first_after_last", "last")

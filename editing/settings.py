@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from .contexts import Templates, as_templates, context_templates
-from .covariance import Covariance, covariance_for
+from .covariance import Covariance
+from .covariance_default import covariance_for
 from .optimise import Objective, Subject
 from .request import EditRequest
 from .rows import TOKENS, essence_rows, rewriting_rows
 from .timing import part
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 PATIENCE = 6
 STEPS, PUBLISHED_STEPS = 40, 20

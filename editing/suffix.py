@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.forward import BlockArguments, Prefix, Stop, narrow
 from tracer.hooks import INNER, Frame, attach
 from tracer.sweep import record
@@ -24,7 +24,7 @@ from tracer.sweep import record
 from .rows import Row, padded
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 FORWARD_TOKENS = 40  # what a forward costs for its own sake on a processor, in tokens, about
 BUDGET_BYTES = 2**28  # what the states of one forward with gradients may take when max_rows is not given

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tracer import TracerError
 from tracer.acting import finite, whole
 from tracer.answers import Readout
+from tracer.errors import TracerError
 from tracer.hooks import evaluating
 from tracer.progress import track
 from tracer.sweep import check_numbers
@@ -24,7 +24,7 @@ from .request import EditRequest
 from .rows import Row, padded
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 OBJECTIVES = ("target_new", "prompt_last")
 Adjust = Callable[[], None]

@@ -10,15 +10,14 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import uninterrupted
 from tracer.model import orientation, quantised
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
-    from .edit import Factors
-
+Factors = Mapping[str, tuple[Tensor, Tensor]]
 EDITABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _BLOCK = 1 << 20  # numbers of a weight in double precision at a time: 8 MB
 

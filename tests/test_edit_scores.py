@@ -11,11 +11,12 @@ from checkpoints import ARCHITECTURES
 
 from editing.datasets.record import EditRecord, Rewrite
 from editing.evaluation.answers import ask
+from editing.measures import edit_scores
 from editing.outcome import measure
 from editing.probes import Probes, Question
 from editing.request import EditRequest
 from editing.rows import rewriting_rows
-from editing.scores import MEASURES, edit_scores, prefers, target_log_probs, texts
+from editing.scores import MEASURES, prefers, target_log_probs, texts
 from tracer import Fact, Model, TracerError, factworld, load
 from tracer.answers import answer_text, own_answer
 

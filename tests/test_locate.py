@@ -17,11 +17,13 @@ import editing.evidence
 from editing.compute import compute_edit
 from editing.edit import Edit
 from editing.evidence import default_window, with_prompts
-from editing.locate import layers_from, locate
+from editing.layers import layers_from
+from editing.locate import locate
 from editing.located import Located, suggest
+from editing.measures import edit_scores
 from editing.method import Method
 from editing.request import EditRequest
-from editing.scores import MEASURES, edit_scores
+from editing.scores import MEASURES
 from editing.weights import applied, names_of
 from tracer import (
     AverageTrace,

@@ -16,7 +16,7 @@ from synthetic import synthetic_trace
 import editing.workbench.export as export_module
 from editing import Edit, Editor, EditRequest, Outcome, compute_edit, measure
 from editing.evidence import with_prompts
-from editing.locate import layers_from
+from editing.layers import layers_from
 from editing.weights import applied
 from editing.workbench import Session, texts
 from editing.workbench.cells import Suggestion, cell_of

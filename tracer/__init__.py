@@ -1,5 +1,9 @@
 """Interpretability workbench for language models: find where a fact lives, and see it."""
 
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
 from tracer import factworld, hooks, sweep
 from tracer.attributed import NeuronAttribution
 from tracer.attribution import attribution_trace
@@ -16,7 +20,6 @@ from tracer.neurons import attribute_neurons, knowledge_neurons, refine
 from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
 from tracer.result import CausalTrace
 from tracer.tokens import Alignment, Fact
-from tracer.workbench import workbench
 
 __all__ = [
     "Alignment",
@@ -59,3 +62,12 @@ __all__ = [
     "sweep",
     "workbench",
 ]
+
+workbench: Callable[..., Any]
+
+
+def __getattr__(name: str) -> Any:
+    """``tracer.workbench``: the page is the other package's, which is loaded when it is asked for."""
+    if name == "workbench":
+        return import_module("editing.workbench").workbench
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

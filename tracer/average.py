@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from .answers import knows
 from .averaged import CLASSES, AverageTrace
 from .case import Setting
 from .causal import causal_trace, selection
@@ -17,11 +16,12 @@ from .corruption import Corruption, GaussianNoise
 from .errors import TracerError
 from .progress import track
 from .result import CausalTrace
-from .spacing import spaced
+from .runs.traces import trace_missing
 from .statistics import check_bootstrap
 from .sweep import check_max_rows
-from .tokens import Alignment, Fact
-from .tracestore import TraceStore, name_of
+from .tokens import Fact
+from .traced import Case, traced
+from .tracestore import TraceStore
 
 if TYPE_CHECKING:
     from .model import Model
@@ -98,8 +98,6 @@ def average_traces(
         if folder is not None:
             store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
         if shared and store is not None:
-            from .runs.traces import trace_missing
-
             trace_missing(store, model, cases, settings, trace, workers, cluster)
         for case in track(cases, "tracing facts"):
             try:
@@ -123,29 +121,6 @@ def average_traces(
             "targets to trace what it says itself"
         )
     return AverageTrace.of(traces, unknown, confidence=confidence, resamples=resamples, seed=seed)
-
-
-class Case(NamedTuple):
-    """A fact of the list, in the model's tokens."""
-
-    index: int
-    fact: Fact
-    foil: str | None
-    alignment: Alignment
-
-    def identity(self) -> list[Any]:
-        fact = self.fact
-        target = fact.target and spaced(fact.text, fact.target, fact.space)
-        return [fact.text, *fact.subject_span, fact.subject, target, self.foil]
-
-    def kept(self) -> tuple[list[Any], dict[str, Any]]:
-        """What a kept trace is found by, and what it has to have."""
-        fact = self.fact
-        return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.alignment.tokens}
-
-    def named(self, error: TracerError) -> TracerError:
-        """``error`` with the fact it is about."""
-        return TracerError(f"fact {self.index} ({self.fact.text!r}): {error}")
 
 
 def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None] | None) -> list[Case]:
@@ -176,18 +151,3 @@ def _one(metric: Any) -> str:
     if not isinstance(metric, str):
         raise TracerError(f"metric is {metric!r}; expected one name: averages of several metrics are several calls")
     return metric
-
-
-def traced(
-    model: Model, case: Case, settings: dict[str, Any], trace: Callable[..., CausalTrace]
-) -> CausalTrace | Literal["unknown"]:
-    """The trace of a fact, unless the model does not know it."""
-    if not knows(model, case.fact):
-        return "unknown"
-    foil = {} if case.foil is None else {"foil": case.foil}
-    found = trace(model, case.fact, **settings, **foil)
-    if not isinstance(found, CausalTrace):
-        raise TracerError(
-            f"the trace function {name_of(trace)} returned a {type(found).__name__}; expected a CausalTrace"
-        )
-    return found

@@ -1,20 +1,35 @@
-"""How a fact looks in a model's tokens, as a table."""
+"""A fact in a model's tokens, and as a table to look at."""
 
 from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tokens import Alignment, Fact
+
+@dataclass(frozen=True)
+class Alignment:
+    """A fact in a model's tokens.
+
+    Attributes:
+        input_ids: the prompt, with the special tokens the tokenizer adds in front of it (masked models: and behind).
+        tokens: text of each, with its leading space; a part of a split character shows as the replacement character.
+        subject_range: first subject token and the one after the last.
+        target_ids: the tokens that follow the prompt (or fill the masks) when the target is added; empty without one.
+        answer_position: the last token, or the first mask of a masked model.
+    """
+
+    input_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    subject_range: tuple[int, int]
+    target_ids: tuple[int, ...]
+    answer_position: int
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
     """An alignment to look at: ``print`` it, or leave it as the last line of a notebook cell."""
 
-    fact: Fact
+    text: str
     alignment: Alignment
     target_tokens: tuple[str, ...]
 
@@ -25,7 +40,7 @@ class Inspection:
         from rich.text import Text  # token text is shown as it is, "[MASK]" is no markup
 
         found = self.alignment
-        table = Table("#", "id", "token", "subject", "role", box=box.SIMPLE_HEAD, title=Text(self.fact.text))
+        table = Table("#", "id", "token", "subject", "role", box=box.SIMPLE_HEAD, title=Text(self.text))
         answers = range(found.answer_position, found.answer_position + 1)
         masked = bool(found.target_ids) and found.answer_position + 1 < len(found.input_ids)
         if masked:

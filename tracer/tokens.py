@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .chat import Chat, framed
 from .encoding import check_whole, encode
 from .errors import TracerError
+from .inspection import Alignment, Inspection
 from .model.vocabulary import check_ids
 from .spacing import spaced
 from .text import look_alike
@@ -19,29 +20,9 @@ from .text import look_alike
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .inspection import Inspection
     from .model import Model
 
 SLOT = "{}"
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """A fact in a model's tokens.
-
-    Attributes:
-        input_ids: the prompt, with the special tokens the tokenizer adds in front of it (masked models: and behind).
-        tokens: text of each, with its leading space; a part of a split character shows as the replacement character.
-        subject_range: first subject token and the one after the last.
-        target_ids: the tokens that follow the prompt (or fill the masks) when the target is added; empty without one.
-        answer_position: the last token, or the first mask of a masked model.
-    """
-
-    input_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    subject_range: tuple[int, int]
-    target_ids: tuple[int, ...]
-    answer_position: int
 
 
 @dataclass(frozen=True)
@@ -192,11 +173,9 @@ class Fact:
 
     def inspect(self, model: Model | PreTrainedTokenizerBase) -> Inspection:
         """The alignment as an object that prints as a table."""
-        from .inspection import Inspection
-
         alignment = self.align(model)
         tokenizer: Any = getattr(model, "tokenizer", model)
-        return Inspection(self, alignment, tuple(token_text(tokenizer, i) for i in alignment.target_ids))
+        return Inspection(self.text, alignment, tuple(token_text(tokenizer, i) for i in alignment.target_ids))
 
 
 def _occurrences(text: str, part: str) -> list[int]:

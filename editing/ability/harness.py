@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.progress import bar
 
 from .result import AbilityResult, Score
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 SHORT = {
     "factworld": "factworld",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tracer import TracerError
 from tracer.cli import printing
 from tracer.cli.command import Device, ModelName, app
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
     from ..ability import AbilityChange, AbilityResult, Score
 
@@ -49,8 +49,7 @@ def ability(
 
     tracer ability --tasks csqa,anli,mmlu,squad2 --limit 200 -m gpt2-xl --edit edit.safetensors --out ability.json
     """
-    from tracer import load
-    from tracer.model import EMBEDDED
+    from tracer.model import EMBEDDED, load
 
     from ..ability import AbilityChange
     from ..ability import ability as measure

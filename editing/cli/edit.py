@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tracer import TracerError
 from tracer.cli.command import Device, ModelName, apart, app, choice
+from tracer.errors import TracerError
 from tracer.tokens import SLOT
 
 from ..harm import Check

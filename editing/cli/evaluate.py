@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from tracer import TracerError, load
 from tracer.cli import printing
 from tracer.cli.command import Cluster, Device, Workers, app, choice
+from tracer.errors import TracerError
+from tracer.model import load
 
 from . import hparams as parameters
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..compute import settings_of
 

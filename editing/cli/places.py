@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer import TracerError
 from tracer.cli import files
 from tracer.cli.command import choice
+from tracer.errors import TracerError
 from tracer.export import export, writable_folder
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import Row, read_rows, unfolded
 
 from ..probes import Probes

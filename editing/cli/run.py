@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import load
 from tracer.cli import printing
-from tracer.model import EMBEDDED
+from tracer.model import EMBEDDED, load
 
 from ..edit import Edit, load_edit
 from ..editor import Editor
@@ -26,7 +25,7 @@ from .places import Places
 from .wish import Item, Wish
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
     from ..located import Located
 

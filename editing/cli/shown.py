@@ -12,7 +12,7 @@ from ..outcome_table import tables, written
 from ..weights import parameter
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
     from ..edit import Edit
     from ..located import Located

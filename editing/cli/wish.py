@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer import TracerError
 from tracer.cli.command import apart
+from tracer.errors import TracerError
 from tracer.model import EMBEDDED
 from tracer.tokens import SLOT
 
@@ -17,7 +17,7 @@ from ..request import EditRequest
 from . import requestfile
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 Item = tuple[EditRequest, Probes]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.text import look_alike
 
 from .record import Ask, Kind, Rewrite

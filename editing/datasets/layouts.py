@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import is_table
 
 from .counterfact import counterfact, easyedit, factworld

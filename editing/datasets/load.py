@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tracer import Fact, TracerError
+from tracer.errors import TracerError
 from tracer.files import Row, new_file, plain, read_rows, unfolded
 from tracer.progress import track
+from tracer.tokens import Fact
 
 from . import sets
 from .fields import FieldError, optional, text

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracer import TracerError
-from tracer.errors import out_of_memory
+from tracer.errors import TracerError, out_of_memory
 from tracer.files import Row, is_file_of_rows, plain
 
 VARIABLE = "TRACER_DATA"

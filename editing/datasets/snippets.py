@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import Row
 
 from .fields import optional

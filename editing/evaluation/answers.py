@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tracer import Fact, TracerError
 from tracer.answers import answer_text
 from tracer.chat import chat_of
+from tracer.errors import TracerError
 from tracer.spacing import unspaced
-from tracer.tokens import SLOT
+from tracer.tokens import SLOT, Fact
 
 from ..continuation import ends_after, written_text
 from ..datasets.record import Ask, EditRecord
@@ -24,7 +24,7 @@ from .negation import KIND, denied, is_question
 from .said import says
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
     from tracer.tokens import Alignment
 
 SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from tracer import Model, TracerError, load
 from tracer.answers import knows
-from tracer.model import EMBEDDED
+from tracer.errors import TracerError
+from tracer.model import EMBEDDED, Model, load
 
 from ..compute import compute_edits, method_named
 from ..datasets.record import EditRecord

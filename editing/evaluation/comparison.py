@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.statistics import check_bootstrap, clustered_mean
 
 from .defined import ordered

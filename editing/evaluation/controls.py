@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..edit import Edit
 

@@ -9,9 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tracer import Model, TracerError
+from tracer.errors import TracerError
 from tracer.factworld import held_out_text
 from tracer.inference import ordinary
+from tracer.model import Model
 from tracer.runs import Failed, Store, run
 from tracer.runs.recipe import Recipe
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.files import new_file
 
 from .tables import COLUMNS, COUNT, LABELS, NUMBER, WHOLE, Frame, typed
@@ -138,7 +138,7 @@ class Evaluation:
     def __str__(self) -> str:
         from .evaluation_table import as_text
 
-        return as_text(self)
+        return as_text(self.summary(), self.score(), self.metrics, unknown=len(self.known(False)))
 
     # --- files -------------------------------------------------------------------------------------------------------
     def to_plain(self) -> dict[str, Any]:

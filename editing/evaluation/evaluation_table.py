@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +15,15 @@ from .metrics import CHAINED
 from .series import divided, series_of
 from .tables import Frame
 
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
-
 RUINED = "ruined"
 OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # shown below the measures where known
 
 
-def as_text(evaluation: Evaluation, width: int = 110) -> str:
-    """One line per method and measure: teacher forced and free generation side by side, each with its interval."""
+def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, width: int = 110) -> str:
+    """One line per method and measure: teacher forced and free generation side by side, each with its interval.
+
+    unknown: how many cases there are whose true answer the unedited model does not give.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
@@ -32,9 +32,8 @@ def as_text(evaluation: Evaluation, width: int = 110) -> str:
     def literal(text: str) -> Text:
         return Text(printable(text), overflow="fold")
 
-    summary, scores = evaluation.summary(), evaluation.score()
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None, force_jupyter=False)
-    console.print(literal(_head(evaluation)), soft_wrap=True)
+    console.print(literal(_head(metrics, unknown)), soft_wrap=True)
     if summary.empty:
         return _written(console)
     right = [Column(name, justify="right", no_wrap=True) for name in ("teacher forced", "free generation", "cases")]
@@ -77,9 +76,7 @@ def _most(rows: Frame) -> int:
     return 0 if rows.empty else int(rows["n"].max())
 
 
-def _head(evaluation: Evaluation) -> str:
-    metrics = evaluation.metrics
-    unknown = len(evaluation.known(False))
+def _head(metrics: Frame, unknown: int) -> str:
     parts = [
         ", ".join(dict.fromkeys(metrics["model"])),
         f"{metrics['case_id'].nunique():,} cases about {metrics['subject'].nunique():,} subjects",

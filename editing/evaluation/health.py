@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..weights import parameter
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
     from ..drift import Drift, Drifted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from .evaluation import Evaluation
 from .tables import COLUMNS, LABELS, NUMBER, UNEDITED, Frame

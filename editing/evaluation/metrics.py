@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..datasets.record import KINDS, MEASURES, EditRecord
 from ..drift import WORSE

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.runs import Job
 
 from ..compute import method_named, settings_of

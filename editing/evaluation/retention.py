@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.statistics import bootstrap, ratio
 
 from .defined import ordered

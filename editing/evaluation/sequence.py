@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..compute import method_named
 from ..edit import Edit
@@ -22,7 +22,7 @@ from .kept import edit_from_bytes, edit_to_bytes
 from .plan import Cell
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
     from tracer.runs import Claim
 
     from ..drift import Drifted

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.statistics import bootstrap, check_bootstrap, cluster_weights, percentile_interval, ratio
 
 from .defined import ordered, what_is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 Frame: TypeAlias = Any
 """A pandas DataFrame or Series. pandas says of nearly everything that it may be either, so that its own types tell a

@@ -16,7 +16,7 @@ from .sequence import sequential
 from .tables import UNEDITED
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
     from tracer.runs import Claim
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import TracerError
 from tracer.encoding import encode
+from tracer.errors import TracerError
 
 from ..decoding import Line, follow
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 NGRAMS = {2: 2 / 3, 3: 4 / 3}
 """Weights of the entropies of bigrams and trigrams, as in the published ``n_gram_entropy``."""

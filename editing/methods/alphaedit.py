@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..edit import Edit
 from ..method import Change, Group, Method
 from .spread import SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 @dataclass(frozen=True)

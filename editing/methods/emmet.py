@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..method import Change, Group, Method
 from .spread import SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 SHARE = 0.03  # of the diagonal's mean: the default of emmet_lambda

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from tracer import TracerError
 from tracer.acting import finite
+from tracer.errors import TracerError
 from tracer.hooks import evaluating, frozen
 from tracer.progress import track
 
@@ -29,7 +29,7 @@ from ..method import Change, Group, Method
 from ..training import Schedule, as_layers, train
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 REACH = 8.0  # default constraint: this, in sizes of the weight, over the root of d_mlp
 UPDATES = 20  # of Adam that reach the constraint, by default

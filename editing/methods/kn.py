@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracer import TracerError, attribute_neurons
 from tracer.acting import check_neurons, finite, whole
 from tracer.answers import Readout, own_answer
 from tracer.chat import chat_of
+from tracer.errors import TracerError
 from tracer.hooks import Site, capture, evaluating, frozen
-from tracer.neurons import refine
+from tracer.neurons import attribute_neurons, refine
 from tracer.progress import track
 
 from ..contexts import BARE, as_templates, fill
@@ -40,7 +40,7 @@ from ..rows import Row
 from ..training import as_layers, losses
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 LADDER = tuple(2 ** (power / 4) for power in range(-20, 17))  # lambdas that are tried, 1/32 to 16
 MARGIN = 1.0  # by how much, per token in nats, the new answer should be more probable than the old

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tracer import TracerError
 from tracer.acting import finite, whole
+from tracer.errors import TracerError
 from tracer.hooks import evaluating, frozen
 from tracer.model import orientation
 from tracer.progress import track
@@ -26,7 +26,7 @@ from ..training import Schedule, as_layers, train
 from ..weights import check_editable
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 ADAPTER = "edit"
 

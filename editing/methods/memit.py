@@ -13,7 +13,7 @@ from ..method import Change, Group, Method
 from .spread import ClosedForm, SpreadSettings, default_layers, spread
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 SHARE = 0.1  # of d_mlp: the default weight

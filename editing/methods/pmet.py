@@ -12,7 +12,7 @@ from .memit import MEMITSettings, least_squares
 from .spread import default_layers, spread
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 @dataclass(frozen=True)

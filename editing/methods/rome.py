@@ -24,7 +24,7 @@ from ..timing import part
 from ..weights import applied
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..timing import part
 from ..weights import applied
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 # (layer, keys [d_mlp, n], residuals [d, n]) -> adjusted keys A [d_mlp, n]: the change is A R^T in [d_mlp, d] form
 ClosedForm = Callable[[int, Tensor, Tensor], Tensor]

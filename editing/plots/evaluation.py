@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.labels import model_label
 from tracer.plots.style import (
     EDGE,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.labels import escape
 from tracer.plots.style import (
     EDGE,

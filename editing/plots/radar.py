@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.plots.style import EDGE, FRAME, LINE, QUIET, Canvas, legend_height, see_through, wrapped
 
 from ..datasets.record import MEASURES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..evaluation.defined import is_share
 from ..evaluation.evaluation import Evaluation

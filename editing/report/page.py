@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.export import replacing
 from tracer.progress import track
 

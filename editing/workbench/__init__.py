@@ -8,14 +8,25 @@ from editing.workbench.session import Session
 
 if TYPE_CHECKING:
     from editing.workbench.page import Workbench
-    from tracer import Model
+    from tracer.model import Model
 
 __all__ = ["Session", "workbench"]
 
 
 def workbench(model: Model | None = None) -> Workbench:
-    """The page that :func:`tracer.workbench` opens; what it does without a page is :class:`Session`."""
+    """A page for JupyterLab to trace a fact, edit it, and see what that did. Leave it as a cell's last line.
+
+    Also to be had as ``tracer.workbench``. The result's ``session``, a :class:`Session`, does the same without a page.
+
+    Args:
+        model: the embedded one if none is given. It is the caller's own, and edits are made on it; undo gives the exact
+            bits of before. While a trace or an edit is at work, in a thread of its own, other cells can run, but should
+            leave the model alone.
+
+    Raises:
+        TracerError: ipywidgets or anywidget is missing (pip install 'tracer[lab]').
+    """
     from editing.workbench.page import Workbench
-    from tracer import load
+    from tracer.model import load
 
     return Workbench(load() if model is None else model)

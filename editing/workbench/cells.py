@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer import CausalTrace, TracerError
 from tracer.causal import window_layers
+from tracer.errors import TracerError
+from tracer.result import CausalTrace
 
-from ..locate import layers_from
+from ..layers import layers_from
 from ..located import SHARE, suggest
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 WRITABLE = ("hidden", "mlp")  # kinds whose sites an edit of MLPs can have to do with
 

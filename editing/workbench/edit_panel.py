@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from ..compute import METHODS, method_named
 from . import parts

@@ -20,16 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from tracer import TracerError
-from tracer import export as write_result
+from tracer.errors import TracerError
+from tracer.export import export as write_result
 from tracer.export import writable_folder
 from tracer.progress import track
 
 if TYPE_CHECKING:
+    from tracer.model import Model
+    from tracer.result import CausalTrace
+
+    from ..editor import Entry
     from ..outcome import Outcome
-    from .session import Session
 
 PARTS = ("figures", "numbers", "edits", "adapters", "outcomes", "ledger")
 LEDGER = "ledger"
@@ -45,8 +48,37 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
+class Exportable(Protocol):
+    """What is read of a :class:`editing.workbench.session.Session`."""
+
+    ledger: Path | None
+
+    @property
+    def model(self) -> Model:
+        """The model that is edited."""
+        ...
+
+    @property
+    def traces(self) -> Sequence[CausalTrace]:
+        """What was traced last."""
+        ...
+
+    @property
+    def history(self) -> Sequence[Entry]:
+        """Every edit so far."""
+        ...
+
+    def outcome(self, index: int) -> Outcome | None:
+        """What was measured of an edit."""
+        ...
+
+    def record(self, folder: str | Path) -> None:
+        """Write the ledger."""
+        ...
+
+
 def export(
-    session: Session, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False
+    session: Exportable, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False
 ) -> Exported:
     """Write the parts of a session that there are into ``folder``, which is made if need be; all of them or none.
 
@@ -97,7 +129,7 @@ def export(
     return Exported(folder, (*written, *([LEDGER] if records else [])), tuple(notes))
 
 
-def _files(session: Session, wanted: Sequence[str], notes: list[str]) -> dict[str, Writer]:
+def _files(session: Exportable, wanted: Sequence[str], notes: list[str]) -> dict[str, Writer]:
     """Name in the folder -> what writes it."""
     files: dict[str, Writer] = {}
     traces = list(session.traces)

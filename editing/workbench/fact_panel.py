@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracer import GaussianNoise, TokenReplacement, TracerError, UniformNoise
 from tracer.case import KINDS
+from tracer.corruption import GaussianNoise, TokenReplacement, UniformNoise
+from tracer.errors import TracerError
 from tracer.metrics import NAMES
 
 from . import parts, texts

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracer import CausalTrace, plot_trace
 from tracer.inspection import visible
+from tracer.plots import plot_trace
+from tracer.result import CausalTrace
 
 from . import parts, texts
 from .cells import Cell, Suggestion

@@ -17,13 +17,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.progress import heard
 
 from ..request import EditWarning
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 BETWEEN = 0.1  # seconds between two reports of progress to a page
 State = Literal["ready", "running", "committing", "done", "cancelled", "failed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 from . import parts, texts
 from .edit_panel import EditPanel
@@ -18,7 +18,7 @@ from .session import Session
 from .status import Status
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 class Workbench:

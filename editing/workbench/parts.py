@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracer import TracerError
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
     import ipywidgets

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tracer import Fact, TracerError
+from tracer.errors import TracerError
 from tracer.model import EMBEDDED
-from tracer.tokens import SLOT
+from tracer.tokens import SLOT, Fact
 
 from ..evidence import with_prompts
 from ..probes import Probes, from_factworld
 from ..request import EditRequest
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 def known_to_factworld(model: Model, fact: Fact) -> Probes | None:

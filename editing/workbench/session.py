@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer import CausalTrace, Fact, GaussianNoise, TracerError, causal_trace
 from tracer.case import KINDS
+from tracer.causal import causal_trace
+from tracer.corruption import GaussianNoise
+from tracer.errors import TracerError
+from tracer.result import CausalTrace
+from tracer.tokens import Fact
 
 from ..compute import method_named
 from ..editor import Editor, Entry
@@ -20,15 +24,15 @@ from ..outcome import Measured, Outcome, measure
 from ..probes import Probes
 from ..request import EditRequest
 from . import cells
+from .export import Exported, export
 from .questions import questions
 
 if TYPE_CHECKING:
-    from tracer import Model
     from tracer.inspection import Inspection
+    from tracer.model import Model
 
     from ..edit import Edit
     from .cells import Cell, Suggestion
-    from .export import Exported
 
 __all__ = ["Proposal", "Session", "default_window"]
 
@@ -229,8 +233,6 @@ class Session:
 
     def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
         """Write figures, numbers, edits and the ledger into a folder; see :func:`editing.workbench.export.export`."""
-        from .export import export
-
         return export(self, folder, parts, overwrite)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer import TracerError
+from tracer.errors import TracerError
 from tracer.inspection import visible
 from tracer.text import printable
 
@@ -17,8 +17,8 @@ from ..outcome_table import ARROW, written
 from ..probes import GROUPS
 
 if TYPE_CHECKING:
-    from tracer import CausalTrace
     from tracer.inspection import Inspection
+    from tracer.result import CausalTrace
 
     from ..edit import Edit
     from ..editor import Entry

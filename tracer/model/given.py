@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..errors import TracerError
+from ..errors import TracerError, TracerNote
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from .model import Model
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def whole(hf: Any, name: str) -> PreTrainedModel:
@@ -43,17 +42,18 @@ def own_class(hf: PreTrainedModel) -> str:
     return next(kind.__name__ for kind in type(hf).__mro__ if kind.__module__.startswith("transformers."))
 
 
-def check_head(model: Model) -> None:
-    """Raise TracerError where the module is not the whole model that its configuration names."""
-    try:
-        for site in ("embed", "unembed"):
-            model.module(site)
-    except TracerError as error:
-        named = ", ".join(model.hf.config.architectures or ["a language model"])
-        raise TracerError(
-            f"{model.name!r} is a {type(model.hf).__name__} that lacks parts of what its configuration names, {named}; "
-            "give the whole language model, as AutoModelForCausalLM loads it"
-        ) from error
+def note_tokens_beyond(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, stacklevel: int) -> None:
+    """Warn with TracerNote if the tokenizer has tokens that the word embedding, of so many ``rows``, has no row for."""
+    vocabulary: dict[str, Any] = tokenizer.get_vocab()
+    beyond = sorted((place, token) for token, place in vocabulary.items() if place >= rows)
+    if beyond:
+        some = ", ".join(repr(token) for _, token in beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+        warnings.warn(
+            f"the tokenizer of {name!r} has {len(beyond)} tokens ({some}) that the model has no row for; texts "
+            "with them are refused. Is it this model's tokenizer?",
+            TracerNote,
+            stacklevel=stacklevel,
+        )
 
 
 def _peft(part: nn.Module) -> bool:

@@ -12,8 +12,8 @@ from ..inference import ordinary
 from . import architecture, checkpoint
 from .find import find_checkpoint
 from .gguf import load_gguf
+from .given import note_tokens_beyond
 from .model import Model, named_tensors
-from .vocabulary import note_tokens_beyond
 
 
 @ordinary()
@@ -50,7 +50,7 @@ def load(
     where = {"device": device, "dtype": dtype, "device_map": device_map}
     model = _from_folder(place, name, where) if place.is_dir() else load_gguf(place, name, **where)
     _check_finite(model.hf, name)
-    note_tokens_beyond(model, stacklevel=3)
+    note_tokens_beyond(model.tokenizer, model.n_tokens, name, stacklevel=3)
     if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
         # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
         model.hf.name_or_path = model.hf.config._name_or_path = name

@@ -19,8 +19,7 @@ from torch import nn
 
 from ..errors import TracerError
 from . import architecture
-from .given import check_head, own_class, whole
-from .vocabulary import note_tokens_beyond
+from .given import note_tokens_beyond, own_class, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,8 +71,8 @@ class Model:
         hf = whole(hf, name)
         adapter, masked = architecture.adapter_for(hf.config, name, own_class(hf))
         model = cls(hf, tokenizer, name, adapter, masked)
-        check_head(model)
-        note_tokens_beyond(model, stacklevel=3)
+        _check_head(model)
+        note_tokens_beyond(tokenizer, model.n_tokens, name, stacklevel=3)
         return model
 
     # --- sizes -----------------------------------------------------------------------------------------------------
@@ -91,6 +90,11 @@ class Model:
     def d_embed(self) -> int:
         """Width of the word embedding: that of the hidden state, but where it is projected first (OPT-350m)."""
         return int(self.module("embed").weight.shape[1])  # type: ignore[union-attr]
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the word embedding has rows for."""
+        return int(self.module("embed").weight.shape[0])  # type: ignore[union-attr]
 
     @property
     def d_mlp(self) -> int:
@@ -263,3 +267,16 @@ def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         with align_module_device(module, torch.device("cpu")) if offloaded else nullcontext():
             for name, full in names:
                 yield full, getattr(module, name)
+
+
+def _check_head(model: Model) -> None:
+    """Raise TracerError where the module is not the whole model that its configuration names."""
+    try:
+        for site in ("embed", "unembed"):
+            model.module(site)
+    except TracerError as error:
+        named = ", ".join(model.hf.config.architectures or ["a language model"])
+        raise TracerError(
+            f"{model.name!r} is a {type(model.hf).__name__} that lacks parts of what its configuration names, {named}; "
+            "give the whole language model, as AutoModelForCausalLM loads it"
+        ) from error

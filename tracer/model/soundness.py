@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import TracerNote
-from .vocabulary import rows
 
 if TYPE_CHECKING:
     from .model import Model
@@ -39,7 +38,7 @@ def check_sound(model: Model) -> None:
     """
     from transformers import __version__
 
-    if max(model.tokenizer(PASSAGE)["input_ids"]) >= rows(model):  # type: ignore[type-var,operator]
+    if max(model.tokenizer(PASSAGE)["input_ids"]) >= model.n_tokens:  # type: ignore[type-var,operator]
         return  # which is said apart
     found = perplexity(model) if model.causal else 0.0
     if not found <= LIMIT:  # also if it is nan

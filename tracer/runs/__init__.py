@@ -6,7 +6,7 @@ knows what the work is.
 
 from .claim import Claim
 from .job import Counts, Failed, Job, Lost, StorageError
+from .start import run
 from .store import Store
-from .work import run
 
 __all__ = ["Claim", "Counts", "Failed", "Job", "Lost", "StorageError", "Store", "run"]

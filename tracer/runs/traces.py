@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TracerError
+from ..traced import Case, traced
 from ..tracestore import TraceStore
 from .claim import Claim
 from .job import Failed, Job
 from .recipe import Recipe
+from .start import run
 from .store import Store
-from .work import run
 
 if TYPE_CHECKING:
-    from ..average import Case
     from ..model import Model
     from ..result import CausalTrace
 
@@ -86,8 +86,6 @@ def trace_missing(
 
 def work(settings: dict[str, Any], given: dict[str, Any]) -> Callable[[Claim], None]:
     """Traces facts, and hands in each as the file that a folder of traces keeps."""
-    from ..average import traced
-
     model = given["model"].load()
 
     def do(claim: Claim) -> None:

@@ -1,4 +1,4 @@
-"""Doing the work of a run: the loop that every worker goes through, and :func:`run`, which sets workers to it."""
+"""The loop that every worker of a run goes through, wherever it is."""
 
 from __future__ import annotations
 
@@ -7,115 +7,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import TracerError
 from .claim import Backend, Claim
-from .job import Counts, Failed, Lost, StorageError
-from .store import Store
-from .worker_id import Worker
+from .job import Lost, StorageError
 
 Doing = Callable[[Claim], None]
 POLL = 0.5
 """Most seconds between two looks whether a job has become free."""
-
-
-def run(
-    path: str | Path,
-    work: str,
-    *,
-    workers: int = 1,
-    cluster: str | None = None,
-    progress: bool = True,
-    given: Any = None,
-    each: Callable[[Store], None] | None = None,
-    label: str | None = None,
-) -> Counts:
-    """Do every job of the run in ``path`` that is not done yet.
-
-    It may be called again after an interruption of any kind, and by several processes of one machine at once: a job is
-    done by one worker at a time, an item that is committed is not done again.
-
-    Args:
-        path: a file made by :meth:`Store.create`.
-        work: "module:callable", importable in a new process. ``callable(settings)``, called once per worker, makes the
-            function that does a job: it gets a :class:`Claim`, commits every item of ``claim.job.items`` that is not in
-            ``claim.done``, and returns. If it raises, the job fails and the next one is begun.
-        workers: 1 works in this process; more are new processes, which share the processor's cores (OMP_NUM_THREADS).
-        cluster: address of a Ray cluster ("local" starts one on this machine), on which the workers then are; the file
-            stays on this machine. Needs ``pip install 'tracer[cluster]'``. Each worker takes one CPU and, where there
-            are any, a part of the GPUs.
-        progress: show a bar over items.
-        given: passed to the callable behind the settings if it is not None: what json does not know, such as arrays. It
-            is pickled for workers in other processes and never written into the run's file.
-        each: called here with the store now and then (workers elsewhere) or after each item (in this process), and at
-            the end.
-        label: what the bar says; None for the file's name.
-
-    A worker that dies is replaced, and its job is done by another; a job whose worker dies three times without a
-    further item fails. Ctrl-C ends all workers, and the run can be gone on with.
-
-    Raises:
-        Failed: all that could be done was done, but jobs failed; see :meth:`Store.errors`, :meth:`Store.retry_failed`.
-        StorageError: the file cannot be written, such as on a full disk.
-        TracerError: no such work function, one that cannot be made, or workers that end as soon as they begin.
-    """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise TracerError(f"workers is {workers!r}; expected a whole number, at least 1")
-    from ..progress import bar
-
-    function = resolve(work)
-    with Store.open(path) as store:
-        store.forgive()
-        counts = store.progress()
-        shown = bar(label or store.path.stem, counts.total) if progress else nullcontext()
-        with shown as drawn:
-            seen = 0
-
-            def tick() -> None:
-                nonlocal seen
-                if drawn is not None:
-                    done = store.progress().done
-                    drawn.advance(drawn.task_ids[0], done - seen)
-                    seen = done
-                if each is not None:
-                    each(store)
-
-            tick()
-            if counts.open and cluster is None and workers == 1:
-                loop(store, made(function, store.settings(), given), str(Worker.here()), tick)
-            elif counts.open:
-                from .crew import supervise
-
-                with _crew(store.path, work, workers, cluster, given) as crew:
-                    supervise(store, crew, workers, tick)
-            tick()
-        return _reported(store)
-
-
-def _crew(path: Path, work: str, workers: int, cluster: str | None, given: Any) -> Any:
-    if cluster is None:
-        from .local import Processes
-
-        return Processes(path, work, workers, given)
-    from .cluster import Actors
-
-    return Actors(path, work, workers, cluster, given)
-
-
-def _reported(store: Store) -> Counts:
-    counts, errors = store.progress(), store.errors()
-    if not errors:
-        return counts
-    short = [f"{key!r}: {text.partition(chr(10))[0]}" for key, text in errors.items()]
-    some = "; ".join(short[:3] + ["..."] * (len(short) > 3))
-    waiting = f", and {counts.open} that come after them were not begun" if counts.open else ""
-    raise Failed(
-        f"{counts.failed} of the jobs in {store.path} failed{waiting} ({some}). The others are "
-        "done. Store.open(path).errors() tells more; after Store.open(path).retry_failed() run it again"
-    )
 
 
 def resolve(work: str) -> Callable[..., Any]:
