@@ -25,7 +25,8 @@ from editing.contexts import context_templates
 from editing.memory import peak_memory
 from editing.optimise import Objective, Subject, optimise
 from editing.request import EditRequest
-from editing.rows import essence_rows, padded, rewriting_rows
+from editing.rows import essence_rows, rewriting_rows
+from tracer.batches import padded
 from tracer.hooks import Site, capture, frozen
 
 RATE, DECAY, CLAMP = 0.5, 0.5, 0.75

@@ -27,8 +27,8 @@ import tracer
 from editing.datasets import EditRecord
 from editing.scores import target_log_probs
 from editing.weights import applied
-from tracer.answers import own_answer
 from tracer.model.soundness import perplexity
+from tracer.own_answers import own_answer
 
 KEPT = Path(__file__).parent / "real" / "edit_rules.csv"
 TOKENS = 60_000

@@ -24,7 +24,7 @@ from editing.datasets import EditRecord
 from editing.evaluation import Evaluation
 from editing.methods.rome import default_layer
 from editing.methods.spread import default_layers
-from tracer.answers import knows
+from tracer.own_answers import knows
 from tracer.progress import track
 
 HERE = Path(__file__).parent / "real"

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
 from tracer.attributed import NeuronAttribution
 from tracer.errors import TracerError
 from tracer.hooks import evaluating, frozen
 from tracer.inference import ordinary
+from tracer.own_answers import own_answer
 from tracer.tokens import bare_note
 
 from .edit import TIMED, Edit

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.answers import knows
 from tracer.attributed import NeuronAttribution
 from tracer.causal import causal_trace
 from tracer.corruption import GaussianNoise
 from tracer.errors import TracerError
 from tracer.model import EMBEDDED
 from tracer.neurons import attribute_neurons
+from tracer.own_answers import knows
 from tracer.progress import track
 from tracer.tokens import Fact
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tracer.batches import Row
 from tracer.errors import TracerError
 from tracer.progress import bar
 
-from .rows import Row
 from .suffix import Ability, Place, Suffix, cuts, rows_at_once
 from .timing import part
 

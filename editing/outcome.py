@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
 from tracer.errors import TracerError
+from tracer.own_answers import own_answer
 
 from .continuation import TOKENS, continuations
 from .outcome_table import as_text

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
 from tracer.errors import TracerError
+from tracer.own_answers import own_answer
 from tracer.spacing import spaced
 from tracer.tokens import SLOT, Fact
 

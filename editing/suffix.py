@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tracer.batches import Row, padded
 from tracer.errors import TracerError
 from tracer.forward import BlockArguments, Prefix, Stop, narrow
 from tracer.hooks import INNER, Frame, attach
 from tracer.sweep import record
-
-from .rows import Row, padded
 
 if TYPE_CHECKING:
     from tracer.model import Model

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from tracer.acting import finite, whole
 from tracer.answers import Readout
+from tracer.batches import Row, padded
 from tracer.errors import TracerError
 from tracer.hooks import evaluating
 from tracer.progress import track
 from tracer.sweep import check_numbers
 
 from .request import EditRequest
-from .rows import Row, padded
 
 if TYPE_CHECKING:
     from tracer.model import Model

@@ -29,12 +29,13 @@ from averages import (
     counting,
 )
 
-from tracer.answers import answer_text, knows, own_answer
+from tracer.answers import answer_text
 from tracer.average import AverageTrace, average_traces
 from tracer.causal import causal_trace
 from tracer.corruption import GaussianNoise, TokenReplacement
 from tracer.errors import TracerError
 from tracer.model import Model, load
+from tracer.own_answers import knows, own_answer
 from tracer.result import CausalTrace
 from tracer.tokens import Fact
 

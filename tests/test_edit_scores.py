@@ -18,7 +18,8 @@ from editing.request import EditRequest
 from editing.rows import rewriting_rows
 from editing.scores import MEASURES, prefers, target_log_probs, texts
 from tracer import Fact, Model, TracerError, factworld, load
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
+from tracer.own_answers import own_answer
 
 PAIRS = (
     ("The Space Needle is in downtown", " Seattle"),

@@ -13,7 +13,9 @@ def test_no_module_imports_another_that_imports_it():
 
 
 def test_the_lower_package_imports_nothing_of_the_upper():
-    assert [edge for edge in import_graph().edges if edge[0].startswith("tracer") and edge[1].startswith("editing")] == []
+    assert [
+        edge for edge in import_graph().edges if edge[0].startswith("tracer") and edge[1].startswith("editing")
+    ] == []
 
 
 @pytest.mark.parametrize("inner", ["from .b import x", "def f():\n    from . import b", "import package.b"])

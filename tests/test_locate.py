@@ -38,7 +38,8 @@ from tracer import (
     load,
     storage,
 )
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
+from tracer.own_answers import own_answer
 
 NAN = float("nan")
 

@@ -20,9 +20,9 @@ from editing.request import EditRequest
 from editing.training import Schedule, lesson, losses
 from editing.weights import applied
 from tracer import TracerError
-from tracer.answers import knows
 from tracer.hooks import evaluating
 from tracer.model import Model, load
+from tracer.own_answers import knows
 
 Tiny = Callable[[str], Model]
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")

@@ -16,13 +16,14 @@ from editing.compute import compute_edit
 from editing.method import Change
 from editing.methods.kn import LADDER, MARGIN, KNSettings, plan
 from editing.request import EditRequest
-from editing.rows import Row
 from editing.training import losses
 from editing.weights import applied
 from tracer import Fact, TracerError, attribute_neurons
-from tracer.answers import Readout, own_answer
+from tracer.answers import Readout
+from tracer.batches import Row
 from tracer.hooks import Site, capture
 from tracer.model import Model, load
+from tracer.own_answers import own_answer
 
 Tiny = Callable[[str], Model]
 ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from editing.optimise import Objective, Optimised, Subject, optimise
 from editing.request import EditRequest
-from editing.rows import Row, essence_rows, padded, rewriting_rows, states_at_lookups
+from editing.rows import essence_rows, rewriting_rows
 from editing.suffix import FORWARD_TOKENS, Ability, Suffix, cuts
 from tracer import TracerError
+from tracer.batches import Row, padded, states_at_lookups
 from tracer.hooks import Add, Site, capture, frozen, intervene
 from tracer.model import Model, load
 

@@ -20,8 +20,9 @@ from editing.probes import Probes, Question, from_factworld
 from editing.request import EditRequest
 from editing.weights import applied
 from tracer import Fact, Model, factworld, load
-from tracer.answers import answer_text, own_answer
+from tracer.answers import answer_text
 from tracer.errors import TracerError
+from tracer.own_answers import own_answer
 
 RECORD = {
     "requested_rewrite": {

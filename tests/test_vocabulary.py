@@ -14,9 +14,9 @@ import editing
 from editing.continuation import continuations
 from editing.drift import perplexity
 from tracer import Fact, GaussianNoise, TracerError, TracerNote, attribute_neurons, causal_trace
-from tracer.answers import own_answer
 from tracer.hooks import Site, capture
 from tracer.model import Model, load
+from tracer.own_answers import own_answer
 
 
 @pytest.fixture

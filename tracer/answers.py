@@ -1,4 +1,4 @@
-"""Where a fact's answer is read, what the model answers, and whether that is what the fact says."""
+"""Where a fact's answer is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from .hooks import as_ids, evaluating, keep_logits
-from .sweep import check_numbers
 from .tokens import Fact, token_text
 
 if TYPE_CHECKING:
@@ -55,23 +52,3 @@ def answer_text(model: Model, ids: Sequence[int]) -> str:
     text = str(model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
     first = token_text(model.tokenizer, ids[0])
     return f" {text}" if first.startswith(" ") and not text.startswith(" ") else text
-
-
-def own_answer(model: Model, fact: Fact | str) -> list[int]:
-    """What the model finds most probable at each position where the fact's answer is read.
-
-    Raises TracerError for logits that are not numbers.
-    """
-    readout = Readout.of(model, as_fact(fact).align(model))
-    with torch.no_grad(), evaluating(model):
-        handle = keep_logits(model, readout.read)
-        try:
-            logits = model.hf(input_ids=as_ids(model, readout.ids)).logits[0]
-            return check_numbers(model, logits).argmax(-1).tolist()
-        finally:
-            handle.remove()
-
-
-def knows(model: Model, fact: Fact) -> bool:
-    """Whether the model, read greedily, gives the fact's target; a fact without a target is known."""
-    return fact.target is None or tuple(own_answer(model, fact)) == fact.align(model).target_ids

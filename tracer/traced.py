@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .answers import knows
 from .errors import TracerError
+from .own_answers import knows
 from .result import CausalTrace
 from .spacing import spaced
 from .tokens import Alignment, Fact

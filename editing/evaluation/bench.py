@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from tracer.answers import knows
 from tracer.errors import TracerError
 from tracer.model import EMBEDDED, Model, load
+from tracer.own_answers import knows
 
 from ..compute import compute_edits, method_named
 from ..datasets.record import EditRecord

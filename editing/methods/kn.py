@@ -26,17 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from tracer.acting import check_neurons, finite, whole
-from tracer.answers import Readout, own_answer
+from tracer.answers import Readout
+from tracer.batches import Row
 from tracer.chat import chat_of
 from tracer.errors import TracerError
 from tracer.hooks import Site, capture, evaluating, frozen
 from tracer.neurons import attribute_neurons, refine
+from tracer.own_answers import own_answer
 from tracer.progress import track
 
 from ..contexts import BARE, as_templates, fill
 from ..method import Change, Group, Method
 from ..request import EditRequest
-from ..rows import Row
 from ..training import as_layers, losses
 
 if TYPE_CHECKING:

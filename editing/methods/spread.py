@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tracer.arriving import Arrival, behind_norm
+from tracer.batches import Row, states_at_lookups
 from tracer.progress import track
 
 from ..method import Change, Group
 from ..optimise import Optimised, loss_curves, measures, optimise
 from ..request import EditRequest
-from ..rows import Row, rewriting_rows, states_at_lookups
+from ..rows import rewriting_rows
 from ..settings import ValueSettings, subject_of
 from ..timing import part
 from ..weights import applied

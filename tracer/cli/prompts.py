@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..answers import answer_text, as_fact, own_answer
+from ..answers import answer_text, as_fact
 from ..errors import TracerError
+from ..own_answers import own_answer
 from ..tokens import SLOT, Fact
 from .command import apart
 
