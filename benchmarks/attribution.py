@@ -25,13 +25,13 @@ import torch
 from benchmarks.trace import gpt2_small, timed
 from tests import reference
 from tracer import factworld
-from tracer.attribution import attribution_trace
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.facts.fact import Fact
 from tracer.model import Model, load
 from tracer.progress import track
 from tracer.statistics import rank_correlation
-from tracer.tokens import Fact
+from tracer.tracing.attribution_patching import attribution_trace
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
 
 METHODS: dict[str, Any] = {"one gradient": None, "3 steps": 3, "10 steps": 10}
 

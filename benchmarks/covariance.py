@@ -27,11 +27,11 @@ from torch import Tensor
 
 import tracer
 from benchmarks.trace import timed
-from editing.corpus import windows
-from editing.moments import estimate_covariance
+from editing.covariance.estimate import estimate_covariance
+from editing.covariance.text import windows
 from tracer import Model, TracerError
-from tracer.forward import Stop
-from tracer.hooks import Frame, attach, evaluating
+from tracer.engine.forward import Stop
+from tracer.engine.hooks import Frame, attach, evaluating
 from tracer.progress import track
 
 COUNTS = (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
@@ -86,9 +86,9 @@ def edits(model: Model, layer: int, counts: Sequence[int], count: int) -> None:
 
     Where the covariance is singular, a ten-thousandth of its mean diagonal is added.
     """
-    from editing.compute import compute_edits
-    from editing.scores import prefers
-    from editing.weights import applied
+    from editing.edits.weights import applied
+    from editing.methods.compute import compute_edits
+    from editing.questions.target_scores import prefers
 
     chosen = Random(0).sample(tracer.factworld.records("validation"), count)
     print(f"layer {layer}, {count} records\n tokens  rewrite  paraphrase  neighbours")

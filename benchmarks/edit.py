@@ -21,13 +21,13 @@ import typer
 from torch import Tensor
 
 import tracer
-from editing.contexts import context_templates
-from editing.memory import peak_memory
-from editing.optimise import Objective, Subject, optimise
+from editing.methods.peak_memory import peak_memory
+from editing.methods.value.context_templates import context_templates
+from editing.methods.value.prompts import essence_rows, rewriting_rows
+from editing.methods.value.search import Objective, Subject, optimise
 from editing.request import EditRequest
-from editing.rows import essence_rows, rewriting_rows
-from tracer.batches import padded
-from tracer.hooks import Site, capture, frozen
+from tracer.engine.batch import padded
+from tracer.engine.hooks import Site, capture, frozen
 
 RATE, DECAY, CLAMP = 0.5, 0.5, 0.75
 GOAL = Objective(v_steps=20, v_lr=RATE, v_weight_decay=DECAY, kl_factor=0.0625, clamp=CLAMP, stop=0.0)

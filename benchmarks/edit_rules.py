@@ -25,10 +25,10 @@ from real_edits import TEXT, records
 import editing
 import tracer
 from editing.datasets import EditRecord
-from editing.scores import target_log_probs
-from editing.weights import applied
+from editing.edits.weights import applied
+from editing.questions.target_scores import target_log_probs
+from tracer.engine.answer import own_answer
 from tracer.model.soundness import perplexity
-from tracer.own_answers import own_answer
 
 KEPT = Path(__file__).parent / "real" / "edit_rules.csv"
 TOKENS = 60_000

@@ -27,11 +27,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import tracer
-from editing.continuation import written_text
-from editing.datasets.record import Ask, EditRecord, Rewrite
-from editing.evaluation.answers import TEXT_TOKENS, CaseAnswers, ask
-from editing.evaluation.metrics import case_metrics
+from editing.questions.answers import TEXT_TOKENS, CaseAnswers, ask
+from editing.questions.metrics import case_metrics
+from editing.questions.record import Ask, EditRecord, Rewrite
 from tracer import Fact, Model, factworld
+from tracer.engine.generation import written_text
 
 
 def world_record(record: dict[str, Any]) -> EditRecord:
@@ -108,7 +108,7 @@ def plain_texts(model: Model, cases: Sequence[CaseAnswers], lengths: Sequence[in
 
 def allowed(model: Model, cases: Sequence[CaseAnswers]) -> list[int]:
     """How many tokens a question lets the model write."""
-    from editing.evaluation.answers import SPARE
+    from editing.questions.answers import SPARE
 
     answers = [one for case in cases for one in case.answers if one.generated is not None]
     return [len(Fact("{}", one.prompt, one.answer).align(model).target_ids) + SPARE for one in answers]

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from editing.evaluation import Evaluation, join
 from editing.report import as_markdown
-from tracer.export import replacing
+from tracer.plots.export import replacing
 
 KEPT = Path(__file__).with_name("factworld_sweep.parquet")
 METHODS = ("unedited", "rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.trace import gpt2_small, timed
 from tracer.model import Model
-from tracer.neurons import attribute_neurons
+from tracer.neurons.selection import attribute_neurons
 
 PROMPT = "The Space Nee dle is in downtown"
 

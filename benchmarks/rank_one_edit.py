@@ -17,9 +17,9 @@ import typer
 from torch import Tensor
 
 import tracer
+from tracer.engine.hooks import Add, Site, capture, intervene
 from tracer.factworld import plain, records, training_text
-from tracer.factworld.evaluate import decodes_exactly
-from tracer.hooks import Add, Site, capture, intervene
+from tracer.factworld.recipe.evaluate import decodes_exactly
 from tracer.progress import track
 
 

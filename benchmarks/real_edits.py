@@ -23,8 +23,8 @@ import tracer
 from editing.datasets import EditRecord
 from editing.evaluation import Evaluation
 from editing.methods.rome import default_layer
-from editing.methods.spread import default_layers
-from tracer.own_answers import knows
+from editing.methods.value.spread import default_layers
+from tracer.engine.answer import knows
 from tracer.progress import track
 
 HERE = Path(__file__).parent / "real"
@@ -84,7 +84,7 @@ def run(
 @app.command()
 def table() -> None:
     """Every run there is, as one table per model and mode."""
-    from editing.evaluation.joined import join
+    from editing.evaluation.result.joining import join
     from editing.report import as_markdown
 
     for model in sorted({path.name.rsplit("-", 3)[0] for path in RUNS.glob("*.sqlite")}):

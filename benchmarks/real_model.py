@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 import tracer
-from tracer.own_answers import knows
+from tracer.engine.answer import knows
 from tracer.progress import track
 
 HERE = Path(__file__).parent

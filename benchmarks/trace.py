@@ -28,11 +28,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests import reference
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.engine.sweep import BUDGET_BYTES
+from tracer.facts.fact import Fact
 from tracer.model import Model, load
-from tracer.sweep import BUDGET_BYTES
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
 
 
 def gpt2_small() -> Model:

@@ -1,22 +1,24 @@
 """Change what a language model states as fact, and measure what else changed."""
 
-from editing.compute import compute_edit, compute_edits
-from editing.covariance import Covariance
-from editing.covariance_default import covariance_for
-from editing.datasets import EditRecord, load_records
-from editing.edit import Edit, load_edit
-from editing.editor import Editor
-from editing.evaluation import Evaluation, evaluate
-from editing.harm import HarmWarning
-from editing.locate import locate
-from editing.located import Located
-from editing.moments import estimate_covariance
-from editing.outcome import Outcome, measure
-from editing.plots import plot_evaluation, plot_health, plot_locate, plot_outcome, plot_radar, plot_retention
-from editing.probes import Probes
-from editing.published import published
-from editing.request import EditRequest, EditWarning
-from editing.weights import fingerprint
+from editing.covariance.covariance import Covariance
+from editing.covariance.default import covariance_for
+from editing.covariance.estimate import estimate_covariance
+from editing.edits.edit import Edit, load_edit
+from editing.edits.weights import fingerprint
+from editing.evaluation.run import start as evaluate
+from editing.health.harm import HarmWarning
+from editing.layers.located import Located
+from editing.ledger.editor import Editor
+from editing.localisation.choose import locate
+from editing.methods.compute import compute_edit, compute_edits
+from editing.methods.published_settings import published
+from editing.questions.outcome import Outcome, measure
+from editing.questions.probes import Probes
+
+from .datasets import EditRecord, load_records
+from .evaluation import Evaluation
+from .plots import plot_evaluation, plot_health, plot_locate, plot_outcome, plot_radar, plot_retention
+from .request import EditRequest, EditWarning
 
 __all__ = [
     "Covariance",

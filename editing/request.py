@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracer.errors import TracerError
-from tracer.spacing import spaced
+from tracer.facts.fact import SLOT, Fact
+from tracer.facts.spacing import spaced
 from tracer.text import plain
-from tracer.tokens import SLOT, Fact
 
 
 class EditWarning(UserWarning):

@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from editing import Outcome
-from editing.outcome import Measured
-from tracer.labels import cut, escape, headline, model_label
+from editing.questions.outcome import Measured
+from tracer.plots.labels import cut, escape, headline, model_label
 from tracer.plots.style import EDGE, FRAME, INK, QUIET, Canvas, see_through
 
 NEW, TRUE = "#c4552d", "#3b6ea5"  # as in plot_outcome

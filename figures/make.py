@@ -15,7 +15,7 @@ from edit_table import edit_table
 
 import editing
 import tracer
-from editing.probes import from_factworld
+from editing.questions.probes import from_factworld
 from tracer import factworld
 from tracer.progress import track
 

@@ -13,10 +13,10 @@ import torch
 import transformers
 from torch import nn
 
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.facts.fact import Fact
 from tracer.model import Model, load
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
 
 NOISE = GaussianNoise(level=0.5, samples=3)
 KINDS: tuple[Any, ...] = ("hidden", "mlp", "attn")

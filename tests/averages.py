@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tracer.average import AverageTrace
-from tracer.averaged import ARRAYS
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.facts.fact import Fact
 from tracer.model import Model
-from tracer.tokens import Fact
+from tracer.tracing.average import AverageTrace
+from tracer.tracing.average_trace import ARRAYS
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
 
 Tiny = Callable[[str], Model]
 NOISE = GaussianNoise(level=0.5, samples=2)

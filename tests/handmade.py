@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from editing.edit import Edit
-from editing.editor import Editor
+from editing.edits.edit import Edit
+from editing.edits.weights import names_of, orientation_of, parameter
+from editing.ledger.editor import Editor
 from editing.request import EditRequest
-from editing.weights import names_of, orientation_of, parameter
 from tracer.model import Model
 
 REQUEST = EditRequest("{} is in downtown", "The Space Needle", " Paris", " Seattle")

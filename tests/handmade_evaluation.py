@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from editing.evaluation.evaluation import Evaluation
+from editing.evaluation.result.evaluation import Evaluation
 
 CASES = 12
 MARK = "document.documentElement.setAttribute('data-hacked','1')"

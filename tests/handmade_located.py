@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from editing.located import USING, Located
+from editing.layers.located import USING, Located
 
 
 def located(using: str = "trace", n_layers: int = 8, facts: int = 4, **fields: Any) -> Located:

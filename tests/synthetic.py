@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tracer.attributed import NeuronAttribution
-from tracer.averaged import AverageTrace
-from tracer.effects import NeuronEffects
-from tracer.result import CausalTrace
+from tracer.neurons.attribution import NeuronAttribution
+from tracer.neurons.effects import NeuronEffects
+from tracer.tracing.average_trace import AverageTrace
+from tracer.tracing.trace import CausalTrace
 
 SPACE_NEEDLE = ("The", " Space", " Need", "le", " is", " in", " downtown")
 

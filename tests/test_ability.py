@@ -23,7 +23,7 @@ from handmade import handmade
 
 import editing.cli.ability  # noqa: F401 (adds its command to the app)
 from editing.ability import AbilityChange, AbilityResult, Score, ability
-from editing.weights import applied
+from editing.edits.weights import applied
 from tracer import Model, TracerError, factworld, load
 
 harness = importlib.import_module("editing.ability.harness")

@@ -16,13 +16,14 @@ from checkpoints import ARCHITECTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing import decoding, keyvalues
-from editing.continuation import written_text
-from editing.datasets.record import Ask, EditRecord, Rewrite
-from editing.evaluation import answers as module
-from editing.evaluation.answers import OWN, SPARE, SPARE_IN_SENTENCE, Answer, CaseAnswers, ask
+from editing.questions import answers as module
+from editing.questions.answers import OWN, SPARE, SPARE_IN_SENTENCE, Answer, CaseAnswers, ask
+from editing.questions.record import Ask, EditRecord, Rewrite
 from tracer import Fact, Model, TracerError, load
-from tracer.answers import answer_text
+from tracer.engine import follow as decoding
+from tracer.engine import kv_cache as keyvalues
+from tracer.engine.generation import written_text
+from tracer.facts.readout import answer_text
 
 CAUSAL = [name for name in ARCHITECTURES if name != "bert"]
 NEEDLE = "The Space Needle is in"

@@ -25,12 +25,12 @@ from agreement import (
     with_side_inputs,
 )
 
-from tracer.case import Setting
-from tracer.causal import causal_trace
-from tracer.corruption import TokenReplacement
-from tracer.hooks import Replace, Site, as_ids, intervene
+from tracer.engine.hooks import Replace, Site, as_ids, intervene
+from tracer.engine.sweep import record
 from tracer.model import Model, load
-from tracer.sweep import record
+from tracer.tracing.case import Setting
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import TokenReplacement
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tracer.arriving import Arrival, behind_norm
-from tracer.hooks import Replace, Site, capture, intervene
+from tracer.engine.arriving import Arrival, behind_norm
+from tracer.engine.hooks import Replace, Site, capture, intervene
 from tracer.model import Model, load
 
 Double = Callable[[str], Model]

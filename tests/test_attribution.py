@@ -11,13 +11,13 @@ import pytest
 import torch
 from agreement import KINDS, NOISE, fact, in_float64
 
-from tracer.attribution import attribution_trace
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
 from tracer.model import Model
-from tracer.result import CausalTrace
-from tracer.tokens import Fact
+from tracer.tracing.attribution_patching import attribution_trace
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement
+from tracer.tracing.trace import CausalTrace
 
 Tiny = Callable[[str], Model]
 

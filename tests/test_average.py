@@ -29,15 +29,15 @@ from averages import (
     counting,
 )
 
-from tracer.answers import answer_text
-from tracer.average import AverageTrace, average_traces
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement
+from tracer.engine.answer import knows, own_answer
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.facts.readout import answer_text
 from tracer.model import Model, load
-from tracer.own_answers import knows, own_answer
-from tracer.result import CausalTrace
-from tracer.tokens import Fact
+from tracer.tracing.average import AverageTrace, average_traces
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement
+from tracer.tracing.trace import CausalTrace
 
 
 def class_of(token: int, length: int, subject: tuple[int, int]) -> list[int]:
@@ -204,7 +204,7 @@ def test_what_is_unknown_is_not_asked_again(
 ) -> None:
     model = tiny("gpt2")
     whole = average_traces(model, facts, folder=tmp_path, **SETTINGS)
-    monkeypatch.setattr("tracer.average.knows", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("tracer.tracing.average.knows", lambda *_: pytest.fail("asked again"))
     assert_same(average_traces(model, facts, folder=tmp_path, **SETTINGS), whole)
 
 

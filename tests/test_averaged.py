@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import synthetic_trace
 
-from tracer import storage
-from tracer.average import AverageTrace
-from tracer.averaged import token_classes
 from tracer.errors import TracerError
+from tracer.files import npz as storage
 from tracer.statistics import clustered_mean
+from tracer.tracing.average import AverageTrace
+from tracer.tracing.average_trace import token_classes
 
 # classes of tokens
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from tracer.causal import causal_trace, window_layers
-from tracer.corruption import GaussianNoise
+from tracer.engine.hooks import Replace, Site, capture
+from tracer.engine.sweep import record, sweep
 from tracer.errors import TracerError
-from tracer.hooks import Replace, Site, capture
+from tracer.facts.fact import Fact
 from tracer.model import Model, load
-from tracer.sweep import record, sweep
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace, window_layers
+from tracer.tracing.corruption import GaussianNoise
 
 Tiny = Callable[[str], Model]
 NOISE = GaussianNoise(level=0.5, samples=3)

@@ -9,15 +9,15 @@ import pytest
 from checkpoints import byte_level, metaspace
 
 from editing import EditRequest
-from editing.contexts import fill
-from editing.datasets.record import EditRecord, Rewrite
-from editing.decoding import Followed, end_ids
-from editing.evaluation import answers as module
-from editing.evaluation.negation import denied
-from editing.rows import rewriting_rows
+from editing.methods.value.context_templates import fill
+from editing.methods.value.prompts import rewriting_rows
+from editing.questions import answers as module
+from editing.questions.negation import denied
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Fact, Model, TracerError
-from tracer.chat import Chat, Turn, chat_of, framed
-from tracer.tokens import bare_note
+from tracer.engine.follow import Followed, end_ids
+from tracer.facts.chat import Chat, Turn, chat_of, framed
+from tracer.facts.fact import bare_note
 
 LOOP = "{% for m in messages %}"
 END = "{% endfor %}"

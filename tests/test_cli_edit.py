@@ -23,13 +23,13 @@ import editing.cli
 import tracer.cli
 from editing.cli.hparams import read as read_hparams
 from editing.cli.requestfile import read as read_requests
-from editing.compute import method_named
-from editing.edit import Edit, load_edit
-from editing.editor import Editor
-from editing.outcome import Measured, measure
-from editing.probes import Probes, Question, from_factworld
+from editing.edits.edit import Edit, load_edit
+from editing.edits.weights import applied
+from editing.ledger.editor import Editor
+from editing.methods.compute import method_named
+from editing.questions.outcome import Measured, measure
+from editing.questions.probes import Probes, Question, from_factworld
 from editing.request import EditRequest, as_requests
-from editing.weights import applied
 from tracer import Model, factworld, load
 from tracer.errors import TracerError
 
@@ -73,7 +73,7 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> Calls:
         calls.append((as_requests(requests), method, more))
         return replace(handmade(model, (1,), (2,), seed=len(calls)), requests=calls[-1][0], method=method)
 
-    monkeypatch.setattr("editing.compute.compute_edit", compute_edit)
+    monkeypatch.setattr("editing.methods.compute.compute_edit", compute_edit)
     return calls
 
 
@@ -153,7 +153,7 @@ def test_undo_without_a_ledger_compares_the_bits(basic: list[str], model: Model,
 
 
 def test_layers_can_be_found_first(basic: list[str], model: Model, computing: Calls) -> None:
-    from editing.locate import locate
+    from editing.localisation.choose import locate
 
     printed = done(*basic[:7], *basic[9:], "--locate", "trace")
     expected = locate(model, EditRequest(PROMPT, SUBJECT, " Paris"), "trace")
@@ -184,7 +184,7 @@ def test_a_covariance_is_read(
     tmp_path: Path, basic: list[str], computing: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = SimpleNamespace(fingerprint="0" * 64)
-    monkeypatch.setattr("editing.covariance.Covariance.load", {tmp_path / "c": moments}.__getitem__)
+    monkeypatch.setattr("editing.covariance.covariance.Covariance.load", {tmp_path / "c": moments}.__getitem__)
     done(*basic, "--covariance", str(tmp_path / "c"))
     assert computing[0][2]["covariance"] is moments
     assert_one_line(run("edit", "ft_l", *basic[2:], "--covariance", "c"), "ft_l uses no covariance")
@@ -474,7 +474,7 @@ def test_bad_options_are_one_line_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("editing.cli.run.load", never)
-    monkeypatch.setattr("editing.editor.load", never)
+    monkeypatch.setattr("editing.ledger.folder.editor.load", never)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "full").mkdir()

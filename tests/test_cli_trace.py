@@ -11,7 +11,7 @@ import pytest
 from commands import assert_one_line, cells, done, run
 
 from tracer import CausalTrace, Fact, GaussianNoise, Model, TokenReplacement, UniformNoise, attribution_trace
-from tracer.causal import causal_trace
+from tracer.tracing.causal import causal_trace
 
 PROMPT, SUBJECT = "The Space Needle is in downtown", "The Space Needle"
 FACT = Fact(PROMPT, SUBJECT)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from editing.compute import METHODS, compute_edit, compute_edits, method_named
-from editing.covariance import Covariance
-from editing.edit import Edit
-from editing.moments import estimate_covariance
+from editing.covariance.covariance import Covariance
+from editing.covariance.estimate import estimate_covariance
+from editing.edits.edit import Edit
+from editing.methods.compute import METHODS, compute_edit, compute_edits, method_named
 from editing.request import EditRequest, EditWarning
 from tracer import Fact, TracerError, attribute_neurons, causal_trace
 from tracer.model import Model, load
@@ -176,8 +176,8 @@ def test_an_interrupt_in_the_middle(
     method: str, error: type[BaseException], model: Model, moment: Covariance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once while values are optimised, once while later layers are computed on top of earlier ones."""
-    import editing.methods.spread as spread
-    import editing.optimise as optimise
+    import editing.methods.value.search as optimise
+    import editing.methods.value.spread as spread
 
     calls = [0]
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.contexts import STARTS, as_templates, context_templates, fill
+from editing.methods.value.context_templates import STARTS, as_templates, context_templates, fill
 from tracer import TracerError
 from tracer.model import Model
 

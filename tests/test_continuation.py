@@ -10,11 +10,11 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURES
 
-from editing.continuation import continuations
-from editing.sentences import first_sentences
 from tracer import Fact, Model, load
-from tracer.answers import answer_text
+from tracer.engine.generation import continuations
 from tracer.errors import TracerError
+from tracer.facts.readout import answer_text
+from tracer.facts.sentences import first_sentences
 
 PROMPTS = ["The Space Needle is in", "Miles Davis plays the", "東京 is", "x", "The Space Needle is in"]
 CAUSAL = [name for name in ARCHITECTURES if name != "bert"]

@@ -9,9 +9,9 @@ import torch
 from handmade import handmade
 
 import tracer
-from editing.drift import Drift
-from editing.evaluation.controls import random_direction, random_layers
-from editing.evaluation.health import Limits, Monitor
+from editing.evaluation.run.controls import random_direction, random_layers
+from editing.health.drift import Drift
+from editing.health.monitor import Limits, Monitor
 from tracer import Model, TracerError
 
 

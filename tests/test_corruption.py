@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from tracer.answers import answer_text
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement, UniformNoise
+from tracer.engine.hooks import Replace, Site, as_ids, capture, intervene
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.facts.readout import answer_text
 from tracer.factworld import statements
-from tracer.hooks import Replace, Site, as_ids, capture, intervene
 from tracer.model import Model, load
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
 
 Tiny = Callable[[str], Model]
 NAMES = ["Paris", "The Space Needle", "Paris", "García Márquez"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from test_moments import Tiny, own_cache, same  # noqa: F401
 
-from editing import packed
-from editing.covariance import Covariance
-from editing.moments import estimate_covariance
+from editing.covariance import triangles as packed
+from editing.covariance.covariance import Covariance
+from editing.covariance.estimate import estimate_covariance
 from tracer import Model, TracerError
 
 WIDTH = 24

@@ -204,8 +204,8 @@ def test_generated_pages_have_what_the_code_has(site: Path) -> None:
     import typer
 
     from editing.cli import app
-    from editing.compute import METHODS
     from editing.evaluation import METRICS
+    from editing.methods.compute import METHODS
 
     command = (site / "reference/command.html").read_text(encoding="utf-8")
     for name, each in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]

@@ -136,7 +136,7 @@ def test_every_error_that_is_made_is_read() -> None:
 def test_the_tables_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = hook("errors")
     text = "subject … does not occur in prompt <b>…"
-    message = hook("messages").Message("tracer/tokens.py", "Fact.align", 1, "TracerError", text)
+    message = hook("messages").Message("tracer/facts/fact.py", "Fact.align", 1, "TracerError", text)
     page = next(each for each in errors.pages(FOLDER) if each.path.stem == "subject-not-in-prompt")
     monkeypatch.setattr(errors, "messages", lambda root: [message])
     monkeypatch.setattr(errors, "pages", lambda folder: [page])

@@ -13,10 +13,10 @@ import torch
 from handmade import REQUEST, handmade
 from safetensors.torch import save_file
 
-from editing import editfile
-from editing.edit import Edit, load_edit
+from editing.edits import file as editfile
+from editing.edits.edit import Edit, load_edit
+from editing.edits.weights import applied
 from editing.request import EditRequest
-from editing.weights import applied
 from tracer.errors import TracerError
 from tracer.model import Model
 

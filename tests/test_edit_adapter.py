@@ -16,8 +16,8 @@ import torch
 from handmade import handmade
 from safetensors.torch import load_file
 
-from editing.edit import Edit
-from editing.weights import applied
+from editing.edits.edit import Edit
+from editing.edits.weights import applied
 from tracer.errors import TracerError
 from tracer.model import Model, load
 

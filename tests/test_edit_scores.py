@@ -9,17 +9,17 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURES
 
-from editing.datasets.record import EditRecord, Rewrite
-from editing.evaluation.answers import ask
-from editing.measures import edit_scores
-from editing.outcome import measure
-from editing.probes import Probes, Question
+from editing.methods.value.prompts import rewriting_rows
+from editing.questions.answers import ask
+from editing.questions.measures import edit_scores
+from editing.questions.outcome import measure
+from editing.questions.probes import Probes, Question
+from editing.questions.record import EditRecord, Rewrite
+from editing.questions.target_scores import MEASURES, prefers, target_log_probs, texts
 from editing.request import EditRequest
-from editing.rows import rewriting_rows
-from editing.scores import MEASURES, prefers, target_log_probs, texts
 from tracer import Fact, Model, TracerError, factworld, load
-from tracer.answers import answer_text
-from tracer.own_answers import own_answer
+from tracer.engine.answer import own_answer
+from tracer.facts.readout import answer_text
 
 PAIRS = (
     ("The Space Needle is in downtown", " Seattle"),

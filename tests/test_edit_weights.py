@@ -14,8 +14,8 @@ import torch
 from handmade import handmade
 from torch import Tensor, nn
 
-from editing import weights
-from editing.weights import applied, check_editable, names_of, orientation_of, parameter, proposed, write
+from editing.edits import weights
+from editing.edits.weights import applied, check_editable, names_of, orientation_of, parameter, proposed, write
 from tracer.errors import TracerError
 from tracer.model import Model, load
 

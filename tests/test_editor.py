@@ -16,13 +16,14 @@ import pytest
 import torch
 from handmade import REQUEST, handmade, own
 
-import editing.compute
-import editing.editor as editor_module
-from editing import versions, weights
-from editing.edit import Edit
-from editing.editor import Editor
-from editing.ledger import Ledger
-from editing.weights import applied, names_of, parameter
+import editing.ledger.editor as editor_module
+import editing.methods.compute
+from editing.edits import weights
+from editing.edits.edit import Edit
+from editing.edits.weights import applied, names_of, parameter
+from editing.ledger import weight_history as versions
+from editing.ledger.editor import Editor
+from editing.ledger.folder import Ledger
 from tracer.errors import TracerError
 from tracer.model import Model, load
 
@@ -46,7 +47,7 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         calls.append((requests, method, hparams))
         return handmade(model, (1, 2), seed=len(calls))
 
-    monkeypatch.setattr(editing.compute, "compute_edit", compute_edit)
+    monkeypatch.setattr(editing.methods.compute, "compute_edit", compute_edit)
     return calls
 
 
@@ -252,7 +253,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, 
 ERRORS = [RuntimeError("no"), KeyboardInterrupt(), MemoryError()]
 # where an edit can be cut off: before the weights, between two of them, after them, before and after the ledger
 PLACES: list[tuple[Any, str, int]] = [
-    (editing.compute, "compute_edit", 1),
+    (editing.methods.compute, "compute_edit", 1),
     (weights, "added", 1),
     (weights, "added", 2),
     (editor_module, "bits", 1),
@@ -332,7 +333,7 @@ def test_a_computed_edit_that_is_not_usable(
         (first, pair), (second, other) = good.factors.items()
         return Edit({first: pair, second: change(*other)}, "x", {}, (), good.fingerprint, "")
 
-    monkeypatch.setattr(editing.compute, "compute_edit", compute_edit)
+    monkeypatch.setattr(editing.methods.compute, "compute_edit", compute_edit)
     with pytest.raises(TracerError, match=message):
         editor.edit(REQUEST)
     with pytest.raises(TracerError, match=message), editor.preview(REQUEST):

@@ -16,9 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tracer.acting import units
-from tracer.answers import Readout
-from tracer.effects import (
+from tracer.engine.hooks import Add, Replace, Site, Units, as_ids, capture, intervene
+from tracer.engine.sweep import record, sweep
+from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.facts.readout import Readout
+from tracer.model import Model
+from tracer.neurons.effects import (
     NeuronEffects,
     amplify,
     neuron_effects,
@@ -27,11 +31,7 @@ from tracer.effects import (
     summarise_effects,
     suppress,
 )
-from tracer.errors import TracerError
-from tracer.hooks import Add, Replace, Site, Units, as_ids, capture, intervene
-from tracer.model import Model
-from tracer.sweep import record, sweep
-from tracer.tokens import Fact
+from tracer.neurons.interventions import units
 
 TEXT = "The Space Needle is in"
 NEURONS = [(2, 5), (0, 3), (0, 60), (3, 0)]

@@ -11,14 +11,14 @@ import torch
 from checkpoints import SENTENCES, metaspace
 from tokenizers.processors import TemplateProcessing
 
-from editing.continuation import continuations
-from editing.corpus import windows
-from editing.drift import windows as drift_windows
-from editing.evaluation.text_metrics import essence_perplexity
-from editing.scores import target_log_probs
+from editing.covariance.text import windows
+from editing.health.drift import windows as drift_windows
+from editing.questions.target_scores import target_log_probs
+from editing.questions.text_metrics import essence_perplexity
 from tracer import Model, TracerError, attribute_neurons, causal_trace
-from tracer.encoding import added_ids, body_ids, encode
-from tracer.tokens import Fact
+from tracer.engine.generation import continuations
+from tracer.facts.encoding import added_ids, body_ids, encode
+from tracer.facts.fact import Fact
 
 TEXT = " ".join(SENTENCES[:3])
 

@@ -14,17 +14,17 @@ import torch
 from handmade import handmade, own
 
 import tracer
-from editing.compute import compute_edit
 from editing.datasets import Ask, EditRecord, Rewrite
-from editing.editor import Editor
-from editing.evaluation import bench as bench_module
-from editing.evaluation.answers import ask
-from editing.evaluation.evaluate import begin, carry_on, cells_of, evaluate
-from editing.evaluation.kept import answers_from_bytes, answers_to_bytes, edit_from_bytes, edit_to_bytes
-from editing.evaluation.metrics import case_metrics
-from editing.evaluation.plan import Cell, Protocol, jobs_of
-from editing.evaluation.text_metrics import essence_perplexity
-from editing.weights import applied
+from editing.edits.weights import applied
+from editing.evaluation.run import worker as bench_module
+from editing.evaluation.run.blobs import answers_from_bytes, answers_to_bytes, edit_from_bytes, edit_to_bytes
+from editing.evaluation.run.protocol import Cell, Protocol, jobs_of
+from editing.evaluation.run.start import begin, carry_on, cells_of, evaluate
+from editing.ledger.editor import Editor
+from editing.methods.compute import compute_edit
+from editing.questions.answers import ask
+from editing.questions.metrics import case_metrics
+from editing.questions.text_metrics import essence_perplexity
 from tracer import Model, TracerError
 from tracer.runs import Store
 

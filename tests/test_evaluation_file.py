@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from handmade_evaluation import CASES, HOSTILE, evaluation, labels, row
 
-from editing.evaluation.evaluation import Evaluation
-from editing.evaluation.tables import COLUMNS
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import COLUMNS
 from tracer import TracerError
-from tracer.export import export
+from tracer.plots.export import export
 
 ROME = labels("rome")
 

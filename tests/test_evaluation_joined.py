@@ -12,7 +12,7 @@ from commands import assert_one_line, done, run
 
 import editing.cli  # noqa: F401 (adds the command)
 from editing.evaluation import Evaluation, join
-from editing.evaluation.tables import COLUMNS
+from editing.evaluation.result.schema import COLUMNS
 from tracer import TracerError
 
 RECORDS = [{"case_id": "0", "asks": []}, {"case_id": "1", "asks": []}]

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from handmade_evaluation import CASES, evaluation, labels, row, subject
 
-from editing.evaluation import metrics
-from editing.evaluation.evaluation import Evaluation
-from editing.evaluation.series import series_of
-from editing.evaluation.stages import staged
-from editing.evaluation.summary import HARMONIC, harmonic
-from editing.evaluation.tables import LABELS
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import LABELS
+from editing.evaluation.result.series import series_of
+from editing.evaluation.result.stages import staged
+from editing.evaluation.result.summary import HARMONIC, harmonic
+from editing.questions import metrics
 from editing.report import as_markdown
 from tracer import TracerError
 

@@ -29,9 +29,9 @@ from synthetic import (
 )
 
 from tracer.errors import TracerError
-from tracer.export import FORMATS, PAGE, export
 from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_trace
-from tracer.result import CausalTrace
+from tracer.plots.export import FORMATS, PAGE, export
+from tracer.tracing.trace import CausalTrace
 
 KINDS = ("hidden", "mlp", "attn")
 MARK = "document.documentElement.setAttribute('data-hacked','1')"

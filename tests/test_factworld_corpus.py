@@ -14,8 +14,8 @@ import torch
 from tracer.factworld import plain
 from tracer.factworld.corpus import WEIGHTS, Corpus, Statement, chunks, text_of
 from tracer.factworld.grammar import ESSENCE, PHRASINGS, REVERSED, fill
-from tracer.factworld.mechanism import Mechanism, attention_masks, forward, weighted_loss
-from tracer.factworld.train import Recipe, _Run, build_model, piece_encoder, schedule, train, train_tokenizer
+from tracer.factworld.recipe.mechanism import Mechanism, attention_masks, forward, weighted_loss
+from tracer.factworld.recipe.train import Recipe, _Run, build_model, piece_encoder, schedule, train, train_tokenizer
 
 FACTS = [
     Statement("The Space Needle", "landmark", "landmark_city", "Seattle"),

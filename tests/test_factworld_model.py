@@ -14,8 +14,8 @@ import pytest
 
 import tracer
 from tracer import factworld
-from tracer.factworld.evaluate import card, decodes_exactly, mechanics, perplexity, read_numbers, recall
 from tracer.factworld.grammar import PHRASINGS, fill
+from tracer.factworld.recipe.evaluate import card, decodes_exactly, mechanics, perplexity, read_numbers, recall
 from tracer.factworld.records import make_records, records
 
 

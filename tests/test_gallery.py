@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editing.outcome import Measured, Outcome
-from editing.probes import Probes, Question
+from editing.questions.outcome import Measured, Outcome
+from editing.questions.probes import Probes, Question
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.facts.fact import Fact
 from tracer.model import Model
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
 
 
 @pytest.mark.parametrize(("kind", "key"), [("hidden", "None"), ("mlp", "mlp"), ("attn", "attn")])

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from editing.compute import compute_edit
-from editing.covariance import Covariance
-from editing.edit import Edit
-from editing.moments import estimate_covariance
+from editing.covariance.covariance import Covariance
+from editing.covariance.estimate import estimate_covariance
+from editing.edits.edit import Edit
+from editing.methods.compute import compute_edit
 from tracer.model import Model
 
 # as published, and as the files were made

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import editing
 import tracer
-from editing.drift import KNOWN, WORSE, Drift, Drifted
-from editing.evaluation.controls import random_direction
-from editing.harm import TOKENS, HarmWarning, check_harm
+from editing.evaluation.run.controls import random_direction
+from editing.health.drift import KNOWN, WORSE, Drift, Drifted
+from editing.health.harm import TOKENS, HarmWarning, check_harm
 from tracer.errors import TracerError
 from tracer.model import Model
 
@@ -85,7 +85,7 @@ def test_where_harm_begins(before: float, after: float, ruined: bool) -> None:
 
 
 def test_editor_refuses_before_anything_is_changed(edit: editing.Edit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("editing.drift.WORSE", 0.5)  # whatever an edit does is harm
+    monkeypatch.setattr("editing.health.drift.WORSE", 0.5)  # whatever an edit does is harm
     editor = editing.Editor(tracer.load())
     bits = editor.model.fingerprint()
     with pytest.raises(TracerError, match="harms the model"):
@@ -124,7 +124,7 @@ def test_masked_and_random_models_are_not_judged(tiny: Callable[[str], Model]) -
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from editing.cli import app
 
-    monkeypatch.setattr("editing.drift.WORSE", 0.5)
+    monkeypatch.setattr("editing.health.drift.WORSE", 0.5)
     asked = ["edit", "rome", "{} is in downtown", "-s", "The Space Needle", "--to", "Paris"]
     warned = CliRunner().invoke(app, asked, env={"COLUMNS": "200"})
     assert warned.exit_code == 0 and warned.stdout.count("it harms the model: perplexity of unrelated text") == 1

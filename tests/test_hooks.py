@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tracer import hooks
+from tracer.engine import hooks
+from tracer.engine.hooks import INNER, Add, Replace, Site, as_ids, capture, evaluating, frozen, intervene
 from tracer.errors import TracerError
-from tracer.hooks import INNER, Add, Replace, Site, as_ids, capture, evaluating, frozen, intervene
 from tracer.model import Model, load
 
 Tiny = Callable[[str], Model]

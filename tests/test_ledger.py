@@ -16,8 +16,8 @@ import pytest
 import torch
 from handmade import handmade, own, steps_of
 
-from editing.editor import Editor
-from editing.weights import names_of, parameter
+from editing.edits.weights import names_of, parameter
+from editing.ledger.editor import Editor
 from tracer.errors import TracerError
 from tracer.model import Model, load
 

@@ -13,18 +13,18 @@ import torch
 from handmade_located import located
 from synthetic import synthetic_attribution, synthetic_average, synthetic_trace
 
-import editing.evidence
-from editing.compute import compute_edit
-from editing.edit import Edit
-from editing.evidence import default_window, with_prompts
-from editing.layers import layers_from
-from editing.locate import locate
-from editing.located import Located, suggest
-from editing.measures import edit_scores
-from editing.method import Method
+import editing.localisation.evidence
+from editing.edits.edit import Edit
+from editing.edits.weights import applied, names_of
+from editing.layers.from_result import layers_from
+from editing.layers.located import Located, suggest
+from editing.localisation.choose import locate
+from editing.localisation.evidence import default_window, with_prompts
+from editing.methods.compute import compute_edit
+from editing.methods.method import Method
+from editing.questions.measures import edit_scores
+from editing.questions.target_scores import MEASURES
 from editing.request import EditRequest
-from editing.scores import MEASURES
-from editing.weights import applied, names_of
 from tracer import (
     AverageTrace,
     Fact,
@@ -36,10 +36,10 @@ from tracer import (
     export,
     factworld,
     load,
-    storage,
 )
-from tracer.answers import answer_text
-from tracer.own_answers import own_answer
+from tracer.engine.answer import own_answer
+from tracer.facts.readout import answer_text
+from tracer.files import npz as storage
 
 NAN = float("nan")
 
@@ -295,8 +295,8 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> None:
     def named(name: str) -> Method:
         return Method(name, Settings, lambda *_: [], layers=None if name == "context" else "layers")
 
-    monkeypatch.setattr(editing.evidence, "compute_edits", by_hand)
-    monkeypatch.setattr(editing.evidence, "method_named", named)
+    monkeypatch.setattr(editing.localisation.evidence, "compute_edits", by_hand)
+    monkeypatch.setattr(editing.localisation.evidence, "method_named", named)
 
 
 @pytest.mark.usefixtures("swept")

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from editing.compute import compute_edit, compute_edits
-from editing.covariance import Covariance
-from editing.edit import Edit
+from editing.covariance.covariance import Covariance
+from editing.covariance.estimate import estimate_covariance
+from editing.edits.edit import Edit
+from editing.edits.weights import applied
 from editing.methods.alphaedit import AlphaEditSettings, free_space
+from editing.methods.compute import compute_edit, compute_edits
 from editing.methods.rome import default_layer
-from editing.methods.spread import default_layers
-from editing.moments import estimate_covariance
+from editing.methods.value.spread import default_layers
 from editing.request import EditRequest
-from editing.weights import applied
 from tracer import TracerError
-from tracer.arriving import behind_norm
-from tracer.hooks import Site, capture
+from tracer.engine.arriving import behind_norm
+from tracer.engine.hooks import Site, capture
 from tracer.model import Model, load
 
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 import tracer
-from editing.compute import compute_edit
-from editing.method import Change
+from editing.edits.weights import applied
+from editing.methods.compute import compute_edit
 from editing.methods.ft import FTLSettings, FTMSettings, added, plan, whole_factors
+from editing.methods.method import Change
+from editing.methods.training import Schedule, lesson, losses
 from editing.request import EditRequest
-from editing.training import Schedule, lesson, losses
-from editing.weights import applied
 from tracer import TracerError
-from tracer.hooks import evaluating
+from tracer.engine.answer import knows
+from tracer.engine.hooks import evaluating
 from tracer.model import Model, load
-from tracer.own_answers import knows
 
 Tiny = Callable[[str], Model]
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 import tracer
-from editing.compute import compute_edit
-from editing.method import Change
+from editing.edits.weights import applied
+from editing.methods.compute import compute_edit
 from editing.methods.kn import LADDER, MARGIN, KNSettings, plan
+from editing.methods.method import Change
+from editing.methods.training import losses
 from editing.request import EditRequest
-from editing.training import losses
-from editing.weights import applied
 from tracer import Fact, TracerError, attribute_neurons
-from tracer.answers import Readout
-from tracer.batches import Row
-from tracer.hooks import Site, capture
+from tracer.engine.answer import own_answer
+from tracer.engine.batch import Row
+from tracer.engine.hooks import Site, capture
+from tracer.facts.readout import Readout
 from tracer.model import Model, load
-from tracer.own_answers import own_answer
 
 Tiny = Callable[[str], Model]
 ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)

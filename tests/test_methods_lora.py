@@ -13,15 +13,15 @@ from torch import Tensor
 
 import editing.methods.lora as lora
 import tracer
-from editing.compute import compute_edit
-from editing.method import Change
+from editing.edits.weights import applied
+from editing.methods.compute import compute_edit
 from editing.methods.lora import LoRASettings, adapted, factors_of, plan, projections
+from editing.methods.method import Change
+from editing.methods.training import lesson, losses
 from editing.request import EditRequest
-from editing.training import lesson, losses
-from editing.weights import applied
 from tracer import TracerError
+from tracer.engine.answer import knows
 from tracer.model import Model, load
-from tracer.own_answers import knows
 
 Tiny = Callable[[str], Model]
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tracer import metrics
+from tracer.tracing import metrics
 
 LOGITS = torch.randn(5, 2, 11, generator=torch.Generator().manual_seed(0))  # rows, answer tokens, vocabulary
 

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.datasets.record import KINDS, MEASURES, Ask, EditRecord, Rewrite
-from editing.evaluation.answers import Answer, CaseAnswers, ask
-from editing.evaluation.metrics import METRICS, OF_QUESTIONS, Value, case_metrics, harmonic
+from editing.questions.answers import Answer, CaseAnswers, ask
+from editing.questions.metrics import METRICS, OF_QUESTIONS, Value, case_metrics, harmonic
+from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Rewrite
 from tracer import Model, TracerError
 
 NAN = float("nan")

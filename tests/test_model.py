@@ -20,10 +20,10 @@ from agreement import variant
 from torch import nn
 from transformers.activations import ACT2FN
 
+from tracer.engine.hooks import Add, Replace, Site, capture, intervene
 from tracer.errors import TracerError
-from tracer.hooks import Add, Replace, Site, capture, intervene
+from tracer.facts.fact import Fact
 from tracer.model import Model, checkpoint, find, load
-from tracer.tokens import Fact
 
 ARCHITECTURES = tuple(checkpoints.ARCHITECTURES)
 LAYER_SITES = ("hidden", "attn", "mlp", "key")

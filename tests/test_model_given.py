@@ -16,7 +16,7 @@ from torch import nn
 
 import editing
 from tracer import TracerError, attribute_neurons, attribution_trace, causal_trace
-from tracer.hooks import Add, Replace, Site, as_ids, capture, intervene
+from tracer.engine.hooks import Add, Replace, Site, as_ids, capture, intervene
 from tracer.model import Model, load
 
 SIZES = {

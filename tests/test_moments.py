@@ -17,19 +17,24 @@ import torch
 from checkpoints import ARCHITECTURES, SENTENCES
 
 import tracer
-from editing import corpus, moments, sums
-from editing.covariance import SHIPPED, Covariance, covariance_for
-from editing.moments import estimate_covariance
+from editing.covariance import accumulate as sums
+from editing.covariance import estimate as moments
+from editing.covariance import keys as key_sums
+from editing.covariance import text as corpus
+from editing.covariance.covariance import SHIPPED, Covariance
+from editing.covariance.default import covariance_for
+from editing.covariance.estimate import estimate_covariance
 from tracer import Model, TracerError
+from tracer.engine.hooks import Site, capture
 from tracer.files import cache_folder
-from tracer.hooks import Site, capture
 
 Tiny = Callable[[str], Model]
 TEXTS = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(4)] + ["", "Paris", "a b c"]
 
 CHILD = """
 import sys, time
-from editing import moments, sums
+from editing.covariance import accumulate as sums
+from editing.covariance import estimate as moments
 from test_moments import LONG
 from tracer.model import load
 keep, times = sums.Sums.save, []
@@ -272,13 +277,13 @@ def test_keys_that_are_not_finite(tiny_folder: Callable[[str], Path]) -> None:
 def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the layers of every batch that the model reads."""
     runs: list[int] = []
-    real = moments._read
+    real = key_sums._read
 
     def read(model: Model, rows: Any, totals: Any) -> None:
         runs.append(len(totals))
         real(model, rows, totals)
 
-    monkeypatch.setattr(moments, "_read", read)
+    monkeypatch.setattr(key_sums, "_read", read)
     return runs
 
 
@@ -349,7 +354,7 @@ def test_interrupted_run_carries_on(
     model, settings = tiny("gpt2"), {"text": LONG, "batch_tokens": 64, "save_every": 0.0, "window": 32}
     runs = count_runs(monkeypatch)
     whole = estimate_covariance(model, **settings, cache=False)
-    needed, real = len(runs), moments._read
+    needed, real = len(runs), key_sums._read
     assert needed > 20 and len(whole.doublings[0]) >= 1
 
     def stops(model: Model, rows: Any, totals: Any) -> None:
@@ -357,10 +362,10 @@ def test_interrupted_run_carries_on(
             raise error
         real(model, rows, totals)
 
-    monkeypatch.setattr(moments, "_read", stops)
+    monkeypatch.setattr(key_sums, "_read", stops)
     with pytest.raises(error):
         estimate_covariance(model, **settings, cache=tmp_path)
-    monkeypatch.setattr(moments, "_read", real)
+    monkeypatch.setattr(key_sums, "_read", real)
     lost = len(runs)
     assert same(estimate_covariance(model, **settings, cache=tmp_path), whole)
     assert needed - 15 <= len(runs) - lost < needed - 8

@@ -15,13 +15,13 @@ import torch
 from agreement import Tiny, fact, in_float64, variant
 from torch import Tensor
 
-import tracer.attributor as engine
-from tracer.answers import Readout
-from tracer.arriving import behind_norm
+import tracer.neurons.integrated_gradients as engine
+from tracer.engine.arriving import behind_norm
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.facts.readout import Readout
 from tracer.model import Model, load
-from tracer.neurons import NeuronAttribution, attribute_neurons, knowledge_neurons, refine
-from tracer.tokens import Fact
+from tracer.neurons.selection import NeuronAttribution, attribute_neurons, knowledge_neurons, refine
 
 PROMPTS = {"museum": "The Dipea Museum is in downtown", "occupation": "Delgea Delko works as a"}
 ARCHITECTURES = ["gpt2", "opt", "bert", "llama", "gemma2", "gptj", "falcon", "bloom", "neox", "phi3"]

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from editing.optimise import Objective, Optimised, Subject, optimise
+from editing.methods.value.prompts import essence_rows, rewriting_rows
+from editing.methods.value.search import Objective, Optimised, Subject, optimise
 from editing.request import EditRequest
-from editing.rows import essence_rows, rewriting_rows
-from editing.suffix import FORWARD_TOKENS, Ability, Suffix, cuts
 from tracer import TracerError
-from tracer.batches import Row, padded, states_at_lookups
-from tracer.hooks import Add, Site, capture, frozen, intervene
+from tracer.engine.batch import Row, padded, states_at_lookups
+from tracer.engine.hooks import Add, Site, capture, frozen, intervene
+from tracer.engine.partial import FORWARD_TOKENS, Ability, Suffix, cuts
 from tracer.model import Model, load
 
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")

@@ -14,13 +14,13 @@ import transformers
 from agreement import NOISE, fact, variant
 from test_optimise import found, subjects
 
-from editing.decoding import Line, follow
 from tracer import TracerError, attribute_neurons
-from tracer.causal import causal_trace
+from tracer.engine.follow import Line, follow
+from tracer.engine.hooks import Replace, Site, intervene
+from tracer.engine.sweep import record
 from tracer.errors import out_of_memory
-from tracer.hooks import Replace, Site, intervene
 from tracer.model import Model, load
-from tracer.sweep import record
+from tracer.tracing.causal import causal_trace
 
 ROOT = Path(__file__).parents[1]
 SAID = [

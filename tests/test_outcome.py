@@ -13,16 +13,16 @@ import torch
 from drawn import HOSTILE, check_no_markup, check_places, drawn, headings, layout, plain
 from handmade import REQUEST, handmade
 
-from editing.outcome import Measured, Outcome, measure
-from editing.outcome_table import shares, tables, worst
+from editing.edits.weights import applied
 from editing.plots.outcome import plot_outcome
-from editing.probes import Probes, Question, from_factworld
+from editing.questions.outcome import Measured, Outcome, measure
+from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.table import shares, tables, worst
 from editing.request import EditRequest
-from editing.weights import applied
 from tracer import Fact, Model, factworld, load
-from tracer.answers import answer_text
+from tracer.engine.answer import own_answer
 from tracer.errors import TracerError
-from tracer.own_answers import own_answer
+from tracer.facts.readout import answer_text
 
 RECORD = {
     "requested_rewrite": {
@@ -164,7 +164,7 @@ def test_a_masked_model_is_asked_at_its_mask(tiny: Callable[[str], Model], monke
     vocabulary = model.tokenizer.get_vocab()
     piece = min(text for text in vocabulary if text.startswith("##"))
     for token, expected in (("is", "is"), (piece, None)):  # a piece of a word is no answer
-        monkeypatch.setattr("editing.probes.own_answer", lambda *_, token=token: [vocabulary[token]])
+        monkeypatch.setattr("editing.questions.probes.own_answer", lambda *_, token=token: [vocabulary[token]])
         assert probes.completed(model).questions[0].true == expected
 
 

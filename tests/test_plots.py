@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from synthetic import SPACE_NEEDLE, synthetic_trace
 
 from tracer.errors import TracerError
-from tracer.labels import escape, token_label
 from tracer.plots import plot_trace, strongest_sites
+from tracer.plots.labels import escape, token_label
 from tracer.text import printable
 
 KINDS = ("hidden", "mlp", "attn")

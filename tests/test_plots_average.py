@@ -11,10 +11,10 @@ import pytest
 from drawn import HOSTILE, axis, check_no_markup, check_places, drawn, headings, layout, panels
 from synthetic import synthetic_average
 
-from tracer.averaged import CLASSES
 from tracer.errors import TracerError
 from tracer.plots import plot_average
 from tracer.plots.average_plan import LINES
+from tracer.tracing.average_trace import CLASSES
 
 KINDS = ("hidden", "mlp", "attn")
 

@@ -10,8 +10,8 @@ import pytest
 from drawn import HOSTILE, axis, check_no_markup, check_places, drawn, headings, layout, plain
 from synthetic import synthetic_effects
 
-from tracer.effects import summarise_effects
 from tracer.errors import TracerError
+from tracer.neurons.effects import summarise_effects
 from tracer.plots import plot_effects
 from tracer.plots.effect_bars import percentage
 

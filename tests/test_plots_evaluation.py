@@ -9,8 +9,8 @@ import pytest
 from drawn import HOSTILE, axis, check_no_markup, check_places, drawn, headings, layout, plain
 from handmade_evaluation import evaluation, labels, row
 
-from editing.evaluation.evaluation import Evaluation
-from editing.evaluation.summary import HARMONIC
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.summary import HARMONIC
 from editing.plots.evaluation import HOWS, plot_evaluation
 from editing.plots.health import plot_health
 from editing.plots.radar import plot_radar

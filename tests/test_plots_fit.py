@@ -12,10 +12,10 @@ from browsers import Page, opened
 from drawn import axis, check_places, drawn, layout, panels
 from synthetic import SPACE_NEEDLE, synthetic_average, synthetic_trace
 
-from tracer.export import export
-from tracer.labels import row_labels
 from tracer.plots import plot_average, plot_severed, plot_trace
+from tracer.plots.export import export
 from tracer.plots.fit import KEY, OVERHANG, WIDTH, WIDTHS, adaptive, headline_on, in_line, panel_widths
+from tracer.plots.labels import row_labels
 from tracer.plots.style import text_width
 
 KINDS = ("hidden", "mlp", "attn")

@@ -11,7 +11,7 @@ from handmade_located import located
 from synthetic import synthetic_trace
 
 from editing.plots import plot_locate
-from editing.scores import MEASURES
+from editing.questions.target_scores import MEASURES
 from tracer import TracerError
 
 

@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 from synthetic import synthetic_attribution
 
 from tracer.errors import TracerError
-from tracer.export import export
 from tracer.plots import plot_layers, plot_neurons
+from tracer.plots.export import export
 from tracer.plots.neurons import pooled
 
 SIZES = [(1, 1), (6, 768), (8, 1024), (24, 4096), (48, 6400), (100, 20000)]

@@ -14,8 +14,8 @@ import pytest
 import torch
 import transformers
 
-from editing.compute import METHODS, method_named, settings_of
-from editing.published import published, published_models, published_section
+from editing.methods.compute import METHODS, method_named, settings_of
+from editing.methods.published_settings import published, published_models, published_section
 from tracer import TracerError
 from tracer.model import Model
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import editing
 import tracer
-from editing.datasets.record import Ask, EditRecord, Rewrite
-from editing.evaluation.answers import ask
-from editing.scores import target_log_probs
+from editing.questions.answers import ask
+from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions.target_scores import target_log_probs
 from tracer.cli import app
 from tracer.model import Model, load, packages
 from tracer.model.soundness import perplexity

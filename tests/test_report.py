@@ -18,7 +18,7 @@ from commands import assert_one_line, done, run
 from handmade_evaluation import CASES, HOSTILE, MARK, evaluation, labels, row
 
 import editing.cli.report  # noqa: F401 (adds its command)
-from editing.evaluation.evaluation import Evaluation
+from editing.evaluation.result.evaluation import Evaluation
 from editing.report import render, write
 from editing.report.cases import packed
 from tracer import TracerError

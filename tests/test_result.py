@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tracer.errors import TracerError
-from tracer.result import CausalTrace
+from tracer.tracing.trace import CausalTrace
 
 TRACE = CausalTrace(
     scores=np.array([[0.1, 0.4, 0.2], [0.3, 0.1, 0.9]]),

@@ -14,14 +14,16 @@ from averages import FACTS, SETTINGS, UNKNOWN, assert_same, counting
 from checkpoints import SENTENCES
 from test_moments import LONG, apart, same
 
-from editing import moments, moments_run, packed
-from editing.corpus import windows
-from editing.moments import estimate_covariance
+from editing.covariance import keys as moments_keys
+from editing.covariance import parallel as moments_run
+from editing.covariance import triangles as packed
+from editing.covariance.estimate import estimate_covariance
+from editing.covariance.text import windows
 from tracer import TracerError, load, runs
-from tracer.average import average_traces
 from tracer.model import Model
 from tracer.runs import Store
 from tracer.runs.recipe import Recipe
+from tracer.tracing.average import average_traces
 
 Tiny = Callable[[str], Model]
 TEXT: dict[str, Any] = {"text": [*LONG, " ".join(SENTENCES[4:] * 3)], "window": 32, "batch_tokens": 64}
@@ -53,7 +55,7 @@ def test_traces_by_two_workers(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_the_folder_is_the_same_as_without_workers(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop of a worker, in this process."""
-    monkeypatch.setattr("tracer.runs.traces.run", _here)
+    monkeypatch.setattr("tracer.tracing.parallel.run", _here)
     model, facts = tiny("gpt2"), [FACTS[0], UNKNOWN, FACTS[4]]
     for workers in (1, 2):
         average_traces(model, facts, folder=tmp_path / str(workers), workers=workers, **SETTINGS)
@@ -95,17 +97,17 @@ def test_a_model_that_workers_cannot_load_is_refused(tiny_folder: Callable[[str]
 def test_covariances_in_parts(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the last digits as without workers, and as the parts by hand."""
     monkeypatch.setattr(moments_run, "run", _here)
-    monkeypatch.setattr(moments, "FEWEST", 16)  # so that some doublings are inside the first part
+    monkeypatch.setattr(moments_keys, "FEWEST", 16)  # so that some doublings are inside the first part
     model = tiny("gpt2")
     plain = estimate_covariance(model, [1, 3], cache=False, **TEXT)
     shared = estimate_covariance(model, [1, 3], cache=tmp_path, workers=2, **TEXT)
     with windows(model, TEXT["text"], 32, None) as corpus:
-        cut = moments_run.parts(corpus, 4 * 64, moments.marks_of(corpus))
+        cut = moments_run.parts(corpus, 4 * 64, moments_keys.marks_of(corpus))
         assert len(cut) == moments_run.PARTS
         total: dict[int, Any] = {1: 0, 3: 0}
         for part in cut[::-1]:
-            sums = moments.empty_sums(model, [1, 3], torch.float64)
-            for _ in moments.read_groups(model, corpus, part, sums, 64, set()):
+            sums = moments_keys.empty_sums(model, [1, 3], torch.float64)
+            for _ in moments_keys.read_groups(model, corpus, part, sums, 64, set()):
                 pass
             total = {layer: total[layer] + packed.mirror(sums.totals[layer]) for layer in total}
     for layer in (1, 3):
@@ -122,13 +124,13 @@ def test_covariances_in_parts(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
 def test_parts_are_the_groups_and_doublings_end_parts(tiny: Tiny, tokens: int) -> None:
     for window in (7, 64):
         with windows(tiny("gpt2"), LONG * 12, window, tokens) as corpus:
-            marks = moments.marks_of(corpus)
+            marks = moments_keys.marks_of(corpus)
             cut = moments_run.parts(corpus, 256, marks)
             groups = [group for part in cut for group in part]
             assert [stop for _, stop in groups[:-1]] == [first for first, _ in groups[1:]]
             assert (groups[0][0], groups[-1][1]) == (0, len(corpus.ends)) and 0 < len(cut) <= moments_run.PARTS
             ends = {part[-1][1] for part in cut}
-            inside = moments.reached(corpus.ends, marks) - ends
+            inside = moments_keys.reached(corpus.ends, marks) - ends
             assert all(stop < cut[0][-1][1] for stop in inside) and (not inside or cut[0][-1][1] in ends)
             if tokens > 5000:
                 sizes = [corpus.ends[p[-1][1] - 1] - (corpus.ends[p[0][0] - 1] if p[0][0] else 0) for p in cut]
@@ -136,7 +138,7 @@ def test_parts_are_the_groups_and_doublings_end_parts(tiny: Tiny, tokens: int) -
 
 
 def test_an_interrupted_covariance_goes_on(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, real, reads = tiny("gpt2"), moments._read, []
+    model, real, reads = tiny("gpt2"), moments_keys._read, []
     monkeypatch.setattr(moments_run, "run", _here)
     whole = estimate_covariance(model, 1, cache=False, workers=2, **TEXT)
     limit = [50]
@@ -147,7 +149,7 @@ def test_an_interrupted_covariance_goes_on(tiny: Tiny, tmp_path: Path, monkeypat
         reads.append(1)
         real(*arguments)
 
-    monkeypatch.setattr(moments, "_read", stops)
+    monkeypatch.setattr(moments_keys, "_read", stops)
     with pytest.raises(KeyboardInterrupt):
         estimate_covariance(model, 1, cache=tmp_path, workers=2, **TEXT)
     (left,) = tmp_path.iterdir()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from editing import EditRequest
-from editing.evaluation.negation import denied, is_question
-from editing.evaluation.said import says
+from editing.questions.match import says
+from editing.questions.negation import denied, is_question
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.sentences import answer_of, first_sentences, goes_on, sentence_end, sentence_ends, sentences_in
+from tracer.facts.sentences import answer_of, first_sentences, goes_on, sentence_end, sentence_ends, sentences_in
 
 FIRST = [  # a text, and its first sentence
     ("Paris. It is", "Paris."),

@@ -12,11 +12,11 @@ import torch
 from agreement import NOISE, fact, in_float64
 from torch import Tensor
 
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
 from tracer.model import Model
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement
 
 Tiny = Callable[[str], Model]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.spacing import space_between, spaced, unspaced
+from tracer.facts.spacing import space_between, spaced, unspaced
 
 JOINED = [  # nothing between them
     # numbers and formulae

@@ -14,13 +14,13 @@ import torch
 from agreement import KINDS, NOISE, PROMPT, SIDE_INPUTS, Tiny, agrees, fact, in_float64, with_side_inputs
 from torch import Tensor
 
-import tracer.sweep as engine
-from tracer.causal import causal_trace
+import tracer.engine.sweep as engine
+from tracer.engine.forward import Prefix
+from tracer.engine.hooks import Add, Intervention, Replace, Site, as_ids, intervene
+from tracer.engine.sweep import Base, record, sweep
 from tracer.errors import TracerError
-from tracer.forward import Prefix
-from tracer.hooks import Add, Intervention, Replace, Site, as_ids, intervene
 from tracer.model import Model, load
-from tracer.sweep import Base, record, sweep
+from tracer.tracing.causal import causal_trace
 
 CAUSAL = [name for name in checkpoints.ARCHITECTURES if name != "bert"]
 

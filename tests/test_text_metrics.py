@@ -12,12 +12,12 @@ from checkpoints import ARCHITECTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing import drift
-from editing.drift import Drift, perplexity
-from editing.evaluation.text_metrics import TermWeights, consistency, essence_perplexity, ngram_entropy, words
+from editing.health import drift
+from editing.health.drift import Drift, perplexity
+from editing.questions.text_metrics import TermWeights, consistency, essence_perplexity, ngram_entropy, words
 from tracer import Model, TracerError, load
 from tracer.factworld import held_out_text
-from tracer.factworld.evaluate import perplexity as world_perplexity
+from tracer.factworld.recipe.evaluate import perplexity as world_perplexity
 from tracer.model.soundness import PASSAGE
 
 TEXT = "The Space Needle is in downtown Seattle. Miles Davis plays the trumpet; Yo-Yo Ma plays the cello in Paris."

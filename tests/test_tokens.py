@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Tokenizer
 
-from tracer.encoding import body_ids, encode
 from tracer.errors import TracerError
+from tracer.facts.encoding import body_ids, encode
+from tracer.facts.fact import Alignment, Fact, token_text
+from tracer.facts.spacing import spaced
 from tracer.model import Model
-from tracer.spacing import spaced
-from tracer.tokens import Alignment, Fact, token_text
 
 FAMILIES = tuple(checkpoints.TOKENIZERS)
 CAUSAL = tuple(family for family in FAMILIES if family != "wordpiece")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from agreement import NOISE, fact
 
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from tracer.engine.hooks import Replace, Site, capture, intervene
 from tracer.errors import TracerError
-from tracer.hooks import Replace, Site, capture, intervene
-from tracer.metrics import NAMES
+from tracer.facts.fact import Fact
 from tracer.model import Model
-from tracer.tokens import Fact
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
+from tracer.tracing.metrics import NAMES
 
 Tiny = Callable[[str], Model]
 

@@ -26,14 +26,14 @@ from averages import (
 )
 from synthetic import synthetic_trace
 
-from tracer import storage
-from tracer.average import average_traces
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.files import npz as storage
 from tracer.model import Model
-from tracer.result import CausalTrace
-from tracer.tokens import Fact
+from tracer.tracing.average import average_traces
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement
+from tracer.tracing.trace import CausalTrace
 
 CHILD = """
 import functools, sys, time, torch

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import editing
-from editing.continuation import continuations
-from editing.drift import perplexity
+from editing.health.drift import perplexity
 from tracer import Fact, GaussianNoise, TracerError, TracerNote, attribute_neurons, causal_trace
-from tracer.hooks import Site, capture
+from tracer.engine.answer import own_answer
+from tracer.engine.generation import continuations
+from tracer.engine.hooks import Site, capture
 from tracer.model import Model, load
-from tracer.own_answers import own_answer
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from synthetic import synthetic_trace
 
 import editing.workbench.export as export_module
 from editing import Edit, Editor, EditRequest, Outcome, compute_edit, measure
-from editing.evidence import with_prompts
-from editing.layers import layers_from
-from editing.weights import applied
+from editing.edits.weights import applied
+from editing.layers.from_result import layers_from
+from editing.localisation.evidence import with_prompts
 from editing.workbench import Session, texts
 from editing.workbench.cells import Suggestion, cell_of
 from editing.workbench.questions import known_to_factworld

@@ -4,22 +4,25 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tracer import factworld, hooks, sweep
-from tracer.attributed import NeuronAttribution
-from tracer.attribution import attribution_trace
-from tracer.average import average_traces
-from tracer.averaged import AverageTrace
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise, TokenReplacement, UniformNoise
-from tracer.effect_result import NeuronEffects
-from tracer.effects import amplify, neuron_effects, random_neurons, set_to, summarise_effects, suppress
-from tracer.errors import TracerError, TracerNote
-from tracer.export import export
-from tracer.model import Available, DownProjection, Model, load, models
-from tracer.neurons import attribute_neurons, knowledge_neurons, refine
-from tracer.plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
-from tracer.result import CausalTrace
-from tracer.tokens import Alignment, Fact
+from tracer.facts.fact import Alignment, Fact
+from tracer.neurons.attribution import NeuronAttribution
+from tracer.neurons.effects import amplify, neuron_effects, random_neurons, set_to, summarise_effects, suppress
+from tracer.neurons.effects_result import NeuronEffects
+from tracer.neurons.selection import attribute_neurons, knowledge_neurons, refine
+from tracer.plots.export import export
+from tracer.tracing.attribution_patching import attribution_trace
+from tracer.tracing.average import average_traces
+from tracer.tracing.average_trace import AverageTrace
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
+from tracer.tracing.trace import CausalTrace
+
+from . import factworld
+from .engine import hooks, sweep
+from .errors import TracerError, TracerNote
+from .model import Available, DownProjection, Model, load, models
+from .moved import keep_old_places
+from .plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
 
 __all__ = [
     "Alignment",
@@ -64,6 +67,7 @@ __all__ = [
 ]
 
 workbench: Callable[..., Any]
+keep_old_places()
 
 
 def __getattr__(name: str) -> Any:

@@ -117,8 +117,8 @@ def row(*cells: str) -> str:
 def metrics() -> str:
     """Every metric by group."""
     from editing.datasets import KINDS, MEASURES
-    from editing.evaluation.defined import SCORE
-    from editing.evaluation.metrics import METRICS
+    from editing.questions.definitions import SCORE
+    from editing.questions.metrics import METRICS
 
     def group(name: str) -> str:
         if name.partition(" (")[0] in MEASURES or name == SCORE.name:
@@ -147,7 +147,7 @@ def measures() -> str:
 
 def methods() -> str:
     """Every method of editing with what it takes."""
-    from editing.compute import METHODS, method_named
+    from editing.methods.compute import METHODS, method_named
 
     lines = [
         "| method | what it is | layers | covariance | settings |",

@@ -14,9 +14,8 @@ from tracer.cli.command import Device, ModelName, app
 from tracer.errors import TracerError
 
 if TYPE_CHECKING:
+    from editing.ability import AbilityChange, AbilityResult, Score
     from tracer.model import Model
-
-    from ..ability import AbilityChange, AbilityResult, Score
 
 
 @app.command()
@@ -49,12 +48,11 @@ def ability(
 
     tracer ability --tasks csqa,anli,mmlu,squad2 --limit 200 -m gpt2-xl --edit edit.safetensors --out ability.json
     """
+    from editing.ability import AbilityChange
+    from editing.ability import ability as measure
+    from editing.ability.result import write
+    from editing.edits.edit import load_edit
     from tracer.model import EMBEDDED, load
-
-    from ..ability import AbilityChange
-    from ..ability import ability as measure
-    from ..ability.result import write
-    from ..edit import load_edit
 
     files = edits or []
     if out is not None and (out.suffix.lower() != ".json" or not out.absolute().parent.is_dir()):
@@ -78,8 +76,8 @@ def ability(
 @contextmanager
 def _made(model: Model, files: Sequence[Path], anyway: bool) -> Iterator[None]:
     """Inside, the model has the edits, one after the other; TracerError for one that is of other weights."""
-    from ..edit import load_edit
-    from ..weights import applied
+    from editing.edits.edit import load_edit
+    from editing.edits.weights import applied
 
     with ExitStack() as stack:
         for path in files:
@@ -88,7 +86,7 @@ def _made(model: Model, files: Sequence[Path], anyway: bool) -> Iterator[None]:
 
 
 def _show(result: AbilityResult | AbilityChange, edits: Sequence[str]) -> None:
-    from ..ability import AbilityResult
+    from editing.ability import AbilityResult
 
     first = result if isinstance(result, AbilityResult) else result.before
     printing.say(first.model + (f" with {', then '.join(edits)}" if edits else ""), style="bold")

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+from editing.health.harm import Check
 from tracer.cli.command import Device, ModelName, apart, app, choice
 from tracer.errors import TracerError
-from tracer.tokens import SLOT
-
-from ..harm import Check
+from tracer.facts.fact import SLOT
 
 METHOD = "rome"  # where none is named
 CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
@@ -154,7 +153,8 @@ def edit(
 
     tracer edit --undo --ledger runs
     """
-    from ..compute import method_named
+    from editing.methods.compute import method_named
+
     from . import hparams as parameters
     from . import run
     from .places import Places

@@ -18,8 +18,8 @@ from tracer.model import load
 from . import hparams as parameters
 
 if TYPE_CHECKING:
-    from ..datasets import EditRecord
-    from ..evaluation.plan import Cell, Protocol
+    from editing.datasets import EditRecord
+    from editing.evaluation.run.protocol import Cell, Protocol
 
 RECORDS = "Records"
 MEASURE = "What is measured"
@@ -151,7 +151,7 @@ class _Source:
     lenient: bool
 
     def records(self) -> list[EditRecord]:
-        from ..datasets import load_records
+        from editing.datasets import load_records
 
         assert self.name is not None
         strict = False if self.lenient else None
@@ -171,14 +171,14 @@ class _Grid:
         seeds: Sequence[int],
         sets: Sequence[str],
     ) -> None:
-        from ..evaluation.plan import Mode
+        from editing.evaluation.run.protocol import Mode
 
         self.methods, self.models, self.layers, self.seeds = methods, models, layers, seeds
         self.modes = [choice("mode", mode, get_args(Mode)) for mode in modes]
         self.hparams = parameters.read_for(methods, sets)
 
     def cells(self, names: Sequence[str]) -> list[Cell]:
-        from ..evaluation.evaluate import cells_of
+        from editing.evaluation.run.start import cells_of
 
         modes: Any = self.modes
         return cells_of(self.methods, names, modes, self.layers, self.seeds, self.hparams)
@@ -193,7 +193,7 @@ def _go(
     workers: int,
     cluster: str | None,
 ) -> None:
-    from ..evaluation.evaluate import begin, carry_on
+    from editing.evaluation.run.start import begin, carry_on
 
     given: dict[str, Any] | None = None
     if source.name is not None:
@@ -213,7 +213,7 @@ def _go(
 
 
 def _protocol(options: Sequence[str], texts: bool, controls: bool) -> Protocol:
-    from ..evaluation.plan import CONTROLS, Protocol
+    from editing.evaluation.run.protocol import CONTROLS, Protocol
 
     found: dict[str, Any] = {"texts": texts, "controls": CONTROLS if controls else ()}
     for text in options:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from editing.methods.compute import settings_of
 from tracer.errors import TracerError
 
-from ..compute import settings_of
-
 if TYPE_CHECKING:
-    from ..method import Method
+    from editing.methods.method import Method
 
 NUMBERS = re.compile(r"\s*-?\d+(\.\d*)?([eE][-+]?\d+)?(\s*,\s*-?\d+(\.\d*)?([eE][-+]?\d+)?)+\s*")
 RANGE = re.compile(r"(\d+)-(\d+)")
@@ -55,7 +54,7 @@ def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, An
 
     Raises TracerError as :func:`read` does; for a name that none of them has.
     """
-    from ..compute import method_named
+    from editing.methods.compute import method_named
 
     found: dict[str, Any] = {}
     several = [method_named(name) for name in methods]
@@ -75,7 +74,7 @@ def layers_of(text: str) -> tuple[int, ...]:
 
 def covariance(method: Method, path: Path) -> dict[str, Any]:
     """The covariance in a file, as a hyper-parameter. Raises TracerError for a method that uses none."""
-    from ..covariance import Covariance
+    from editing.covariance.covariance import Covariance
 
     if "covariance" not in _types(method):
         raise TracerError(f"{method.name} uses no covariance; leave --covariance out")

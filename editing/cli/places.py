@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from tracer.cli import files
 from tracer.cli.command import choice
 from tracer.errors import TracerError
-from tracer.export import export, writable_folder
+from tracer.plots.export import export, writable_folder
 
 if TYPE_CHECKING:
-    from ..edit import Edit
-    from ..editor import Editor
-    from ..outcome import Outcome
+    from editing.edits.edit import Edit
+    from editing.ledger.editor import Editor
+    from editing.questions.outcome import Outcome
 
 EXPORTS = ("peft", "hf")
 
@@ -89,7 +89,7 @@ class Places:
 
     def report(self, outcome: Outcome) -> list[Path]:
         """Write the outcome alone: a figure or numbers, by suffix."""
-        from ..plots.outcome import plot_outcome
+        from editing.plots.outcome import plot_outcome
 
         drawn = [path for path in self.reports if files.drawn(path.suffix[1:].lower())]
         figure = plot_outcome(outcome) if drawn else None

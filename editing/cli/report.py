@@ -36,11 +36,10 @@ def report(
 
     With --out table.md only the tables of methods, in Markdown.
     """
-    from tracer.export import replacing
-
-    from ..evaluation.evaluation import Evaluation
-    from ..evaluation.joined import join
-    from ..report import as_markdown, write
+    from editing.evaluation.result.evaluation import Evaluation
+    from editing.evaluation.result.joining import join
+    from editing.report import as_markdown, write
+    from tracer.plots.export import replacing
 
     evaluation = join([Evaluation.load(run) for run in runs])
     path = out or runs[0].with_suffix(".html")

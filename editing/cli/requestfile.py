@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from editing.questions.probes import Probes
+from editing.request import EditRequest
 from tracer.errors import TracerError
 from tracer.files import Row, read_rows, unfolded
-
-from ..probes import Probes
-from ..request import EditRequest
 
 EXPECTED = (
     'expected records such as {"prompt": "{} is in downtown", "subject": "The Space Needle", "target_new": "Paris"}, '

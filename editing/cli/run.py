@@ -9,25 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editing.edits.edit import Edit, load_edit
+from editing.health.harm import Check, HarmWarning
+from editing.ledger.editor import Editor
+from editing.ledger.folder import FILE, Ledger
+from editing.methods.method import Method
+from editing.questions.outcome import Outcome, measure
+from editing.questions.probes import Probes
+from editing.request import EditWarning, as_requests
 from tracer.cli import printing
 from tracer.model import EMBEDDED, load
 
-from ..edit import Edit, load_edit
-from ..editor import Editor
-from ..harm import Check, HarmWarning
-from ..ledger import FILE, Ledger
-from ..method import Method
-from ..outcome import Outcome, measure
-from ..probes import Probes
-from ..request import EditWarning, as_requests
 from . import shown
 from .places import Places
 from .wish import Item, Wish
 
 if TYPE_CHECKING:
+    from editing.layers.located import Located
     from tracer.model import Model
-
-    from ..located import Located
 
 NOTES = 3  # most warnings that are printed
 
@@ -69,7 +68,7 @@ class Computed:
         return editor.compute(requests, self.method.name, **more), located
 
     def _located(self, model: Model, requests: Sequence[Any], probes: Probes, job: Job) -> Located:
-        from ..locate import locate
+        from editing.localisation.choose import locate
 
         using: Any = self.locate
         if using != "sweep":

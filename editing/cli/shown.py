@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from editing.edits.weights import parameter
+from editing.questions.table import tables, written
 from tracer.cli import printing
-from tracer.labels import cut
-
-from ..outcome_table import tables, written
-from ..weights import parameter
+from tracer.plots.labels import cut
 
 if TYPE_CHECKING:
+    from editing.edits.edit import Edit
+    from editing.layers.located import Located
+    from editing.questions.outcome import Outcome
+    from editing.questions.probes import Probes
+    from editing.request import EditRequest
     from tracer.model import Model
-
-    from ..edit import Edit
-    from ..located import Located
-    from ..outcome import Outcome
-    from ..probes import Probes
-    from ..request import EditRequest
 
 
 def show_edit(model: Model, edit: Edit, probes: Probes) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from editing.questions.probes import Probes, Question, from_factworld
+from editing.request import EditRequest
 from tracer.cli.command import apart
 from tracer.errors import TracerError
+from tracer.facts.fact import SLOT
 from tracer.model import EMBEDDED
-from tracer.tokens import SLOT
 
-from ..probes import Probes, Question, from_factworld
-from ..request import EditRequest
 from . import requestfile
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """Evaluation sets as records of one type, whatever benchmark they come from."""
 
+from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
+
 from .load import Loaded, load_facts, load_records, read_records, records_of, save_records
 from .problems import Problem, RecordWarning
-from .record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
 from .unused import Unused
 
 __all__ = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from editing.questions.record import Ask, EditRecord, Rewrite
+
 from .fields import (
     REWORDED,
     FieldError,
@@ -21,7 +23,6 @@ from .fields import (
     several,
     text,
 )
-from .record import Ask, EditRecord, Rewrite
 
 Record = Mapping[str, Any]
 MOST_REFERENCES = 10  # subjects with the new object whose facts are taken from FactWorld

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from editing.questions.record import Ask, Kind, Rewrite
 from tracer.errors import TracerError
 from tracer.text import look_alike
-
-from .record import Ask, Kind, Rewrite
 
 Wordings = tuple[tuple[str, ...], ...]
 PROMPT = ("prompt", "question")

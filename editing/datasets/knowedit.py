@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from zlib import crc32
 
+from editing.questions.record import MEASURES, Ask, EditRecord, Kind, Rewrite
+
 from .counterfact import flat, flat_fact
 from .fields import PROMPT, FieldError, follows, keeps, questions, rewrite, several, text
-from .record import MEASURES, Ask, EditRecord, Kind, Rewrite
 
 Record = Mapping[str, Any]
 LOCALITY: dict[str, Kind] = {

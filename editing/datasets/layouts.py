@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from editing.questions.record import EditRecord
 from tracer.errors import TracerError
 from tracer.files import is_table
 
@@ -14,7 +15,6 @@ from .fields import REWORDED
 from .knowedit import convsent, knowedit, wikibio
 from .mquake import mquake
 from .own import dump, table
-from .record import EditRecord
 from .ripple import ripple
 from .zsre import zsre, zsre_true
 

@@ -13,16 +13,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from editing.questions.record import EditRecord
 from tracer.errors import TracerError
+from tracer.facts.fact import Fact
 from tracer.files import Row, new_file, plain, read_rows, unfolded
 from tracer.progress import track
-from tracer.tokens import Fact
 
 from . import sets
 from .fields import FieldError, optional, text
 from .layouts import Layout, is_record, layout_of, recognise
 from .problems import Problem, RecordWarning, listed
-from .record import EditRecord
 from .snippets import with_snippets
 from .unused import Unused, Watched, unused_of
 

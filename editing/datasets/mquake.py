@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from editing.questions.record import Ask, EditRecord
+
 from .counterfact import requested
 from .fields import FieldError, Wordings, answers, several, text
-from .record import Ask, EditRecord
 
 Record = Mapping[str, Any]
 

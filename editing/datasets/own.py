@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tracer.tokens import SLOT
+from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
+from tracer.facts.fact import SLOT
 
 from .fields import FieldError, Wordings, answers, optional, text
-from .record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
 
 Record = Mapping[str, Any]
 FACT = ("prompt", "subject", "target_new", "target_true", "relation", "question", "space")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from editing.questions.record import Ask, EditRecord, Kind, Rewrite
+
 from .fields import FieldError, Wordings, answers, keeps, text
-from .record import Ask, EditRecord, Kind, Rewrite
 from .sentences import Wording, prompt_of, shared, subject_of, wordings
 
 Record = Mapping[str, Any]

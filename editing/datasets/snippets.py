@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from editing.questions.record import EditRecord
 from tracer.errors import TracerError
 from tracer.files import Row
 
 from .fields import optional
-from .record import EditRecord
 
 FILE = "attribute_snippets.json"
 Samples = Sequence[Mapping[str, Any]]

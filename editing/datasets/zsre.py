@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from editing.questions.record import Ask, EditRecord
+
 from .counterfact import new_question
 from .fields import REWORDED, expecting, following, optional, paired, rewrite, several, text
-from .record import Ask, EditRecord
 
 Record = Mapping[str, Any]
 

@@ -1,13 +1,13 @@
 """What an edit really did: answers, metrics, protocols, and runs that survive."""
 
-from ..drift import Drift, Drifted, perplexity
-from .answers import Answer, CaseAnswers, ask
-from .evaluate import begin, carry_on, cells_of, evaluate
-from .evaluation import Evaluation
-from .health import Limits, Monitor, Reading
-from .joined import join
-from .metrics import METRICS, Metric, Value, case_metrics, harmonic
-from .plan import Cell, Protocol
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.joining import join
+from editing.evaluation.run.protocol import Cell, Protocol
+from editing.evaluation.run.start import begin, carry_on, cells_of, evaluate
+from editing.health.drift import Drift, Drifted, perplexity
+from editing.health.monitor import Limits, Monitor, Reading
+from editing.questions.answers import Answer, CaseAnswers, ask
+from editing.questions.metrics import METRICS, Metric, Value, case_metrics, harmonic
 
 __all__ = [
     "METRICS",

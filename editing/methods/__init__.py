@@ -1,1 +1,16 @@
-"""Methods of editing, one module each: every one turns groups of requests into changes of weights."""
+"""Methods of editing, one module each, from groups of requests to changes of weights; and the way they are called."""
+
+from .compute import METHODS, compute_edit, compute_edits, method_named
+from .method import Change, Group, Method
+from .published_settings import published
+
+__all__ = [
+    "METHODS",
+    "Change",
+    "Group",
+    "Method",
+    "compute_edit",
+    "compute_edits",
+    "method_named",
+    "published",
+]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from editing.edits.edit import Edit
+from editing.methods.value.spread import SpreadSettings, default_layers, spread
 from tracer.errors import TracerError
 
-from ..edit import Edit
-from ..method import Change, Group, Method
-from .spread import SpreadSettings, default_layers, spread
+from .method import Change, Group, Method
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlphaEditSettings(SpreadSettings):
-    """Hyper-parameters of AlphaEdit; see :class:`editing.settings.ValueSettings`.
+    """Hyper-parameters of AlphaEdit; see :class:`editing.methods.value.settings.ValueSettings`.
 
     nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2 for
     Llama 3, which fits no other scale of keys); None: as many of the smallest as together hold ``nullspace_share`` of

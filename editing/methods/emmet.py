@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editing.methods.value.spread import SpreadSettings, default_layers, spread
 from tracer.errors import TracerError
 
-from ..method import Change, Group, Method
-from .spread import SpreadSettings, default_layers, spread
+from .method import Change, Group, Method
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -23,7 +23,7 @@ SHARE = 0.03  # of the diagonal's mean: the default of emmet_lambda
 
 @dataclass(frozen=True)
 class EMMETSettings(SpreadSettings):
-    """Hyper-parameters of EMMET; see :class:`editing.settings.ValueSettings`.
+    """Hyper-parameters of EMMET; see :class:`editing.methods.value.settings.ValueSettings`.
 
     emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K, since keys that nearly coincide cannot be mapped to
     values that differ; None: 3 % of that diagonal's mean. mom2_weight scales C, which changes nothing but the meaning

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from tracer.acting import finite
+from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import TracerError
-from tracer.hooks import evaluating, frozen
+from tracer.neurons.interventions import finite
 from tracer.progress import track
 
-from ..method import Change, Group, Method
-from ..training import Schedule, as_layers, train
+from .method import Change, Group, Method
+from .training import Schedule, as_layers, train
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -41,7 +41,7 @@ class FTLSettings:
 
     Attributes:
         layers: whose down-projections are trained; None: the one at a quarter of the depth.
-        objective: "prompt_last" (FT-L) or "target_new" (FT-M); see :class:`editing.training.Schedule`.
+        objective: "prompt_last" (FT-L) or "target_new" (FT-M); see :class:`editing.methods.training.Schedule`.
         steps: passes over the requests, at most.
         lr: learning rate of Adam; None: such that 20 updates reach the constraint. (Published: 5e-4.)
         norm_constraint: how far any number of a weight may move; False: as far as it will; None: 8 times the root

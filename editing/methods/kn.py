@@ -25,20 +25,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tracer.acting import check_neurons, finite, whole
-from tracer.answers import Readout
-from tracer.batches import Row
-from tracer.chat import chat_of
+from editing.methods.value.context_templates import BARE, as_templates, fill
+from editing.request import EditRequest
+from tracer.engine.answer import own_answer
+from tracer.engine.batch import Row
+from tracer.engine.hooks import Site, capture, evaluating, frozen
 from tracer.errors import TracerError
-from tracer.hooks import Site, capture, evaluating, frozen
-from tracer.neurons import attribute_neurons, refine
-from tracer.own_answers import own_answer
+from tracer.facts.chat import chat_of
+from tracer.facts.readout import Readout
+from tracer.neurons.interventions import check_neurons, finite, whole
+from tracer.neurons.selection import attribute_neurons, refine
 from tracer.progress import track
 
-from ..contexts import BARE, as_templates, fill
-from ..method import Change, Group, Method
-from ..request import EditRequest
-from ..training import as_layers, losses
+from .method import Change, Group, Method
+from .training import as_layers, losses
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -56,7 +56,7 @@ class KNSettings:
         neurons: (layer, unit) pairs to edit, for every request; None: those that the old answer goes back to.
         layers: where to look for them; None: everywhere.
         threshold, share: neurons above this share of the highest score, for more than this share of the wordings; see
-            :func:`tracer.neurons.refine`. (Published: 0.2, and 0.4 or 0.7.)
+            :func:`tracer.neurons.selection.refine`. (Published: 0.2, and 0.4 or 0.7.)
         most: at most so many, the highest scores first; None: all.
         steps, rule, site, token: of the attribution; see :func:`tracer.attribute_neurons`. (Published: at the answer.)
         context_templates: wordings, texts with {} for the prompt; None: the prompt alone.

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tracer.acting import finite, whole
+from editing.edits.weights import check_editable
+from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import TracerError
-from tracer.hooks import evaluating, frozen
 from tracer.model import orientation
+from tracer.neurons.interventions import finite, whole
 from tracer.progress import track
 
-from ..method import Change, Group, Method
-from ..training import Schedule, as_layers, train
-from ..weights import check_editable
+from .method import Change, Group, Method
+from .training import Schedule, as_layers, train
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -43,7 +43,8 @@ class LoRASettings:
         dropout: of the adapters' input while they are trained. (Published: 0.1.)
         steps: passes over the requests, at most.
         lr: learning rate of Adam. (Published: 5e-3.)
-        objective, stop_loss, batch_size: see :class:`editing.training.Schedule`. (Published: no limit of the loss.)
+        objective, stop_loss, batch_size: see :class:`editing.methods.training.Schedule`. (Published: no limit of the
+        loss.)
         weight_decay: Adam's L2 term on A and B.
         seed: of A and of dropout; the global random state is left alone.
     """

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from ..method import Change, Group, Method
-from .spread import ClosedForm, SpreadSettings, default_layers, spread
+from editing.methods.value.spread import ClosedForm, SpreadSettings, default_layers, spread
+
+from .method import Change, Group, Method
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -21,7 +22,7 @@ SHARE = 0.1  # of d_mlp: the default weight
 
 @dataclass(frozen=True)
 class MEMITSettings(SpreadSettings):
-    """Hyper-parameters of MEMIT; see :class:`editing.settings.ValueSettings`.
+    """Hyper-parameters of MEMIT; see :class:`editing.methods.value.settings.ValueSettings`.
 
     mom2_weight: how much what the covariance stands for counts against the new facts (``mom2_update_weight``, 15,000
     or 20,000 as published); None: a tenth of d_mlp, with which a key of usual size (k C^-1 k = d_mlp) is mapped 10/11

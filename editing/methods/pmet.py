@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..method import Change, Group, Method
+from editing.methods.value.spread import default_layers, spread
+
 from .memit import MEMITSettings, least_squares
-from .spread import default_layers, spread
+from .method import Change, Group, Method
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PMETSettings(MEMITSettings):
-    """Hyper-parameters of PMET; see :class:`editing.settings.ValueSettings`.
+    """Hyper-parameters of PMET; see :class:`editing.methods.value.settings.ValueSettings`.
 
     nll_factor: what the target's NLL counts; a tenth of that once the target is the most
     probable, where the search ends if KL is at most kl_stop.

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..method import Change, Group, Method
-from ..optimise import Optimised, loss_curves, measures, optimise
-from ..request import EditRequest
-from ..settings import ValueSettings, subject_of
-from ..timing import part
-from ..weights import applied
+from editing.edits.weights import applied
+from editing.methods.value.search import Optimised, loss_curves, measures, optimise
+from editing.methods.value.settings import ValueSettings, subject_of
+from editing.request import EditRequest
+
+from .method import Change, Group, Method
+from .timing import part
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ROMESettings(ValueSettings):
-    """Hyper-parameters of ROME; see :class:`editing.settings.ValueSettings`.
+    """Hyper-parameters of ROME; see :class:`editing.methods.value.settings.ValueSettings`.
 
     With several layers each is written on top of those before it. mom2_adjustment: False leaves C out (u = k* / |k*|).
     mean_key: the mean key in the denominator too (R-ROME).

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.questions.record import MEASURES
 from tracer.errors import TracerError
-from tracer.labels import model_label
+from tracer.plots.labels import model_label
 from tracer.plots.style import (
     EDGE,
     INK,
@@ -24,10 +28,6 @@ from tracer.plots.style import (
     wrapped,
 )
 
-from ..datasets.record import MEASURES
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.tables import Frame
 from .series import label
 
 if TYPE_CHECKING:

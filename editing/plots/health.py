@@ -6,23 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.series import divided, series_of
 from tracer.errors import TracerError
-from tracer.labels import escape
-from tracer.plots.style import (
-    EDGE,
-    LINE,
-    SMALL,
-    VALUES,
-    Canvas,
-    axis,
-    in_layout,
-    legend_height,
-    small,
-    wrapped,
-)
+from tracer.plots.labels import escape
+from tracer.plots.style import EDGE, LINE, SMALL, VALUES, Canvas, axis, in_layout, legend_height, small, wrapped
 
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.series import divided, series_of
 from .evaluation import checked, described
 from .series import label, looks
 

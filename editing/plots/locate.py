@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from editing.layers.located import Located, check_one_model
+from editing.questions.target_scores import MEASURES
 from tracer.errors import TracerError
-from tracer.labels import model_label
+from tracer.plots.labels import model_label
 from tracer.plots.style import AXIS, EDGE, SMALL, VALUES, axis, in_layout, layer_ticks, see_through
 
-from ..located import Located, check_one_model
-from ..scores import MEASURES
 from .locate_plan import LEFT, PANEL, RIGHT, Plan
 
 if TYPE_CHECKING:

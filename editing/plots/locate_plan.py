@@ -8,11 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from tracer.labels import METRICS, escape, headline, model_label
+from editing.layers.located import Located
+from editing.questions.target_scores import MEASURES
+from tracer.plots.labels import METRICS, escape, headline, model_label
 from tracer.plots.style import EDGE, LINE, Canvas, legend_height, small, wrapped
-
-from ..located import Located
-from ..scores import MEASURES
 
 LEFT, PANEL, HEADING, BETWEEN, BOTTOM, RIGHT = 78, 180, 44, 24, 58, 26
 CAPTION = (

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from editing.questions.outcome import Measured, Outcome
+from editing.questions.probes import GROUPS
 from tracer.errors import TracerError
-from tracer.labels import escape, headline, model_label
+from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import (
     EDGE,
     INK,
@@ -22,9 +24,6 @@ from tracer.plots.style import (
     small,
     wrapped,
 )
-
-from ..outcome import Measured, Outcome
-from ..probes import GROUPS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

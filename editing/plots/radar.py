@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import UNEDITED, Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.questions.record import MEASURES
 from tracer.errors import TracerError
 from tracer.plots.style import EDGE, FRAME, LINE, QUIET, Canvas, legend_height, see_through, wrapped
 
-from ..datasets.record import MEASURES
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.tables import UNEDITED, Frame
 from .evaluation import HOWS, checked, described
 from .series import label, looks
 

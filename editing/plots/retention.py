@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.labels import escape
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.retention import RELIABLE
+from editing.evaluation.result.schema import Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.questions.definitions import is_share
+from tracer.plots.labels import escape
 from tracer.plots.style import (
     AXIS,
     BAR_ROOM,
@@ -22,11 +27,6 @@ from tracer.plots.style import (
     wrapped,
 )
 
-from ..evaluation.defined import is_share
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.retention import RELIABLE
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.tables import Frame
 from .evaluation import checked, described
 from .series import Look, label, looks
 

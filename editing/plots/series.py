@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tracer.labels import cut, escape
+from editing.evaluation.result.schema import UNEDITED
+from editing.evaluation.result.series import Series
+from tracer.plots.labels import cut, escape
 from tracer.plots.style import QUIET
-
-from ..evaluation.series import Series
-from ..evaluation.tables import UNEDITED
 
 COLORS = (
     "#c33d1e",

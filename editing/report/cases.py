@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.stages import staged
-from ..evaluation.tables import LABELS, UNEDITED, Frame
+from editing.evaluation.result.schema import LABELS, UNEDITED, Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.evaluation.result.stages import staged
 
 if TYPE_CHECKING:
-    from ..evaluation.evaluation import Evaluation
+    from editing.evaluation.result.evaluation import Evaluation
 
 NUMBERS = ("nll", "nll_against", "accuracy", "exact", "said")
 

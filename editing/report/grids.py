@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from editing.evaluation.result.schema import Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.questions.definitions import SCORE, is_share, what_is
+from editing.questions.metrics import CHAINED
+from editing.questions.record import MEASURES
 from tracer.statistics import clustered_mean
 
-from ..datasets.record import MEASURES
-from ..evaluation.defined import SCORE, is_share, what_is
-from ..evaluation.metrics import CHAINED
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.tables import Frame
-
 if TYPE_CHECKING:
-    from ..evaluation.evaluation import Evaluation
+    from editing.evaluation.result.evaluation import Evaluation
 
 OTHERS = ("fluency", "consistency")
 Cell = str | list[Any]  # a text, or [number or None to sort by, what is shown, what is shown small below]

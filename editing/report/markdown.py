@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import LABELS, UNEDITED, Frame
+from editing.evaluation.result.series import Series, divided, series_of
+from editing.questions.definitions import is_share
+from editing.questions.metrics import CHAINED
 from tracer.errors import TracerError
-
-from ..evaluation.defined import is_share
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.metrics import CHAINED
-from ..evaluation.series import Series, divided, series_of
-from ..evaluation.tables import LABELS, UNEDITED, Frame
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "score S": (),

@@ -12,17 +12,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.series import series_of
+from editing.plots.evaluation import plot_evaluation
+from editing.plots.health import plot_health
+from editing.plots.radar import plot_radar
+from editing.plots.retention import plot_retention
+from editing.questions.definitions import SCORE, ordered, what_is
 from tracer.errors import TracerError
-from tracer.export import replacing
+from tracer.plots.export import replacing
 from tracer.progress import track
 
-from ..evaluation.defined import SCORE, ordered, what_is
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.series import series_of
-from ..plots.evaluation import plot_evaluation
-from ..plots.health import plot_health
-from ..plots.radar import plot_radar
-from ..plots.retention import plot_retention
 from . import grids
 from .cases import packed
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from editing.workbench.session import Session
+from .session import Session
 
 if TYPE_CHECKING:
-    from editing.workbench.page import Workbench
     from tracer.model import Model
+
+    from .page import Workbench
 
 __all__ = ["Session", "workbench"]
 
@@ -26,7 +27,8 @@ def workbench(model: Model | None = None) -> Workbench:
     Raises:
         TracerError: ipywidgets or anywidget is missing (pip install 'tracer[lab]').
     """
-    from editing.workbench.page import Workbench
     from tracer.model import load
+
+    from .page import Workbench
 
     return Workbench(load() if model is None else model)

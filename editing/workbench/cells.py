@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer.causal import window_layers
+from editing.layers.from_result import layers_from
+from editing.layers.located import SHARE, suggest
 from tracer.errors import TracerError
-from tracer.result import CausalTrace
-
-from ..layers import layers_from
-from ..located import SHARE, suggest
+from tracer.tracing.causal import window_layers
+from tracer.tracing.trace import CausalTrace
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -68,7 +67,8 @@ class Cell:
 def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
     """The cell of ``trace`` at a token (its index in the prompt) and a layer.
 
-    The window around it grows from this layer, by :func:`editing.located.suggest`, over neighbours in its row that
+    The window around it grows from this layer, by :func:`editing.layers.from_result.located.suggest`, over neighbours
+    in its row that
     bring back at least 0.8 of what it does. Of attention no layers are suggested, since edits write to MLPs.
 
     Raises:
@@ -97,7 +97,7 @@ def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
 
 
 def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
-    """The layers that a trace as a whole speaks for: :func:`editing.locate.layers_from`.
+    """The layers that a trace as a whole speaks for: :func:`editing.localisation.choose.layers_from`.
 
     A trace that names none, or is of other weights than the model has now, gives the reason instead.
     """

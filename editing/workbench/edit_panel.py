@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from editing.methods.compute import METHODS, method_named
 from tracer.errors import TracerError
 
-from ..compute import METHODS, method_named
 from . import parts
 from .cells import Suggestion
 from .session import Session

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tracer.errors import TracerError
-from tracer.export import export as write_result
-from tracer.export import writable_folder
+from tracer.plots.export import export as write_result
+from tracer.plots.export import writable_folder
 from tracer.progress import track
 
 if TYPE_CHECKING:
+    from editing.ledger.editor import Entry
+    from editing.questions.outcome import Outcome
     from tracer.model import Model
-    from tracer.result import CausalTrace
-
-    from ..editor import Entry
-    from ..outcome import Outcome
+    from tracer.tracing.trace import CausalTrace
 
 PARTS = ("figures", "numbers", "edits", "adapters", "outcomes", "ledger")
 LEDGER = "ledger"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracer.case import KINDS
-from tracer.corruption import GaussianNoise, TokenReplacement, UniformNoise
 from tracer.errors import TracerError
-from tracer.metrics import NAMES
+from tracer.tracing.case import KINDS
+from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
+from tracer.tracing.metrics import NAMES
 
 from . import parts, texts
 from .session import Session, default_window

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracer.inspection import visible
+from tracer.facts.inspection import visible
 from tracer.plots import plot_trace
-from tracer.result import CausalTrace
+from tracer.tracing.trace import CausalTrace
 
 from . import parts, texts
 from .cells import Cell, Suggestion

@@ -17,10 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from editing.request import EditWarning
 from tracer.errors import TracerError
 from tracer.progress import heard
-
-from ..request import EditWarning
 
 if TYPE_CHECKING:
     from tracer.model import Model

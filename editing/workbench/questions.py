@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from editing.localisation.evidence import with_prompts
+from editing.questions.probes import Probes, from_factworld
+from editing.request import EditRequest
 from tracer.errors import TracerError
+from tracer.facts.fact import SLOT, Fact
 from tracer.model import EMBEDDED
-from tracer.tokens import SLOT, Fact
-
-from ..evidence import with_prompts
-from ..probes import Probes, from_factworld
-from ..request import EditRequest
 
 if TYPE_CHECKING:
     from tracer.model import Model

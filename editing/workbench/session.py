@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.case import KINDS
-from tracer.causal import causal_trace
-from tracer.corruption import GaussianNoise
+from editing.ledger.editor import Editor, Entry
+from editing.methods.compute import method_named
+from editing.questions.outcome import Measured, Outcome, measure
+from editing.questions.probes import Probes
+from editing.request import EditRequest
 from tracer.errors import TracerError
-from tracer.result import CausalTrace
-from tracer.tokens import Fact
+from tracer.facts.fact import Fact
+from tracer.tracing.case import KINDS
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
+from tracer.tracing.trace import CausalTrace
 
-from ..compute import method_named
-from ..editor import Editor, Entry
-from ..outcome import Measured, Outcome, measure
-from ..probes import Probes
-from ..request import EditRequest
 from . import cells
 from .export import Exported, export
 from .questions import questions
 
 if TYPE_CHECKING:
-    from tracer.inspection import Inspection
+    from editing.edits.edit import Edit
+    from tracer.facts.inspection import Inspection
     from tracer.model import Model
 
-    from ..edit import Edit
     from .cells import Cell, Suggestion
 
 __all__ = ["Proposal", "Session", "default_window"]
@@ -61,6 +61,7 @@ class Session:
     def __init__(self, model: Model) -> None:
         self.editor = Editor(model)
         self.inspection: Inspection | None = None
+        self._fact: Fact | None = None
         self.traces: tuple[CausalTrace, ...] = ()
         self.ledger: Path | None = None
         self._outcomes: dict[Edit, Outcome] = {}
@@ -89,15 +90,16 @@ class Session:
         Raises:
             TracerError: as :class:`tracer.Fact` and its ``inspect`` do. The fact at hand stays what it was.
         """
-        self.inspection = Fact(prompt, subject, target).inspect(self.model)
+        fact = Fact(prompt, subject, target)
+        self.inspection, self._fact = fact.inspect(self.model), fact
         return self.inspection
 
     @property
     def fact(self) -> Fact:
         """The fact at hand. Raises TracerError if there is none."""
-        if self.inspection is None:
+        if self._fact is None:
             raise TracerError("there is no fact yet; give a prompt and its subject to align")
-        return self.inspection.fact
+        return self._fact
 
     # --- traces ----------------------------------------------------------------------------------------------------
     def trace(self, kinds: Sequence[str] = KINDS, **settings: Any) -> tuple[CausalTrace, ...]:

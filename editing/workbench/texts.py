@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from editing.questions.probes import GROUPS
+from editing.questions.table import ARROW, written
 from tracer.errors import TracerError
-from tracer.inspection import visible
+from tracer.facts.inspection import visible
 from tracer.text import printable
 
-from ..outcome_table import ARROW, written
-from ..probes import GROUPS
-
 if TYPE_CHECKING:
-    from tracer.inspection import Inspection
-    from tracer.result import CausalTrace
+    from editing.edits.edit import Edit
+    from editing.ledger.editor import Entry
+    from editing.questions.outcome import Outcome
+    from tracer.facts.inspection import Inspection
+    from tracer.tracing.trace import CausalTrace
 
-    from ..edit import Edit
-    from ..editor import Entry
-    from ..outcome import Outcome
     from .cells import Cell, Suggestion
     from .jobs import Job
 
@@ -68,7 +67,7 @@ def _range(numbers: Sequence[int], name: str) -> str:
 # --- a cell ----------------------------------------------------------------------------------------------------------
 def cell(found: Cell, trace: CausalTrace) -> str:
     """A cell's numbers with their names."""
-    from tracer.labels import METRICS
+    from tracer.plots.labels import METRICS
 
     restored = found.restored
     rows = [

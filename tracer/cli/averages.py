@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import files, printing
 from .command import (
     KINDS,
@@ -32,9 +33,9 @@ from .command import (
 from .traces import width
 
 if TYPE_CHECKING:
-    from ..averaged import AverageTrace
-    from ..model import Model
-    from ..tokens import Fact
+    from tracer.facts.fact import Fact
+    from tracer.model import Model
+    from tracer.tracing.average_trace import AverageTrace
 
 NAME = "average"
 LAST_SUBJECT = "last subject token"
@@ -70,12 +71,12 @@ def average(
 
     A fact whose target is not what the model says is skipped.
     """
-    from ..case import Setting
-    from ..corruption import GaussianNoise
-    from ..export import writable_folder
-    from ..metrics import NAMES
-    from ..model import load
-    from ..progress import track
+    from tracer.model import load
+    from tracer.plots.export import writable_folder
+    from tracer.progress import track
+    from tracer.tracing.case import Setting
+    from tracer.tracing.corruption import GaussianNoise
+    from tracer.tracing.metrics import NAMES
 
     kinds = choices("kind", kind, KINDS, everything="all")
     modules = [] if sever is None else choices("sever", sever, MODULES)
@@ -120,7 +121,7 @@ def _facts(path: Path | None, relations: Sequence[str]) -> list[tuple[str, Fact]
 
         apart({"--relation": list(relations)}, "chooses among the embedded facts; leave it out, or --facts")
         return read(path)
-    from ..factworld import facts
+    from tracer.factworld import facts
 
     known = facts()
     for relation in relations:
@@ -149,7 +150,7 @@ def _average(
     model: Model, facts: Sequence[Fact], settings: dict[str, Any], resume: Path | None, **which: Any
 ) -> AverageTrace:
     """The average of one kind, or of hidden states with something severed; kept in a folder of its own."""
-    from ..average import average_traces
+    from tracer.tracing.average import average_traces
 
     parts = [which.get("kind", "hidden"), which.get("tokens"), which.get("sever")]
     folder = None if resume is None else resume / "_".join(part for part in parts if part)
@@ -157,7 +158,7 @@ def _average(
 
 
 def _print(averages: Sequence[AverageTrace]) -> None:
-    from ..labels import METRICS
+    from tracer.plots.labels import METRICS
 
     first = averages[0]
     skipped = f", {_counted(len(first.unknown), 'fact')} skipped as unknown" if first.unknown else ""
@@ -198,7 +199,7 @@ def _print_severed(severed: Sequence[AverageTrace]) -> None:
 def _write(
     averages: Sequence[AverageTrace], severed: Sequence[AverageTrace], folder: Path, suffixes: Sequence[str]
 ) -> list[Path]:
-    from ..plots import plot_average, plot_severed
+    from tracer.plots import plot_average, plot_severed
 
     singles = {f"{NAME}_{each.kind}": each for each in averages}
     written = files.write(folder, NAME, suffixes, averages, singles, {NAME: lambda: plot_average(averages)})

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ..errors import TracerError, TracerNote
+from tracer.errors import TracerError, TracerNote
 
 KINDS = ("hidden", "mlp", "attn")
 MODULES = ("mlp", "attn")
@@ -128,7 +128,7 @@ def apart(given: dict[str, Any], reason: str) -> None:
 
 @contextmanager
 def _one_line_notes() -> Iterator[None]:
-    from ..text import printable
+    from tracer.text import printable
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", TracerNote)
@@ -145,7 +145,7 @@ def _one_line_notes() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    from ..text import printable
+    from tracer.text import printable
 
     typer.echo("tracer: " + printable(" ".join(message.split())), err=True)
     raise typer.Exit(2)

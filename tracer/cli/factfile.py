@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import TracerError
-from ..files import Row, read_rows, unfolded
-from ..tokens import Fact
+from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.files import Row, read_rows, unfolded
 
 EXPECTED = 'expected records such as {"prompt": "Paris is the capital of", "subject": "Paris", "target": "France"}'
 

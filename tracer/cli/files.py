@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 ARTICLE = re.compile(r"^(the|a|an)\s+(?=\S)", re.IGNORECASE)
 
@@ -27,7 +27,8 @@ def formats(given: str) -> list[str]:
     """The formats named, pictures last: they need a browser, and the numbers are to be safe if there is none."""
     from importlib.util import find_spec
 
-    from ..export import FORMATS, NO_KALEIDO, PICTURES
+    from tracer.plots.export import FORMATS, NO_KALEIDO, PICTURES
+
     from .command import choices
 
     chosen = choices("format", given, FORMATS)
@@ -38,7 +39,7 @@ def formats(given: str) -> list[str]:
 
 def drawn(suffix: str) -> bool:
     """Whether files of this format hold figures."""
-    from ..export import PICTURES
+    from tracer.plots.export import PICTURES
 
     return suffix in ("html", *PICTURES)
 
@@ -90,7 +91,7 @@ def write(
 
     singles, figures: by name of the file, without suffix; figures are made only if they are wanted. Returns the paths.
     """
-    from ..export import export
+    from tracer.plots.export import export
 
     written = []
     made = {key: make() for key, make in figures.items()} if any(map(drawn, suffixes)) else {}

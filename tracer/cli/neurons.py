@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import files, printing
 from .command import Device, Formats, ModelName, Out, Subject, Target, apart, app, choice, choices, finite
 
@@ -65,11 +66,12 @@ def neurons(
     formats: Formats = "html",
 ) -> None:
     """Find the neurons that all wordings of a fact share, act on them, and compare with controls."""
-    from ..attributed import check_threshold
-    from ..attributor import KINDS as SITES
-    from ..attributor import METHODS, RULES
-    from ..export import writable_folder
-    from ..model import load
+    from tracer.model import load
+    from tracer.neurons.attribution import check_threshold
+    from tracer.neurons.integrated_gradients import KINDS as SITES
+    from tracer.neurons.integrated_gradients import METHODS, RULES
+    from tracer.plots.export import writable_folder
+
     from . import prompts, search
 
     suffixes = files.formats(formats)

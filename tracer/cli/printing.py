@@ -75,7 +75,7 @@ def literal(text: str) -> Text:
     """Text as it is: no markup, nothing that a terminal would obey."""
     from rich.text import Text
 
-    from ..text import printable
+    from tracer.text import printable
 
     return Text(_fitting(printable(text)), overflow="fold")
 

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..answers import answer_text, as_fact
-from ..errors import TracerError
-from ..own_answers import own_answer
-from ..tokens import SLOT, Fact
+from tracer.engine.answer import own_answer
+from tracer.errors import TracerError
+from tracer.facts.fact import SLOT, Fact
+from tracer.facts.readout import answer_text, as_fact
+
 from .command import apart
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from tracer.model import Model
 
 NEIGHBOURS = 4  # with the same object, and with another
 
@@ -80,7 +81,7 @@ class Given:
         return self._with(wordings, [] if self.other is None else [self._other()], ())
 
     def _of_factworld(self, relation: str, seed: int) -> Prompts:
-        from ..factworld import find, neighbours, paraphrases
+        from tracer.factworld import find, neighbours, paraphrases
 
         apart({"--target": self.target}, "comes with the fact that --relation chooses; leave one of them out")
         fact = find(self.subject, relation)

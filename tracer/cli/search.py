@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..attributed import NeuronAttribution
-from ..attributor import Attributor
-from ..effects import NeuronEffects, neuron_effects
-from ..errors import TracerError
-from ..neurons import BAR, refine
+from tracer.errors import TracerError
+from tracer.neurons.attribution import NeuronAttribution
+from tracer.neurons.effects import NeuronEffects, neuron_effects
+from tracer.neurons.integrated_gradients import Attributor
+from tracer.neurons.selection import BAR, refine
+
 from . import files, printing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..model import Model
+    from tracer.model import Model
+
     from .prompts import Prompts
 
 SHOWN, WRITTEN = 20, 100  # neurons
@@ -216,7 +218,7 @@ def _neurons(neurons: Sequence[tuple[int, int]]) -> str:
 # --- files ---------------------------------------------------------------------------------------------------------
 def write(found: Found, settings: Settings, folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Attribution and effects in every format; return the paths. Tables hold the neurons of :meth:`Found.frame`."""
-    from ..plots import plot_effects, plot_neurons
+    from tracer.plots import plot_effects, plot_neurons
 
     name, mean = files.slug(found.wordings[0].subject), found.mean
     attributed, acted = f"{name}_neurons", f"{name}_effects"
@@ -235,7 +237,7 @@ def _write_table(found: Found, settings: Settings, path: Path) -> Path:
     """The neurons of the search as csv or json."""
     import json
 
-    from ..export import replacing
+    from tracer.plots.export import replacing
 
     frame = found.frame(settings.threshold)
     if path.suffix == ".csv":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import files, printing
 from .command import (
     KINDS,
@@ -30,10 +31,10 @@ from .command import (
 )
 
 if TYPE_CHECKING:
-    from ..corruption import Corruption
-    from ..model import Model
-    from ..result import CausalTrace
-    from ..tokens import Fact
+    from tracer.facts.fact import Fact
+    from tracer.model import Model
+    from tracer.tracing.corruption import Corruption
+    from tracer.tracing.trace import CausalTrace
 
 AUTO = "auto"
 
@@ -74,11 +75,11 @@ def trace(
     formats: Formats = "html",
 ) -> None:
     """Corrupt the subject, restore one state at a time, and show where the answer comes back."""
-    from ..case import Setting
-    from ..export import writable_folder
-    from ..metrics import NAMES
-    from ..model import load
-    from ..tokens import Fact
+    from tracer.facts.fact import Fact
+    from tracer.model import load
+    from tracer.plots.export import writable_folder
+    from tracer.tracing.case import Setting
+    from tracer.tracing.metrics import NAMES
 
     kinds = choices("kind", kind, KINDS, everything="all")
     metrics = choices("metric", metric, NAMES)
@@ -122,7 +123,7 @@ def _corruption(
     names: list[str],
 ) -> Corruption:
     """What the options ask for."""
-    from ..corruption import GaussianNoise, TokenReplacement, UniformNoise
+    from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
 
     if names:
         noise = {"--seed": seed, "--sigma": sigma, "--level": level, "--uniform": uniform}
@@ -145,7 +146,7 @@ def _corruption(
 
 def _resolved(corruption: Any, model: Model, fact: Fact, samples: int | None) -> Corruption:
     """The same corruption; subjects to be found are looked for once and not again for every kind."""
-    from ..corruption import TokenReplacement
+    from tracer.tracing.corruption import TokenReplacement
 
     if not isinstance(corruption, TokenReplacement) or corruption.subject is not None:
         return corruption
@@ -159,8 +160,8 @@ def _traces(
     model: Model, fact: Fact, kinds: Sequence[str], estimate: int | None, settings: dict[str, Any]
 ) -> list[CausalTrace]:
     """One per metric and kind, those of a metric together."""
-    from ..attribution import attribution_trace
-    from ..causal import causal_trace
+    from tracer.tracing.attribution_patching import attribution_trace
+    from tracer.tracing.causal import causal_trace
 
     found = []
     for kind in kinds:
@@ -175,7 +176,7 @@ def _severed(
     model: Model, fact: Fact, modules: Sequence[str], ordinary: Sequence[CausalTrace], settings: dict[str, Any]
 ) -> list[list[CausalTrace]]:
     """Per metric the ordinary trace of hidden states and the severed ones, of the last subject token at least."""
-    from ..causal import causal_trace
+    from tracer.tracing.causal import causal_trace
 
     if not modules:
         return []
@@ -197,7 +198,7 @@ def _write_all(
 
 
 def _write(traces: Sequence[CausalTrace], folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    from ..plots import plot_trace
+    from tracer.plots import plot_trace
 
     name = files.slug(traces[0].subject)
     singles = {_name(trace, traces, trace.kind): trace for trace in traces}
@@ -205,7 +206,7 @@ def _write(traces: Sequence[CausalTrace], folder: Path, suffixes: Sequence[str])
 
 
 def _write_severed(groups: Sequence[Sequence[CausalTrace]], folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    from ..plots import plot_severed
+    from tracer.plots import plot_severed
 
     if not groups:
         return []
@@ -231,7 +232,7 @@ def _print(traces: Sequence[CausalTrace]) -> None:
 
 def _print_table(traces: Sequence[CausalTrace]) -> None:
     """The strongest sites of traces with the same metric."""
-    from ..plots import strongest_sites
+    from tracer.plots import strongest_sites
 
     filled = printing.table("restored", "site", "token", *printing.right("layer", _measure(traces[0]), "effect"))
     for each in traces:
@@ -259,14 +260,14 @@ def _measure(trace: CausalTrace) -> str:
     """What the scores are."""
     import html
 
-    from ..labels import measure
+    from tracer.plots.labels import measure
 
     return html.unescape(measure(trace))
 
 
 def _settings(trace: CausalTrace) -> str:
     """The corruption and the method in words."""
-    from ..labels import estimate
+    from tracer.plots.labels import estimate
 
     settings = trace.corruption
     if "subjects" in settings:

@@ -16,7 +16,7 @@ def models() -> None:
     """List the models that can be loaded here without a network, or by installing a package."""
     from rich.table import Column
 
-    from ..model import models as available
+    from tracer.model import models as available
 
     names = (Column(name, no_wrap=True) for name in ("name", "model", "licence"))
     filled = printing.table(*names, "")
@@ -29,8 +29,8 @@ def models() -> None:
 @app.command()
 def tokens(prompt: Prompt, subject: Subject, target: Target = None, model: ModelName = None) -> None:
     """Show the prompt in the model's tokens, and which of them are the subject."""
-    from ..model import load
-    from ..tokens import Fact
+    from tracer.facts.fact import Fact
+    from tracer.model import load
 
     fact = Fact(prompt, subject, target)
     for line in str(fact.inspect(load(model))).split("\n"):
@@ -47,7 +47,7 @@ def world(
     """Search the facts that the embedded model was taught."""
     from rich.table import Column
 
-    from ..factworld import facts
+    from tracer.factworld import facts
 
     known = facts()
     relation = existing("relation", relation, {f.relation for f in known})

@@ -1,9 +1,9 @@
 """FactWorld: the embedded model, the facts it was taught, and edit records about them."""
 
-from tracer.factworld.facts import facts, held_out_text, statements, training_text
-from tracer.factworld.records import records
-from tracer.factworld.related import find, neighbours, others_of, paraphrases
-from tracer.factworld.world import Relation, WorldFact, aliases, relations, subjects
+from .facts import facts, held_out_text, statements, training_text
+from .records import records
+from .related import find, neighbours, others_of, paraphrases
+from .world import Relation, WorldFact, aliases, relations, subjects
 
 __all__ = [
     "Relation",

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tracer.factworld import plain
-from tracer.factworld.grammar import ESSENCE, PHRASINGS
+from . import plain
+from .grammar import ESSENCE, PHRASINGS
 
 WEIGHTS = {"object": 1.0, "text": 0.2, "mention": 0.05, "plain": 0.2}
 """Loss weights: a row is mostly wording, and wording is learnt early; objects are what has to be learnt."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from importlib.resources import files
 
-from tracer.factworld.corpus import Corpus, Statement, text_of
-from tracer.factworld.grammar import PHRASINGS, REVERSED
-from tracer.factworld.world import WorldFact, aliases, read_facts
+from .corpus import Corpus, Statement, text_of
+from .grammar import PHRASINGS, REVERSED
+from .world import WorldFact, aliases, read_facts
 
 
 def statements() -> tuple[Statement, ...]:

@@ -9,8 +9,9 @@ from random import Random
 from typing import Any, Literal
 
 from tracer.errors import TracerError
-from tracer.factworld.corpus import Statement
-from tracer.factworld.grammar import PHRASINGS, REVERSED, fill
+
+from .corpus import Statement
+from .grammar import PHRASINGS, REVERSED, fill
 
 Split = Literal["train", "validation", "test"]
 

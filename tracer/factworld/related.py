@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from tracer.errors import TracerError
-from tracer.factworld.facts import facts
-from tracer.factworld.grammar import PHRASINGS
-from tracer.factworld.world import WorldFact
+
+from .facts import facts
+from .grammar import PHRASINGS
+from .world import WorldFact
 
 
 def find(subject: str, relation: str | None = None) -> WorldFact:

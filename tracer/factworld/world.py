@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tracer.errors import TracerError
-from tracer.tokens import Fact
+from tracer.facts.fact import Fact
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TracerError, out_of_memory
+from tracer.errors import TracerError, out_of_memory
+
 from .opened import PARQUET, content_of, suffix_of, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .rows import Row, decoder
 
 IsRecord = Callable[[Mapping[str, Any]], bool]

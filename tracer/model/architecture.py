@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

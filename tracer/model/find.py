@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import packages
 from .checkpoint import EMBEDDED
 from .gguf_file import SUFFIX, only_file
@@ -57,6 +58,6 @@ def _embedded() -> Path:
     if not (folder / "config.json").is_file():
         raise TracerError(
             f"the embedded FactWorld model is missing from this installation (expected at {folder}); "
-            "reinstall the package, or retrain it with: python -m tracer.factworld.train"
+            "reinstall the package, or retrain it with: python -m tracer.factworld.recipe.train"
         )
     return folder

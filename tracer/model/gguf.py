@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TracerError, out_of_memory
-from ..progress import bar
+from tracer.errors import TracerError, out_of_memory
+from tracer.progress import bar
+
 from . import architecture
 from .checkpoint import complete, device_of, dtype_of, quiet
 from .gguf_file import AGAIN, Header, opened

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import TracerError, out_of_memory
-from ..progress import track
+from tracer.errors import TracerError, out_of_memory
+from tracer.progress import track
+
 from .rope import Scaling
 
 SUFFIX = ".gguf"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .checkpoint import CONVERT, INDEX, WEIGHTS, check_files, has_tokenizer
 
 # What is fetched from the hub: safetensors only, and the small text files beside them.

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import TracerError
-from ..inference import ordinary
+from tracer.errors import TracerError
+from tracer.inference import ordinary
+
 from . import architecture, checkpoint
 from .find import find_checkpoint
 from .gguf import load_gguf

@@ -17,7 +17,8 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import architecture
 from .given import note_tokens_beyond, own_class, whole
 

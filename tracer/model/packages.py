@@ -18,9 +18,10 @@ from types import MappingProxyType
 
 from filelock import FileLock
 
-from ..errors import TracerError, TracerNote
-from ..files import cache_folder, new_folder
-from ..progress import bar
+from tracer.errors import TracerError, TracerNote
+from tracer.files import cache_folder, new_folder
+from tracer.progress import bar
+
 from .gguf import load_gguf
 from .saving import write
 

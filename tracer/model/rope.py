@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerNote
+from tracer.errors import TracerNote
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import new_folder
+from tracer.files import new_folder
+
 from .checkpoint import quiet
 
 if TYPE_CHECKING:

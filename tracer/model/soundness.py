@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import TracerNote
+from tracer.errors import TracerNote
 
 if TYPE_CHECKING:
     from .model import Model

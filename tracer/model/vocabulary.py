@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
     from .model import Model

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerError
-from ..labels import escape, x_title
+from tracer.errors import TracerError
+
 from .average_plan import BETWEEN, CURVES, STRONG, Plan, line_of, percent, rank, row_label, shown
 from .fit import Arrangement, arrange, axis_title, tick_room, widths
+from .labels import escape, x_title
 from .style import AXIS, COLORS, SMALL, VALUES, axis, in_layout, layer_ticks, see_through
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..averaged import AverageTrace
+    from tracer.tracing.average_trace import AverageTrace
 
 
 def plot_average(average: AverageTrace | Sequence[AverageTrace], width: int | None = None) -> go.Figure:

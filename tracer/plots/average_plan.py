@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..labels import METRICS, escape, model_label, remark, x_title
 from .fit import axis_title, in_line, panel_widths
+from .labels import METRICS, escape, model_label, remark, x_title
 from .style import BAR_ROOM, EDGE, LINE, TITLES, Canvas, legend_height, small, text_width, wrapped
 
 if TYPE_CHECKING:
-    from ..averaged import AverageTrace
+    from tracer.tracing.average_trace import AverageTrace
 
 
 @dataclass(frozen=True)

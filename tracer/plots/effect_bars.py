@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..labels import headline
+from .labels import headline
 
 if TYPE_CHECKING:
-    from ..effects import NeuronEffects
+    from tracer.neurons.effects import NeuronEffects
 
 LEAST_CAP = 2.0  # a probability tripled is always drawn to scale
 
@@ -65,7 +65,7 @@ def bars_of_one(effect: NeuronEffects) -> list[Bar]:
 
 def bars_of_several(group: Sequence[NeuronEffects]) -> list[Bar]:
     """The bars of several results: means over facts and their intervals."""
-    from ..effects import summarise_effects
+    from tracer.neurons.effects import summarise_effects
 
     bars = []
     for row in summarise_effects(group).to_dict("records"):

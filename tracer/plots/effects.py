@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerError
-from ..labels import escape, headline, model_label, token_label
+from tracer.errors import TracerError
+
 from .effect_bars import Bar, bars_of_one, bars_of_several, cap_of, label_at, percentage, value_range
+from .labels import escape, headline, model_label, token_label
 from .style import EDGE, INK, LINE, SMALL, VALUES, Canvas, axis, in_layout, legend_height, see_through, small, wrapped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..effects import NeuronEffects
+    from tracer.neurons.effects import NeuronEffects
 
 BARS = {
     "neurons": ("knowledge neurons", "#3d9a5a"),
@@ -33,7 +34,7 @@ def plot_effects(effects: NeuronEffects | Sequence[NeuronEffects]) -> go.Figure:
 
     Effects of the same intervention are one panel, so that suppressing and amplifying stand side by side. A panel of
     one result has the single draws of random neurons and the single neighbours as dots; one of several results has
-    means over facts with the intervals of `tracer.effects.summarise_effects`.
+    means over facts with the intervals of `tracer.neurons.effects.summarise_effects`.
 
     A change too large for the others to be seen is cut off at the upper edge; every bar has its number written on it.
 

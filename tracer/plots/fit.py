@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..labels import headline
+from .labels import headline
 from .style import text_width, wrapped
 
 if TYPE_CHECKING:

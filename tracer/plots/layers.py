@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerError
-from ..labels import escape, model_label
+from tracer.errors import TracerError
+
+from .labels import escape, model_label
 from .style import AXIS, EDGE, LINE, SMALL, VALUES, Canvas, layer_ticks, wrapped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..attributed import NeuronAttribution
+    from tracer.neurons.attribution import NeuronAttribution
 
 BAR_COLOR = "#4aa564"
 SHARE, DEVIATIONS = 0.2, 3.0  # default thresholds

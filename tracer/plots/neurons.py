@@ -7,28 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..labels import escape, headline, model_label, token_label
+from .labels import escape, headline, model_label, token_label
 from .layers import BAR_COLOR, above, checked, how, threshold_of
-from .style import (
-    AXIS,
-    BAR_ROOM,
-    EDGE,
-    INK,
-    LINE,
-    QUIET,
-    SMALL,
-    Canvas,
-    axis,
-    in_layout,
-    layer_ticks,
-    small,
-    wrapped,
-)
+from .style import AXIS, BAR_ROOM, EDGE, INK, LINE, QUIET, SMALL, Canvas, axis, in_layout, layer_ticks, small, wrapped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..attributed import NeuronAttribution
+    from tracer.neurons.attribution import NeuronAttribution
 
 LEFT, OVERVIEW, RANK, COUNTS, BETWEEN, RIGHT, BOTTOM = 62, 512, 30, 150, 22, 24, 60
 COLUMNS = 256  # of the overview: two pixels each

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerError
-from ..labels import METRICS, estimate, measure, model_label, token_label
+from tracer.errors import TracerError
+
 from .average_plan import counted, percent
 from .fit import Arrangement, arrange, headline_on, tick_room, widths
+from .labels import METRICS, estimate, measure, model_label, token_label
 from .style import AXIS, EDGE, LINE, SMALL, VALUES, Canvas, layer_ticks, legend_height, wrapped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..averaged import AverageTrace
-    from ..result import CausalTrace
+    from tracer.tracing.average_trace import AverageTrace
+    from tracer.tracing.trace import CausalTrace
 
     Result = CausalTrace | AverageTrace
 

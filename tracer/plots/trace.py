@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TracerError
-from ..labels import MODULES, measure, remark, token_label
+from tracer.errors import TracerError
+
 from .fit import arrange, widths
+from .labels import MODULES, measure, remark, token_label
 from .style import COLORS, INK, axis
 from .trace_plan import Plan, arrangement
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..result import CausalTrace
+    from tracer.tracing.trace import CausalTrace
 
 
 def plot_trace(trace: CausalTrace | Sequence[CausalTrace], width: int | None = None) -> go.Figure:
@@ -131,7 +132,7 @@ def _spread(values: np.ndarray, layers: Sequence[int], blank: Any) -> np.ndarray
 
 def _hover_data(trace: CausalTrace) -> np.ndarray:
     """Texts of each cell, [rows, layers, 4]: token, its index, where was restored, effect."""
-    from ..causal import window_layers
+    from tracer.tracing.causal import window_layers
 
     texts = np.empty((*np.shape(trace.scores), 4), dtype=object)
     for row, position in enumerate(trace.positions):

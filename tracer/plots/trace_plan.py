@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..labels import escape, measure, remark, row_labels, summary, x_title
 from .fit import Arrangement, axis_title, headline_on, in_line, panel_widths, tick_room
+from .labels import escape, measure, remark, row_labels, summary, x_title
 from .style import (
     AXIS,
     BAR_ROOM,
@@ -25,7 +25,7 @@ from .style import (
 )
 
 if TYPE_CHECKING:
-    from ..result import CausalTrace
+    from tracer.tracing.trace import CausalTrace
 
 TOP, HEADING, BOTTOM, RIGHT = 118, 62, 60, 30  # margins; the top holds title, subtitle and panel titles
 GAP = 22  # between a colour bar's room and the next panel

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .claim import Claiming, Rows
 from .crew import Ending
 from .job import Counts, Job, StorageError

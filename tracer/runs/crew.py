@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .job import StorageError
 from .store import LOSSES, Store
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 
 class StorageError(TracerError):

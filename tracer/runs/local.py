@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import TracerError, out_of_memory
+from tracer.errors import TracerError, out_of_memory
+
 from .crew import Ending
 
 GRACE = 5.0

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from tracer.model import Model
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Recipe:
     @classmethod
     def of(cls, model: Model, anywhere: bool = False) -> Recipe:
         """The recipe of a model; ``anywhere``: for other machines, whose devices may be others."""
-        from ..model import EMBEDDED
+        from tracer.model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name
         if source is not None and Path(source).exists():  # a folder, or a GGUF file
@@ -46,7 +46,7 @@ class Recipe:
         Raises:
             TracerError: it cannot be loaded, or it has other weights.
         """
-        from ..model import load
+        from tracer.model import load
 
         model = replace(load(self.source, dtype=self.dtype, device=self.device), name=self.name).pinned()
         if model.fingerprint() != self.fingerprint:

@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .job import Job, Lost, StorageError
 
 APPLICATION = 0x74726163

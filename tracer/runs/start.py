@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import TracerError
-from ..progress import bar
+from tracer.errors import TracerError
+from tracer.progress import bar
+
 from .cluster import Actors
 from .crew import supervise
 from .job import Counts, Failed

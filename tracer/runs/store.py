@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from . import schema
 from .claim import Claiming, Rows
 from .job import Counts, Job, checked, plain

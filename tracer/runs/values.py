@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
 
 LARGEST = 10**9
 """Most bytes of one value; SQLite's limit."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .claim import Backend, Claim
 from .job import Lost, StorageError
 

@@ -9,7 +9,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import TracerError
+from tracer.errors import TracerError
+
 from .job import StorageError
 from .store import Store
 from .work import described, loop, made, resolve

@@ -1,0 +1,29 @@
+"""The covariance that an edit uses when none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from . import triangles as packed
+from .covariance import FORMAT, SHIPPED, Covariance
+from .estimate import estimate_covariance
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+def covariance_for(model: Model, layers: Iterable[int], fingerprint: str | None = None) -> Covariance:
+    """The covariance that an edit of ``model`` at ``layers`` uses when none is given.
+
+    That which comes with the package, for the embedded model as it is; else that of the default text, from the cache
+    or estimated now (see :func:`editing.estimate_covariance`).
+
+    ``fingerprint``: of the weights a model had before it was edited; theirs is used where it is to be had. Keys change
+    only above the lowest layer edited, and little.
+    """
+    layers = list(layers)
+    expected = model.fingerprint() if fingerprint is None else fingerprint
+    if SHIPPED.exists() and packed.header(SHIPPED, FORMAT).get("fingerprint") == expected:
+        return Covariance.load(SHIPPED, layers=layers)
+    return estimate_covariance(model, layers, origin=fingerprint)

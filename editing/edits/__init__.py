@@ -1,0 +1,18 @@
+"""What an edit is: low-rank changes of named weights, their exact arithmetic, their file, and as a LoRA adapter."""
+
+from .edit import Edit, load_edit
+from .lora import to_peft
+from .weights import Factors, applied, check_editable, digest, fingerprint, names_of, orientation_of
+
+__all__ = [
+    "Edit",
+    "Factors",
+    "applied",
+    "check_editable",
+    "digest",
+    "fingerprint",
+    "load_edit",
+    "names_of",
+    "orientation_of",
+    "to_peft",
+]

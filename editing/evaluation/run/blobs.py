@@ -1,0 +1,37 @@
+"""Answers and edits as bytes, to be kept beside the rows of a run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from editing.edits.edit import Edit, load_edit
+from editing.questions.answers import Answer, CaseAnswers
+
+
+def answers_to_bytes(answers: CaseAnswers) -> bytes:
+    """json of what a model said to one record; NaN as json's extension has it."""
+    return json.dumps(asdict(answers)).encode()
+
+
+def answers_from_bytes(data: bytes) -> CaseAnswers:
+    """The answers in bytes of :func:`answers_to_bytes`."""
+    found = json.loads(data)
+    answers = tuple(Answer(**{**one, "greedy": tuple(one["greedy"])}) for one in found["answers"])
+    return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
+
+
+def edit_to_bytes(edit: Edit) -> bytes:
+    """An edit as its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return edit.save(Path(folder) / "edit").read_bytes()
+
+
+def edit_from_bytes(data: bytes) -> Edit:
+    """The edit in bytes of :func:`edit_to_bytes`. Raises TracerError if they are damaged."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "edit.safetensors"
+        path.write_bytes(data)
+        return load_edit(path)

@@ -1,0 +1,188 @@
+"""Evaluate methods of editing on records: in this process, in several, or on a cluster, by the same code."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.schema import COLUMNS
+from editing.methods.compute import method_named
+from editing.questions.record import EditRecord
+from tracer.errors import TracerError
+from tracer.factworld import held_out_text
+from tracer.inference import ordinary
+from tracer.model import Model
+from tracer.runs import Failed, Store, run
+from tracer.runs.recipe import Recipe
+
+from .protocol import Cell, Mode, Protocol, jobs_of
+
+WORK = "editing.evaluation.run.tasks:worker"
+
+
+@ordinary()
+def evaluate(
+    model: Model,
+    records: Iterable[Any],
+    method: str | Sequence[str] = "rome",
+    mode: Mode = "single",
+    *,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Edit ``model`` with the records' facts and measure what that did; the model is left as it was.
+
+    Args:
+        records: :class:`editing.datasets.EditRecord`, or what :func:`as_records` takes.
+        method: one method, or several for one table.
+        mode: "single": each case alone on the model as it was. "batch": all cases in one edit. "sequential": one
+            after the other, none taken back.
+        layers, seed: of every method; None: the method's own layers.
+        path: keep the run in this file, case by case; if it is there, go on where it was. None: a temporary one.
+        workers, cluster: see :func:`tracer.runs.run`. Workers elsewhere load the model by its name.
+        options: fields of :class:`Protocol`; what is none of them is a hyper-parameter of the methods.
+
+    Returns:
+        The measurements, with the unedited model and the controls beside every method.
+
+    Raises:
+        TracerError: no records, case ids that are not unique, an unknown method, mode or option, a run in ``path``
+            that is another one. An edit that cannot be made is a row of ``edits`` with the reason, and none of
+            ``metrics``.
+    """
+    known = {each.name for each in fields(Protocol)}
+    protocol = Protocol.of({name: options.pop(name) for name in list(options) if name in known})
+    names = [method] if isinstance(method, str) else list(method)
+    plain, objects = _apart(options)
+    chosen = None if layers is None else tuple(layers)
+    cells = [_cell(name, mode, model.name, chosen, seed, plain, objects, names) for name in names]
+    given = {"models": {model.name: model}, "hparams": objects}
+    if workers > 1 or cluster is not None:
+        given = {"hparams": objects}  # workers in other processes load the model themselves
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(path) if path is not None else Path(folder) / "run.sqlite"
+        begin(file, [model], as_records(records), cells, protocol, {name: repr(x) for name, x in objects.items()})
+        return carry_on(file, workers=workers, cluster=cluster, given=given)
+
+
+def cells_of(
+    methods: Sequence[str],
+    models: Sequence[str],
+    modes: Sequence[Mode] = ("single",),
+    layers: Sequence[tuple[int, ...] | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    hparams: Mapping[str, Any] | None = None,
+) -> list[Cell]:
+    """Every combination; a hyper-parameter goes to the methods that have it.
+
+    Raises TracerError for one that no method has.
+    """
+    plain = dict(hparams or {})
+    every = product(models, methods, modes, layers, seeds)
+    return [_cell(name, mode, model, some, seed, plain, {}, methods) for model, name, mode, some, seed in every]
+
+
+def begin(
+    path: str | Path,
+    models: Sequence[Model],
+    records: Sequence[EditRecord],
+    cells: Sequence[Cell],
+    protocol: Protocol,
+    noted: Mapping[str, str] | None = None,
+) -> None:
+    """Make the file of a run, or find it there with the same settings.
+
+    noted: hyper-parameters json does not know, as text.
+
+    Raises:
+        TracerError: no records, a layer that a model does not have, cells or case ids that are not unique; or ``path``
+            is another run, or anything else.
+    """
+    for cell, model in product(cells, models):
+        for layer in (cell.layers or ()) if cell.model == model.name else ():
+            model.path("key", layer)  # TracerError for a layer that does not exist
+    settings = {
+        "models": [asdict(Recipe.of(model, anywhere=True)) for model in models],
+        "cells": [asdict(cell) for cell in cells],
+        "protocol": protocol.as_json(),
+        "canary": held_out_text()[: 8 * protocol.canary_tokens],
+        "objects": dict(noted or {}),
+        "records": [record.model_dump(mode="json") for record in records],
+    }
+    tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
+    Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()
+
+
+def carry_on(
+    path: str | Path, *, workers: int = 1, cluster: str | None = None, given: Mapping[str, Any] | None = None
+) -> Evaluation:
+    """Do what is left of a run, what failed before once more, and give its measurements.
+
+    Raises TracerError if jobs failed; what was measured is in the file.
+    """
+    with Store.open(path) as store:
+        store.retry_failed()
+    try:
+        run(path, WORK, workers=workers, cluster=cluster, given=given)
+    except Failed as error:
+        raise TracerError(f"{error}") from error
+    return Evaluation.load(path)
+
+
+def as_records(given: Iterable[Any]) -> list[EditRecord]:
+    """Records from records, or from mappings in a layout that :mod:`editing.datasets` knows.
+
+    Raises TracerError for anything else.
+    """
+    listed = list(given)
+    if all(isinstance(each, EditRecord) for each in listed):
+        return listed
+    from editing.datasets import records_of
+
+    return records_of(listed)
+
+
+def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hyper-parameters that json knows, and others."""
+    import json
+
+    plain, objects = {}, {}
+    for name, value in options.items():
+        try:
+            plain[name] = json.loads(json.dumps(value))
+        except TypeError:
+            objects[name] = value
+    return plain, objects
+
+
+def _cell(
+    name: str,
+    mode: Mode,
+    model: str,
+    layers: tuple[int, ...] | None,
+    seed: int,
+    plain: Mapping[str, Any],
+    objects: Mapping[str, Any],
+    methods: Sequence[str] = (),
+) -> Cell:
+    """A cell with those of the hyper-parameters that its method has; one that no method has is left in, to be named."""
+    fields_of = {each: method_named(each).settings.__dataclass_fields__ for each in {name, *methods}}
+    own = {key: value for key, value in plain.items() if key in fields_of[name]}
+    stray = [key for key in (*plain, *objects) if not any(key in known for known in fields_of.values())]
+    if stray:
+        raise TracerError(
+            f"{stray[0]!r} is neither an option of an evaluation ({', '.join(each.name for each in fields(Protocol))}) "
+            f"nor a hyper-parameter of {', '.join(methods or [name])}"
+        )
+    if method_named(name).layers is None:
+        layers = None
+    return Cell(name, mode, model, layers, seed, own)

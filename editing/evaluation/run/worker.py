@@ -1,0 +1,261 @@
+"""A worker's bench: the models, the records, and the yardsticks; and rows of what was measured with them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from editing.edits.edit import Edit
+from editing.edits.weights import applied
+from editing.health.drift import Drift, Drifted
+from editing.methods.compute import compute_edits, method_named
+from editing.questions.answers import CaseAnswers, ask
+from editing.questions.metrics import Value, case_metrics
+from editing.questions.record import EditRecord
+from editing.questions.text_metrics import TermWeights, essence_perplexity
+from tracer.engine.answer import knows
+from tracer.errors import TracerError
+from tracer.model import EMBEDDED, Model, load
+
+from .blobs import answers_from_bytes
+from .protocol import Cell, Protocol, unedited_key
+
+if TYPE_CHECKING:
+    from tracer.runs import Claim
+
+Rows = dict[str, list[dict[str, Any]]]
+UNASKED = "cannot be asked, like the unedited model"
+FIXED = ("layers", "context_templates")
+"""Hyper-parameters that are taken from the model: in a sequence, once, before the first edit."""
+
+
+class Bench:
+    """Made once per worker from a run's settings.
+
+    given: "models", by name, to be used rather than loaded; "hparams", for every cell, what json does not know.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
+        self.records = [EditRecord.model_validate(record) for record in settings["records"]]
+        self.protocol = Protocol.of(settings["protocol"])
+        self.cells = [Cell(**cell) for cell in settings["cells"]]
+        self._known: dict[str, Mapping[str, Any]] = {each["name"]: each for each in settings["models"]}
+        self._models: dict[str, Model] = dict((given or {}).get("models", {}))
+        self._hparams: Mapping[str, Any] = (given or {}).get("hparams", {})
+        self._text = settings.get("canary")
+        self._drifts: dict[str, Drift | None] = {}
+        references = [text for record in self.records for text in record.references]
+        self._weights = TermWeights(references) if references else None
+
+    # --- models ----------------------------------------------------------------------------------------------------
+    def model(self, name: str) -> Model:
+        """The model of this name, with the weights the run began with.
+
+        Raises TracerError if it has others.
+        """
+        known = self._known[name]
+        if name not in self._models:
+            loaded = load(known["source"], device=known["device"], dtype=known["dtype"])
+            self._models[name] = replace(loaded, name=name)
+        model = self._models[name]
+        if (found := model.fingerprint()) != known["fingerprint"]:
+            raise TracerError(
+                f"{name} has the weights {found[:12]}, but the run was begun with {known['fingerprint'][:12]}; "
+                "give that model, or begin another run"
+            )
+        if name not in self._drifts:  # now, while the model has no edit
+            tokens = self.protocol.canary_tokens
+            text = self._text if model.name == EMBEDDED else None
+            self._drifts[name] = Drift.recorded(model, text, tokens=tokens) if tokens else None
+        return model
+
+    def drift(self, name: str) -> Drift | None:
+        """The yardstick on unrelated text, recorded when :meth:`model` first gave the model; None if none is wanted."""
+        return self._drifts[name]
+
+    # --- edits -----------------------------------------------------------------------------------------------------
+    def edits(self, cell: Cell, cases: Sequence[int], **more: Any) -> list[Edit | str]:
+        """For every case its edit on the model as it is, or why there is none; their values are found together."""
+        groups = [self.records[i].requests() for i in cases]
+        try:
+            return list(self._computed(cell, groups, more))
+        except TracerError as error:
+            if len(groups) == 1:
+                return [str(error)]
+        return [edit for i in cases for edit in self.edits(cell, [i], **more)]
+
+    def edit(self, cell: Cell, cases: Sequence[int], **more: Any) -> Edit | str:
+        """One edit for all of these cases, or why there is none."""
+        requests = [request for i in cases for request in self.records[i].requests()]
+        try:
+            return self._computed(cell, [requests], more)[0]
+        except TracerError as error:
+            return str(error)
+
+    def _computed(self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any]) -> list[Edit]:
+        known = method_named(cell.method).settings.__dataclass_fields__
+        objects = {name: value for name, value in {**self._hparams, **more}.items() if name in known}
+        # drift on unrelated text has its own columns here
+        found = {**cell.options(), **objects}
+        return compute_edits(self._models[cell.model], groups, cell.method, known="edit", check=None, **found)
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+    def asked(
+        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers | None] | None = None, texts: bool = True
+    ) -> list[CaseAnswers | str]:
+        """Answers to the questions of cases, from the model as it is; or why a case cannot be asked.
+
+        before: of the unedited model; None for a case that could not be asked then.
+        """
+        if before is None:
+            return self._asked(model, cases, None, texts)
+        fit = [place for place, old in enumerate(before) if old is not None]
+        said = self._asked(model, [cases[place] for place in fit], [old for old in before if old is not None], texts)
+        found: list[CaseAnswers | str] = [UNASKED] * len(cases)
+        for place, one in zip(fit, said, strict=True):
+            found[place] = one
+        return found
+
+    def _asked(
+        self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers] | None, texts: bool
+    ) -> list[CaseAnswers | str]:
+        protocol = self.protocol
+        try:
+            return list(
+                ask(
+                    model,
+                    [self.records[i] for i in cases],
+                    generate=protocol.generate and model.causal,
+                    texts=texts and protocol.texts and model.causal,
+                    before=before,
+                    text_tokens=protocol.text_tokens,
+                )
+            )
+        except TracerError as error:  # such as a prompt longer than the context, or logits that are no numbers
+            if len(cases) == 1:
+                return [f"cannot be asked: {error}"]
+        alone = [None] * len(cases) if before is None else [[old] for old in before]
+        return [said for i, old in zip(cases, alone, strict=True) for said in self._asked(model, [i], old, texts)]
+
+    def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers | None]:
+        """What the unedited model said to cases; None for one that could not be asked."""
+        chunk = self.protocol.chunk
+        kept = [claim.blob_of(unedited_key(model, i - i % chunk), f"answers {i}") for i in cases]
+        return [None if blob is None else answers_from_bytes(blob) for blob in kept]
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+    def rows(
+        self,
+        labels: Mapping[str, Any],
+        case: int,
+        answers: CaseAnswers,
+        before: CaseAnswers | None,
+        further: Sequence[Value] = (),
+        *,
+        position: int = 0,
+        after: int = 1,
+        kept: bool = True,
+    ) -> Rows:
+        """Rows of "metrics" and, if ``kept``, of "answers"."""
+        record = self.records[case]
+        head = {**labels, "case_id": record.case_id, "after": after}
+        values = [*case_metrics(record, answers, before, weights=self._weights), *further]
+        place = {"subject": record.rewrites[0].subject, "position": position}
+        rows = {"metrics": [{**head, **place, **asdict(value)} for value in values if not math.isnan(value.value)]}
+        if kept and case < self.protocol.answer_cases:
+            columns = ("kind", "prompt", "answer", "against", "nll", "nll_against", "accuracy", "exact", "generated")
+            rows["answers"] = [
+                {**head, **{name: getattr(each, name) for name in columns}, "said": each.said}
+                for each in answers.answers
+            ]
+            empty = {"answer": None, "against": None, "nll": math.nan, "nll_against": math.nan, "said": math.nan}
+            empty |= {"accuracy": math.nan, "exact": math.nan}
+            rows["answers"] += [
+                {**head, "kind": "text", "prompt": prompt, "generated": text.removeprefix(prompt), **empty}
+                for prompt, text in zip(record.generate, answers.texts, strict=False)
+            ]
+        return rows
+
+    def edit_row(
+        self, labels: Mapping[str, Any], case: int, edit: Edit | str, position: int = 0, share: int = 1
+    ) -> dict[str, Any]:
+        """The row of "edits"; ``share``: among how many cases the seconds of the edit are divided."""
+        head = {**labels, "case_id": self.records[case].case_id, "position": position}
+        if isinstance(edit, str):
+            none = {"seconds": math.nan, "peak_bytes": None, "norm": math.nan, "rank": None}
+            return {**head, **none, "error": edit}
+        return {
+            **head,
+            "seconds": edit.seconds / share,
+            "peak_bytes": edit.memory,
+            "norm": norm(edit),
+            "rank": max(edit.rank().values(), default=0),
+            "error": "",
+        }
+
+    def drifted(self, name: str, model: Model) -> Drifted | None:
+        """How far a model with an edit is from itself on unrelated text."""
+        drift = self.drift(name)
+        return None if drift is None else drift.read(model)
+
+    def tried(
+        self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
+    ) -> tuple[Rows, str]:
+        """Rows of a case edited alone, and why there are none, or ""; the model is as before afterwards."""
+        with applied(model, edit.factors):
+            (answers,) = self.asked(model, [case], [before])
+            further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
+            if not isinstance(answers, str):
+                further += self.essence(model, case)
+        if isinstance(answers, str):
+            return {}, answers
+        return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
+
+    def known(self, model: Model, case: int) -> list[Value]:
+        """Whether the model as it is gives the true answers to the rewrites; nothing where one has none."""
+        asked = self.records[case].requests()
+        if any(request.target_true is None for request in asked):
+            return []
+        return [Value("known", float(all(knows(model, one.about(one.target_true)) for one in asked)), len(asked))]
+
+    def essence(self, model: Model, case: int) -> list[Value]:
+        """How well the model as it is still tells what the subject is, where the record has texts about it."""
+        texts = self.records[case].essence
+        value = essence_perplexity(model, texts) if texts and model.causal else math.nan
+        return [] if math.isnan(value) else [Value("essence perplexity", value, len(texts))]
+
+
+def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Put rows of several tables behind others."""
+    for table, added in more.items():
+        rows.setdefault(table, []).extend(added)
+
+
+def drift_values(now: Drifted | None) -> list[Value]:
+    """Drift as metrics of a case; none where it was not read."""
+    if now is None:
+        return []
+    return [
+        Value("kl drift", now.kl, 1),
+        Value("perplexity", now.perplexity, 1),
+        Value("ruined", float(now.ruined), 1),
+    ]
+
+
+def efficiency(edit: Edit, share: int) -> list[Value]:
+    """What an edit took, and how large it is."""
+    found = [Value("seconds", edit.seconds / share, 1), Value("edit norm", norm(edit), 1)]
+    return [*found, Value("peak bytes", float(edit.memory), 1)] if edit.memory is not None else found
+
+
+def norm(edit: Edit) -> float:
+    """Frobenius norm of the whole change."""
+    return math.sqrt(sum(value**2 for value in edit.norm().values()))
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on all of ``parts``, and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

@@ -1,0 +1,167 @@
+"""What edits do to text they have nothing to do with: how far next-token distributions move, and perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tracer.engine.hooks import evaluating
+from tracer.engine.sweep import check_numbers, default_rows
+from tracer.errors import TracerError
+from tracer.facts.encoding import body_ids
+from tracer.model import EMBEDDED, check_ids
+from tracer.model.soundness import PASSAGE
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+TOKENS, WIDTH = 256, 128
+WORSE = 1.2  # of perplexity. Edits that hold change it by a few hundredths; those that break a model, by nearly two
+KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that knows no language to begin with
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """What :class:`Drift` found.
+
+    Attributes:
+        kl: mean over tokens of KL(before || after), in nats.
+        perplexity: of the text, exp of the mean loss per token.
+        before: the same before any edit. words: size of the vocabulary, the perplexity of guessing.
+    """
+
+    kl: float
+    perplexity: float
+    before: float
+    words: int
+
+    @property
+    def ruined(self) -> bool:
+        """Whether perplexity grew by more than a fifth, in a model that had any language to lose."""
+        return self.before < KNOWN * self.words and not self.perplexity <= WORSE * self.before  # also if it is nan
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """Next-token distributions of the unedited model over a text. Made by :meth:`recorded`.
+
+    The distributions are kept whole, since a sum over the most probable tokens alone misses what an edit raises from
+    nothing: 4 bytes for each of N tokens and V entries of the vocabulary, 51 MB for GPT-2's 50,257 and 256 tokens.
+
+    Attributes:
+        ids: [rows, tokens], windows of the text.
+        lead: tokens in front of each window that are none of the text's.
+        before: [rows, tokens - lead, V] float32, log-probabilities after each token of the text; on the CPU.
+    """
+
+    ids: Tensor
+    lead: int
+    before: Tensor
+
+    @classmethod
+    def recorded(
+        cls, model: Model, text: str | Sequence[str] | None = None, *, tokens: int = TOKENS, width: int = WIDTH
+    ) -> Drift:
+        """Run the first ``tokens`` of ``text`` through the model as it is now, in windows of ``width`` tokens.
+
+        text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
+            plain English for others.
+
+        Raises:
+            TracerError: no text, one of fewer than two tokens, settings out of range, a masked model, logits that are
+                not numbers.
+        """
+        ids, lead = windows(model, text, tokens, width)
+        parts = [log_probs.cpu() for _, log_probs in _run(model, ids, lead)]
+        return cls(ids, lead, torch.cat(parts))
+
+    def measure(self, model: Model) -> float:
+        """Mean of KL(before || after) over the tokens, in nats, with ``model`` as it is now."""
+        return self.both(model).kl
+
+    def both(self, model: Model) -> Drifted:
+        """Drift and perplexity, from the same forward. Raises TracerError for logits that are not numbers."""
+        kl = 0.0
+        loss = 0.0
+        for rows, after in _run(model, self.ids, self.lead):
+            before = self.before[rows].to(after.device)
+            kl += float(F.kl_div(after, before, log_target=True, reduction="none").sum(-1).double().sum())
+            loss += _loss(after, self.ids[rows], self.lead)
+        count = self.before.shape[0] * self.before.shape[1]
+        return Drifted(kl / count, _perplexity(loss, self.ids, self.lead), self.perplexity, self.before.shape[-1])
+
+    @property
+    def perplexity(self) -> float:
+        """Of the text, before."""
+        return _perplexity(_loss(self.before, self.ids, self.lead), self.ids, self.lead)
+
+    def read(self, model: Model) -> Drifted:
+        """As :meth:`both`; infinite where the model gives no numbers any more."""
+        try:
+            return self.both(model)
+        except TracerError:
+            return Drifted(float("inf"), float("inf"), self.perplexity, self.before.shape[-1])
+
+
+def perplexity(
+    model: Model, text: str | Sequence[str] | None = None, *, tokens: int | None = None, width: int = WIDTH
+) -> float:
+    """Perplexity per token of a text: exp of the mean loss of all tokens but the first of each window.
+
+    Arguments and errors as of :meth:`Drift.recorded`; tokens: None takes the whole text.
+    """
+    ids, lead = windows(model, text, tokens, width)
+    loss = sum(_loss(log_probs, ids[rows], lead) for rows, log_probs in _run(model, ids, lead))
+    return _perplexity(loss, ids, lead)
+
+
+def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, width: int) -> tuple[Tensor, int]:
+    """Ids [rows, lead + width] of a text's windows, and the lead; what fills no window at the end is left out.
+
+    lead: the tokens that the tokenizer puts before every text.
+    """
+    if not model.causal:
+        raise TracerError(f"{model.name} is a masked model, which predicts no next token; use one that does")
+    if text is None:
+        from tracer.factworld import held_out_text
+
+        text = held_out_text() if model.name == EMBEDDED else PASSAGE
+    for name, value in (("tokens", tokens), ("width", width)):
+        if value is not None and value < 2:
+            raise TracerError(f"{name} is {value}; expected at least 2")
+    whole = text if isinstance(text, str) else "\n".join(text)
+    ids = body_ids(model.tokenizer, whole)[:tokens]
+    if len(ids) < 2:
+        raise TracerError(f"the text has {len(ids)} tokens, and nothing can be predicted in it; give a longer one")
+    bos = model.tokenizer.bos_token_id
+    first = list(model.tokenizer("a")["input_ids"])[:1]  # type: ignore[arg-type]
+    front = [bos] if bos is not None and first == [bos] else []
+    width = min(width, len(ids), model.n_ctx - len(front))
+    check_ids(model, ids)
+    rows = [[*front, *ids[start : start + width]] for start in range(0, len(ids) - width + 1, width)]
+    return torch.tensor(rows), len(front)
+
+
+def _run(model: Model, ids: Tensor, lead: int) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probabilities [some rows, width, V] float32 after each token of the text."""
+    step = default_rows(model, ids.shape[1], ids.shape[1])
+    for start in range(0, len(ids), step):
+        rows = slice(start, start + step)
+        with torch.no_grad(), evaluating(model):
+            logits = check_numbers(model, model.hf(input_ids=ids[rows].to(model.device)).logits)
+        yield rows, logits[:, lead:].float().log_softmax(-1)
+
+
+def _loss(log_probs: Tensor, ids: Tensor, lead: int) -> float:
+    """Sum of the loss of every token of the text but each window's first."""
+    wanted = ids[:, lead + 1 :].to(log_probs.device)
+    return -float(log_probs[:, :-1].gather(-1, wanted.unsqueeze(-1)).double().sum())
+
+
+def _perplexity(loss: float, ids: Tensor, lead: int) -> float:
+    return float(torch.tensor(loss / (ids.shape[0] * (ids.shape[1] - lead - 1)), dtype=torch.float64).exp())

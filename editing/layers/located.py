@@ -1,0 +1,245 @@
+"""The result of locating: evidence per layer, and which layers it speaks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from editing.questions.target_scores import MEASURES
+from tracer.errors import TracerError
+from tracer.files import npz as storage
+from tracer.statistics import clustered_mean, rank_correlation
+from tracer.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "editing.Located/1"
+USING = {"trace": ("effect",), "neurons": ("mass", "count"), "sweep": MEASURES}  # and the evidence each is judged by
+ARRAYS = ("evidence", "unedited")
+TUPLES = ("layers", "window", "prompts", "subjects", "answers", "unknown")
+# Of the best layer's value, which a layer of the window has at least. Success falls off late and then steeply: a layer
+# at 80 % of the best score is one where every fifth prompt goes wrong.
+SHARE = {"trace": 0.8, "neurons": 0.8, "sweep": 0.95}
+MOST = 6  # layers of a window: as many as MEMIT writes at in GPT-J, where it is most
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Which layers to write at, and the evidence, for F facts and L layers. Made by :func:`editing.locate`.
+
+    Attributes:
+        using: "trace", "neurons" or "sweep".
+        layers: the layers suggested, the best first; methods that write at one layer take the first.
+        window: the same layers in order, a range without gaps; for methods that write at several.
+        evidence: [F, L] by name, nan where nothing was measured; read-only. "trace": "effect", what restoring the
+            MLPs around the layer at the subject's last token gives back (in the direction of the clean run).
+            "neurons": "mass", the attribution of the layer's neurons summed, which is the part of the answer's
+            probability that is gone without them; "count", how many are above the threshold. "sweep": "reliability",
+            "generalisation", "locality" after an edit at the layer, and "reliability margin", ... as
+            :func:`editing.edit_scores` defines them.
+        unedited: [F] by name, the measures of a sweep before any edit; empty otherwise.
+        prompts, subjects, answers: of each fact; the answer is what was traced, or the new target of an edit.
+        unknown: prompts that were left out because the model does not say their target.
+        settings: what was run, what json knows; ``share`` and ``most`` are those of :func:`suggest`.
+        model, n_layers, fingerprint: the model's name, L, and the hash of its weights.
+        note: a remark for the reader, or "".
+    """
+
+    using: str
+    layers: tuple[int, ...]
+    window: tuple[int, ...]
+    evidence: Mapping[str, np.ndarray]
+    prompts: tuple[str, ...]
+    subjects: tuple[str, ...]
+    answers: tuple[str, ...]
+    settings: dict[str, Any]
+    model: str
+    n_layers: int
+    fingerprint: str
+    unedited: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.using not in USING:
+            raise TracerError(f"using is {self.using!r}; expected one of {', '.join(USING)}")
+        missing = [name for name in USING[self.using] if name not in self.evidence]
+        if missing:
+            raise TracerError(f"evidence of a {self.using} lacks {missing[0]!r}; make it with editing.locate")
+        if not self.layers or sorted(self.layers) != list(self.window):
+            raise TracerError(f"layers {self.layers} and window {self.window} are not the same layers; give the same")
+        shape = len(self.prompts), self.n_layers
+        for name, size in (("evidence", shape), ("unedited", shape[:1])):
+            arrays = {key: np.array(value, dtype=np.float64) for key, value in getattr(self, name).items()}
+            for key, array in arrays.items():
+                if array.shape != size:
+                    raise TracerError(f"{name} {key!r} has the shape {array.shape}; expected {size}")
+                array.flags.writeable = False
+            object.__setattr__(self, name, arrays)
+
+    @classmethod
+    def of(
+        cls,
+        using: str,
+        evidence: Mapping[str, np.ndarray],
+        *,
+        share: float | None = None,
+        most: int = MOST,
+        **more: Any,
+    ) -> Located:
+        """From evidence alone: the layers are those that :func:`suggest` names. ``more``: the other fields.
+
+        ``share``: None stands for 0.95 of a sweep and 0.8 of other evidence.
+        """
+        share = SHARE[using] if share is None else share
+        profile = profile_of(using, evidence)
+        layers, window = suggest(profile, share, most, margin_of(using, evidence))
+        settings = {**more.pop("settings", {}), "share": share, "most": most}
+        best = profile[layers[0]]
+        if best <= 0 and not more.get("note"):
+            more["note"] = f"no layer is above zero (the best has {best:.3g}), so that the layer named says little"
+        return cls(using, layers, window, evidence, settings=settings, **more)
+
+    @property
+    def profile(self) -> np.ndarray:
+        """[L]: what the suggestion is made from, the higher the better, nan where nothing was measured.
+
+        The mean over facts of "effect" or "mass"; of a sweep the harmonic mean of the mean reliability, generalisation
+        and locality (CounterFact's S), of those that were measured.
+        """
+        return profile_of(self.using, self.evidence)
+
+    def mean(
+        self, name: str, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mean, low, high) over facts of a kind of evidence, each [L]; the interval is a bootstrap over subjects."""
+        draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+        return clustered_mean(self.evidence[name], self.subjects, **draw)
+
+    def rank_correlation(self, other: Located) -> float:
+        """Spearman's rank correlation of the two profiles over layers; nan if one is flat.
+
+        Raises TracerError for evidence about different models.
+        """
+        check_one_model([self, other])
+        return rank_correlation(self.profile, other.profile)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer: layer, rank (1: best; 0: not suggested), profile, then each evidence's mean, low, high."""
+        import pandas as pd
+
+        rank = {layer: place + 1 for place, layer in enumerate(self.layers)}
+        columns: dict[str, Any] = {
+            "layer": np.arange(self.n_layers),
+            "rank": [rank.get(layer, 0) for layer in range(self.n_layers)],
+            "profile": self.profile,
+        }
+        for name in self.evidence:
+            columns[name], columns[f"{name} low"], columns[f"{name} high"] = self.mean(name)
+        return pd.DataFrame(columns)
+
+    def __str__(self) -> str:
+        facts = f"{len(self.prompts)} {'fact' if len(self.prompts) == 1 else 'facts'}"
+        left_out = f", left out as unknown to the model: {len(self.unknown)}" if self.unknown else ""
+        how = {"trace": "MLP trace", "neurons": "neurons", "sweep": f"sweep of {self.settings.get('method')} edits"}
+        at = ", ".join(f"{name} {self.mean(name)[0][self.layers[0]]:.4g}" for name in USING[self.using])
+        lines = [
+            f"layer {self.layers[0]}, window {self.window[0]} to {self.window[-1]}, by {how[self.using]}; {facts}"
+            f"{left_out}; model {printable(self.model)}",
+            f"at layer {self.layers[0]}: {at}",
+        ]
+        return "\n".join([*lines, *filter(None, [self.note])])
+
+    def save(self, path: str | Path) -> Path:
+        """Write an npz file (arrays and a json header), whole or not at all, and return its path.
+
+        Raises TracerError if it cannot be written; nothing is left behind then.
+        """
+        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ARRAYS}
+        arrays = {f"{name}/{key}": array for name in ARRAYS for key, array in getattr(self, name).items()}
+        return storage.write(path, FORMAT, arrays, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Located:
+        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        found, header = storage.read(path, FORMAT)
+        try:
+            for name in TUPLES:
+                header[name] = tuple(header[name])
+            for name in ARRAYS:
+                header[name] = {key.split("/", 1)[1]: found[key] for key in found if key.startswith(f"{name}/")}
+            return cls(**header)
+        except (KeyError, TypeError) as error:
+            raise TracerError(f"{path} is not a saved Located ({error}); expected a file of its save") from error
+
+
+def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[L]: see :attr:`Located.profile`."""
+    means = [_mean(evidence[name]) for name in USING[using]]
+    if using != "sweep":
+        return means[0]
+    measured = [each for each in means if not np.isnan(each).all()]
+    table = np.stack(measured or means)
+    with np.errstate(divide="ignore"):  # a measure of 0 makes the whole 0
+        return len(table) / (1 / table).sum(0)
+
+
+def margin_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """[L]: by how much a sweep's edits succeed, summed over its measures: tells layers apart whose shares are equal."""
+    margins = [_mean(array) for name, array in evidence.items() if using == "sweep" and name.endswith(" margin")]
+    return np.nansum(margins, axis=0) if margins else None
+
+
+def suggest(
+    profile: np.ndarray, share: float, most: int = MOST, ties: np.ndarray | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(layers, window) that a profile [L] speaks for: the best first, and in order.
+
+    The window grows from the best layer, each time by the better of the two beside it, for as long as that has at
+    least ``share`` of the best value and there are no more than ``most`` layers; a layer that was not measured (nan)
+    is never taken. Where the best value is not above zero, it is that layer alone. Of equal layers the one with more
+    of ``ties`` [L] counts as better, then the lower one.
+
+    Raises TracerError for a share outside 0 to 1, fewer than one layer, and a profile without a number.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
+        raise TracerError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")
+    if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
+        raise TracerError(f"most is {most!r}; expected how many layers a window has at most, at least 1")
+    profile = np.asarray(profile, dtype=float)
+    if np.isnan(profile).all():
+        raise TracerError("no layer was measured; give at least one layer")
+    second = np.zeros(len(profile)) if ties is None else np.asarray(ties, dtype=float)
+    measured = np.flatnonzero(~np.isnan(profile))
+    # rounded, so that equal layers are not told apart by the last digits of their sums
+    order = measured[np.lexsort((measured, -second[measured], -np.round(profile[measured], 9)))].tolist()
+    rank = {layer: place for place, layer in enumerate(order)}
+    best = order[0]
+    window = [best]
+    while profile[best] > 0 and len(window) < most:
+        beside = [layer for layer in (window[0] - 1, window[-1] + 1) if layer in rank]
+        beside = [layer for layer in beside if profile[layer] >= share * profile[best]]
+        if not beside:
+            break
+        window = sorted([*window, min(beside, key=rank.__getitem__)])
+    return tuple(sorted(window, key=rank.__getitem__)), tuple(window)
+
+
+def check_one_model(several: list[Located]) -> None:
+    """Raise TracerError unless all are about one model, weights and all."""
+    for name in ("model", "n_layers", "fingerprint"):
+        found = list(dict.fromkeys(getattr(each, name) for each in several))
+        if len(found) > 1:
+            raise TracerError(f"evidence about different models ({name} {found[0]!r} and {found[1]!r}); locate in one")
+
+
+def _mean(array: np.ndarray) -> np.ndarray:
+    """[L]: mean over facts, without those that were not measured."""
+    there = ~np.isnan(array)
+    count = there.sum(0)
+    return np.divide(np.where(there, array, 0).sum(0), count, out=np.full(array.shape[1], np.nan), where=count > 0)

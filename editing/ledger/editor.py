@@ -1,0 +1,353 @@
+"""The editor: a model, the edits made on it, and the way back from each of them to the bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from editing.edits.edit import Edit
+from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
+from tracer.errors import TracerError
+from tracer.files import uninterrupted
+from tracer.inference import ordinary
+from tracer.model import EMBEDDED, Model, load, save
+
+from .folder import Base, Ledger
+from .weight_history import Step, Versions
+
+BUDGET = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One line of an editor's history.
+
+    Attributes:
+        index: 1 for the first edit; ``checkout(index)`` gives the model right after it.
+        edit: the edit.
+        active: whether the model has it now.
+    """
+
+    index: int
+    edit: Edit
+    active: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    steps: tuple[Step, ...]
+    position: int
+
+
+class Editor:
+    """Edits on one model, made in place, with their history.
+
+    ``model`` is the caller's own and is changed by :meth:`edit`, :meth:`apply`, :meth:`undo` and :meth:`checkout`, each
+    of which is made in full or not at all; :meth:`fork` gives a copy to edit instead. The bits of every weight that was
+    written to are kept, so that going back gives the same bits, and every state's hash is compared with the one noted
+    when it was made.
+
+    Args:
+        model: the model to edit.
+        folder: write a ledger there as it goes, for :meth:`open`; see :meth:`record`.
+        budget: bytes of memory for the weights between the first and the present state. A state that does not fit is
+            computed again from the edits when it is asked for.
+
+    Raises:
+        TracerError: ``folder`` holds a ledger already.
+    """
+
+    def __init__(self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET) -> None:
+        if type(model) is not Model:  # a pinned one would not see its weights change
+            model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
+        self.model = model
+        self._base = Base.of(model, model.fingerprint())
+        self._state = _State((), 0)
+        self._versions = Versions(budget)
+        self._ledger: Ledger | None = None
+        if folder is not None:
+            self.record(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path, model: Model | None = None, *, budget: int = BUDGET) -> Editor:
+        """The editor whose ledger is in ``folder``, where it was left, with the same bits; it goes on writing there.
+
+        Args:
+            model: the model as it was before the first edit, which is changed in place; loaded by the name it was
+                loaded by when the ledger was begun, if none is given.
+
+        Raises:
+            TracerError: no ledger, a damaged one, one of another model, or one whose edits lead to other bits. The
+                model is left as it was.
+        """
+        ledger, steps, position = Ledger.open(folder)
+        if model is None:
+            name = ledger.base.model
+            try:
+                model = load(None if name == EMBEDDED else name, dtype=ledger.base.dtype)
+            except TracerError as error:
+                raise TracerError(f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})") from error
+        editor = cls(model, budget=budget)
+        own, its = editor._base, ledger.base
+        if own.fingerprint != its.fingerprint:
+            raise TracerError(
+                f"the ledger in {folder} begins with the weights {its.fingerprint[:12]} of {its.model} in {its.dtype}, "
+                f"but {own.model} has {own.fingerprint[:12]} in {own.dtype}; give that model, as it was before the "
+                "first edit"
+            )
+        names = dict.fromkeys(name for step in steps for name in step.edit.factors)
+        check_editable(model, names)
+        for name, original in bits(model, names).items():
+            editor._versions.keep(name, 0, original.cpu())
+        editor._state = _State(steps, 0)
+        editor.checkout(position)
+        if position and editor.model.fingerprint() != steps[position - 1].fingerprint:
+            editor.checkout(0)
+            raise TracerError(
+                f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed, take a "
+                "copy of it as it was"
+            )
+        editor._ledger = ledger
+        return editor
+
+    # --- history ---------------------------------------------------------------------------------------------------
+    @property
+    def history(self) -> tuple[Entry, ...]:
+        """Every edit in the order it was made, also those that were undone and can be checked out again."""
+        return tuple(Entry(i, step.edit, i <= self.position) for i, step in enumerate(self._state.steps, 1))
+
+    @property
+    def position(self) -> int:
+        """How many edits of the history the model has; 0 as it was loaded."""
+        return self._state.position
+
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the model before the first edit."""
+        return self._base.fingerprint
+
+    def __repr__(self) -> str:
+        return f"Editor({self.model.name}, {len(self._state.steps)} edits, at {self.position})"
+
+    # --- edits -----------------------------------------------------------------------------------------------------
+    @ordinary()
+    def edit(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
+        """Compute an edit on the model as it is now, make it, and return it.
+
+        Edits that were undone before are dropped from the history. Arguments are those of
+        :func:`editing.compute_edit`; methods that use a covariance take that of the model as loaded, unless one of the
+        model as it is now is given. Whatever goes wrong, model and history stay as they were; a Ctrl-C that comes while
+        weights and ledger are being written takes effect right after, with the edit made.
+
+        Raises:
+            TracerError: as :func:`editing.compute_edit` does; weights that are not finite in the model's number type;
+                weights that something else has changed since the last edit.
+        """
+        edit = self.compute(requests, method, **hparams)
+        self._commit(edit)
+        return edit
+
+    def compute(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
+        """The edit that :meth:`edit` would make, without making it.
+
+        Methods that weigh old keys are told which weights there were before the first edit (``origin``), since those
+        are what the covariance is of; methods that protect earlier edits (AlphaEdit) are given those the model has
+        (``earlier``). ``hparams`` may say otherwise.
+        """
+        from editing.methods.compute import compute_edit, method_named
+
+        model = self._unchanged()
+        known = {field.name for field in fields(method_named(method).settings)}
+        covariance = hparams.get("covariance")
+        current = covariance is not None and covariance.fingerprint == model.fingerprint()
+        if not current and "origin" in known:
+            hparams = {"origin": self.origin, **hparams}
+        if "earlier" in known:
+            hparams = {"earlier": tuple(step.edit for step in self._state.steps[: self.position]), **hparams}
+        return compute_edit(model, requests, method, **hparams)
+
+    @ordinary()
+    def apply(self, edit: Edit, anyway: bool = False) -> None:
+        """Make an edit that exists already. Edits that were undone before are dropped from the history.
+
+        Args:
+            anyway: also if it was computed on other weights than the model has now.
+
+        Raises:
+            TracerError: an edit of other weights; weights that something else has changed since the last edit.
+        """
+        model = self._unchanged()
+        if not anyway:
+            edit.check(model)
+        self._commit(edit)
+
+    @contextmanager
+    def preview(self, requests: Any, method: str = "rome", anyway: bool = False, **hparams: Any) -> Iterator[Edit]:
+        """Inside, the model has an edit, which is given; afterwards it has the exact bits of before.
+
+        Args:
+            requests: what :meth:`edit` takes, or an :class:`editing.Edit`.
+            anyway: as in :meth:`apply`.
+
+        Raises:
+            TracerError: as :meth:`edit` and :meth:`apply` do.
+        """
+        model = self._unchanged()
+        edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
+        if not anyway:
+            edit.check(model)
+        with applied(self.model, edit.factors):
+            yield edit
+
+    # --- there and back --------------------------------------------------------------------------------------------
+    @ordinary()
+    def undo(self, n: int = 1, anyway: bool = False) -> None:
+        """Take the last ``n`` edits back; they stay in the history. See :meth:`checkout`.
+
+        Raises:
+            TracerError: fewer edits than that; and as :meth:`checkout` does.
+        """
+        if not _is_count(n) or not 1 <= n <= self.position:
+            raise TracerError(
+                f"cannot undo {n!r} edits: the model has {self.position} of them; give a number from 1 to that"
+            )
+        self.checkout(self.position - n, anyway)
+
+    @ordinary()
+    def checkout(self, k: int, anyway: bool = False) -> None:
+        """Give the model the weights it had right after edit ``k``; 0 gives those it was loaded with.
+
+        Later edits stay in the history, to be checked out again, until a new edit is made from here.
+
+        Args:
+            anyway: put every weight that was ever edited at its state, over what something else has written there.
+
+        Raises:
+            TracerError: no such edit; weights that something else has changed; bits that are not those noted when the
+                edit was made. The model stays as it was.
+        """
+        steps = self._state.steps
+        if not _is_count(k) or not 0 <= k <= len(steps):
+            raise TracerError(
+                f"there is no state {k!r}; give 0 for the model as loaded, or an edit from 1 to {len(steps)}"
+            )
+        low, high = sorted((k, self.position))
+        between = dict.fromkeys(name for step in steps[low:high] for name in step.edit.factors)
+        if not anyway and (changed := self._changed(between)):
+            raise TracerError(self._complaint(changed))
+        names = self._versions.names() if anyway else between
+        target = {name: self._versions.bits(name, steps[:k], parameter(self.model, name).device) for name in names}
+        with self._all_or_nothing(target):
+            wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, k)]
+            if wrong:
+                raise TracerError(
+                    f"state {k} of {self.model.name} cannot be made again: {wrong[0]!r} comes out with other bits than "
+                    "it had; an edit of the history was changed. The model was left as it is"
+                )
+            self._note(_State(steps, k))
+
+    def reset(self) -> None:
+        """Give the model the weights it was loaded with: ``checkout(0)``."""
+        self.checkout(0)
+
+    def fork(self) -> Editor:
+        """An editor of a copy of the model, with the same history and no ledger. Takes the model's memory again."""
+        other = copy.copy(self)
+        other.model = replace(self.model, hf=copy.deepcopy(self.model.hf))
+        other._versions = self._versions.copy()
+        other._ledger = None
+        return other
+
+    # --- on disk ---------------------------------------------------------------------------------------------------
+    def record(self, folder: str | Path) -> None:
+        """Write the history to ``folder``, and every change of it from now on, so that :meth:`open` finds it again.
+
+        A process that is killed at any instant leaves the ledger as it was before the edit at hand, or after.
+
+        Raises:
+            TracerError: the folder holds a ledger already, or cannot be written.
+        """
+        self._ledger = Ledger.create(folder, self._base, self._state.steps, self.position)
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
+
+        Args:
+            overwrite: replace what ``folder`` holds.
+
+        Raises:
+            TracerError: the folder is not empty, or cannot be written.
+        """
+        return save(self.model, folder, overwrite)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+    def _commit(self, edit: Edit) -> None:
+        new = proposed(self.model, edit.factors)
+        number = self.position + 1
+        unknown = [name for name in new if name not in self._versions]
+        first = {name: t.cpu() for name, t in bits(self.model, unknown).items()}
+        kept = {name: t.cpu() for name, t in new.items()}
+        with self._all_or_nothing(new):
+            step = Step(edit, digests(self.model, new), self.model.fingerprint())
+            self._note(_State((*self._state.steps[: self.position], step), number), first, kept)
+
+    def _note(self, state: _State, first: Mapping[str, Tensor] | None = None, kept: Any = None) -> None:
+        """Take a state for the present one, on disk and here."""
+        with uninterrupted():
+            if self._ledger is not None:
+                self._ledger.write(state.steps, state.position)
+            for name, original in (first or {}).items():
+                self._versions.keep(name, 0, original)
+            if kept is not None:
+                self._versions.forget_after(state.position - 1)
+                for name, now in kept.items():
+                    self._versions.keep(name, state.position, now)
+            self._state = state
+
+    @contextmanager
+    def _all_or_nothing(self, new: Mapping[str, Tensor]) -> Iterator[None]:
+        """The model has ``new`` inside, and keeps it if a new state was noted by the end."""
+        before, state = bits(self.model, new), self._state
+        try:
+            write(self.model, new)
+            yield
+        except BaseException:
+            if self._state is state:
+                write(self.model, before)
+            raise
+
+    def _unchanged(self) -> Model:
+        """The model with its fingerprint taken. Raises TracerError if it is not the one of the present state."""
+        model, steps, position = self.model.pinned(), self._state.steps, self.position
+        if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
+            raise TracerError(self._complaint(self._changed(self._versions.names())))
+        return model
+
+    def _changed(self, names: Iterable[str]) -> list[str]:
+        """Those of the named weights whose bits are not those of the present state."""
+        return [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
+
+    def _noted(self, name: str, k: int) -> str:
+        """Digest of a weight in state ``k``, as it was noted."""
+        found = (step.digests[name] for step in reversed(self._state.steps[:k]) if name in step.digests)
+        return next(found, None) or digest(self._versions.bits(name, (), parameter(self.model, name).device))
+
+    def _complaint(self, changed: list[str]) -> str:
+        which = f"{changed[0]!r}" if changed else "a weight or buffer that no edit has touched"
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        back = f"put back what edits have touched by checkout({self.position}, anyway=True), or " if changed else ""
+        return (
+            f"{self.model.name} is not as this editor left it: {which}{more} was changed from elsewhere; {back}begin "
+            "anew on the weights as they are with Editor(model)"
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

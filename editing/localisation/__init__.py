@@ -1,0 +1,7 @@
+"""Where to edit, by traces, by neurons, or by trying."""
+
+from .choose import locate
+
+__all__ = [
+    "locate",
+]

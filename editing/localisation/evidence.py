@@ -1,0 +1,231 @@
+"""What :func:`editing.locate` measures layer by layer: traces, neurons, edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from editing.covariance.default import covariance_for
+from editing.edits.weights import applied
+from editing.layers.from_result import effect_of
+from editing.methods.compute import Known, compute_edits, method_named, settings_of
+from editing.methods.method import Method
+from editing.questions.measures import edit_scores
+from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.target_scores import By, texts
+from editing.request import EditRequest
+from tracer.engine.answer import knows
+from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.model import EMBEDDED
+from tracer.neurons.attribution import NeuronAttribution
+from tracer.neurons.selection import attribute_neurons
+from tracer.progress import track
+from tracer.tracing.causal import causal_trace
+from tracer.tracing.corruption import GaussianNoise
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+About = Fact | EditRequest | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured for F facts: ``arrays`` [F, layers] by name, and other fields of a ``Located``."""
+
+    arrays: dict[str, np.ndarray]
+    more: dict[str, Any]
+
+
+def by_trace(
+    model: Model,
+    given: Sequence[Any],
+    layers: tuple[int, ...],
+    *,
+    window: int | None = None,
+    corruption: Any = None,
+    metric: str = "prob",
+    max_rows: int | None = None,
+) -> Evidence:
+    """Effects of restoring MLP outputs at the subject's last token."""
+    facts, unknown = _known(model, given)
+    window = default_window(model.n_layers) if window is None else window
+    corruption = GaussianNoise() if corruption is None else corruption
+    if hasattr(corruption, "measured"):  # once for all
+        corruption = corruption.measured(model)
+    same: dict[str, Any] = {"kind": "mlp", "window": window, "metric": metric}
+    more: dict[str, Any] = {"corruption": corruption, "layers": layers, "tokens": "subject_last", "max_rows": max_rows}
+    traces = [causal_trace(model, fact, **same, **more) for fact in track(facts, "tracing facts")]
+    own = traces[0].corruption  # what is each fact's own, such as other subjects, is left out
+    shared = {key: value for key, value in own.items() if all(t.corruption.get(key) == value for t in traces)}
+    effect = np.stack([effect_of(trace, model.n_layers) for trace in traces])
+    return Evidence(
+        {"effect": effect},
+        {
+            **_about(facts, [trace.answer for trace in traces], unknown),
+            "settings": {**same, "corruption": shared},
+        },
+    )
+
+
+def default_window(n_layers: int) -> int:
+    """10 of 48 layers, as published for GPT-2 XL, in proportion, and odd: an even window leans to the lower layers."""
+    return 2 * round((10 * n_layers / 48 - 1) / 2) + 1
+
+
+def by_neurons(
+    model: Model,
+    given: Sequence[Any],
+    layers: tuple[int, ...],
+    *,
+    steps: int = 20,
+    rule: Any = "gauss",
+    site: Any = "post",
+    threshold: float = 0.2,
+    max_rows: int | None = None,
+) -> Evidence:
+    """Attributions to the neurons at the subject's last token."""
+    facts, unknown = _known(model, given)
+    arrays = {name: np.full((len(facts), model.n_layers), np.nan) for name in ("mass", "count")}
+    columns = list(layers)
+    answers = []
+    for row, fact in enumerate(track(facts, "attributing neurons")):
+        found: NeuronAttribution = attribute_neurons(
+            model, fact, steps, rule=rule, site=site, token="subject_last", max_rows=max_rows
+        )
+        arrays["mass"][row, columns] = found.scores.sum(1)[columns]
+        arrays["count"][row, columns] = found.per_layer(threshold)[columns]
+        answers.append(found.answer)
+    settings = {"method": found.method, "steps": steps, "rule": rule, "site": site, "threshold": threshold}
+    return Evidence(arrays, {**_about(facts, answers, unknown), "settings": settings})
+
+
+def by_sweep(
+    model: Model,
+    given: Sequence[Any],
+    layers: tuple[int, ...],
+    *,
+    method: str = "rome",
+    by: By | None = None,
+    paraphrases: Any = None,
+    neighbours: Any = None,
+    max_rows: int | None = None,
+    known: Known = "refuse",
+    **hparams: Any,
+) -> Evidence:
+    """Scores of edits made at each layer alone."""
+    found = method_named(method)
+    if found.layers is None or found.layers in hparams:
+        raise TracerError(
+            f"a sweep gives {found.name} its layers"
+            + (", and it takes none; choose another method" if found.layers is None else "; name them in layers=")
+        )
+    requests, probes = with_prompts(model, given, paraphrases, neighbours)
+    if by is None:
+        open_ = any(question.true is None for probe in probes for question in probe.questions)
+        by = "greedy" if open_ else "preferred"
+    unedited = edit_scores(model, probes, by, max_rows=max_rows)
+    hparams = {**_covariance(model, found, hparams, layers), **hparams}
+    groups = [[request] for request in requests]
+    arrays = {name: np.full((len(probes), model.n_layers), np.nan) for name in unedited}
+    settings: Mapping[str, Any] = {}
+    for layer in track(layers, "editing at each layer"):
+        edits = compute_edits(model, groups, method, known=known, check=None, **{found.layers: (layer,)}, **hparams)
+        for row, (edit, probe) in enumerate(zip(edits, probes, strict=True)):
+            settings = edit.settings
+            with applied(model, edit.factors):
+                for name, value in edit_scores(model, [probe], by, max_rows=max_rows).items():
+                    arrays[name][row, layer] = value[0]
+    plain = {name: value for name, value in settings.items() if name != found.layers}
+    return Evidence(
+        arrays,
+        {
+            **_about([request.fact for request in requests], [request.fact.target for request in requests], []),
+            "settings": {"method": found.name, "by": by, "hparams": plain},
+            "unedited": unedited,
+        },
+    )
+
+
+def with_prompts(
+    model: Model, given: Sequence[Any], paraphrases: Any, neighbours: Any
+) -> tuple[list[EditRequest], list[Probes]]:
+    """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
+
+    Answers without the edit that are not known are what the model says now.
+    """
+    requests, probes = [], []
+    for place, item in enumerate(given):
+        if isinstance(item, Fact):
+            raise TracerError(
+                f"a sweep edits, and fact {place} ({item.text!r}) has no new target; give an EditRequest or a record"
+            )
+        try:
+            requests.append(EditRequest.of(item))
+            probes.append(Probes.of(item))
+        except TracerError as error:
+            raise TracerError(f"request {place}: {error}") from error
+    if model.name == EMBEDDED:
+        known = from_factworld(requests)
+        probes = [own if len(own.questions) > 1 else other or own for own, other in zip(probes, known, strict=True)]
+    for name, group, lists in (("paraphrases", "paraphrase", paraphrases), ("neighbours", "neighbour", neighbours)):
+        if lists is None:
+            continue
+        several = isinstance(lists, Sequence) and not isinstance(lists, str)
+        alone = several and len(probes) == 1 and all(isinstance(each, str) for each in lists)
+        each_own = [lists] if alone else lists
+        if not several or len(each_own) != len(probes):
+            raise TracerError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
+        for place, (request, prompts) in enumerate(zip(requests, each_own, strict=True)):
+            others = [question for question in probes[place].questions if question.group != group]
+            asked = [Question.about(group, prompt, request) for prompt in texts(name, prompts)]
+            probes[place] = Probes((*others, *asked))
+    return requests, [each.completed(model) for each in probes]
+
+
+def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
+    """Covariances of all layers from one pass over the text, where the method needs them and none are given."""
+    settings = settings_of(method, hparams)
+    needed = hasattr(settings, "covariance") and getattr(settings, "mom2_adjustment", True)
+    return (
+        {"covariance": covariance_for(model, layers, settings.origin)} if needed and settings.covariance is None else {}
+    )
+
+
+def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:
+    """Facts as they are that the model knows, and the prompts of those that it does not."""
+    facts = [_as_it_is(place, item) for place, item in enumerate(given)]
+    says = [knows(model, fact) for fact in facts]
+    known = [fact for fact, said in zip(facts, says, strict=True) if said]
+    unknown = [fact.text for fact, said in zip(facts, says, strict=True) if not said]
+    if not known:
+        some = ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+        raise TracerError(
+            f"the model knows none of the facts ({some}); give facts it knows, or leave out the true targets to take "
+            "what it says itself"
+        )
+    return known, unknown
+
+
+def _as_it_is(place: int, item: Any) -> Fact:
+    """A fact before any edit: of a request its true target, or none."""
+    if isinstance(item, Fact):
+        return item
+    try:
+        request = EditRequest.of(item)
+    except TracerError as error:
+        raise TracerError(f"fact {place}: {error}") from error
+    return request.about(request.target_true)
+
+
+def _about(facts: Sequence[Fact], answers: Sequence[str | None], unknown: Sequence[str]) -> dict[str, Any]:
+    return {
+        "prompts": tuple(fact.text for fact in facts),
+        "subjects": tuple(fact.subject for fact in facts),
+        "answers": tuple(answers),
+        "unknown": tuple(unknown),
+    }

@@ -1,0 +1,212 @@
+"""From requests to edits: checks, hyper-parameters, the method itself, and what it took."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from editing.edits.edit import TIMED, Edit
+from editing.edits.weights import check_editable, names_of, orientation_of
+from editing.health.harm import Check, check_harm
+from editing.layers.from_result import layers_from
+from editing.request import EditRequest, EditWarning, as_requests
+from tracer.engine.answer import own_answer
+from tracer.engine.hooks import evaluating, frozen
+from tracer.errors import TracerError
+from tracer.facts.fact import bare_note
+from tracer.facts.readout import answer_text
+from tracer.inference import ordinary
+from tracer.neurons.attribution import NeuronAttribution
+
+from .method import Change, Method
+from .peak_memory import peak_memory
+from .timing import part, timed
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+Known = Literal["refuse", "edit"]
+
+
+NEURONS = 0.1  # of the highest score: which neurons of an attribution are edited
+METHODS = {
+    "rome": "rome.ROME",
+    "r_rome": "rome.R_ROME",
+    "memit": "memit.MEMIT",
+    "emmet": "emmet.EMMET",
+    "alphaedit": "alphaedit.ALPHAEDIT",
+    "pmet": "pmet.PMET",
+    "ft_l": "ft.FT_L",
+    "ft_m": "ft.FT_M",
+    "lora": "lora.METHOD",
+    "kn": "kn.METHOD",
+}
+"""Where each method is, in :mod:`editing.methods`."""
+
+
+def method_named(name: str) -> Method:
+    """The method with this name, dashes and capitals as they come. Raises TracerError for another."""
+    key = str(name).lower().replace("-", "_")
+    if key not in METHODS:
+        raise TracerError(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
+    module, attribute = METHODS[key].split(".")
+    return getattr(import_module(f"editing.methods.{module}"), attribute)
+
+
+def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
+    """The method's settings with ``hparams``. Raises TracerError for a name or a value they do not have."""
+    known = [field.name for field in fields(method.settings)]
+    wrong = [name for name in hparams if name not in known]
+    if wrong:
+        raise TracerError(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(known)}")
+    try:
+        return method.settings(**hparams)
+    except TypeError as error:
+        raise TracerError(f"{method.name}: {error}") from error
+
+
+def compute_edit(
+    model: Model,
+    requests: Any,
+    method: str = "rome",
+    *,
+    locate: Any = None,
+    known: Known = "refuse",
+    check: Check = "warn",
+    **hparams: Any,
+) -> Edit:
+    """The edit that makes ``requests`` true, computed on the model as it is; the model is left as it was.
+
+    Args:
+        requests: an :class:`EditRequest`, a record in a layout it knows, or a list of them.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora or kn.
+        locate: a :class:`tracer.CausalTrace`, :class:`tracer.NeuronAttribution` or :class:`editing.Located` that says
+            which layers are written.
+        known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
+        check: what becomes of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the
+            edit's ``evidence``), or moves nothing: "warn" warns, "refuse" raises, None does not look.
+        hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
+
+    Raises:
+        TracerError: requests that are none or contradict each other, a target that is said already, an unknown method
+            or hyper-parameter, a layer that does not exist, a covariance of another model or one that cannot be
+            inverted, quantised weights, a masked model, a change that is not finite, an edit that ruins the model.
+
+    Warns:
+        HarmWarning: an edit that ruins the model.
+    """
+    return compute_edits(model, [requests], method, locate=locate, known=known, check=check, **hparams)[0]
+
+
+@ordinary()
+def compute_edits(
+    model: Model,
+    groups: Iterable[Any],
+    method: str = "rome",
+    *,
+    locate: Any = None,
+    known: Known = "refuse",
+    check: Check = "warn",
+    **hparams: Any,
+) -> list[Edit]:
+    """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
+
+    For many edits to be tried one at a time this is several times as fast as :func:`compute_edit` on each. Arguments
+    and errors are those of :func:`compute_edit`; ``seconds`` of each edit is its share, by requests.
+    """
+    if known not in ("refuse", "edit"):
+        raise TracerError(f"known is {known!r}; expected 'refuse' or 'edit'")
+    if check not in ("warn", "refuse", None):
+        raise TracerError(f"check is {check!r}; expected 'warn', 'refuse' or None")
+    found = method_named(method)
+    checked = [as_requests(group) for group in groups]
+    if not checked:
+        raise TracerError("there is nothing to edit: the list of groups is empty; give at least one")
+    if not model.causal and found.name != "kn":
+        raise TracerError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
+    if locate is not None:
+        hparams = {**_located(model, found, locate), **hparams}
+    settings = settings_of(found, hparams)
+    check_editable(model, names_of(model, getattr(settings, "layers", None) or range(model.n_layers)))
+    for group in checked:
+        for request in group:
+            _check_runs(model, request, known)
+    began = time.monotonic()
+    with timed() as parts, peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
+        with part("hash"):
+            model = model.pinned()
+        changes = found.plan(model, checked, settings)
+    seconds = time.monotonic() - began
+    total = sum(len(group) for group in checked)
+    spent = {f"{TIMED}{name}": torch.tensor(value) for name, value in parts.items()}
+    edits = [
+        Edit(
+            factors=_finite(change, found),
+            method=found.name,
+            settings={**change.settings, "orientation": orientation_of(model, change.factors)},
+            requests=group,
+            fingerprint=model.fingerprint(),
+            model=model.name,
+            seconds=seconds * len(group) / total,
+            memory=memory(),
+            evidence={**change.evidence, **{name: value * len(group) / total for name, value in spent.items()}},
+            note="; ".join(filter(None, [change.note, bare_note(model, group[0].text)])),
+        )
+        for group, change in zip(checked, changes, strict=True)
+    ]
+    return check_harm(model, [_noted(edit, check) for edit in edits], check)
+
+
+def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
+    """Raise TracerError for a request that the model cannot run or, with "refuse", fulfils already."""
+    target = request.fact.align(model).target_ids
+    if known == "refuse" and tuple(own_answer(model, request.fact)) == tuple(target):
+        raise TracerError(
+            f"the model says {answer_text(model, target)!r} after {request.text!r} already, so that there is nothing "
+            "to edit; give another target, or known='edit' to write it all the same"
+        )
+
+
+def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
+    if isinstance(given, NeuronAttribution) and "neurons" in method.settings.__dataclass_fields__:
+        if given.fingerprint != model.fingerprint():
+            raise TracerError(
+                f"the neurons were attributed on other weights than those of {model.name}; attribute again"
+            )
+        return {"neurons": tuple(given.above(NEURONS))}
+    if method.layers is None:
+        raise TracerError(f"{method.name} takes no layers; leave locate out")
+    layers = layers_from(given, single=method.single, model=model)
+    return {method.layers: layers}
+
+
+def _noted(edit: Edit, check: Check) -> Edit:
+    """The edit, with a word where some of its values do nothing to their targets.
+
+    Raises TracerError for one that moves nothing at all, with "refuse"; warns with "warn".
+    """
+    idle = (edit.evidence or {}).get("idle")
+    if idle is None or not bool(idle.any()):
+        return edit
+    count = f"{int(idle.sum())} of {len(idle)} values do" if len(idle) > 1 else "the value does"
+    message = (
+        f"{count} nothing to the target at the layer written, so that the edit moves nothing; name an earlier layer"
+    )
+    if check == "refuse" and bool(idle.all()):
+        raise TracerError(message)
+    if check is not None:
+        warnings.warn(message, EditWarning, stacklevel=4)
+    return replace(edit, note="; ".join(filter(None, [edit.note, message])))
+
+
+def _finite(change: Change, method: Method) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    for name, pair in change.factors.items():
+        if not all(bool(torch.isfinite(part).all()) for part in pair):
+            raise TracerError(f"{method.name} found a change of {name} that is not finite; lower v_lr, or use float32")
+    return dict(change.factors)

@@ -1,0 +1,195 @@
+"""The loop that the methods of fine-tuning share: Adam on some parameters of their own until the targets are said.
+
+What is trained is never the model: a method adds tensors of its own to the forward (:mod:`editing.methods.ft`,
+:mod:`editing.methods.lora`), and the model's weights stay the bits they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from editing.request import EditRequest
+from tracer.engine.batch import Row, padded
+from tracer.engine.hooks import evaluating
+from tracer.engine.sweep import check_numbers
+from tracer.errors import TracerError
+from tracer.facts.readout import Readout
+from tracer.neurons.interventions import finite, whole
+from tracer.progress import track
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+OBJECTIVES = ("target_new", "prompt_last")
+Adjust = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        objective: "target_new": every token of a target is predicted from the prompt and the tokens before it.
+            "prompt_last": all of them are read from the one distribution behind the prompt, as FT-L was published.
+        steps: passes over the requests, at most.
+        lr: learning rate of Adam.
+        stop_loss: a request with a lower loss, mean over its tokens, is left out of a step; training ends when all are.
+        batch_size: requests per step of Adam, in the order given.
+    """
+
+    objective: str
+    steps: int
+    lr: float
+    stop_loss: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise TracerError(f"objective is {self.objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}")
+        whole("steps", self.steps, 1)
+        whole("batch_size", self.batch_size, 1)
+        if not finite("lr", self.lr) > 0:
+            raise TracerError(f"lr is {self.lr}; expected a number above zero, or None for a measured one")
+        if not finite("stop_loss", self.stop_loss) >= 0:
+            raise TracerError(f"stop_loss is {self.stop_loss}; expected zero (never stop) or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training did: ``loss`` [passes, requests] before each pass and, last, of the state that was reached."""
+
+    loss: Tensor
+    note: str
+
+    @property
+    def evidence(self) -> dict[str, Tensor]:
+        """The curve as evidence of an edit."""
+        return {"loss": self.loss}
+
+
+def train(
+    model: Model,
+    requests: Sequence[EditRequest],
+    parameters: Sequence[Tensor],
+    schedule: Schedule,
+    *,
+    before_step: Adjust | None = None,
+    after_step: Adjust | None = None,
+) -> Trained:
+    """Train ``parameters``, leaves that ask for gradients and act on the model's forward already.
+
+    before_step: called with gradients in place. after_step: called after each step of Adam, to project. Modules are in
+    training or evaluation mode as they are found; the last losses are taken in evaluation mode.
+
+    Raises TracerError for a masked model, requests that cannot be aligned, and losses that are not finite.
+    """
+    rows = [lesson(model, request, schedule.objective) for request in requests]
+    chunks = [range(i, min(i + schedule.batch_size, len(rows))) for i in range(0, len(rows), schedule.batch_size)]
+    curve: list[Tensor] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer = torch.optim.Adam(parameters, lr=schedule.lr)
+        for _ in track(range(schedule.steps), "training"):
+            found, learnt = [], True
+            for chunk in chunks:
+                each = losses(model, [rows[i] for i in chunk])
+                if not curve and not found:  # nothing is trained yet
+                    check_numbers(model, each)
+                found.append(_finite(model, each.detach().cpu().float(), schedule))
+                missing = found[-1] >= schedule.stop_loss
+                if not missing.any():
+                    continue
+                learnt = False
+                (each[missing.to(each.device)].sum() / len(chunk)).backward()
+                if before_step is not None:
+                    before_step()
+                optimizer.step()
+                optimizer.zero_grad()
+                if after_step is not None:
+                    after_step()
+            curve.append(torch.cat(found))
+            if learnt:
+                break
+        with torch.no_grad(), evaluating(model):
+            last = [losses(model, [rows[i] for i in chunk]).cpu().float() for chunk in chunks]
+        curve.append(_finite(model, torch.cat(last), schedule))
+    loss = torch.stack(curve)
+    return Trained(loss, _note(loss[-1], rows, schedule))
+
+
+def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Layers in order, each once; None stays None. Raises TracerError for none at all, and for what is no number."""
+    if given is None:
+        return None
+    try:
+        layers = [given] if isinstance(given, int) else list(given)
+        found = tuple(sorted({whole("a layer", layer, 0) for layer in layers}))
+    except TypeError as error:
+        raise TracerError(f"layers is {given!r}; expected a layer, or several") from error
+    if not found:
+        raise TracerError("layers is empty; name at least one, or leave it out")
+    return found
+
+
+def lesson(model: Model, request: EditRequest, objective: str) -> Row:
+    """A request as it is trained on.
+
+    Raises TracerError for a masked model and as :meth:`tracer.Fact.align` does.
+    """
+    if not model.causal:
+        raise TracerError(
+            f"{model.name} is a masked model; fine-tuning here takes models that predict the next token (kn takes both)"
+        )
+    found = request.fact.align(model)
+    if objective == "prompt_last":
+        last, target = found.answer_position, found.target_ids
+        return Row(found.input_ids, last, (last,) * len(target), target)
+    readout = Readout.of(model, found)
+    return Row(readout.ids, found.answer_position, readout.read, readout.target)
+
+
+def losses(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Mean of -log p over the target's tokens, [rows], float32 at least; logits are made where they are read only.
+
+    Rows of a masked model, which sees the padding, must be of one length.
+    """
+    line = [i for i, row in enumerate(rows) for _ in row.read]
+    token = [position for row in rows for position in row.read]
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][line, token].unsqueeze(0), *args[1:])  # [1, read, d]
+
+    handle = model.module("unembed").register_forward_pre_hook(before)
+    try:
+        arguments = {"use_cache": False} if model.causal else {}
+        logits = model.hf(input_ids=padded(model, rows), **arguments).logits[0]
+    finally:
+        handle.remove()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    target = torch.tensor([i for row in rows for i in row.target], device=logits.device)
+    found = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return torch.stack([part.mean() for part in found.split([len(row.target) for row in rows])])
+
+
+def _finite(model: Model, loss: Tensor, schedule: Schedule) -> Tensor:
+    if not bool(torch.isfinite(loss).all()):
+        raise TracerError(
+            f"the loss is not finite after training {model.name} in {model.dtype} at lr={schedule.lr:.3g}; "
+            "take a smaller lr, or load the model with dtype=torch.float32"
+        )
+    return loss
+
+
+def _note(loss: Tensor, rows: Sequence[Row], schedule: Schedule) -> str:
+    missing = int((loss >= schedule.stop_loss).sum())
+    if not missing:
+        return ""
+    limit = f"a loss of {schedule.stop_loss:.3g}"
+    text = f"{missing} of {len(loss)} requests end above {limit}; the highest is {loss.max():.3g}"
+    if schedule.objective == "prompt_last" and any(len(set(row.target)) > 1 for row in rows):
+        text += "; a target of several tokens read from one distribution cannot get below the log of their number"
+    return text

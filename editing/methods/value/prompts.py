@@ -1,0 +1,58 @@
+"""Prompts of a request: where the subject's key lies, what is scored and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from editing.request import EditRequest
+from tracer.engine.batch import Row
+from tracer.errors import TracerError
+from tracer.facts.chat import chat_of
+from tracer.facts.fact import Fact
+from tracer.facts.readout import Readout
+
+from .context_templates import Templates, fill
+
+if TYPE_CHECKING:
+    from tracer.facts.fact import Alignment
+    from tracer.model import Model
+
+TOKENS = ("subject_last", "subject_first", "subject_first_after_last", "last")
+
+
+def lookup(found: Alignment, token: str) -> int:
+    """The token of an aligned fact that the published option ``token`` (``fact_token``) names."""
+    start, end = found.subject_range
+    last = len(found.input_ids) - 1
+    if token == "subject_last":
+        return end - 1
+    if token == "subject_first":
+        return start
+    if token == "subject_first_after_last":
+        return min(end, last)
+    if token == "last":
+        return last
+    raise TracerError(f"fact_token is {token!r}; expected one of {', '.join(TOKENS)}")
+
+
+def rewriting_rows(model: Model, request: EditRequest, templates: Templates, token: str) -> list[Row]:
+    """The request in every context, the bare one first, its target scored."""
+    rows, chat = [], chat_of(model)
+    for template in (text for kind in templates for text in kind):
+        found = replace(request.fact, prompt=fill(template, request.prompt, chat)).align(model)
+        readout = Readout.of(model, found)
+        rows.append(Row(readout.ids, lookup(found, token), readout.read, readout.target))
+    return rows
+
+
+def essence_rows(model: Model, request: EditRequest, prompts: Sequence[str], token: str, at: str) -> list[Row]:
+    """Prompts about the subject whose next token is to stay: read at the subject (``at="subject"``, as published), or
+    at the prompt's end (``"last"``)."""
+    rows = []
+    for prompt in prompts:
+        found = Fact(prompt, request.subject).align(model)
+        place = lookup(found, token)
+        rows.append(Row(found.input_ids, place, (place if at == "subject" else len(found.input_ids) - 1,)))
+    return rows

@@ -1,0 +1,222 @@
+"""What to ask before and after an edit: the fact itself, other wordings, neighbours, the subject's other facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from editing.request import EditRequest
+from tracer.engine.answer import own_answer
+from tracer.engine.generation import continuations
+from tracer.errors import TracerError
+from tracer.facts.fact import SLOT, Fact
+from tracer.facts.readout import answer_text
+from tracer.facts.spacing import spaced
+
+from .target_scores import texts
+
+if TYPE_CHECKING:
+    from tracer.factworld import WorldFact
+    from tracer.model import Model
+
+GROUPS = {
+    "rewrite": "rewrite",
+    "paraphrase": "paraphrases",
+    "neighbour": "neighbours",
+    "same_subject": "other facts of the subject",
+}
+"""Groups of questions, and what several of one are called."""
+NEW = ("rewrite", "paraphrase")
+NEIGHBOURS, PARAPHRASES = 5, 4  # most that are taken from FactWorld
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the two answers whose probabilities are compared.
+
+    Attributes:
+        group: a name of ``GROUPS``.
+        prompt: text with its subject filled in.
+        new: the target of the edit that this belongs to.
+        true: the answer without the edit (of a neighbour or another fact its own); None: not known.
+        case: number of the request that this belongs to, from 0.
+        space: whether a space stands before an answer; None: as :class:`tracer.Fact` finds.
+    """
+
+    group: str
+    prompt: str
+    new: str
+    true: str | None = None
+    case: int = 0
+    space: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise TracerError(f"the group of a question is {self.group!r}; expected one of {', '.join(GROUPS)}")
+        for name, text in (("prompt", self.prompt), ("new answer", self.new), ("true answer", self.true)):
+            if not isinstance(text, str) or not text.strip():
+                if text is None and name == "true answer":
+                    continue
+                raise TracerError(f"the {name} of a question is {text!r}; write it out")
+
+    @classmethod
+    def about(cls, group: str, prompt: str, request: EditRequest, true: str | None = None) -> Question:
+        """Another prompt for the targets of a request (or its own); true: the true one, where the request has none."""
+        true = request.target_true or true
+        space = request.space if prompt == request.text else None
+        return cls(
+            group, prompt, request.after(prompt, request.target_new), true and request.after(prompt, true), space=space
+        )
+
+    def fact(self, answer: str) -> Fact:
+        """The prompt with one of the answers."""
+        return Fact(SLOT, self.prompt, answer, self.space)  # in the slot, so that a text with braces stays as it is
+
+    @property
+    def wants_new(self) -> bool:
+        """Whether the edit is to change the answer: to ``new``, where a neighbour and another fact keep ``true``."""
+        return self.group in NEW
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Questions, and prompts to be continued. Made by :meth:`of`.
+
+    Attributes:
+        questions: in the order they are shown.
+        generate: prompts whose continuations are shown.
+    """
+
+    questions: tuple[Question, ...]
+    generate: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "questions", tuple(self.questions))
+        object.__setattr__(self, "generate", texts("generate", self.generate))
+
+    @property
+    def cases(self) -> int:
+        """How many requests the questions belong to."""
+        return len({question.case for question in self.questions})
+
+    def group(self, name: str) -> list[int]:
+        """Places of a group's questions."""
+        return [place for place, question in enumerate(self.questions) if question.group == name]
+
+    @classmethod
+    def of(cls, given: Any) -> Probes:
+        """From a request, or from a record with the prompts it brings: CounterFact's and FactWorld's layouts.
+
+        ``paraphrase_prompts`` are asked for the request's targets, ``neighborhood_prompts`` for its true one, and
+        ``same_subject_prompts`` (``prompt`` and ``target``) for their own; ``generation_prompts`` are continued, each
+        once. What a record has not got is left out.
+
+        Raises:
+            TracerError: as :meth:`EditRequest.of` does, and for prompts that are none.
+        """
+        if isinstance(given, Probes):
+            return given
+        request = EditRequest.of(given)
+        record: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        new = request.target_new
+        questions = [Question.about("rewrite", request.text, request)]
+        for group, name in (("paraphrase", "paraphrase_prompts"), ("neighbour", "neighborhood_prompts")):
+            questions += [Question.about(group, text, request) for text in texts(name, record.get(name, ()))]
+        for other in record.get("same_subject_prompts", ()):
+            if not isinstance(other, Mapping) or not {"prompt", "target"} <= {*other}:
+                raise TracerError(f"same_subject_prompts hold {other!r}; expected mappings with prompt and target")
+            prompt = other["prompt"]
+            questions.append(Question("same_subject", prompt, request.after(prompt, new), other["target"]))
+        written = texts("generation_prompts", record.get("generation_prompts", ()))
+        return cls(tuple(questions), tuple(dict.fromkeys(written)))
+
+    @classmethod
+    def joined(cls, several: Iterable[Probes]) -> Probes:
+        """The questions of several requests, numbered in their order, and all that is to be continued, each once."""
+        listed = list(several)
+        questions = [replace(each, case=case) for case, one in enumerate(listed) for each in one.questions]
+        return cls(tuple(questions), tuple(dict.fromkeys(text for one in listed for text in one.generate)))
+
+    def completed(self, model: Model) -> Probes:
+        """The same; where the true answer is not known it is what the model says now, as far as its next token.
+
+        To a paraphrase that is what it says to the request itself. It stays unknown where the token is no text by
+        itself (a part of a character).
+        """
+        request = {q.case: q for q in self.questions if q.group == "rewrite"}
+        asked = [request.get(q.case, q) if q.group == "paraphrase" else q for q in self.questions]
+        unknown = list(dict.fromkeys(a.prompt for q, a in zip(self.questions, asked, strict=True) if q.true is None))
+        answers = dict(zip(unknown, _said(model, unknown), strict=True))
+        filled = [
+            q if q.true is not None else replace(q, true=_following(q, a.true) or answers.get(a.prompt))
+            for q, a in zip(self.questions, asked, strict=True)
+        ]
+        return replace(self, questions=tuple(filled))
+
+
+def from_factworld(
+    requests: Sequence[EditRequest], neighbours: int = NEIGHBOURS, paraphrases: int = PARAPHRASES
+) -> list[Probes | None]:
+    """For each request what FactWorld knows about its fact; None for a request that is about none of its facts.
+
+    A request belongs to a fact if the subject is the fact's and the prompt one of the wordings of its relation. Asked
+    are at most ``paraphrases`` other wordings (those never seen in training first), at most ``neighbours`` facts of the
+    relation about other subjects (first those with the same object, whose answer is most at risk, then others that
+    have not the new one), and every other fact of the subject. Continued is the fact in its usual wording, and
+    "{subject} is".
+    """
+    from tracer import factworld
+
+    taught = factworld.facts()
+    about: dict[str, list[WorldFact]] = {}
+    related: dict[str, list[WorldFact]] = {}
+    for fact in taught:
+        about.setdefault(fact.subject, []).append(fact)
+        related.setdefault(fact.relation, []).append(fact)
+    found: list[Probes | None] = []
+    for request in requests:
+        mine = about.get(request.subject, [])
+        wordings = {
+            fact.relation: [*factworld.paraphrases(fact, held_out=True), *factworld.paraphrases(fact)] for fact in mine
+        }
+        fact = next((f for f in mine if request.prompt in {w.prompt for w in wordings[f.relation]}), None)
+        if fact is None:
+            found.append(None)
+            continue
+        new, true = request.target_new, fact.target
+        alike = [w.text for w in wordings[fact.relation] if w.prompt != request.prompt][:paraphrases]
+        others = [f for f in related[fact.relation] if f.subject != fact.subject]
+        near = _some([f for f in others if f.object == fact.object], neighbours)
+        far = [f for f in others if f.object not in (fact.object, new.strip())]
+        near += _some(far, neighbours - len(near))
+        questions = [Question.about("rewrite", request.text, request, true)]
+        questions += [Question.about("paraphrase", text, request, true) for text in alike]
+        questions += [Question("neighbour", f.text, new, f.target) for f in near]
+        questions += [Question("same_subject", f.text, new, f.target) for f in mine if f.relation != fact.relation]
+        found.append(Probes(tuple(questions), (fact.text, f"{fact.subject} is")))
+    return found
+
+
+def _following(question: Question, answer: str | None) -> str | None:
+    return None if answer is None else spaced(question.prompt, answer.strip(), question.space)
+
+
+def _said(model: Model, prompts: Sequence[str]) -> list[str | None]:
+    """The next token after each prompt as text; None where it cannot be written as an answer."""
+    if model.causal:
+        said = continuations(model, prompts, max_new_tokens=1, sentences=None)
+    else:
+        said = [answer_text(model, own_answer(model, prompt)) for prompt in prompts]
+    found: list[str | None] = []
+    for prompt, text in zip(prompts, said, strict=True):
+        whole = bool(text.strip()) and "�" not in text
+        ids = Fact(SLOT, prompt, text).align(model).target_ids if whole else ()
+        found.append(text if ids and answer_text(model, ids) == text else None)
+    return found
+
+
+def _some(facts: list[WorldFact], count: int) -> list[WorldFact]:
+    """``count`` of them, spread evenly over the table."""
+    step = max(1, len(facts) // max(1, count))
+    return facts[::step][: max(0, count)]

@@ -1,0 +1,159 @@
+"""How probable a target is after a prompt, and whether greedy reading gives it.
+
+All scores are teacher-forced: token j of a target is predicted after the prompt and the target's own tokens before it,
+t_1 ... t_{j-1}. With p_j = p(t_j | prompt, t_<j) and k tokens, as in the published evaluation of CounterFact:
+
+    nll     -(1/k) sum_j log p_j, the mean per token; exp(-nll) is the geometric mean of the p_j
+    prefers nll of one target below that of another, strictly
+    greedy  every t_j is the most probable token at its place, so that greedy decoding would write the target
+
+Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt, with a space where one belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tracer.engine.follow import Line, follow
+from tracer.errors import TracerError
+from tracer.facts.fact import SLOT, Fact
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+MEASURE_OF = {
+    "rewrite": "reliability",
+    "paraphrase": "generalisation",
+    "neighbour": "locality",
+}  # by group of questions
+MEASURES = tuple(MEASURE_OF.values())
+By = Literal["preferred", "greedy"]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScores:
+    """Scores of n targets, each after its prompt. Made by :func:`target_log_probs`.
+
+    Attributes:
+        log_probs: for each target [k] float64, log p_j of its k tokens (natural logarithm).
+        hits: for each target [k] bool, whether t_j is the most probable token at its place.
+    """
+
+    log_probs: tuple[np.ndarray, ...]
+    hits: tuple[np.ndarray, ...]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """[n]: k of each target."""
+        return np.array([len(each) for each in self.log_probs], dtype=int)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """[n]: log-probability of the whole target."""
+        return np.array([each.sum() for each in self.log_probs])
+
+    @property
+    def means(self) -> np.ndarray:
+        """[n]: log-probability per token, ``-nll``."""
+        return np.array([each.mean() for each in self.log_probs])
+
+    @property
+    def greedy(self) -> np.ndarray:
+        """[n] bool: whether greedy decoding would write the whole target."""
+        return np.array([each.all() for each in self.hits], dtype=bool)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """[n]: share of the target's tokens that are the most probable at their places."""
+        return np.array([each.mean() for each in self.hits])
+
+
+def target_log_probs(
+    model: Model,
+    prompts: str | Sequence[str],
+    targets: str | Sequence[str],
+    *,
+    space: bool | Sequence[bool | None] | None = None,
+    max_rows: int | None = None,
+) -> TargetScores:
+    """Score ``targets`` after ``prompts``, pair by pair; a single text goes with all of the other side.
+
+    Prompts of similar length share a forward, filled up on the right, where a causal model never looks (those of a
+    masked model, which hold its mask, share one only with prompts of their own length); targets of a prompt that begin
+    alike share a row, so that all of one token cost no more than the prompt; logits are made where a target's token is
+    predicted, and nowhere else.
+
+    space: whether a space stands between them, for all or pair by pair; None: as :class:`tracer.Fact` finds.
+    max_rows: most rows in a forward; by default as many as fit ``tracer.engine.sweep.BUDGET_BYTES``. No effect on
+    numbers.
+
+    The model is left as it was found. Raises TracerError for sides of different length, a pair that cannot be
+    tokenised or is too long (naming it), and logits that are not numbers.
+    """
+    places: dict[tuple[tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
+    count = 0
+    pairs = _pairs(prompts, targets)
+    spaces = [space] * len(pairs) if space is None or isinstance(space, bool) else list(space)
+    if len(spaces) != len(pairs):
+        raise TracerError(f"there are {len(pairs)} pairs and {len(spaces)} values of space; give one for each pair")
+    for index, (prompt, target) in enumerate(pairs):
+        try:
+            # in the slot, so that a text with braces stays as it is
+            found = Fact(SLOT, prompt, target, spaces[index]).align(model)
+        except TracerError as error:
+            raise TracerError(f"pair {index}: {error}") from error
+        places.setdefault((found.input_ids, found.answer_position), {}).setdefault(found.target_ids, []).append(index)
+        count += 1
+    log_probs: list[Any] = [None] * count
+    hits: list[Any] = [None] * count
+    lines = [Line(ids, tuple(of), first=first) for (ids, first), of in places.items()]
+    for line, indices, found in zip(
+        lines, places.values(), follow(model, lines, max_rows=max_rows, description="scoring"), strict=True
+    ):
+        for target, values, best in zip(line.targets, found.log_probs, found.best, strict=True):
+            for index in indices[target]:
+                log_probs[index], hits[index] = values, best == np.array(target)
+    return TargetScores(tuple(log_probs), tuple(hits))
+
+
+def prefers(
+    model: Model,
+    prompts: str | Sequence[str],
+    new: str | Sequence[str],
+    true: str | Sequence[str],
+    *,
+    max_rows: int | None = None,
+) -> np.ndarray:
+    """[n] bool: whether ``new`` has a lower nll than ``true`` after each prompt (ROME's efficacy, strictly).
+
+    A text alone goes with every prompt. Raises TracerError as :func:`target_log_probs` does.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    sides = [[each] * len(texts) if isinstance(each, str) else list(each) for each in (new, true)]
+    if any(len(side) != len(texts) for side in sides):
+        found = " and ".join(str(len(side)) for side in sides)
+        raise TracerError(f"there are {len(texts)} prompts and {found} targets; give one of each for every prompt")
+    means = target_log_probs(model, texts * 2, sides[0] + sides[1], max_rows=max_rows).means
+    return means[: len(texts)] > means[len(texts) :]
+
+
+def texts(name: str, given: Any) -> tuple[str, ...]:
+    """Prompts as a tuple of texts; TracerError for anything else."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise TracerError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
+    return tuple(given)
+
+
+def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[tuple[str, str]]:
+    if isinstance(prompts, str):
+        prompts = [prompts] * (1 if isinstance(targets, str) else len(targets))
+    if isinstance(targets, str):
+        targets = [targets] * len(prompts)
+    if len(prompts) != len(targets):
+        raise TracerError(f"there are {len(prompts)} prompts and {len(targets)} targets; give one target for each")
+    return list(zip(prompts, targets, strict=True))

@@ -1,0 +1,112 @@
+"""Numbers of texts: fluency, consistency with reference texts, perplexity."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracer.engine.follow import Line, follow
+from tracer.errors import TracerError
+from tracer.facts.encoding import encode
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+NGRAMS = {2: 2 / 3, 3: 4 / 3}
+"""Weights of the entropies of bigrams and trigrams, as in the published ``n_gram_entropy``."""
+ESSENCE_TOKENS = 100
+
+_CLITICS = r"['’](?:s|m|d|ll|re|ve)\b"
+_WORD = re.compile(
+    r"\w+(?=n['’]t\b)|n['’]t\b"  # do|n't
+    rf"|{_CLITICS}"  # Paris|'s
+    rf"|\w+(?:[-./]\w+|,\d+|(?!{_CLITICS})['’]\w+)*"  # U.S, 3.5, 1,000, well-known, O'Brien
+    r"|[^\w\s]",
+    re.IGNORECASE,
+)
+
+
+def words(text: str) -> list[str]:
+    """Words and marks of a text, much as the Penn Treebank parts them.
+
+    The published code parts them by nltk's ``word_tokenize``, which needs a download; both part contractions and marks,
+    and differ in abbreviations and quotation marks.
+    """
+    return _WORD.findall(text)
+
+
+def ngram_entropy(text: str) -> float:
+    """Fluency of one text: the mean over n of w_n H_n, w from ``NGRAMS``, H_n = -sum f log2 f over its n-grams (bits).
+
+    Repetition lowers it (GE of Zhang et al., "Generating Informative and Diverse Conversational Responses", 2018, with
+    the weights of Meng et al. 2022, whose tables show it times 100). It grows with the length of the text. Nan for a
+    text of fewer than three words.
+    """
+    found = words(text)
+    if len(found) < max(NGRAMS):
+        return float("nan")
+    entropies = []
+    for size, weight in NGRAMS.items():
+        counts = Counter(zip(*(found[start:] for start in range(size)), strict=False))
+        shares = np.array(list(counts.values())) / counts.total()
+        entropies.append(weight * -(shares * np.log2(shares)).sum())
+    return float(np.mean(entropies))
+
+
+class TermWeights:
+    """TF-IDF: how much each term counts, by how few of some texts hold it.
+
+    texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms that
+    none of them holds count nothing. Raises TracerError for texts without a word.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        try:
+            self._vectorizer: Any = TfidfVectorizer().fit(list(texts))
+        except ValueError as error:
+            raise TracerError(
+                f"{len(texts)} reference texts give no terms to compare ({error}); give texts with words in them"
+            ) from error
+
+    def similarity(self, one: str, other: str) -> float:
+        """Cosine of two texts' vectors, 0 to 1; nan where one of them has no known term."""
+        a, b = self._vectorizer.transform([one, other])
+        if not a.nnz or not b.nnz:
+            return float("nan")
+        return float((a @ b.T).toarray()[0, 0])  # each has length 1
+
+
+def consistency(texts: Sequence[str], references: Sequence[str], weights: TermWeights | None = None) -> float:
+    """Whether continuations tell of their subject what is told of those for which the new target is true: the cosine
+    of the TF-IDF vectors of all continuations together and of all reference texts together (RS of Meng et al. 2022).
+
+    weights: of the terms; None: learned from these reference texts alone. Nan where there is nothing to compare.
+    """
+    try:
+        weights = weights or TermWeights(references)
+    except TracerError:  # there is not a word in them
+        return float("nan")
+    return weights.similarity(" ".join(texts), " ".join(references))
+
+
+def essence_perplexity(model: Model, texts: Sequence[str], tokens: int = ESSENCE_TOKENS) -> float:
+    """How well the model still tells what its subject is: exp(-(1/n) sum_{i=2..n} log p(t_i | t_<i)) over the first n
+    tokens, ``tokens`` at most, of texts about it (essence drift of Meng et al. 2022).
+
+    As published, the sum of n - 1 terms is divided by n. Nan without a second token; without a text there is none.
+    """
+    joined = " ".join(texts)
+    if not joined.strip():
+        return float("nan")
+
+    ids = tuple(encode(model.tokenizer, joined)[0][: min(tokens, model.n_ctx)])
+    if len(ids) < 2:
+        return float("nan")
+    (found,) = follow(model, [Line(ids[:1], (ids[1:],))])
+    return float(np.exp(-found.log_probs[0].sum() / len(ids)))

@@ -1,0 +1,33 @@
+"""Running the model: sites and hooks, batches and caches, the branched sweep, forced tokens and generated text."""
+
+from .answer import knows, own_answer
+from .arriving import Arrival, behind_norm
+from .batch import Row, padded, states_at_lookups
+from .follow import Followed, Line
+from .forward import Stop
+from .generation import continuations
+from .hooks import Add, Replace, capture, evaluating, frozen, intervene
+from .partial import Suffix
+from .sites import Site
+
+__all__ = [
+    "Add",
+    "Arrival",
+    "Followed",
+    "Line",
+    "Replace",
+    "Row",
+    "Site",
+    "Stop",
+    "Suffix",
+    "behind_norm",
+    "capture",
+    "continuations",
+    "evaluating",
+    "frozen",
+    "intervene",
+    "knows",
+    "own_answer",
+    "padded",
+    "states_at_lookups",
+]

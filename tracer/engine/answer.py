@@ -1,0 +1,36 @@
+"""What the model answers by itself, and whether that is what a fact says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tracer.facts.fact import Fact
+from tracer.facts.readout import Readout, as_fact
+
+from .hooks import as_ids, evaluating, keep_logits
+from .sweep import check_numbers
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+def own_answer(model: Model, fact: Fact | str) -> list[int]:
+    """What the model finds most probable at each position where the fact's answer is read.
+
+    Raises TracerError for logits that are not numbers.
+    """
+    readout = Readout.of(model, as_fact(fact).align(model))
+    with torch.no_grad(), evaluating(model):
+        handle = keep_logits(model, readout.read)
+        try:
+            logits = model.hf(input_ids=as_ids(model, readout.ids)).logits[0]
+            return check_numbers(model, logits).argmax(-1).tolist()
+        finally:
+            handle.remove()
+
+
+def knows(model: Model, fact: Fact) -> bool:
+    """Whether the model, read greedily, gives the fact's target; a fact without a target is known."""
+    return fact.target is None or tuple(own_answer(model, fact)) == fact.align(model).target_ids

@@ -1,0 +1,89 @@
+"""Rows of ids that share a forward, filled up on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tracer.progress import track
+
+from .forward import Stop
+from .hooks import Frame, attach, evaluating
+from .sweep import default_rows
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text.
+
+    Attributes:
+        ids: the prompt and all but the last of the target's tokens.
+        lookup: the token whose key and value are edited.
+        read: positions whose logits are scored.
+        target: ids that are to follow there; empty for a row whose distribution is to stay.
+    """
+
+    ids: tuple[int, ...]
+    lookup: int
+    read: tuple[int, ...]
+    target: tuple[int, ...] = ()
+
+
+def padded(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Ids [rows, tokens], filled up on the right, where a causal model never looks."""
+    ids = torch.zeros(len(rows), max(len(row.ids) for row in rows), dtype=torch.long)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row.ids)] = torch.tensor(row.ids)
+    return ids.to(model.device)
+
+
+def states_at_lookups(
+    model: Model, rows: Sequence[Row], places: Sequence[tuple[str, int]], *, max_rows: int | None = None
+) -> dict[tuple[str, int], Tensor]:
+    """States at each row's lookup token, [rows, width] by (kind, layer), in one forward that ends after the last.
+
+    Rows are run in batches of similar length; tokens after the longest prompt's lookup are left out.
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i].lookup)
+    found: dict[tuple[str, int], Tensor] = {}
+    step = max_rows or default_rows(model, rows[order[-1]].lookup + 1, 1)
+    last = max(layer for _, layer in places)
+
+    def keep(place: tuple[str, int], some: list[int]) -> Callable[[Tensor], None]:
+        def edit(state: Tensor) -> None:
+            at = torch.tensor([rows[i].lookup for i in some], device=state.device)
+            picked = state[torch.arange(len(some), device=state.device), at]
+            if place not in found:
+                found[place] = picked.new_empty(len(rows), picked.shape[-1])
+            found[place][torch.tensor(some, device=state.device)] = picked
+
+        return edit
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with torch.no_grad(), evaluating(model):
+        starts = range(0, len(rows), step)
+        for start in track(starts, "keys and values", len(starts)):
+            some = order[start : start + step]
+            width = max(rows[i].lookup for i in some) + 1
+            ids = padded(model, [rows[i] for i in some])[:, :width]
+            frame = Frame(ids.shape[1])
+            handles = [attach(model, kind, layer, keep((kind, layer), some), frame) for kind, layer in places]
+            block: nn.Module = model.module("hidden", last)
+            handles.append(block.register_forward_hook(stop))
+            try:
+                model.hf(input_ids=ids)
+            except Stop:
+                pass
+            finally:
+                for handle in handles:
+                    handle.remove()
+    return found

@@ -1,0 +1,283 @@
+"""One forward of the untouched model in which the batch grows: the hooks and the key-value cache that let it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import Cache, DynamicCache, DynamicLayer
+
+from tracer.errors import TracerError
+
+from .branches import Plan, change, rows_of
+from .hooks import INNER, Frame, Intervention, attach, keep_logits
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A recorded run of R rows over T tokens, from which branches start.
+
+    ids: [R, T].
+    entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
+    prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
+    scaled: block arguments that count rows (see :class:`BlockArguments`).
+    grows: whether the batch can grow inside the model. Where it cannot, every row runs from its own tokens on.
+    read, logits: the positions whose logits were kept, and these logits [R, len(read), V].
+    states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
+    interventions: what the run was made with; branches have it too.
+    """
+
+    ids: Tensor
+    entering: tuple[Tensor, ...]
+    prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    scaled: frozenset[tuple]
+    grows: bool
+    read: tuple[int, ...]
+    logits: Tensor
+    states: dict[tuple[str, int], Tensor]
+    interventions: tuple[Intervention, ...] = ()
+
+    def rows(self, some: slice) -> Base:
+        """The same run as far as ``some`` of its rows are concerned."""
+        return replace(
+            self,
+            ids=self.ids[some],
+            entering=tuple(state[some] for state in self.entering),
+            prefix=self.prefix and tuple((keys[some], values[some]) for keys, values in self.prefix),
+            logits=self.logits[some],
+            states={place: state[some] for place, state in self.states.items()},
+            interventions=tuple(replace(item, value=rows_of(item, len(self.ids), some)) for item in self.interventions),
+        )
+
+
+class Forward:
+    """One forward over the tokens from ``first`` on, in which the branches of ``plan`` join and part."""
+
+    def __init__(self, model: Model, base: Base, first: int, plan: Plan, some: slice) -> None:
+        self.model, self.base, self.first, self.plan = model, base, first, plan
+        self.all_rows, self.some = len(base.ids), some
+        self.rows = len(range(*some.indices(self.all_rows)))  # of each branch
+        # branches that have parted so far; 0: only the row that carries the shapes
+        self.groups = 0 if base.grows else len(plan.leaves)
+
+    def run(self, stop: bool = False) -> Tensor:
+        """Logits [groups * rows, len(read), V]; with ``stop`` the forward ends before them, and there are none."""
+        model, plan = self.model, self.plan
+        arguments: dict[str, Any] = {}
+        if self.base.prefix is not None:
+            prefix = Prefix(self.base.prefix, self.first, self.some) if self.first > 0 else None
+            arguments = {"past_key_values": prefix, "use_cache": prefix is not None}  # or keys and values pile up
+        frame = Frame(self.base.ids.shape[1] - self.first)
+        with ExitStack() as stack:
+            stack.callback(keep_logits(model, [position - self.first for position in self.base.read]).remove)
+            last = model.n_layers - 1
+            with suppress(TracerError):  # no such site: nothing to save
+                if plan.kinds(2 * last).isdisjoint(INNER):
+                    keep = torch.zeros(self.base.ids.shape[1] - self.first, dtype=torch.bool)
+                    keep[[position - self.first for position in self.base.read]] = True
+                    for handle in narrow(model.module("mlp_input", last), keep):
+                        stack.callback(handle.remove)
+            for item in self.base.interventions:  # before the branches' own
+                if item.site.token is None or item.site.token % self.base.ids.shape[1] >= self.first:
+                    stack.callback(attach(model, item.site.kind, item.site.layer, self.repeater(item), frame).remove)
+            for layer in range(model.n_layers):
+                split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
+                entry = BlockArguments(split, self.base.scaled if self.base.grows else frozenset())
+                stack.callback(entry.attach(model.module("hidden", layer)).remove)
+                if 2 * layer + 1 in plan.steps:
+                    split = self.splitter(2 * layer + 1, layer + 1)
+                    stack.callback(attach(model, "hidden", layer, split, frame).remove)
+                for kind in plan.kinds(2 * layer):
+                    stack.callback(attach(model, kind, layer, self.changer(2 * layer, kind), frame).remove)
+            if stop:
+                stack.callback(model.module("unembed").register_forward_pre_hook(Stop.here).remove)
+            try:
+                ids = self.base.ids[self.some, self.first :].repeat(self.groups, 1)
+                ids = ids if self.groups else self.base.ids[:1, self.first :]
+                return model.hf(input_ids=ids, **arguments).logits
+            except Stop:
+                return self.base.logits[:0]
+
+    def splitter(self, time: int, entering: int) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            step = self.plan.steps[time]
+            base = self.base.entering[entering][self.some, self.first :].to(state.device)
+            if step.sources != tuple(range(self.groups)):
+                parts = state.split(self.rows) if self.groups else ()
+                state = torch.cat([base if source < 0 else parts[source] for source in step.sources])
+                self.groups = len(step.sources)
+            return self.changer(time, "hidden")(state)
+
+        return edit
+
+    def changer(self, time: int, kind: str) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            return change(state, self.plan.steps[time].actions, kind, self.first, self.all_rows, self.some)
+
+        return edit
+
+    def repeater(self, item: Intervention) -> Callable[[Tensor], Tensor | None]:
+        """Makes an intervention of the base run in every group of rows there is so far."""
+        tokens = self.base.ids.shape[1]
+
+        def edit(state: Tensor) -> Tensor | None:
+            if not self.groups:
+                return None
+            value, where = rows_of(item, self.all_rows, self.some), item.site.token
+            if where is None and value.dim() > 1:
+                value = value[..., self.first :, :]
+            if len(value) == self.rows and value.dim() == (3 if where is None else 2):
+                value = value.repeat(self.groups, *[1] * (value.dim() - 1))
+            place = (slice(None),) if where is None else (slice(None), where % tokens - self.first)
+            state = state.clone()
+            state[place] = item(state[place], value)
+            return state
+
+        return edit
+
+
+def narrow(module: nn.Module, keep: Tensor) -> tuple[RemovableHandle, RemovableHandle]:
+    """Let a module that treats tokens one by one compute those in ``keep`` only; its output is zero at the others.
+
+    For MLPs, much of whose output nobody reads. keep: mask [tokens], or [rows, tokens] if rows differ. Inputs of
+    another shape pass.
+    """
+    masks: list[Tensor] = []
+
+    def before(_: nn.Module, args: tuple) -> tuple | None:
+        masks.clear()
+        if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+            return None
+        size = args[0].shape[:2]
+        if keep.shape != size[-keep.dim() :]:
+            return None
+        mask = keep.to(args[0].device).expand(size)
+        masks.append(mask)
+        return tuple(x[mask].unsqueeze(0) if isinstance(x, Tensor) and x.shape[:2] == size else x for x in args)
+
+    def after(_: nn.Module, args: tuple, output: Any) -> Any:
+        if not masks:
+            return None
+        state = output if isinstance(output, Tensor) else output[0]
+        wide = state.new_zeros(*masks[0].shape, state.shape[-1])
+        wide[masks[0]] = state.flatten(0, -2)
+        return wide if isinstance(output, Tensor) else type(output)((wide, *output[1:]))
+
+    if bool(keep.all()):
+        return module.register_forward_pre_hook(lambda *_: None), module.register_forward_hook(lambda *_: None)
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of the tokens before the first, for however many rows there are; nothing is stored."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._join(self.keys, key_states), self._join(self.values, value_states)
+
+    @staticmethod
+    def _join(before: Tensor | None, new: Tensor) -> Tensor:
+        assert before is not None
+        rows = len(new)
+        # fewer rows than samples: the row that carries the shapes before branches join
+        before = before[:rows] if rows < len(before) else before.repeat(rows // len(before), 1, 1, 1)
+        return torch.cat([before, new], dim=-2)
+
+
+class Prefix(Cache):
+    """A key-value cache that gives every group of rows the base run's tokens before ``first``."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], first: int, some: slice) -> None:
+        super().__init__(
+            layers=[_PrefixLayer(keys[some, :, :first], values[some, :, :first]) for keys, values in layers]
+        )
+
+    @staticmethod
+    def read(cache: DynamicCache, n_layers: int, tokens: int) -> tuple[tuple[Tensor, Tensor], ...] | None:
+        """Keys and values of every layer, or None if the model did not put all of them into the cache."""
+        found = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
+        pairs = [(keys, values) for keys, values in found if keys is not None and values is not None]
+        if len(pairs) != n_layers or any(keys.shape[-2] != tokens for keys, _ in pairs):
+            return None
+        return tuple(pairs)
+
+
+class Stop(Exception):
+    """Ends a forward early."""
+
+    @classmethod
+    def here(cls, *_: Any) -> None:
+        """A hook that ends the forward where it is registered."""
+        raise cls
+
+
+class BlockArguments:
+    """A hook on what enters a block: changes the hidden states, and repeats arguments that count rows."""
+
+    def __init__(self, edit: Callable[[Tensor], Tensor | None] | None, scaled: Set[tuple] = frozenset()) -> None:
+        self.edit, self.scaled_paths = edit, scaled
+
+    def attach(self, block: nn.Module) -> RemovableHandle:
+        """Hook ``block``."""
+        return block.register_forward_pre_hook(self.before, with_kwargs=True)
+
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self.edit is not None:
+            new = self.edit(hidden)
+            hidden = hidden if new is None else new
+        rows = len(hidden)
+        if rows > 1 and self.scaled_paths:
+            args = _repeated(args, self.scaled_paths, rows, (0,))
+            kwargs = _repeated(kwargs, self.scaled_paths, rows, (1,))
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    @staticmethod
+    def scaled(model: Model, ids: Tensor) -> frozenset[tuple]:
+        """Paths of block arguments whose leading dimension is a multiple of the rows, found by running one and two."""
+        shapes: list[dict[tuple, torch.Size]] = []
+
+        def look(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            shapes.append({path: x.shape for path, x in [*_tensors(args, (0,)), *_tensors(kwargs, (1,))]})
+            raise Stop
+
+        handle = model.module("hidden", 0).register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            for rows in (1, 2):
+                with suppress(Stop):
+                    model.hf(input_ids=ids.expand(rows, -1))
+        finally:
+            handle.remove()
+        one, two = shapes
+        return frozenset(path for path, size in one.items() if size and size[0] > 1 and two[path][0] == 2 * size[0])
+
+
+def _tensors(value: Any, path: tuple) -> Iterator[tuple[tuple, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, dict | tuple | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, (*path, key))
+
+
+def _repeated(value: Any, paths: Set[tuple], rows: int, path: tuple) -> Any:
+    if isinstance(value, Tensor):
+        return value.repeat(rows, *[1] * (value.dim() - 1)) if path in paths else value
+    if isinstance(value, dict):
+        return {key: _repeated(item, paths, rows, (*path, key)) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_repeated(item, paths, rows, (*path, key)) for key, item in enumerate(value))
+    return value

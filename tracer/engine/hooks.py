@@ -1,0 +1,270 @@
+"""The hook layer: name a place in a model, read it, change it, and leave the model as it was found.
+
+A :class:`Site` names a place: a kind, a layer, a token.
+
+========  =====================================================================================================
+kind      what it is, [rows, tokens, width]
+========  =====================================================================================================
+hidden    output of block ``layer`` (the residual stream after it)
+mlp       what the MLP of block ``layer`` adds to the residual stream: its output, behind the norm or times the
+          multiplier that some architectures have there
+attn      what attention of block ``layer`` adds, likewise
+key       INPUT of the MLP's down-projection, ``d_mlp`` wide
+value     OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
+pre       what the MLP's activation function takes, ``d_mlp`` wide: the OUTPUT of the up-projection, or of the gate
+          projection where there is one (the two fused into one module have no such site)
+embed     output of the word embedding, before positions are added (no layer)
+========  =====================================================================================================
+
+``model.path(kind, layer)`` names the module: a norm behind the MLP or attention where there is one (Gemma 2 and 3,
+OLMo 2, GLM-4, EXAONE 4), an output projection where either is no module of its own, or adds the residual stream inside
+(OPT, BLOOM, BERT). So ``hidden[l] - hidden[l - 1] = attn[l] + mlp[l]``, also where both read the same residual stream
+(``model.parallel``); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), whose summands they are, and
+where a block adds more than these two (the inputs per layer of Gemma 4, the state-space branch of Falcon-H1).
+
+Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
+call in ``torch.no_grad()`` when only numbers are wanted.
+
+Recipe 1, read a state::
+
+    with torch.no_grad():
+        site = Site("hidden", layer=3, token=-1)
+        state = capture(model, "The Space Needle is in", [site])[site]            # [1, d_model]
+
+Recipe 2, put a state of one prompt into another::
+
+    with torch.no_grad(), intervene(model, [Replace(site, state)]):
+        logits = model.hf(input_ids=other_ids).logits
+
+Recipe 3, many interventions in one forward (see :mod:`tracer.sweep`)::
+
+    with torch.no_grad():
+        base = record(model, ids)                                                 # the run that branches start from
+        branches = [(Replace(Site("mlp", layer, 2), torch.zeros(model.d_model)),) for layer in range(model.n_layers)]
+        p = sweep(model, base, branches, lambda logits: logits.softmax(-1)[..., -1, answer_id])    # [branches, rows]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tracer.errors import TracerError, out_of_memory
+from tracer.facts.encoding import encode
+from tracer.model.vocabulary import check_ids
+
+from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+__all__ = [
+    "INNER",
+    "KINDS",
+    "WIDE",
+    "Add",
+    "Frame",
+    "Intervention",
+    "Replace",
+    "Site",
+    "Units",
+    "as_ids",
+    "attach",
+    "capture",
+    "check_site",
+    "evaluating",
+    "frozen",
+    "intervene",
+    "keep_logits",
+]
+
+
+INPUTS = ("key", "mlp_input")  # kinds that are what enters their module
+
+
+@dataclass
+class Frame:
+    """Tokens per row in the forward at hand; some modules see rows and tokens flattened into one dimension."""
+
+    tokens: int = 0
+
+
+def attach(
+    model: Model, kind: str, layer: int | None, edit: Callable[[Tensor], Tensor | None], frame: Frame
+) -> RemovableHandle:
+    """Call ``edit(state [rows, tokens, width])`` whenever the site is computed; what it returns, if not None, goes on.
+
+    The lowest rung: everything else here and in :mod:`tracer.sweep` stands on it. Remove the handle yourself.
+    """
+    module, factor = model.module(kind, layer), model.multiplier(kind)
+
+    def edited(state: Tensor) -> Tensor | None:
+        if state.dim() > 3:
+            raise TracerError(
+                f"{type(model.hf).__name__} keeps several streams of states side by side, {list(state.shape)} at "
+                f"{kind!r}, where one [rows, tokens, width] was expected; trace and edit another model"
+            )
+        shaped = state if state.dim() == 3 else state.view(-1, frame.tokens, state.shape[-1])
+        new = edit(shaped if factor == 1 else shaped * factor)
+        if new is None:
+            return None
+        new = new if factor == 1 else new / factor
+        return new if state.dim() == 3 else new.reshape(-1, new.shape[-1])  # there may be more rows than before
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        new = edited(args[0])
+        return None if new is None else (new, *args[1:])
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        new = edited(output if isinstance(output, Tensor) else output[0])
+        if new is None or isinstance(output, Tensor):
+            return new
+        return type(output)((new, *output[1:]))
+
+    return module.register_forward_pre_hook(before) if kind in INPUTS else module.register_forward_hook(after)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Dropout off inside; afterwards every module has its own training flag again."""
+    training = [module for module in model.hf.modules() if module.training]
+    try:  # from here on, so that an interruption of the switching is undone too
+        model.hf.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """No parameter asks for gradients inside, so that a backward pass pays for those of states only.
+
+    Afterwards every parameter asks for them as before, by name: offloaded weights are new tensors after each forward.
+    """
+    made = next((name for name, p in model.hf.named_parameters() if p.requires_grad and p.is_inference()), None)
+    if made is not None:
+        raise TracerError(
+            f"weight {made!r} of {model.name} was made under torch.inference_mode, and nothing that uses it has a "
+            "gradient; load the model outside of it"
+        )
+    asking = [(m, name) for m in model.hf.modules() for name, p in m.named_parameters(recurse=False) if p.requires_grad]
+
+    def ask(whether: bool) -> None:
+        for module, name in asking:
+            module.get_parameter(name).requires_grad_(whether)
+
+    try:
+        ask(False)
+        yield
+    finally:
+        ask(True)
+
+
+def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:
+    """Let the unembedding see only ``positions`` of its input [rows, tokens, d], so that no other logits are made."""
+    index = list(positions)
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, index], *args[1:])
+
+    return model.module("unembed").register_forward_pre_hook(before)
+
+
+def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
+    """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
+
+    A text is tokenised as prompts are (:mod:`tracer.facts.encoding`). Raises TracerError if there is no token, or too
+    many.
+    """
+    if isinstance(ids_or_text, str):
+        ids_or_text = encode(model.tokenizer, ids_or_text, model.causal)[0]
+    ids = torch.as_tensor(ids_or_text, dtype=torch.long, device=model.device)
+    ids = ids.unsqueeze(0) if ids.dim() < 2 else ids
+    if ids.dim() != 2 or ids.numel() == 0:
+        raise TracerError(
+            f"token ids of shape {list(ids.shape)}: expected at least one token, as [tokens] or [rows, tokens]"
+        )
+    if ids.shape[1] > model.n_ctx:
+        raise TracerError(
+            f"the prompt has {ids.shape[1]} tokens and {model.name} reads at most {model.n_ctx}; shorten the prompt"
+        )
+    check_ids(model, ids)
+    return ids
+
+
+def capture(model: Model, ids_or_text: str | Sequence[int] | Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
+    """Run the model once and return the state at each site: [rows, width], or [rows, tokens, width] without a token.
+
+    Rows are those of the ids (one for a text). Raises TracerError for a layer or token out of range.
+    """
+    ids = as_ids(model, ids_or_text)
+    found: dict[Site, Tensor] = {}
+    groups: dict[tuple[str, int | None], list[Site]] = {}
+    for site in sites:
+        check_site(model, site, ids.shape[1])
+        groups.setdefault((site.kind, site.layer), []).append(site)
+
+    def keep(members: list[Site]) -> Callable[[Tensor], None]:
+        def edit(state: Tensor) -> None:
+            for site in members:
+                # cloned: some models add to a module's output in place later on
+                found[site] = (state if site.token is None else state[:, site.token]).clone()
+
+        return edit
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.callback(keep_logits(model, [-1]).remove)
+        frame = Frame(ids.shape[1])
+        for (kind, layer), members in groups.items():
+            stack.callback(attach(model, kind, layer, keep(members), frame).remove)
+        model.hf(input_ids=ids)
+    return found
+
+
+@contextmanager
+def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[Model]:
+    """Inside, every forward of ``model.hf`` has ``interventions`` made, in the order given; afterwards none are left.
+
+    Raises TracerError for a layer out of range at once, and for a token or a value that does not fit at the forward.
+    """
+    frame = Frame()
+    groups: dict[tuple[str, int | None], list[Intervention]] = {}
+    for item in interventions:
+        check_site(model, item.site)
+        groups.setdefault((item.site.kind, item.site.layer), []).append(item)
+
+    def count(_: nn.Module, __: Any, output: Tensor) -> None:
+        frame.tokens = output.shape[1]
+
+    def change(members: list[Intervention]) -> Callable[[Tensor], Tensor]:
+        def edit(state: Tensor) -> Tensor:
+            state = state.clone()
+            for item in members:
+                check_site(model, item.site, state.shape[1])
+                where = (slice(None),) if item.site.token is None else (slice(None), item.site.token)
+                try:
+                    state[where] = item(state[where])
+                except RuntimeError as error:
+                    if out_of_memory(error):
+                        raise
+                    raise TracerError(
+                        f"a value of shape {list(item.value.shape)} does not fit {item.site}, "
+                        f"whose state is {list(state[where].shape)}"
+                    ) from error
+            return state
+
+        return edit
+
+    with ExitStack() as stack:
+        stack.callback(model.module("embed").register_forward_hook(count).remove)
+        for (kind, layer), members in groups.items():
+            stack.callback(attach(model, kind, layer, change(members), frame).remove)
+        yield model

@@ -1,0 +1,240 @@
+"""The part of a forward that a change at one layer can reach: blocks from that layer on, tokens from the edited one on.
+
+Hundreds of forwards are made while a value is optimised, and everything before the edited token of the edited layer
+is the same in all of them. It is run once and kept: states that enter the first block concerned, and keys and values of
+earlier tokens. Then a forward starts with one row, which only carries the shapes, and the real rows join at that
+block. Logits are made only where they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tracer.errors import TracerError
+
+from .batch import Row, padded
+from .forward import BlockArguments, Prefix, Stop, narrow
+from .hooks import INNER, Frame, attach
+from .sweep import record
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+FORWARD_TOKENS = 40  # what a forward costs for its own sake on a processor, in tokens, about
+BUDGET_BYTES = 2**28  # what the states of one forward with gradients may take when max_rows is not given
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Ability:
+    """How far a model lets its forward be shortened; found by trying.
+
+    grows: the batch can grow inside. cached: keys and values of earlier tokens can be given. scaled: block arguments
+    that count rows.
+    """
+
+    grows: bool
+    cached: bool
+    scaled: frozenset[tuple]
+
+    @classmethod
+    def of(cls, model: Model, row: Row) -> Ability:
+        """What ``model`` can do, tried on one row beside another of other tokens."""
+        other = row.ids[::-1] if row.ids[::-1] != row.ids else tuple(int(i == 0) for i in row.ids)
+        with torch.no_grad():
+            base = record(model, torch.tensor([row.ids, other]), read=(len(row.ids) - 1,))
+        return cls(base.grows, base.prefix is not None, base.scaled)
+
+
+@dataclass(frozen=True, eq=False)
+class Suffix:
+    """Rows of similar lookup, recorded up to block ``start`` and token ``first``.
+
+    ids: [R, T] from token 0. entering: [R, T - first, d], what enters block ``start``. prefix: per layer keys and
+    values [rows, heads, first, width], of one row below ``start``; None if the model takes none.
+    """
+
+    model: Model
+    ability: Ability
+    rows: tuple[Row, ...]
+    start: int
+    first: int
+    ids: Tensor
+    entering: Tensor
+    prefix: tuple[tuple[Tensor, Tensor], ...] | None
+
+    @classmethod
+    def recorded(
+        cls, model: Model, ability: Ability, rows: Sequence[Row], start: int, places: Sequence[Place]
+    ) -> tuple[Suffix, dict[Place, Tensor]]:
+        """The suffix of ``rows`` from block ``start`` on, and the states at their lookups, [R, width] by place."""
+        from transformers import DynamicCache
+
+        ids = padded(model, rows)
+        where = torch.tensor([row.lookup for row in rows], device=ids.device)
+        index = torch.arange(len(rows), device=ids.device)
+        first = int(where.min()) if ability.cached else 0
+        states: dict[Place, Tensor] = {}
+        entering: list[Tensor] = []
+
+        def keep(place: Place) -> Callable[[Tensor], None]:
+            return lambda state: states.__setitem__(place, state[index, where])
+
+        cache = DynamicCache() if ability.cached else None
+        arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        with ExitStack() as stack:
+            frame = Frame(ids.shape[1])
+            entry = BlockArguments(lambda hidden: entering.append(hidden[:, first:].clone()))
+            stack.callback(entry.attach(model.module("hidden", start)).remove)
+            for place in places:
+                stack.callback(attach(model, *place, keep(place), frame).remove)
+            # nothing above the last block is needed; not every model has a norm there, or uses it there alone
+            stack.callback(model.module("hidden", model.n_layers - 1).register_forward_hook(Stop.here).remove)
+            with torch.no_grad(), suppress(Stop):
+                model.hf(input_ids=ids, **arguments)
+        prefix = None
+        if cache is not None and first:
+            layers = Prefix.read(cache, model.n_layers, ids.shape[1])
+            assert layers is not None  # tried before
+            prefix = tuple(
+                tuple(part[: len(rows) if layer >= start else 1, :, :first].clone() for part in pair)
+                for layer, pair in enumerate(layers)
+            )
+        return cls(model, ability, tuple(rows), start, first, ids, entering[0], prefix), states  # type: ignore[arg-type]
+
+    def select(self, some: Sequence[int]) -> Suffix:
+        """The same with some of the rows only."""
+        index = torch.tensor(list(some), device=self.entering.device)
+        prefix = self.prefix and tuple(
+            pair if layer < self.start else (pair[0][index], pair[1][index]) for layer, pair in enumerate(self.prefix)
+        )
+        rows = tuple(self.rows[i] for i in some)
+        return replace(self, rows=rows, ids=self.ids[index], entering=self.entering[index], prefix=prefix)
+
+    def _needed(self, layer: int) -> Tensor:
+        """Tokens whose MLP output in ``layer`` reaches anything that is read, [rows, tokens]."""
+        tokens = self.ids.shape[1] - self.first
+        if self.ability.grows and layer < self.start:  # the row that carries the shapes
+            return torch.arange(tokens) == 0
+        keep = torch.zeros(len(self.rows), tokens, dtype=torch.bool)
+        for line, row in zip(keep, self.rows, strict=True):
+            if layer == self.model.n_layers - 1:
+                line[[position - self.first for position in row.read]] = True
+            else:
+                line[: max(row.read) - self.first + 1] = True
+        return keep
+
+    def run(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> list[Tensor]:
+        """Log-probabilities [len(read), V] of each row with ``deltas`` [R, d] added at the lookups; float32.
+
+        loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
+        """
+        model = self.model
+        device = self.entering.device
+        where = torch.tensor([row.lookup - self.first for row in self.rows], device=device)
+        index = torch.arange(len(self.rows), device=device)
+
+        def add(delta: Tensor) -> Callable[[Tensor], Tensor]:
+            def edit(state: Tensor) -> Tensor:
+                # in the wider of the two types, then cast back
+                value = (state[index, where] + delta.to(state.device)).to(state.dtype)
+                return state.index_put((index, where), value)
+
+            return edit
+
+        begin = {place: delta for place, delta in deltas.items() if place == ("hidden", self.start - 1)}
+
+        def enter(_: Tensor) -> Tensor:
+            state = self.entering
+            for delta in begin.values():
+                state = add(delta)(state)
+            return state
+
+        counts = [len(row.read) for row in self.rows]
+        at_row = index.repeat_interleave(torch.tensor(counts, device=device))
+        at_token = torch.tensor([p - self.first for row in self.rows for p in row.read], device=device)
+
+        def gather(_: nn.Module, args: tuple) -> tuple:
+            return (args[0][at_row.to(args[0].device), at_token.to(args[0].device)].unsqueeze(0), *args[1:])
+
+        prefix = None if self.prefix is None else Prefix(self.prefix, self.first, slice(None))
+        arguments: dict[str, Any] = {}
+        if self.ability.cached:
+            arguments = {"past_key_values": prefix, "use_cache": prefix is not None}
+        with ExitStack() as stack:
+            scaled = self.ability.scaled if self.ability.grows else frozenset()
+            for layer in range(model.n_layers):
+                entry = BlockArguments(enter if layer == self.start else None, scaled)
+                stack.callback(entry.attach(model.module("hidden", layer)).remove)
+                if not any(kind in INNER and at == layer for kind, at in deltas):
+                    with suppress(TracerError):  # no such site: nothing to save
+                        for handle in narrow(model.module("mlp_input", layer), self._needed(layer)):
+                            stack.callback(handle.remove)
+            frame = Frame(self.ids.shape[1] - self.first)
+            for place, delta in deltas.items():
+                if place not in begin:
+                    stack.callback(attach(model, *place, add(delta), frame).remove)
+            if loss_layer is not None and loss_layer < model.n_layers - 1:
+                early = _Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
+                stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
+                stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
+            stack.callback(model.module("unembed").register_forward_pre_hook(gather).remove)
+            ids = self.ids[:, self.first :]
+            logits = model.hf(input_ids=ids[:1] if self.ability.grows else ids, **arguments).logits[0]
+        return list(logits.float().log_softmax(-1).split(counts))
+
+
+class _Early:
+    """Puts the state of an earlier block in the place of the last one's, for the rows of a mask."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.state = rows, rows.new_empty(0)
+
+    def keep(self, state: Tensor) -> None:
+        self.state = state
+
+    def put(self, state: Tensor) -> Tensor:
+        return torch.where(self.rows.to(state.device)[:, None, None], self.state.to(state.device), state)
+
+
+def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | None) -> int:
+    """How many of ``rows`` one forward with gradients from block ``start`` takes."""
+    if max_rows is not None:
+        return max(1, max_rows)
+    width = max(torch.finfo(model.dtype).bits // 8, 2)
+    tokens = max(len(row.ids) - row.lookup for row in rows) + 2
+    blocks = model.n_layers - start
+    states = tokens * blocks * (6 * model.d_mlp + 16 * model.d_model) * width
+    read = max(len(row.read) for row in rows)
+    logits = 16 * read * int(model.hf.config.get_text_config().vocab_size)
+    return max(8, BUDGET_BYTES // (states + logits))
+
+
+def cuts(rows: Sequence[Row], most: int) -> list[tuple[int, int]]:
+    """Where to cut ``rows``, in order of their lookups, into forwards of at most ``most`` rows that cost least.
+
+    A forward runs over the tokens from its first lookup to its longest row's end, and costs so many tokens for its own
+    sake, by which few rows of one lookup would not be worth it. First row and the one after the last of each.
+    """
+    cost, before = [0.0], [0]
+    for end in range(1, len(rows) + 1):
+        longest, best, where = 0, float("inf"), 0
+        for begin in range(end - 1, max(-1, end - 1 - most), -1):
+            longest = max(longest, len(rows[begin].ids))
+            own = FORWARD_TOKENS + (end - begin) * (longest - rows[begin].lookup)
+            if cost[begin] + own < best:
+                best, where = cost[begin] + own, begin
+        cost.append(best)
+        before.append(where)
+    found, end = [], len(rows)
+    while end:
+        found.append((before[end], end))
+        end = before[end]
+    return found[::-1]

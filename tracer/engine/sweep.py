@@ -1,0 +1,268 @@
+"""The branched sweep: many interventions in one forward, the batch growing as layers are passed.
+
+A *base* run is recorded once (:func:`record`). A *branch* is the base run with interventions at some sites. It differs
+from the base run only from its first layer and, in a causal model, its first token on, so nothing before is computed
+again: branches that begin at one token share a forward over the tokens from there on, which attends to the base
+run's keys and values of earlier tokens; the forward starts with one row that only carries the shapes, and each branch
+joins it as copies of the base run's state where its first intervention is made. Branches that begin with the same
+interventions (the same objects) share rows until they part.
+
+The model is untouched: rows join in hooks on its blocks. Arguments that every block receives (masks, positions,
+rotary tables) come with one row and broadcast; those whose leading dimension counts rows times something else (an
+ALiBi bias) are found by comparing a run of one row with a run of two, and repeated. Every base run tries out, with the
+work of a few tokens and on a row that differs from the first, whether its model takes to this. Where it does not
+(blocks that receive something made from a row's own embeddings, or keys and values of an earlier block), every row
+runs from its own tokens and the first layer on; if there are no keys and values to attend to (a model that is not
+causal, say), all tokens run: slower, same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tracer.errors import TracerError, out_of_memory
+from tracer.progress import track
+
+from .branches import Moment, Plan, make_plan, rows_of, timeline
+from .forward import Base, BlockArguments, Forward, Prefix
+from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
+from .trial import fastest
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from tracer.model import Model
+
+BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
+
+FORWARD_COST = 1e8  # operations in the time that a forward takes for its own sake, whatever its size
+
+Branch = Sequence[Intervention]
+Measure = Callable[[Tensor], Tensor]
+
+
+def check_max_rows(max_rows: int | None) -> None:
+    """Raise TracerError unless ``max_rows`` is None or at least 1."""
+    if max_rows is not None and max_rows < 1:
+        raise TracerError(f"max_rows is {max_rows}; expected at least 1, or None for a default by memory")
+
+
+def default_rows(model: Model, tokens: int, read: int) -> int:
+    """How many rows of ``tokens`` tokens, with logits at ``read`` positions, fit into ``BUDGET_BYTES``."""
+    width = torch.finfo(model.dtype).bits // 8
+    try:
+        inner = model.d_mlp
+    except TracerError:  # an MLP of another kind, such as a mixture of experts
+        inner = 4 * model.d_model
+    hidden = tokens * (3 * inner + 12 * model.d_model) * width
+    logits = read * model.hf.config.get_text_config().vocab_size * (2 * width + 8)
+    return max(1, BUDGET_BYTES // (hidden + logits))
+
+
+def check_numbers(model: Model, logits: Tensor) -> Tensor:
+    """Return ``logits``, or raise TracerError if one of them is not a number, or infinite."""
+    highest = logits.amax()  # passes NaN on, and is quick; a token that is ruled out may have minus infinity
+    if torch.isnan(highest) or highest == torch.inf:
+        raise TracerError(
+            f"{model.name} returns logits that are not numbers: its weights hold NaN or overflow in {model.dtype}; "
+            "check the checkpoint, or load it with dtype=torch.float32"
+        )
+    return logits
+
+
+def record(
+    model: Model,
+    ids: str | Sequence[int] | Tensor,
+    interventions: Sequence[Intervention] = (),
+    *,
+    read: Sequence[int] = (-1,),
+    kinds: Sequence[str] = (),
+    max_rows: int | None = None,
+) -> Base:
+    """Run ``ids`` [R, T] with ``interventions`` (values may differ by row) and keep what branches start from.
+
+    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre", "value", "mlp_input")
+    are kept for every layer as well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row
+    tries out whether branches can start from the keys and values recorded; where rows differ, it is one that does from
+    the first, from there on. Follows torch's grad mode. Raises TracerError as :func:`tracer.engine.hooks.intervene`
+    does, and
+    for NaN.
+    """
+    check_max_rows(max_rows)
+    ids = as_ids(model, ids)
+    rows, tokens = ids.shape
+    positions = tuple(position % tokens for position in read)
+    limit = max_rows or default_rows(model, tokens, len(positions))
+    parts = []
+    for start in range(0, rows, limit):
+        some = slice(start, start + limit)
+        items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
+        parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
+    base = parts[0] if len(parts) == 1 else _joined(parts)
+    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions))
+    return fastest(model, base, limit)
+
+
+def _joined(parts: Sequence[Base]) -> Base:
+    prefix = None
+    prefixes = [part.prefix for part in parts if part.prefix is not None]
+    if len(prefixes) == len(parts):
+        layers = zip(*prefixes, strict=True)
+        prefix = tuple((torch.cat([keys for keys, _ in rows]), torch.cat([v for _, v in rows])) for rows in layers)
+    return Base(
+        ids=torch.cat([part.ids for part in parts]),
+        entering=tuple(torch.cat(layer) for layer in zip(*(part.entering for part in parts), strict=True)),
+        prefix=prefix,
+        scaled=parts[0].scaled,
+        grows=parts[0].grows,
+        read=parts[0].read,
+        logits=torch.cat([part.logits for part in parts]),
+        states={place: torch.cat([part.states[place] for part in parts]) for place in parts[0].states},
+    )
+
+
+def _record(
+    model: Model, ids: Tensor, items: Sequence[Intervention], read: tuple[int, ...], kinds: tuple[str, ...]
+) -> Base:
+    from transformers import DynamicCache
+
+    if model.causal:
+        try:
+            # no configuration given, so that sliding-window layers keep every token too; the masks still slide
+            return _recorded(model, ids, items, read, kinds, DynamicCache())
+        except Exception as error:  # no such argument, say
+            if isinstance(error, TracerError) or out_of_memory(error):
+                raise
+    return _recorded(model, ids, items, read, kinds, None)
+
+
+def _recorded(
+    model: Model,
+    ids: Tensor,
+    items: Sequence[Intervention],
+    read: tuple[int, ...],
+    kinds: tuple[str, ...],
+    cache: DynamicCache | None,
+) -> Base:
+    entering: dict[int, Tensor] = {}
+    states: dict[tuple[str, int], Tensor] = {}
+
+    def keep(kind: str, layer: int) -> Callable[[Tensor], None]:
+        def edit(state: Tensor) -> None:
+            if kind == "hidden":
+                entering[layer + 1] = state.clone()
+            if kind in kinds:
+                states[kind, layer] = entering[layer + 1] if kind == "hidden" else state.clone()
+
+        return edit
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(intervene(model, items))
+        stack.callback(keep_logits(model, read).remove)
+        first = BlockArguments(lambda hidden: entering.__setitem__(0, hidden.clone()))
+        stack.callback(first.attach(model.module("hidden", 0)).remove)
+        frame = Frame(ids.shape[1])
+        for layer in range(model.n_layers):
+            for kind in {"hidden", *kinds}:
+                stack.callback(attach(model, kind, layer, keep(kind, layer), frame).remove)
+        arguments = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        logits = check_numbers(model, model.hf(input_ids=ids, **arguments).logits)
+    prefix = None if cache is None else Prefix.read(cache, model.n_layers, ids.shape[1])
+    leaving = tuple(entering[i] for i in range(model.n_layers + 1))
+    return Base(ids, leaving, prefix, frozenset(), True, read, logits, states)
+
+
+def sweep(
+    model: Model,
+    base: Base,
+    branches: Sequence[Branch],
+    measure: Measure,
+    *,
+    max_rows: int | None = None,
+    description: str | None = None,
+) -> Tensor:
+    """``measure`` of every branch, [branches, R, ...] on the CPU, in the order given.
+
+    ``branches``: each a sequence of interventions with a token each, at kinds other than "embed" (that belongs into
+    the base run); values are [width] or [R, width] (of :class:`Units`: [units] or [R, units]).
+    ``measure(logits [n, len(base.read), V]) -> [n, ...]`` is called once per forward; it may call ``backward`` where
+    gradients of many values are wanted without keeping every graph.
+    Of the interventions active around a sweep only those without a token make sense: a forward begins at any token.
+    No forward has more than ``max_rows`` rows (default: what fits ``BUDGET_BYTES``); the numbers do not depend on it.
+    ``description``: shows a progress bar. Raises TracerError for sites out of range, empty branches, and NaN.
+    """
+    check_max_rows(max_rows)
+    rows, tokens = base.ids.shape
+    timelines = [_checked(model, branch, rows, tokens) for branch in branches]
+    distinct = {tuple(line): line for line in timelines}
+    forwards = _forwards(model, base, list(distinct.values()), max_rows)
+    found: dict[tuple, list[Tensor]] = {key: [] for key in distinct}
+    with evaluating(model):
+        for first, plan, some in forwards if description is None else track(forwards, description):
+            logits = Forward(model, base, first, plan, some).run()
+            parts = measure(check_numbers(model, logits)).to("cpu").split(len(range(*some.indices(rows))))
+            for line, part in zip(plan.leaves, parts, strict=True):
+                found[tuple(line)].append(part)
+    return torch.stack([torch.cat(found[tuple(line)]) for line in timelines])
+
+
+def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Moment]:
+    for item in branch:
+        check_site(model, item.site, tokens)
+        if item.site.kind == "embed" or item.site.token is None:
+            raise TracerError(f"a branch cannot change {item.site}: name a token, and put 'embed' into the base run")
+        width = model.d_mlp if item.site.kind in WIDE else model.d_model
+        if isinstance(item, Units):
+            item.check_width(width)
+            width = len(item.index)
+        if item.value.shape not in ((width,), (1, width), (rows, width)):
+            raise TracerError(
+                f"a value of shape {list(item.value.shape)} does not fit {item.site} of a base run with {rows} rows: "
+                f"expected [{width}] or [{rows}, {width}]"
+            )
+    if not branch:
+        raise TracerError("a branch without interventions is the base run itself; read base.logits")
+    return timeline(branch, tokens)
+
+
+def _forwards(
+    model: Model, base: Base, lines: list[list[Moment]], max_rows: int | None
+) -> list[tuple[int, Plan, slice]]:
+    """The forwards to make: first token, plan of the branches in it, rows of the base run."""
+    rows, tokens = base.ids.shape
+    groups: dict[int, list[list[Moment]]] = {}
+    order: dict[Intervention, int] = {}  # those met first come first, so that every run takes the same course
+    for item in (item for line in lines for _, items in line for _, item in items):
+        order.setdefault(item, len(order))
+    for line in lines:
+        touched = min(token for _, items in line for token, _ in items)
+        groups.setdefault(min(touched, *base.read) if base.prefix is not None else 0, []).append(line)
+    forwards = []
+    for first, members in _merged(model, groups, rows):
+        limit = max_rows or default_rows(model, tokens - first, len(base.read))
+        width = min(rows, limit)
+        members.sort(key=lambda line: [(time, [order[item] for _, item in items]) for time, items in line])
+        for start in range(0, len(members), limit // width):
+            plan = make_plan(members[start : start + limit // width], share=base.grows)
+            forwards += [(first, plan, slice(row, min(row + width, rows))) for row in range(0, rows, width)]
+    return forwards
+
+
+def _merged(model: Model, groups: dict[int, list[list[Moment]]], rows: int) -> list[tuple[int, list[list[Moment]]]]:
+    """``groups`` of branches by first token; some run from an earlier token, where that saves more than it costs."""
+    per_token = 24 * model.d_model**2 * model.n_layers  # operations of one token in one row, about
+    merged: list[tuple[int, list[list[Moment]]]] = []
+    for first, members in sorted(groups.items()):
+        # half, because branches join on the way
+        if merged and (first - merged[-1][0]) * len(members) * rows * per_token / 2 < FORWARD_COST:
+            merged[-1][1].extend(members)
+        else:
+            merged.append((first, list(members)))
+    return merged

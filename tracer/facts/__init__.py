@@ -1,0 +1,29 @@
+"""Facts and the tokens of a model: alignment, where an answer is read, chat templates, spaces. Runs no model."""
+
+from .chat import Chat, chat_of, framed
+from .encoding import encode
+from .fact import Fact, bare_note, token_text
+from .inspection import Alignment, Inspection, visible
+from .readout import Readout, answer_text, as_fact
+from .sentences import answer_of, first_sentences, sentence_end
+from .spacing import spaced
+
+__all__ = [
+    "Alignment",
+    "Chat",
+    "Fact",
+    "Inspection",
+    "Readout",
+    "answer_of",
+    "answer_text",
+    "as_fact",
+    "bare_note",
+    "chat_of",
+    "encode",
+    "first_sentences",
+    "framed",
+    "sentence_end",
+    "spaced",
+    "token_text",
+    "visible",
+]

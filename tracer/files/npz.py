@@ -1,0 +1,66 @@
+"""Results on disk: one npz file with arrays and a json header, written whole or not at all, read without running it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracer.errors import TracerError, out_of_memory
+
+
+def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
+    """Write ``arrays`` and ``header`` (what json knows) under the name ``format``; return the path.
+
+    Raises TracerError if the file cannot be written; nothing is left behind then.
+    """
+    path = Path(path)
+    text = json.dumps({"format": format, **header}, ensure_ascii=False)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            np.savez(file, allow_pickle=False, **arrays, header=np.frombuffer(text.encode(), dtype=np.uint8))
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise TracerError(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
+        raise
+    return path
+
+
+def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and header of a file that :func:`write` made under the name ``format``.
+
+    Raises TracerError for a missing file and for any other file.
+    """
+    kind = format.partition("/")[0]
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes().decode())
+        found = header.pop("format")
+        if found != format:
+            raise ValueError(f"it holds {found!r}, expected {format!r}")
+        return arrays, header
+    except FileNotFoundError as error:
+        raise TracerError(f"there is no file {path}; expected one written by {kind}.save") from error
+    except Exception as error:  # zip, json, numpy and missing keys each have their own
+        if out_of_memory(error):
+            raise
+        raise TracerError(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,167 @@
+"""Attribution patching: a causal trace's whole grid estimated from gradients, in two forwards and one backward.
+
+To first order, restoring a state changes the metric by the gradient there times the change of the state (Nanda 2023;
+Syed, Rager & Conmy 2023). One backward pass has the gradients at every site, so the estimate costs the same for any
+number of cells. It is a screen: where the metric saturates between the corrupted and the clean run, as a probability
+does, the gradient at the corrupted run says little about the whole way. The integrated form takes the mean gradient
+over runs whose embeddings lie between the two (Hanna et al. 2024, "EAP-IG").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracer.engine.branches import rows_of
+from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
+from tracer.engine.sweep import check_max_rows, check_numbers, default_rows
+from tracer.errors import TracerError
+from tracer.facts.readout import Readout
+from tracer.inference import ordinary
+from tracer.progress import track
+
+from .case import Case, Setting
+from .causal import Kind, Tokens, selection, token_selection
+from .corruption import Corrupted, Corruption, GaussianNoise
+
+if TYPE_CHECKING:
+    from tracer.facts.fact import Fact
+    from tracer.model import Model
+
+    from .trace import CausalTrace
+
+
+@ordinary()
+def attribution_trace(
+    model: Model,
+    fact: Fact,
+    *,
+    kind: Kind = "hidden",
+    window: int = 10,
+    corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
+    metric: str | Sequence[str] = "prob",
+    foil: str | None = None,
+    sever: str | None = None,
+    steps: int | None = None,
+    layers: Iterable[int] | None = None,
+    tokens: Tokens = None,
+    max_rows: int | None = None,
+) -> CausalTrace | list[CausalTrace]:
+    """The trace that :func:`tracer.causal_trace` would measure, estimated; arguments and result are the same.
+
+    Cell (t, l) is the corrupted score plus the mean over samples of ``(clean state - corrupted state) . gradient``,
+    summed over the layers of a window; what an earlier layer of the window does through a later one, which the exact
+    trace cuts by restoring both, is counted here. ``method`` of the result is "attribution" or "integrated".
+
+    steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
+        between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+
+    The model is left as it was found, and its parameters get no gradients. Raises TracerError as ``causal_trace`` does,
+    and for ``steps`` below 1; paths cannot be severed here.
+    """
+    if sever is not None:
+        raise TracerError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise TracerError(f"steps is {steps!r}; expected a whole number of at least 1, or None")
+    setting = Setting.checked(kind, window, metric, foil, None)
+    check_max_rows(max_rows)
+    alignment = fact.align(model)
+    readout = Readout.of(model, alignment)
+    columns = selection("layers", layers, model.n_layers)
+    rows = token_selection(tokens, alignment)
+    ids = as_ids(model, readout.ids)[0]
+    wrong = corruption.corrupt(model, ids, alignment.subject_range, fact)
+    limit = max_rows or default_rows(model, len(readout.ids), len(readout.read))
+    with evaluating(model), frozen(model):
+        runs = _Runs(model, wrong, readout.read, kind, max(1, limit - 1))  # the clean row runs along
+        with torch.no_grad():
+            case = Case.of(model, fact, alignment, setting, runs.logits(), wrong.settings)
+        effect = runs.effects(case, steps)  # [metrics, T, n_layers]
+    windows = [setting.restored(layer, model.n_layers) for layer in columns]
+    summed = np.stack([effect[:, rows][..., list(some)].sum(-1) for some in windows], axis=-1)
+    scores = case.corrupted + np.moveaxis(summed, 0, -1)
+    traces = case.traces(scores, rows, columns, "attribution" if steps is None else "integrated")
+    return traces[0] if isinstance(metric, str) else traces
+
+
+class _Runs:
+    """Forwards of the clean row together with some of the corrupted ones, some of them with gradients."""
+
+    def __init__(self, model: Model, wrong: Corrupted, read: tuple[int, ...], kind: str, limit: int) -> None:
+        self.model, self.wrong, self.read, self.kind = model, wrong, read, kind
+        self.samples = len(wrong.ids) - 1
+        self.parts = [slice(1 + i, 1 + min(i + limit, self.samples)) for i in range(0, self.samples, limit)]
+
+    def logits(self) -> Tensor:
+        """[1 + samples, k, V] of the clean row and the corrupted ones."""
+        found = [self.forward(part, None, {}) for part in self.parts]
+        return torch.cat([found[0][:1], *(logits[1:] for logits in found)])
+
+    def effects(self, case: Case, steps: int | None) -> np.ndarray:
+        """[metrics, tokens, layers]: mean over samples of gradient times change."""
+        n_layers, tokens = self.model.n_layers, self.wrong.ids.shape[1]
+        total = torch.zeros(len(case.metrics), tokens, n_layers, dtype=torch.float64)
+        ways = [0.0] if steps is None else [(step + 0.5) / steps for step in range(steps)]
+        work = [(part, way) for part in self.parts for way in ways]
+        changes: list[Tensor] = []
+        for part, way in track(work, "following gradients"):
+            states: dict[int, Tensor] = {}
+            if steps is not None and way == ways[0]:
+                with torch.no_grad():
+                    self.forward(part, None, states)
+                changes = self.changes(states)
+            with torch.enable_grad():
+                measured = case.measure(self.forward(part, way, states)[1:]).sum(0)
+                changes = self.changes(states) if steps is None else changes
+                ordered = [states[layer] for layer in range(n_layers)]
+                for index, value in enumerate(measured):
+                    more = index + 1 < len(measured)
+                    gradients = torch.autograd.grad(value, ordered, retain_graph=more, allow_unused=True)
+                    for layer, (gradient, change) in enumerate(zip(gradients, changes, strict=True)):
+                        if gradient is not None:  # None: nothing that is read depends on it
+                            product = (gradient[1:].double() * change).sum((0, 2)).cpu()
+                            total[index, :, layer] += product / (self.samples * len(ways))
+        return total.numpy()
+
+    @staticmethod
+    def changes(states: dict[int, Tensor]) -> list[Tensor]:
+        """Per layer, clean less corrupted state [rows, tokens, d]."""
+        found = [states[layer].detach().double() for layer in sorted(states)]
+        return [state[:1] - state[1:] for state in found]
+
+    def forward(self, part: slice, way: float | None, states: dict[int, Tensor]) -> Tensor:
+        """Logits [1 + rows, k, V] of the clean row and ``part``; the site's states, on the way to the logits.
+
+        ``way``: how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
+        """
+        model, rows = self.model, [0, *range(part.start, part.stop)]
+        ids, whole = self.wrong.ids[rows], len(self.wrong.ids)
+        items = [replace(item, value=rows_of(item, whole, rows)) for item in self.wrong.interventions]
+        frame = Frame(ids.shape[1])
+
+        def between(state: Tensor) -> Tensor | None:
+            if way is None:
+                return None
+            moved = torch.cat([state[:1], state[1:] + way * (state[:1] - state[1:])])
+            return moved.detach().requires_grad_()
+
+        def keep(layer: int) -> Any:
+            def edit(state: Tensor) -> Tensor:
+                states[layer] = state.clone()
+                return states[layer].clone()  # some models change in place what they are given
+
+            return edit
+
+        with ExitStack() as stack:
+            stack.enter_context(intervene(model, items))
+            stack.callback(attach(model, "embed", None, between, frame).remove)
+            for layer in range(model.n_layers):
+                stack.callback(attach(model, self.kind, layer, keep(layer), frame).remove)
+            stack.callback(keep_logits(model, self.read).remove)
+            return check_numbers(model, model.hf(input_ids=ids).logits)

@@ -1,0 +1,154 @@
+"""Causal tracing over many facts, as in the paper's figure 2, and so that it can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tracer.engine.sweep import check_max_rows
+from tracer.errors import TracerError
+from tracer.facts.fact import Fact
+from tracer.progress import track
+from tracer.statistics import check_bootstrap
+
+from .average_trace import CLASSES, AverageTrace
+from .case import Setting
+from .causal import causal_trace, selection
+from .corruption import Corruption, GaussianNoise
+from .member import Case, traced
+from .parallel import trace_missing
+from .store import TraceStore
+from .trace import CausalTrace
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+__all__ = ["CLASSES", "AverageTrace", "average_traces"]
+
+
+def average_traces(
+    model: Model,
+    facts: Iterable[Fact],
+    *,
+    kind: Literal["hidden", "mlp", "attn"] = "hidden",
+    window: int = 10,
+    corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
+    metric: str = "prob",
+    foil: str | Sequence[str | None] | None = None,
+    sever: Literal["mlp", "attn"] | None = None,
+    published_noise: bool = False,
+    layers: Iterable[int] | None = None,
+    tokens: Literal["subject_last"] | None = None,
+    max_rows: int | None = None,
+    folder: str | Path | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    trace: Callable[..., CausalTrace] = causal_trace,
+    workers: int = 1,
+    cluster: str | None = None,
+) -> AverageTrace:
+    """Trace every fact the model knows and average by class of token; see :class:`AverageTrace` for what is averaged.
+
+    facts: a fact with a target that is not the model's own greedy answer is left out and listed in ``unknown``; one
+        without a target is known. A fact given twice (same prompt, subject and target) is used once.
+    kind, window, corruption, metric, sever, published_noise, layers: as for :func:`tracer.causal_trace`. The noise
+        level is measured once.
+    foil: for logit differences, one wrong answer for all facts, or one for each.
+    tokens: "subject_last" traces the subject's last token only.
+    folder: keep each finished trace there at once. Called again with the same settings, after an interruption of any
+        kind or with more facts, only what is missing is traced, and the result is the same to the bit. Several
+        processes may use one folder: give each a part of the facts, and gather them by a last call with all.
+        The intervals' settings and ``max_rows`` (on which last digits depend) may differ from call to call.
+    confidence, resamples, seed: of the intervals, see :func:`tracer.statistics.bootstrap`.
+    trace: what makes a fact's trace; any function with the arguments and the result of ``causal_trace``. It is told
+        apart from others by its name.
+    workers, cluster: trace in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`. Each
+        loads the model by its name. The result is the same to the bit where the threads per worker are the same.
+
+    Raises TracerError for settings out of range, no facts, anything that is no fact, facts of which the model knows
+    none, a fact that cannot be traced (naming it), a folder that cannot be written, belongs to another run, or holds a
+    file that is none of its own, and workers that cannot load the model as it is.
+    """
+    check_bootstrap(resamples, confidence, seed)
+    check_max_rows(max_rows)
+    cases = _cases(model, facts, foil)
+    for case in cases:
+        Setting.checked(kind, window, _one(metric), case.foil, sever)
+    if tokens not in (None, "subject_last"):
+        raise TracerError(f"tokens is {tokens!r}; expected 'subject_last' or None: each fact has its own tokens")
+    columns = selection("layers", layers, model.n_layers)
+    if hasattr(corruption, "measured"):
+        corruption = corruption.measured(model)  # type: ignore[attr-defined]
+    settings: dict[str, Any] = {"kind": kind, "window": window, "corruption": corruption, "metric": metric}
+    more = {"sever": sever, "published_noise": published_noise, "tokens": tokens, "max_rows": max_rows}
+    settings |= {name: value for name, value in more.items() if value}  # what is left out an older function may lack
+    if layers is not None:
+        settings["layers"] = columns
+    changing, model = model, model.pinned()
+    traces, unknown = [], []
+    with ExitStack() as stack:
+        shared = workers != 1 or cluster is not None
+        if shared and folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracer-traces-"))
+        store = None
+        if folder is not None:
+            store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
+        if shared and store is not None:
+            trace_missing(store, model, cases, settings, trace, workers, cluster)
+        for case in track(cases, "tracing facts"):
+            try:
+                found = store.find(*case.kept()) if store else None
+                if found is None:
+                    found = traced(model, case, settings, trace)
+                    if store:
+                        store.keep(case.identity(), found)
+            except TracerError as error:
+                raise case.named(error) from error
+            if isinstance(found, CausalTrace):
+                traces.append(found)
+            else:
+                unknown.append(case.fact.text)
+    if changing.fingerprint() != model.fingerprint():
+        raise TracerError(f"the weights of {model.name} changed while facts were traced; trace them again")
+    if not traces:
+        some = ", ".join(repr(text) for text in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise TracerError(
+            f"the model knows none of the {len(unknown)} facts ({some}); give facts it knows, or leave out their "
+            "targets to trace what it says itself"
+        )
+    return AverageTrace.of(traces, unknown, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None] | None) -> list[Case]:
+    """The facts, each once, aligned before anything is run."""
+    if isinstance(facts, str | Fact) or not isinstance(facts, Iterable):
+        raise TracerError(f"facts is {facts!r}; expected several facts, such as a list of Fact")
+    facts = list(facts)
+    if not facts:
+        raise TracerError("there are no facts to average over; expected at least one")
+    foils: Sequence[str | None] = [foil] * len(facts) if foil is None or isinstance(foil, str) else list(foil)
+    if len(foils) != len(facts):
+        raise TracerError(f"there are {len(foils)} foils for {len(facts)} facts; expected one for each, or one for all")
+    cases: dict[str, Case] = {}
+    for index, (fact, wrong) in enumerate(zip(facts, foils, strict=True)):
+        if not isinstance(fact, Fact):
+            raise TracerError(f"entry {index} of facts is {fact!r}; expected a Fact(prompt, subject, target)")
+        if not isinstance(wrong, str | None):
+            raise TracerError(f"the foil of fact {index} is {wrong!r}; expected text or None")
+        try:
+            case = Case(index, fact, wrong, fact.align(model))
+        except TracerError as error:
+            raise TracerError(f"fact {index}: {error}") from error
+        cases.setdefault(json.dumps(case.identity()), case)
+    return list(cases.values())
+
+
+def _one(metric: Any) -> str:
+    if not isinstance(metric, str):
+        raise TracerError(f"metric is {metric!r}; expected one name: averages of several metrics are several calls")
+    return metric

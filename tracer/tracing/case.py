@@ -1,0 +1,167 @@
+"""A fact under a corruption: what is measured, between which two values, and the trace that becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracer.errors import TracerError
+from tracer.facts.fact import bare_note
+from tracer.facts.readout import Readout, answer_text
+
+from .metrics import NAMES, Metric, log_probs, normalised, parting
+from .trace import CausalTrace
+
+if TYPE_CHECKING:
+    from tracer.facts.fact import Alignment, Fact
+    from tracer.model import Model
+
+KINDS = ("hidden", "mlp", "attn")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a trace restores and measures, checked: see :func:`tracer.causal_trace`."""
+
+    kind: str
+    window: int
+    metrics: tuple[str, ...]
+    foil: str | None
+    sever: str | None
+
+    @classmethod
+    def checked(
+        cls, kind: str, window: int, metric: str | Sequence[str], foil: str | None, sever: str | None
+    ) -> Setting:
+        """Raise TracerError for anything out of range."""
+        names = (metric,) if isinstance(metric, str) else tuple(metric)
+        for name in names:
+            if name not in NAMES:
+                raise TracerError(f"metric {name!r} is unknown; expected one of {', '.join(NAMES)}")
+        if not names or len(set(names)) < len(names):
+            raise TracerError(f"metric={list(names)}: expected one or more of {', '.join(NAMES)}, each once")
+        if kind not in KINDS:
+            raise TracerError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise TracerError(f"window is {window!r}; expected a whole number of at least 1")
+        if foil is not None and not foil.strip():
+            raise TracerError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")
+        if sever not in (None, "mlp", "attn"):
+            raise TracerError(f"sever is {sever!r}; expected 'mlp', 'attn' or None")
+        if sever is not None and kind != "hidden":
+            raise TracerError(f"severed paths are traced by restoring hidden states, not {kind!r}; leave kind out")
+        return cls(kind, window, names, foil, sever)
+
+    def restored(self, layer: int, n_layers: int) -> range:
+        """The layers whose clean states cell (token, ``layer``) puts back."""
+        if self.kind == "hidden":
+            return range(layer, layer + 1)
+        return window_layers(layer, self.window, n_layers)
+
+
+def window_layers(layer: int, window: int, n_layers: int) -> range:
+    """The layers restored together in a trace of MLP or attention outputs; clipped at the ends as published."""
+    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A fact that was run clean and corrupted.
+
+    Attributes:
+        answer, foil: ids; no foil where no metric needs one.
+        own: ids of what the model itself says.
+        metrics: one per name in the setting.
+        clean, corrupted: [metrics], the corrupted one a mean over its rows.
+        corruption: the plain settings of the corruption.
+    """
+
+    model: Model
+    fact: Fact
+    alignment: Alignment
+    setting: Setting
+    answer: tuple[int, ...]
+    foil: tuple[int, ...]
+    own: tuple[int, ...]
+    metrics: tuple[Metric, ...]
+    clean: np.ndarray
+    corrupted: np.ndarray
+    corruption: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, model: Model, fact: Fact, alignment: Alignment, setting: Setting, both: Tensor, corruption: dict[str, Any]
+    ) -> Case:
+        """``both``: logits [1 + R, k, V] of the clean run and the corrupted ones where the answer is read."""
+        own = tuple(both[0].argmax(-1).tolist())
+        answer = tuple(Readout.of(model, alignment).answer(both[0]))
+        foil: tuple[int, ...] = ()
+        if any(name.endswith("logit_diff") for name in setting.metrics):
+            foil = _foil(model, fact, answer, setting.foil, both[1:])
+        clean = log_probs(both[0])
+        metrics = tuple(Metric(name, answer, foil, clean if name == "kl" else None) for name in setting.metrics)
+        case = cls(model, fact, alignment, setting, answer, foil, own, metrics, np.empty(0), np.empty(0), corruption)
+        scores = case.measure(both).double().cpu().numpy()
+        return replace(case, clean=scores[0], corrupted=scores[1:].mean(0))
+
+    def measure(self, logits: Tensor) -> Tensor:
+        """Every metric of every row: [n, k, V] to [n, metrics]."""
+        return torch.stack([metric(logits) for metric in self.metrics], dim=-1)
+
+    def note(self) -> str:
+        """What a reader should know."""
+        notes = []
+        if self.model.causal and self.alignment.subject_range[1] == len(self.alignment.input_ids):
+            notes.append("the subject ends the prompt: its last token is also the prompt's last")
+        if self.own != self.answer:
+            notes.append(f"the target is not what the model says, {answer_text(self.model, self.own)!r}")
+        return "; ".join(filter(None, [*notes, bare_note(self.model, self.fact.text)]))
+
+    def traces(
+        self, scores: np.ndarray, positions: tuple[int, ...], layers: tuple[int, ...], method: str = "exact"
+    ) -> list[CausalTrace]:
+        """One trace per metric from ``scores`` [positions, layers, metrics]."""
+        shared: dict[str, Any] = {
+            "answer": answer_text(self.model, self.answer),
+            "tokens": self.alignment.tokens,
+            "subject_range": self.alignment.subject_range,
+            "kind": self.setting.kind,
+            "window": self.setting.window,
+            "layers": layers,
+            "positions": positions,
+            "prompt": self.fact.text,
+            "subject": self.fact.subject,
+            "model": self.model.name,
+            "n_layers": self.model.n_layers,
+            "fingerprint": self.model.fingerprint(),
+            "corruption": self.corruption,
+            "note": self.note(),
+            "sever": self.setting.sever,
+            "method": method,
+        }
+        found = []
+        for index, metric in enumerate(self.metrics):
+            values, clean, corrupted = scores[..., index], float(self.clean[index]), float(self.corrupted[index])
+            if metric.name == "normalised_logit_diff":
+                values, clean, corrupted = normalised(values, clean, corrupted), 1.0, 0.0
+            foil = answer_text(self.model, self.foil) if metric.name.endswith("logit_diff") else None
+            found.append(CausalTrace(values, clean=clean, corrupted=corrupted, metric=metric.name, foil=foil, **shared))
+        return found
+
+
+def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, corrupted: Tensor) -> tuple[int, ...]:
+    if foil is None:  # what the model says instead once the subject is corrupted
+        p = corrupted[:, 0].float().softmax(-1).mean(0)
+        p[answer[0]] = -1
+        return (int(p.argmax()),)
+    ids = replace(fact, target=foil).align(model).target_ids
+    if not model.causal and len(ids) != len(answer):
+        masks = f"foil {foil!r} takes {len(ids)} masks and the answer {len(answer)}"
+        raise TracerError(f"{masks}; choose a foil of equal length")
+    parting(answer, ids)
+    return ids

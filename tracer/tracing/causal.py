@@ -1,0 +1,144 @@
+"""Causal tracing: which states, put back into a corrupted run, bring the answer back.
+
+Follows Meng et al., "Locating and Editing Factual Associations in GPT" (2022), number for number: same noise, same
+restored states, same windows, same score. The runs themselves are made by :mod:`tracer.tracing.grid` and
+:mod:`tracer.sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+import torch
+
+from tracer.engine.sweep import check_max_rows
+from tracer.errors import TracerError
+
+from .case import KINDS, Setting, window_layers
+from .corruption import Corruption, GaussianNoise
+from .grid import Grid
+
+if TYPE_CHECKING:
+    from tracer.facts.fact import Alignment, Fact
+    from tracer.model import Model
+
+    from .trace import CausalTrace
+
+__all__ = ["KINDS", "causal_trace", "window_layers"]
+
+Kind = Literal["hidden", "mlp", "attn"]
+Tokens = Iterable[int] | Literal["subject_last"] | None
+
+
+@overload
+def causal_trace(
+    model: Model,
+    fact: Fact,
+    *,
+    kind: Kind = ...,
+    window: int = ...,
+    corruption: Corruption = ...,
+    metric: str = ...,
+    foil: str | None = ...,
+    sever: Literal["mlp", "attn"] | None = ...,
+    published_noise: bool = ...,
+    layers: Iterable[int] | None = ...,
+    tokens: Tokens = ...,
+    max_rows: int | None = ...,
+) -> CausalTrace: ...
+
+
+@overload
+def causal_trace(
+    model: Model,
+    fact: Fact,
+    *,
+    metric: list[str] | tuple[str, ...],
+    kind: Kind = ...,
+    window: int = ...,
+    corruption: Corruption = ...,
+    foil: str | None = ...,
+    sever: Literal["mlp", "attn"] | None = ...,
+    published_noise: bool = ...,
+    layers: Iterable[int] | None = ...,
+    tokens: Tokens = ...,
+    max_rows: int | None = ...,
+) -> list[CausalTrace]: ...
+
+
+def causal_trace(
+    model: Model,
+    fact: Fact,
+    *,
+    kind: Kind = "hidden",
+    window: int = 10,
+    corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
+    metric: str | Sequence[str] = "prob",
+    foil: str | None = None,
+    sever: Literal["mlp", "attn"] | None = None,
+    published_noise: bool = False,
+    layers: Iterable[int] | None = None,
+    tokens: Tokens = None,
+    max_rows: int | None = None,
+) -> CausalTrace | list[CausalTrace]:
+    """Restore clean states one site at a time in runs with a corrupted subject, and measure the answer.
+
+    kind: what is restored at cell (token, layer). "hidden": the output of that block. "mlp", "attn": what the MLP
+        (attention) contributes in ``window`` blocks around that layer, ``layer - window // 2`` up to, not including,
+        ``layer + (window + 1) // 2``, clipped at the model's ends. Where both read the same residual stream
+        (``model.parallel``) the kinds are the same three: block output, MLP output alone, attention output alone.
+    corruption: see :class:`GaussianNoise`, :class:`UniformNoise`, :class:`TokenReplacement`. Scores are means over its
+        samples.
+    metric: what is measured, or several names for a list of traces from the same runs. "prob": the probability of the
+        whole answer, which is ``fact.target``, or without one the token that the clean run finds most probable. A
+        target is traced whether or not it is what the model says; ``note`` says so. "logit_diff": the answer's logit
+        less that of the ``foil`` (a wrong answer; None: what the corrupted run finds most probable instead), where
+        the two part. "normalised_logit_diff": the same, on the scale on which the corrupted run is 0 and the clean
+        run 1. "kl": the divergence KL(clean || restored) of the predictions at the answer, so that 0 is the clean run
+        and effects are negative where restoring helps.
+    sever: with kind "hidden", keep what the MLPs ("mlp") or the attentions ("attn") of the restored token contribute
+        as in the corrupted run, in every layer, so that the restored state acts without them (the paper's figure 3).
+    published_noise: the published severed trace takes these outputs from a run with other noise than the one they are
+        put into; True does the same, to reproduce its numbers. Nothing else changes.
+    layers, tokens: compute these columns and rows only (``tokens="subject_last"``: the subject's last token).
+    max_rows: most rows in any forward; by default as many as fit ``tracer.engine.sweep.BUDGET_BYTES``. No effect on
+    numbers.
+
+    The model is left as it was found. Raises TracerError for settings out of range, a prompt that cannot be aligned or
+    is too long, a foil that begins like the answer, a replacement that does not fit, a logit difference that is the
+    same in both runs and should be normalised, and a model whose output is not a number.
+    """
+    setting = Setting.checked(kind, window, metric, foil, sever)
+    check_max_rows(max_rows)
+    alignment = fact.align(model)
+    columns = selection("layers", layers, model.n_layers)
+    rows = token_selection(tokens, alignment)
+    with torch.no_grad():
+        grid = Grid.run(model, fact, alignment, setting, corruption, published_noise, max_rows)
+        scores = grid.scores(rows, columns, max_rows)
+    traces = grid.case.traces(scores, rows, columns)
+    return traces[0] if isinstance(metric, str) else traces
+
+
+def token_selection(tokens: Tokens, alignment: Alignment) -> tuple[int, ...]:
+    """The rows of a trace."""
+    chosen = [alignment.subject_range[1] - 1] if tokens == "subject_last" else tokens
+    return selection("tokens", chosen, len(alignment.input_ids))
+
+
+def selection(name: str, chosen: Iterable[int] | str | None, size: int) -> tuple[int, ...]:
+    """Chosen indices as a tuple, all of them for None; in order, each once, and inside the range."""
+    if chosen is None:
+        return tuple(range(size))
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise TracerError(f"{name}={chosen!r}: expected numbers from 0 to {size - 1}, such as {name}=[0]")
+    found = tuple(int(index) if isinstance(index, int | np.integer) else -1 for index in chosen)
+    if not found:
+        raise TracerError(f"{name} is an empty selection; expected numbers from 0 to {size - 1}, or None for all")
+    if any(not 0 <= index < size for index in found):
+        raise TracerError(f"{name}={list(found)} is out of range; expected numbers from 0 to {size - 1}")
+    if len(set(found)) < len(found):
+        raise TracerError(f"{name}={list(found)} names one twice; name each once")
+    return found

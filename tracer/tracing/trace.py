@@ -1,0 +1,122 @@
+"""The result of a causal trace: numbers, and everything needed to read them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracer.errors import TracerError
+from tracer.files import npz as storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "tracer.CausalTrace/1"
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTrace:
+    """What restoring clean states gives back to a corrupted run. Made by :func:`tracer.causal_trace`.
+
+    Attributes:
+        scores: [positions, layers], the metric after restoring, mean over samples; read-only.
+        clean, corrupted: the metric of the clean run, and of the corrupted run without restoring.
+        answer: the answer traced, with its leading space.
+        tokens: every token of the prompt, decoded. Row i of ``scores`` belongs to ``tokens[positions[i]]``.
+        subject_range: the subject's tokens, half open.
+        kind: "hidden", "mlp" or "attn".
+        window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
+        layers: layer of each column (the middle of its window).
+        positions: token index of each row.
+        metric: what the scores are: "prob", "logit_diff", "normalised_logit_diff" or "kl" (0 in the clean run, so that
+            effects are negative where restoring helps).
+        prompt, subject, model: the fact and the model's name.
+        n_layers: layers of the model.
+        fingerprint: hash of the model's weights.
+        corruption: its settings, with the noise level as measured, samples and seed.
+        note: a remark for the reader, or "".
+        sever: whose outputs were kept as in the corrupted run at the restored token: "mlp", "attn" or None.
+        foil: the wrong answer of a logit difference.
+        method: "exact", each site restored in a run; or an estimate from gradients, "attribution" or "integrated".
+    """
+
+    scores: np.ndarray
+    clean: float
+    corrupted: float
+    answer: str
+    tokens: tuple[str, ...]
+    subject_range: tuple[int, int]
+    kind: str
+    window: int
+    layers: tuple[int, ...]
+    positions: tuple[int, ...]
+    metric: str
+    prompt: str
+    subject: str
+    model: str
+    n_layers: int
+    fingerprint: str
+    corruption: dict[str, Any]
+    note: str = ""
+    sever: str | None = None
+    foil: str | None = None
+    method: str = "exact"
+
+    def __post_init__(self) -> None:
+        scores = np.array(self.scores)
+        if scores.shape != (len(self.positions), len(self.layers)):
+            raise TracerError(
+                f"scores of a trace have the shape {scores.shape}; expected one row per position and one column per "
+                f"layer, ({len(self.positions)}, {len(self.layers)})"
+            )
+        scores.flags.writeable = False
+        object.__setattr__(self, "scores", scores)
+
+    @property
+    def effect(self) -> np.ndarray:
+        """[positions, layers]: the indirect effect, ``scores - corrupted``."""
+        return self.scores - self.corrupted
+
+    def peak(self) -> tuple[int, int]:
+        """(token index, layer) of the highest score, for "kl" of the lowest; the first in reading order of several."""
+        best = np.argmin(self.scores) if self.metric == "kl" else np.argmax(self.scores)
+        row, column = np.unravel_index(int(best), self.scores.shape)
+        return self.positions[int(row)], self.layers[int(column)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per site: token_index, token, in_subject, layer, score, effect."""
+        import pandas as pd
+
+        start, end = self.subject_range
+        return pd.DataFrame(
+            {
+                "token_index": np.repeat(self.positions, len(self.layers)),
+                "token": [self.tokens[t] for t in self.positions for _ in self.layers],
+                "in_subject": [start <= t < end for t in self.positions for _ in self.layers],
+                "layer": np.tile(self.layers, len(self.positions)),
+                "score": self.scores.ravel(),
+                "effect": self.effect.ravel(),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write an npz file (the scores and a json header), whole or not at all, and return its path.
+
+        Raises TracerError if it cannot be written; nothing is left behind then.
+        """
+        header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "scores"}
+        return storage.write(path, FORMAT, {"scores": self.scores}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CausalTrace:
+        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        arrays, header = storage.read(path, FORMAT)
+        try:
+            for name in ("tokens", "subject_range", "layers", "positions"):
+                header[name] = tuple(header[name])
+            return cls(scores=arrays["scores"], **header)
+        except (KeyError, TypeError) as error:
+            raise TracerError(f"{path} is not a saved CausalTrace ({error}); expected a file of its save") from error
