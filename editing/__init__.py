@@ -5,7 +5,7 @@ from editing.covariance.default import covariance_for
 from editing.covariance.estimate import estimate_covariance
 from editing.edits.edit import Edit, load_edit
 from editing.edits.weights import fingerprint
-from editing.evaluation.run import start as evaluate
+from editing.evaluation.run.start import evaluate
 from editing.health.harm import HarmWarning
 from editing.layers.located import Located
 from editing.ledger.editor import Editor

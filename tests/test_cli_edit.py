@@ -474,7 +474,7 @@ def test_bad_options_are_one_line_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("editing.cli.run.load", never)
-    monkeypatch.setattr("editing.ledger.folder.editor.load", never)
+    monkeypatch.setattr("editing.ledger.editor.load", never)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "full").mkdir()

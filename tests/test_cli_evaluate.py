@@ -13,7 +13,7 @@ import editing.cli  # noqa: F401 (adds the commands)
 import tracer
 from editing.datasets import load_records
 from editing.evaluation import METRICS, Evaluation
-from editing.evaluation.run import start as evaluate
+from editing.evaluation.run.start import evaluate
 
 SET = ["--set", "v_steps=2", "--set", "mom2_adjustment=false", "--set", 'context_templates=["{}"]']
 QUICK = ["--no-texts", "--option", "canary_tokens=0", "--option", "chunk=1"]

@@ -250,6 +250,6 @@ def test_tokens_out_of_range_are_told_before_the_work(monkeypatch: pytest.Monkey
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("an attribution was begun")
 
-    monkeypatch.setattr("tracer.neurons.selection.integrated_gradients.Attributor.integrated", never)
+    monkeypatch.setattr("tracer.neurons.integrated_gradients.Attributor.integrated", never)
     result = run(*basic, "--token", "10", "--negative", "a")
     assert_one_line(result, "token 10 is out of range: 'a' has")

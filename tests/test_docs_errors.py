@@ -152,7 +152,7 @@ def test_the_tables_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     code = '<code style="white-space: normal">subject … does not occur in prompt &lt;b&gt;…</code>'
     assert shown("howto/tokens.md") == "text"
     assert f"<td>{code}</td><td><a" not in shown("errors/subject-not-in-prompt.md")
-    assert "tracer.<wbr>tokens.<wbr>Fact.<wbr>align" in shown("errors/subject-not-in-prompt.md")
+    assert "tracer.<wbr>facts.<wbr>fact.<wbr>Fact.<wbr>align" in shown("errors/subject-not-in-prompt.md")
     assert f'<td>{code}</td><td><a href="found.html">{page.title}</a></td>' in shown("errors/index.md")
     errors.on_pre_build(None)  # what was put in its place is not remembered
 

@@ -1,4 +1,4 @@
-"""Make the covariance that comes with the package again: ``python -m editing.covariance.covariance.make``."""
+"""Make the covariance that comes with the package again: ``python -m editing.covariance.make``."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def locate(
         prompts for is not measured (nan).
     layers: measure these only.
     share, most: the window is the range of layers around the best that have at least this share of its value (None:
-        0.8, of a sweep 0.95), and at most this many; see :func:`editing.layers.from_result.located.suggest`.
+        0.8, of a sweep 0.95), and at most this many; see :func:`editing.layers.located.suggest`.
 
     The model is left as it was found. Raises TracerError for options that ``using`` does not take, no facts, facts of
     which the model knows none, and as the functions named do.

@@ -67,7 +67,7 @@ class Cell:
 def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
     """The cell of ``trace`` at a token (its index in the prompt) and a layer.
 
-    The window around it grows from this layer, by :func:`editing.layers.from_result.located.suggest`, over neighbours
+    The window around it grows from this layer, by :func:`editing.layers.located.suggest`, over neighbours
     in its row that
     bring back at least 0.8 of what it does. Of attention no layers are suggested, since edits write to MLPs.
 
