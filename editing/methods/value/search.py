@@ -2,7 +2,7 @@
 
 Meng et al. 2022 (ROME, section 3.1, step 2) and 2023 (MEMIT, section 4.3.1) find, for one request at a time, the vector
 that makes the new target probable while "{subject} is a" keeps its continuation. Every request has its own loss, its
-own Adam and its own end, so that running many in one batch gives the same vectors as running each alone.
+own steps and its own end, so that running many in one batch gives the same vectors as running each alone.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ class Objective:
     vector's norm stays below clamp * |init|, and a loss below ``stop`` ends the search. ``steps`` losses are computed,
     so at most steps - 1 updates are made.
 
-    What is None is taken from the effect on the answer, request by request. The first gradient says how long a step
-    would make the target certain if the NLL went on falling as it begins to: NLL / |gradient|. The clamp is ``reach``
-    such steps, the rate such that an update that moves every coordinate alike goes ``stride`` of one, the weight decay
-    costs 0.15 at the clamp, and ``stop`` is of the NLL alone.
+    What is None is taken from the effect on the answer, request by request. The gradient says how long a step would
+    make the target certain if the NLL went on falling as it does: NLL / |gradient|, Polyak's step (1987) to a minimum
+    of zero. With a ``v_lr`` of None every update goes down the gradient, ``stride`` of such a step, and none further
+    than the first one: values end less than half as long as Adam's at the same NLL, since Adam moves every coordinate
+    alike, also those that do little. The clamp is ``reach`` of the first such steps, the weight decay costs 0.15 at the
+    clamp, and ``stop`` is of the NLL alone.
 
     nll_factor: what the NLL counts. ease, kl_stop: once every target token is the most probable one, the NLL counts
     ``ease`` times that, and the search ends if kl_factor * KL is at most ``kl_stop`` (PMET).
 
     patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely, starts
-    anew at a third of the rate: with too long a first step a value may land where every gradient vanishes. None: never.
+    anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes. None: never.
     """
 
     v_steps: int
@@ -81,7 +83,7 @@ class Optimised:
     Attributes:
         delta: [places, d], what is to be added at the lookup. init: [places, d], what is there in the bare prompt.
         states: at the lookup of every rewriting row, [rows, width] by further place asked for.
-        limit: [places], the longest delta. rate: of Adam, at the beginning.
+        limit: [places], the longest delta. step: length of the first update; with a v_lr given, that rate.
         idle: whether the value does nothing to the target, so that nothing was searched for.
         loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric
             mean over its tokens, mean over contexts).
@@ -92,7 +94,7 @@ class Optimised:
     states: dict[Place, Tensor]
     loss: Tensor
     limit: Tensor
-    rate: float
+    step: float
     idle: bool
 
 
@@ -133,10 +135,10 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
 
 def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
     """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
-    place), and "v_lr" [n], the rate it began with; and "idle" [n], whether there was nothing to search for."""
+    place), and "step" [n], how long the first update was (or the v_lr given); and "idle" [n], whether there was nothing to search for."""
     clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
-    rates = torch.tensor([value.rate for value in values])
-    return {"clamp": clamps, "v_lr": rates, "idle": torch.tensor([float(value.idle) for value in values])}
+    steps = torch.tensor([value.step for value in values])
+    return {"clamp": clamps, "step": steps, "idle": torch.tensor([float(value.idle) for value in values])}
 
 
 class _Search:
@@ -183,7 +185,8 @@ class _Search:
         self.limits = [size * (objective.clamp or torch.inf) for size in self.sizes]
         # of a length, from the weight decay of a squared one
         self.decays = [(objective.v_weight_decay or 0.0) / size**2 for size in self.sizes]
-        self.rates = [objective.v_lr or 0.0] * len(subjects)
+        self.steps = [objective.v_lr or 0.0] * len(subjects)  # of the first update
+        self.strides = [objective.stride] * len(subjects)
         self.idle: set[int] = set()  # requests whose target their value does nothing to
         self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas])
         self.begun = [0] * len(subjects)  # the loss a search began at, or began anew
@@ -252,7 +255,10 @@ class _Search:
                 # of the norm itself, whose gradient at zero is zero
                 with torch.no_grad():
                     delta.grad += delta * (self.decays[i] / norms.clamp_min(1e-30))[:, None]
-        self.adam.step()
+                if goal.v_lr is None:
+                    self._descend(i, float(nll * factor[i]))
+        if goal.v_lr is not None:
+            self.adam.step()
         with torch.no_grad():
             for i in self.active:
                 limit = self.limits[i][:, None]
@@ -268,11 +274,21 @@ class _Search:
             self.idle.add(i)
         if goal.clamp is None:
             self.limits[i] = goal.reach * step
-        if goal.v_weight_decay is None:
-            self.decays[i] = DECAY / self.limits[i]
+        if goal.v_weight_decay is None:  # of a target that is certain already, nothing
+            self.decays[i] = torch.where(self.limits[i] > 0, DECAY / self.limits[i].clamp_min(1e-30), 0.0)
         if goal.v_lr is None:
-            self.rates[i] = goal.stride * float(step.min()) / delta.shape[-1] ** 0.5
-        self.adam.param_groups[i]["lr"] = self.rates[i]
+            self.steps[i] = goal.stride * loss / max(float(delta.grad.norm()), 1e-30)
+        else:
+            self.adam.param_groups[i]["lr"] = goal.v_lr
+
+    def _descend(self, i: int, loss: float) -> None:
+        """One update down the gradient, by the step that is measured on it."""
+        delta = self.deltas[i]
+        assert delta.grad is not None
+        slope = max(float(delta.grad.norm()), 1e-30)
+        longest = self.steps[i] * self.strides[i] / self.objective.stride
+        with torch.no_grad():
+            delta -= delta.grad * (min(self.strides[i] * loss / slope, longest) / slope)
 
     def _stuck(self, i: int) -> bool:
         patience = self.objective.patience
@@ -288,6 +304,7 @@ class _Search:
             delta.zero_()
         self.adam.state.pop(delta, None)
         self.adam.param_groups[i]["lr"] /= 3
+        self.strides[i] /= 3
         self.begun[i] = len(self.curves[i])
 
     def _narrow(self) -> None:
@@ -304,10 +321,10 @@ class _Search:
 
     def found(self) -> list[Optimised]:
         """What there is now."""
-        parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.rates, strict=True)
+        parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.steps, strict=True)
         return [
             Optimised(
-                delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), rate, i in self.idle
+                delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), step, i in self.idle
             )
-            for i, (delta, init, states, curve, limit, rate) in enumerate(parts)
+            for i, (delta, init, states, curve, limit, step) in enumerate(parts)
         ]

@@ -32,9 +32,9 @@ class ValueSettings:
         layers: where to write; None: relative to the model's depth.
         v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
             measured, the published 20 where it is given.
-        v_lr: learning rate of Adam (published: 0.5); None: measured on the request, from the first gradient
+        v_lr: learning rate of Adam (published: 0.5); None: no Adam, but steps measured on the gradient
             (:class:`editing.methods.value.search.Objective`).
-        v_patience: updates without progress after which a search starts anew at a third of the rate; None: 6 where v_lr
+        v_patience: updates without progress after which a search starts anew at a third of the step; None: 6 where v_lr
             is measured, never (as published) where it is given.
         v_weight_decay: factor of |delta| / |init|^2 (published: 0.5); None: such that it costs 0.15 at the clamp.
         kl_factor: factor of the KL divergence on the essence prompts.
