@@ -5,8 +5,9 @@
     python benchmarks/real_edits.py table                                  # what has been measured, as Markdown
 
 The records are CounterFact's, in its original layout with ten neighbours each (``counterfact/`` below the folder that
-TRACER_DATA names). Those come first whose true answer the model gives by itself; of the others an edit has nothing to
-replace, and they are counted apart. Interrupted, a run goes on where it was; what is kept lies in ``runs/real_edits``.
+TRACER_DATA names), and for most of them another fact about the same subject. Those come first whose true answer the
+model gives by itself; of the others an edit has nothing to replace, and they are counted apart. Interrupted, a run goes
+on where it was; what is kept lies in ``runs/real_edits``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from tracer.progress import track
 HERE = Path(__file__).parent / "real"
 RUNS = Path("runs") / "real_edits"
 FILE = "counterfact/counterfact_portability_gpt4.json"
+OTHER = "counterfact/counterfact_other_attribution.json"  # the same records, with a further fact about the subject
 TEXT, TOKENS = "text/valid.txt", 100_000
-ASKED = ("paraphrase", "neighbour")
+ASKED = ("paraphrase", "neighbour", "same_subject")
 SPREAD = ("memit", "emmet", "alphaedit", "pmet")
 METHODS = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_m", "ft_l", "lora", "kn")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -56,7 +58,14 @@ def records(model: tracer.Model, count: int) -> list[EditRecord]:
             kept.write_text(json.dumps(asked), encoding="utf-8")
     kept.write_text(json.dumps(asked), encoding="utf-8")
     some = sorted(every, key=lambda record: not asked.get(record.case_id, False))[:count]
-    asks = {record.case_id: tuple(ask for ask in record.asks if ask.kind in ASKED) for record in some}
+    further = {record.case_id: record.asks for record in editing.load_records(Path(folder) / OTHER)}
+    asks = {
+        record.case_id: (
+            *(ask for ask in record.asks if ask.kind in ASKED),
+            *(ask for ask in further.get(record.case_id, ()) if ask.kind == "same_subject"),
+        )
+        for record in some
+    }
     return [record.model_copy(update={"asks": asks[record.case_id], "generate": ()}) for record in some]
 
 
