@@ -50,7 +50,8 @@ class Objective:
     ``ease`` times that, and the search ends if kl_factor * KL is at most ``kl_stop`` (PMET).
 
     patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely, starts
-    anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes. None: never.
+    anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes.
+    None: never.
     """
 
     v_steps: int
@@ -135,7 +136,8 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
 
 def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
     """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
-    place), and "step" [n], how long the first update was (or the v_lr given); and "idle" [n], whether there was nothing to search for."""
+    place), and "step" [n], how long the first update was (or the v_lr given); and "idle" [n], whether there was nothing
+    to search for."""
     clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
     steps = torch.tensor([value.step for value in values])
     return {"clamp": clamps, "step": steps, "idle": torch.tensor([float(value.idle) for value in values])}
