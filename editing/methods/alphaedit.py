@@ -24,7 +24,7 @@ class AlphaEditSettings(SpreadSettings):
     """Hyper-parameters of AlphaEdit; see :class:`editing.settings.ValueSettings`.
 
     nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2 for
-    Llama 3, which fits no other scale of keys); None: as many of the smallest as together hold ``nullspace_share`` of
+    every model, whatever the scale of its keys); None: as many of the smallest as together hold ``nullspace_share`` of
     the trace. ridge: what the change costs (``L2``), as a share of the new keys' mean squared length in the free space;
     ridge_absolute: the same as a number, as published. earlier: edits whose keys are to keep their values, as an
     editor gives it.

@@ -5,9 +5,10 @@ row v of the down-projection, is moved from the embedding of the old answer to t
 
     v <- v - lambda1 |v| e_old / |e_old| + lambda2 |v| e_new / |e_new|
 
-The paper's code scales by |v| / |e| in this way, with lambdas of 1 and 8; the published package adds -2 e_old + 2 e_new
-(``scale="none"``). Erasing sets v to zero. With many neurons either is far more than it takes, and the answers to all
-prompts that share neurons go with it; so the lambdas are by default the smallest that do.
+The paper's code scales by |v| / |e| in this way, with lambdas of 1 and 8. The published package adds embeddings as they
+are (``scale="none"``), -2 e_old + 2 e_new for BERT; its copies for GPT, which the published edits were made with, add
+-2 e_old + e_new for each token of the new answer. Erasing sets v to zero. With many neurons either is far more than it
+takes, and the answers to all prompts that share neurons go with it; so the lambdas are by default the smallest that do.
 
 Where a neuron's activation is negative, as half of those of gated MLPs are, the published step makes the new answer
 less probable; here it is turned round there (``signed=False``: as published).
