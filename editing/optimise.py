@@ -269,7 +269,8 @@ class _Search:
         if goal.clamp is None:
             self.limits[i] = goal.reach * step
         if goal.v_weight_decay is None:
-            self.decays[i] = DECAY / self.limits[i]
+            # a target that is certain already leaves no way to go, and nothing to hold back
+            self.decays[i] = torch.where(self.limits[i] > 0, DECAY / self.limits[i], 0.0)
         if goal.v_lr is None:
             self.rates[i] = goal.stride * float(step.min()) / delta.shape[-1] ** 0.5
         self.adam.param_groups[i]["lr"] = self.rates[i]
