@@ -252,7 +252,7 @@ def test_an_edit_that_moves_nothing_is_said(method: str, model: Model, moment: C
     message = r"the value does nothing to the target at the layer written.* name an earlier layer"
     with pytest.warns(EditWarning, match=message):
         edit = compute_edit(model, REQUEST, method, **settings)
-    assert "moves nothing" in edit.note and max(edit.norm().values()) < 1e-6
+    assert "moves nothing" in edit.note and max(edit.norm().values()) < 1e-5
     with pytest.raises(TracerError, match=message):
         compute_edit(model, REQUEST, method, check="refuse", **settings)
     unseen = compute_edit(model, REQUEST, method, check=None, **settings)

@@ -114,7 +114,7 @@ def test_values_move_as_published(name: str, token: str, tiny: Tiny) -> None:
 @pytest.mark.parametrize("scale", ["value", "none"])
 @pytest.mark.parametrize("name", checkpoints.BEHIND)
 def test_what_arrives_behind_a_norm_moves_as_published(name: str, scale: str, tiny: Tiny) -> None:
-    """The MLP adds what it added and the published step, at the token where the neurons act; a norm keeps the length."""
+    """The MLP adds what it added and the published step, where the neurons act; a norm keeps the length."""
     model = tiny(name)
     layer, units = 2, [5, 17, 40]
     found = Fact(REQUEST.prompt, REQUEST.subject, REQUEST.target_true).align(model)

@@ -53,10 +53,10 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
     assert covariance is not None and settings.layers is not None
     free = {layer: free_space(*covariance.spectrum(layer), settings, layer) for layer in settings.layers}
 
-    def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
+    def closed_form(layer: int, keys: Tensor, rounds: Tensor) -> Tensor:
         name = f"keys.{layer}"
         before = [edit.evidence[name].double() for edit in settings.earlier if edit.evidence and name in edit.evidence]
-        every = torch.cat([*before, keys], dim=1)
+        every = torch.cat([*before, rounds, keys], dim=1)
         inside = free[layer] @ (free[layer].T @ every)  # P F
         inner = every.T @ inside
         ridge = settings.ridge_absolute

@@ -176,9 +176,8 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
     with torch.no_grad():
         found = request.about(request.target_true).align(model)
         token = found.answer_position if settings.token == "answer" else found.subject_range[1] - 1
-        parts = parts_of(
-            model, found.input_ids, token, neurons, in_lengths=settings.scale == "value", signed=settings.signed
-        )
+        lengths = settings.scale == "value"
+        parts = parts_of(model, found.input_ids, token, neurons, in_lengths=lengths, signed=settings.signed)
     table = model.module("unembed" if settings.embed == "unembed" else "embed").weight
     assert isinstance(table, Tensor)
     if table.shape[1] != model.d_model:
@@ -189,7 +188,7 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
             + (f"take embed={other!r}" if fits else "kn cannot add the one to the other: take another method")
         )
     away, towards = (table[sorted(set(row.target))].detach().float().mean(0) for row in (old, new))
-    if settings.scale == "value":
+    if lengths:
         away, towards = away / away.norm(), towards / towards.norm()
     measured = settings.lambda1 is None or settings.lambda2 is None
     tried = [
