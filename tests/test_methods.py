@@ -362,8 +362,8 @@ def test_other_tokens_and_subjects_are_written_together() -> None:
     assert settings.rounds(SAME) == [[0, 1, 3], [2]]
     assert settings.rounds([*SAME, SAME[0]]) == [[0, 1, 3], [2], [4]]
     assert settings.rounds(SEVERAL) == [[0, 1, 2]]
-    for other in ({"same_key": "together"}, {"fact_token": "last"}):
-        assert MEMITSettings(**other).rounds(SAME) == [[0, 1, 2, 3]]
+    for other in (MEMITSettings(same_key="together"), MEMITSettings(fact_token="last")):
+        assert other.rounds(SAME) == [[0, 1, 2, 3]]
     with pytest.raises(TracerError, match=r"same_key is 'apart'; expected 'in_turn' or 'together'"):
         MEMITSettings(same_key="apart")
 

@@ -264,7 +264,7 @@ def test_interventions_inside_generate_hold_or_say_what_to_do(tiny: Tiny) -> Non
 
 @pytest.mark.parametrize("from_disk", [False, True])
 def test_a_model_that_should_write_and_reads_both_ways_is_refused(from_disk: bool, tmp_path: Path) -> None:
-    sizes = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+    sizes: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
     tokenizer = checkpoints.TOKENIZERS["wordpiece"]()
     hf = transformers.BertLMHeadModel(transformers.BertConfig(**sizes, vocab_size=len(tokenizer))).eval()
 
