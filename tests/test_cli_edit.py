@@ -135,6 +135,19 @@ def test_hyper_parameters_reach_the_method(basic: list[str], computing: Calls) -
     assert more == {**looked, "layers": [2, 1], "v_lr": 0.1, "v_steps": 5, "seed": 7}
 
 
+@pytest.mark.parametrize(
+    ("option", "prompt", "target"),
+    [([], PROMPT, " Paris"), (["--no-space"], PROMPT, "Paris"), ([], "{}=", "Paris"), (["--space"], "{}=", " Paris")],
+)
+def test_a_space_before_the_answer_is_as_said(
+    option: list[str], prompt: str, target: str, basic: list[str], computing: Calls
+) -> None:
+    done(*basic[:2], prompt, *basic[3:], *option)
+    (((request,), _, _),) = computing
+    assert request.target_new == target
+    assert request.space is {"--space": True, "--no-space": False}.get("".join(option))
+
+
 def test_without_the_answer_it_is_what_the_model_says(computing: Calls) -> None:
     embedded, prompt = load(), f"Visitors know {SUBJECT} as a"
     said = Probes.of(EditRequest(prompt, SUBJECT, " Paris")).completed(embedded)
@@ -442,6 +455,8 @@ def test_layers_are_numbers_and_ranges(given: str, expected: list[int]) -> None:
         (["*", "--paraphrase", " "], "the prompt of a question is ' '"),
         (["*", "--limit", "3"], "--limit is for --requests"),
         (["*", "--requests", "facts.json"], "PROMPT names one fact, and --requests many"),
+        (["edit", "--requests", "facts.json", "--no-space"], "--no-space names one fact, and --requests many"),
+        (["edit", "--load", "file", "--space"], "--space is for an edit to be computed"),
         (["edit", "memit", "--requests", "facts.json", "--paraphrase", "x"], "each record of the file brings its own"),
         (["*", "--export", "peft"], "--export peft needs a folder to write to; name it: --out FOLDER"),
         (["*", "--export", "onnx", "--out", "new"], "unknown export 'onnx'; expected one or more of peft, hf"),

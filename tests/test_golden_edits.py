@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import goldens
 import numpy as np
 import pytest
-import torch
+from goldens import relative
 from torch import Tensor
 
 from editing.covariance.covariance import Covariance
@@ -21,12 +22,6 @@ from tracer.model import Model
 PUBLISHED: dict[str, Any] = {"v_steps": 20, "v_lr": 0.5, "v_weight_decay": 0.5, "kl_factor": 0.0625}
 
 
-def relative(found: Any, expected: Any) -> float:
-    a, b = (torch.as_tensor(np.asarray(each)).double().squeeze() for each in (found, expected))
-    assert a.shape == b.shape
-    return float((a - b).norm() / b.norm())
-
-
 @pytest.fixture(scope="module")
 def covariance(golden: Path, golden_model: Model) -> Covariance:
     return estimate_covariance(golden_model, [1, 2, 3], golden / "text.txt", window=64, max_tokens=20000, cache=False)
@@ -34,14 +29,12 @@ def covariance(golden: Path, golden_model: Model) -> Covariance:
 
 @pytest.fixture(scope="module")
 def museum(golden: Path) -> dict[str, Any]:
-    with np.load(golden / "rome_museum.npz") as file:
-        return {name: file[name] for name in file.files}
+    return goldens.arrays(golden / "rome_museum.npz")
 
 
 @pytest.fixture(scope="module")
 def three(golden: Path) -> dict[str, Any]:
-    with np.load(golden / "memit_three.npz") as file:
-        return {name: file[name] for name in file.files}
+    return goldens.arrays(golden / "memit_three.npz")
 
 
 @pytest.fixture(scope="module")

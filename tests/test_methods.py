@@ -17,9 +17,10 @@ from editing.edits.edit import Edit
 from editing.edits.weights import applied
 from editing.methods.alphaedit import AlphaEditSettings, free_space
 from editing.methods.compute import compute_edit, compute_edits
+from editing.methods.memit import MEMITSettings
 from editing.methods.rome import default_layer
 from editing.methods.value.spread import default_layers
-from editing.request import EditRequest
+from editing.request import EditRequest, EditWarning
 from tracer import TracerError
 from tracer.engine.arriving import behind_norm
 from tracer.engine.hooks import Site, capture
@@ -301,6 +302,70 @@ def test_bfloat16(name: str, method: str, tiny_folder: Callable[[str], Path]) ->
     for key, dense in like.to_dense().items():
         other = edit.to_dense()[key]
         assert float(torch.nn.functional.cosine_similarity(dense.flatten(), other.flatten(), dim=0)) > 0.8
+
+
+# --- several facts about one subject ---------------------------------------------------------------------------------
+SAME = (*SEVERAL[:2], EditRequest("{} was built by", "The Space Needle", "cello"), SEVERAL[2])
+
+
+def probability(model: Model, request: EditRequest) -> float:
+    found = request.fact.align(model)
+    k = len(found.target_ids)
+    with torch.no_grad():
+        logits = model.hf(torch.tensor([[*found.input_ids, *found.target_ids[:-1]]])).logits[0, -k:]
+    return float(logits.log_softmax(-1)[range(k), list(found.target_ids)].sum().exp())
+
+
+@pytest.mark.parametrize("method", SPREAD)
+def test_facts_about_one_subject_are_written_in_turn(method: str) -> None:
+    """Both are reached; of values that are found apart and written at once, one key takes the sum."""
+    model = load()
+    pair = (
+        EditRequest("{} is a company from", "Gedeon Richter", "the United Kingdom"),
+        EditRequest("{} works in the field of", "Gedeon Richter", "machinery"),
+    )
+    before = model.fingerprint()
+    reached = {}
+    for way in ("in_turn", "together"):
+        with pytest.warns(EditWarning, match="0 and 1 share the subject"):
+            edit = compute_edit(model, pair, method, same_key=way, check=None)
+        assert model.fingerprint() == before
+        with applied(model, edit.factors):
+            reached[way] = min(probability(model, request) for request in pair)
+        turns = (edit.evidence or {}).get("round")
+        assert ("in 2 rounds" in edit.note) is (way == "in_turn") is (turns is not None)
+        assert edit.requests == pair and edit.settings["same_key"] == way
+        assert evidence(edit, "keys.3").shape[1] == len(evidence(edit, "delta")) == len(evidence(edit, "clamp")) == 2
+    assert reached["in_turn"] > 0.5 > reached["together"] + 0.1, reached
+
+
+@pytest.mark.parametrize("method", SPREAD)
+def test_turns_are_edits_one_after_the_other(method: str, exact: Any) -> None:
+    """The first round is the batch without the second fact; what is in turn leaves others as if it were not there."""
+    model, moment = exact("llama")
+    options = {**QUICK, **OWN[method], "layers": [1, 2], "covariance": moment}
+    with pytest.warns(EditWarning, match="share the subject"):
+        whole = compute_edit(model, SAME, method, **options)
+    alone = compute_edit(model, SEVERAL, method, **options)
+    assert (whole.evidence or {})["round"].tolist() == [0, 0, 1, 0]
+    for layer in (1, 2):
+        left, right = whole.factors[model.down_projection(layer).name]
+        first = (left[:, [0, 1, 3]].double() @ right[:, [0, 1, 3]].double().T).float()
+        torch.testing.assert_close(first, alone.to_dense()[model.down_projection(layer).name], rtol=1e-4, atol=1e-5)
+        for name in (f"keys.{layer}", f"residual.{layer}"):
+            torch.testing.assert_close(evidence(whole, name)[:, [0, 1, 3]], evidence(alone, name), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(evidence(whole, "zs")[:, [0, 1, 3]], evidence(alone, "zs"))
+
+
+def test_other_tokens_and_subjects_are_written_together() -> None:
+    settings = MEMITSettings()
+    assert settings.rounds(SAME) == [[0, 1, 3], [2]]
+    assert settings.rounds([*SAME, SAME[0]]) == [[0, 1, 3], [2], [4]]
+    assert settings.rounds(SEVERAL) == [[0, 1, 2]]
+    for other in (MEMITSettings(same_key="together"), MEMITSettings(fact_token="last")):
+        assert other.rounds(SAME) == [[0, 1, 2, 3]]
+    with pytest.raises(TracerError, match=r"same_key is 'apart'; expected 'in_turn' or 'together'"):
+        MEMITSettings(same_key="apart")
 
 
 def test_alphaedit_leaves_used_directions_alone(exact: Any) -> None:

@@ -81,7 +81,7 @@ def margin(model: Model, one: EditRequest) -> float:
 
 # --- the step --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("token", ["subject_last", "answer"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in checkpoints.BEHIND])
 def test_values_move_as_published(name: str, token: str, tiny: Tiny) -> None:
     model, one = tiny(name), request(tiny(name))
     before = model.fingerprint()
@@ -110,6 +110,41 @@ def test_values_move_as_published(name: str, token: str, tiny: Tiny) -> None:
     assert model.fingerprint() == before
     assert made.settings["lambda1"] == 1.0 and made.settings["neurons"] == [list(pair) for pair in NEURONS]
     assert [tuple(row) for row in made.evidence["neurons"].tolist()] == [(0, *neuron) for neuron in NEURONS]
+
+
+@pytest.mark.parametrize("scale", ["value", "none"])
+@pytest.mark.parametrize("name", checkpoints.BEHIND)
+def test_what_arrives_behind_a_norm_moves_as_published(name: str, scale: str, tiny: Tiny) -> None:
+    """The MLP adds what it added and the published step, where the neurons act; a norm keeps the length."""
+    model = tiny(name)
+    layer, units = 2, [5, 17, 40]
+    found = Fact(REQUEST.prompt, REQUEST.subject, REQUEST.target_true).align(model)
+    token = found.subject_range[1] - 1
+    sites = {kind: Site(kind, layer, token) for kind in ("key", "value", "mlp")}
+
+    def seen() -> dict[str, Tensor]:
+        with torch.no_grad():
+            states = capture(model, list(found.input_ids), list(sites.values()))
+        return {kind: states[site][0].double() for kind, site in sites.items()}
+
+    before = seen()
+    settings = KNSettings(**{**FIXED, "neurons": [(layer, unit) for unit in units]}, scale=scale)
+    (made,) = plan(model, [(REQUEST,)], settings)
+    # a norm divides by one number and multiplies by a gain: all values arrive in the same proportion
+    rows = values(model, layer)[units] * (before["mlp"] / before["value"])
+    table = model.module("unembed").weight
+    assert isinstance(table, Tensor)
+    old, new = (table[sorted(set(ids_of(model, REQUEST, t)))].detach().double().mean(0) for t in (" Seattle", " Paris"))
+    lengths = rows.norm(dim=1) if scale == "value" else torch.ones(len(units), dtype=torch.float64)
+    direction = 8 * new / new.norm() - old / old.norm() if scale == "value" else 8 * new - old
+    step = (before["key"][units].abs() * lengths).sum() * direction
+    wanted = before["mlp"] + step
+    with applied(model, made.factors):
+        after = seen()["mlp"]
+    assert float(torch.nn.functional.cosine_similarity(after, wanted, dim=0)) > 0.9999
+    assert float(torch.nn.functional.cosine_similarity(after, before["mlp"], dim=0)) < 0.99
+    if name == "granite":  # a multiplier, and no norm
+        torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -260,3 +260,22 @@ def test_interventions_inside_generate_hold_or_say_what_to_do(tiny: Tiny) -> Non
             model.hf.generate(ids, use_cache=True, **options)  # type: ignore[operator]
         with intervene(model, [Replace(third.site, value)]):
             model.hf.generate(ids, use_cache=False, **options)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("from_disk", [False, True])
+def test_a_model_that_should_write_and_reads_both_ways_is_refused(from_disk: bool, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+    tokenizer = checkpoints.TOKENIZERS["wordpiece"]()
+    hf = transformers.BertLMHeadModel(transformers.BertConfig(**sizes, vocab_size=len(tokenizer))).eval()
+
+    def given() -> Model:
+        if not from_disk:
+            return Model.of(hf, tokenizer)
+        hf.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return load(tmp_path)
+
+    with pytest.raises(TracerError, match=r"BertLMHeadModel with is_decoder=False, .*BertForMaskedLM"):
+        given()
+    hf.config.is_decoder = True
+    assert given().causal

@@ -185,6 +185,24 @@ def test_what_is_left_open_is_measured_on_the_first_gradient(name: str, kind: st
         assert float(value.loss[1, 3]) == pytest.approx(0.15 * 0.25 / 5, rel=1e-3)  # weight decay
 
 
+def test_a_target_that_is_certain_leaves_nothing_to_search_for(tiny_folder: Callable[[str], Any]) -> None:
+    """The way to go is measured as zero: the value stays where it is, and costs nothing, though nothing ends it."""
+    model = load(tiny_folder("gpt2"), dtype=torch.float64)
+    (subject, *_) = subjects(model)
+    row = subject.rewriting[0]
+    with torch.no_grad():
+        model.module("unembed").weight.mul_(1e4)  # type: ignore[operator,union-attr]
+        says = int(model.hf(torch.tensor([row.ids])).logits[0, row.read[0]].argmax())
+    sure = Subject((Row(row.ids, row.lookup, row.read[:1], (says,)),), subject.essence)
+    open_ = {"v_lr": None, "clamp": None, "v_weight_decay": None, "v_steps": 3}
+    goal = Objective(**{**GOAL.__dict__, **open_})
+    (value,) = found(model, [sure], [("value", 1)], goal)
+    assert value.loss[0, 1] == 0
+    assert value.loss.isfinite().all() and len(value.loss) == 3
+    assert not value.delta.any()
+    assert value.limit.tolist() == [0.0]
+
+
 def test_scaling_what_is_edited_changes_no_search(tiny_folder: Callable[[str], Any]) -> None:
     """Lengths mean nothing: a value ten times as long behind a norm, or with a multiplier undone, is found alike."""
     model = load(tiny_folder("gemma2"), dtype=torch.float64)

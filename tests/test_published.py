@@ -97,12 +97,23 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("ft_l", "gpt-j-6b", {"norm_constraint": 5e-5, "objective": "prompt_last"}),
         ("ft_m", "llama-2-7b", {"layers": [21], "norm_constraint": False, "objective": "target_new"}),
         ("lora", "gpt2-xl", {"modules": ["c_attn"], "rank": 8, "alpha": 32.0, "lr": 5e-3, "steps": 30}),
-        ("kn", "gpt2-xl", {"threshold": 0.2, "steps": 20, "lambda1": 2.0, "lambda2": 2.0, "site": "pre"}),
+        ("kn", "gpt2-xl", {"threshold": 0.2, "steps": 20, "lambda1": 2.0, "lambda2": 1.0, "site": "pre"}),
+        ("kn", "gpt-j-6b", {"lambda1": 2.0, "lambda2": 1.0, "embed": "embed", "signed": False}),
+        ("kn", "llama-2-7b", {"lambda1": 1.0, "lambda2": 1.0}),
+        ("emmet", "gpt-j-6b", {"layers": [5], "mom2_weight": 1.0, "emmet_lambda": 0.1}),
+        ("lora", "qwen2.5-7b", {"steps": 60, "rank": 8, "batch_size": 1}),
     ],
 )
 def test_numbers_of_the_published_files(method: str, name: str, expected: dict[str, Any]) -> None:
     found = published(method, name)
     assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("name", "method"), EVERY)
+def test_every_file_is_where_it_is_said_to_be(name: str, method: str) -> None:
+    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml."""
+    source = published_section(method, name).source
+    assert source.file.endswith(".yaml") == (source.repository == "zjunlp/EasyEdit")
 
 
 def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
@@ -129,7 +140,7 @@ def test_unknown_models_and_methods_are_told_what_there_is(tiny: Callable[[str],
         lambda text: text[:-20],
         lambda text: text.replace('"source"', '"sauce"'),
         lambda text: text.replace('"n_layers": 24', '"n_layers": "24"'),
-        lambda text: text.replace("zjunlp/EasyEdit", "zjunlp"),
+        lambda text: text.replace("kmeng01/rome", "kmeng01"),
     ],
 )
 def test_a_damaged_file_is_named(damage: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,14 @@ def edit(
         str | None,
         typer.Option("--from", help="The answer so far; without it what the model says.", rich_help_panel=WANT),
     ] = None,
+    space: Annotated[
+        bool | None,
+        typer.Option(
+            "--space/--no-space",
+            help="Whether a space stands between prompt and answer; without it as the texts tell.",
+            rich_help_panel=WANT,
+        ),
+    ] = None,
     requests: Annotated[
         Path | None,
         typer.Option(help="File of many requests instead: json, jsonl or csv; or records.", rich_help_panel=WANT),
@@ -167,7 +175,7 @@ def edit(
     if not back and saved is None:
         name, prompt = _method_and_prompt(method, prompt)
     texts = (paraphrases or [], neighbours or [], generate or [])
-    wish = Wish(prompt, subject, target, true, requests, limit, *texts)
+    wish = Wish(prompt, subject, target, true, space, requests, limit, *texts)
     if back:
         if ledger is None:
             raise TracerError(f"--undo {method} takes back edits of a ledger; name its folder: --ledger FOLDER")

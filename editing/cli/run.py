@@ -77,7 +77,7 @@ class Computed:
         for case, request in enumerate(requests):
             own = [question for question in probes.questions if question.case == case]
             true = next((q.true for q in own if q.group == "rewrite"), None)
-            rewrite = {"prompt": request.prompt, "subject": request.subject, "target_new": request.target_new}
+            rewrite = {name: getattr(request, name) for name in ("prompt", "subject", "target_new", "space")}
             # a record's neighbours share the answer of the request
             near = [q.prompt for q in own if q.group == "neighbour" and (q.true or "").strip() == (true or "").strip()]
             paraphrases = [q.prompt for q in own if q.group == "paraphrase"]

@@ -30,6 +30,7 @@ class Wish:
     subject: str | None
     target: str | None
     true: str | None
+    space: bool | None
     path: Path | None
     limit: int | None
     paraphrases: Sequence[str]
@@ -39,7 +40,8 @@ class Wish:
     def given(self) -> dict[str, object]:
         """What says which fact is edited, by the names of the options."""
         named = {"PROMPT": self.prompt, "--subject": self.subject, "--to": self.target, "--from": self.true}
-        return {**named, "--requests": self.path, "--limit": self.limit}
+        space = {"--space" if self.space else "--no-space": None if self.space is None else True}
+        return {**named, **space, "--requests": self.path, "--limit": self.limit}
 
     def items(self) -> list[Item]:
         """The requests. Raises TracerError where there are none, and for those that cannot be made."""
@@ -55,7 +57,7 @@ class Wish:
             raise TracerError(
                 f"{names} missing: an edit is a prompt, --subject and --to, or --requests FILE; see tracer edit --help"
             )
-        request = EditRequest(str(self.prompt), str(self.subject), str(self.target), self.true)
+        request = EditRequest(str(self.prompt), str(self.subject), str(self.target), self.true, self.space)
         return [(request, Probes.of(request))]
 
     def check(self, items: Sequence[Item]) -> None:

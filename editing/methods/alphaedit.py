@@ -24,7 +24,7 @@ class AlphaEditSettings(SpreadSettings):
     """Hyper-parameters of AlphaEdit; see :class:`editing.methods.value.settings.ValueSettings`.
 
     nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2 for
-    Llama 3, which fits no other scale of keys); None: as many of the smallest as together hold ``nullspace_share`` of
+    every model, whatever the scale of its keys); None: as many of the smallest as together hold ``nullspace_share`` of
     the trace. ridge: what the change costs (``L2``), as a share of the new keys' mean squared length in the free space;
     ridge_absolute: the same as a number, as published. earlier: edits whose keys are to keep their values, as an
     editor gives it.
@@ -53,10 +53,10 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
     assert covariance is not None and settings.layers is not None
     free = {layer: free_space(*covariance.spectrum(layer), settings, layer) for layer in settings.layers}
 
-    def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
+    def closed_form(layer: int, keys: Tensor, rounds: Tensor) -> Tensor:
         name = f"keys.{layer}"
         before = [edit.evidence[name].double() for edit in settings.earlier if edit.evidence and name in edit.evidence]
-        every = torch.cat([*before, keys], dim=1)
+        every = torch.cat([*before, rounds, keys], dim=1)
         inside = free[layer] @ (free[layer].T @ every)  # P F
         inner = every.T @ inside
         ridge = settings.ridge_absolute

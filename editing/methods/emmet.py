@@ -25,9 +25,10 @@ SHARE = 0.03  # of the diagonal's mean: the default of emmet_lambda
 class EMMETSettings(SpreadSettings):
     """Hyper-parameters of EMMET; see :class:`editing.methods.value.settings.ValueSettings`.
 
-    emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K, since keys that nearly coincide cannot be mapped to
-    values that differ; None: 3 % of that diagonal's mean. mom2_weight scales C, which changes nothing but the meaning
-    of emmet_lambda.
+    emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K where there are several keys, since those that
+    nearly coincide cannot be mapped to values that differ; None: 3 % of that diagonal's mean. One key alone is mapped
+    exactly, without it, as ROME does and as published. mom2_weight scales C, which changes nothing but the meaning of
+    emmet_lambda.
     """
 
     emmet_lambda: float | None = None
@@ -44,8 +45,9 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
         left = solvers[layer].solve(keys) / settings.mom2_weight
         inner = keys.T @ left
-        extra = SHARE * float(inner.diagonal().mean()) if settings.emmet_lambda is None else settings.emmet_lambda
-        inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
+        if len(inner) > 1:
+            extra = SHARE * float(inner.diagonal().mean()) if settings.emmet_lambda is None else settings.emmet_lambda
+            inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
         try:
             return torch.linalg.solve(inner.T, left.T).T
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

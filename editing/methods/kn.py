@@ -5,9 +5,14 @@ row v of the down-projection, is moved from the embedding of the old answer to t
 
     v <- v - lambda1 |v| e_old / |e_old| + lambda2 |v| e_new / |e_new|
 
-The paper's code scales by |v| / |e| in this way, with lambdas of 1 and 8; the published package adds -2 e_old + 2 e_new
-(``scale="none"``). Erasing sets v to zero. With many neurons either is far more than it takes, and the answers to all
-prompts that share neurons go with it; so the lambdas are by default the smallest that do.
+The paper's code scales by |v| / |e| in this way, with lambdas of 1 and 8. The published package adds embeddings as they
+are (``scale="none"``), -2 e_old + 2 e_new for BERT; its copies for GPT, which the published edits were made with, add
+-2 e_old + e_new for each token of the new answer. Erasing sets v to zero. With many neurons either is far more than it
+takes, and the answers to all prompts that share neurons go with it; so the lambdas are by default the smallest that do.
+
+Where a norm or a multiplier comes between the MLP and the residual stream (Gemma, OLMo 2, Granite) the step is that of
+what arrives there: the values written are those that bring it, as far as the norm lets them
+(:mod:`tracer.engine.arriving`).
 
 Where a neuron's activation is negative, as half of those of gated MLPs are, the published step makes the new answer
 less probable; here it is turned round there (``signed=False``: as published).
@@ -16,20 +21,19 @@ less probable; here it is turned round there (``signed=False``: as published).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from editing.methods.value.context_templates import BARE, as_templates, fill
 from editing.request import EditRequest
 from tracer.engine.answer import own_answer
 from tracer.engine.batch import Row
-from tracer.engine.hooks import Site, capture, evaluating, frozen
+from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import TracerError
 from tracer.facts.chat import chat_of
 from tracer.facts.readout import Readout
@@ -38,6 +42,7 @@ from tracer.neurons.selection import attribute_neurons, refine
 from tracer.progress import track
 
 from .method import Change, Group, Method
+from .neuronvalues import moved, parts_of, values_of
 from .training import as_layers, losses
 
 if TYPE_CHECKING:
@@ -63,7 +68,7 @@ class KNSettings:
         mode: "update", or "erase", which sets the values to zero.
         lambda1, lambda2: how much of the old answer is taken and of the new one is given; None: the smallest, from 1/32
             to 16, that make the new answer e times as probable as the old, per token.
-        scale: "value", in lengths of the neuron's value, or "none", in embeddings.
+        scale: "value", in lengths of the neuron's value as it arrives, or "none", in embeddings.
         embed: which embeddings: "unembed", rows of the output matrix, or "embed", of the input's. Of an answer of
             several tokens the mean counts, each token once.
         signed: turn the step round for neurons whose activation is negative.
@@ -111,11 +116,11 @@ class KNSettings:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """What is done for one request: ``units`` [d_mlp] by layer, times a direction."""
+    """What is done for one request: ``units`` [d_mlp] by layer, times a direction [d] by layer."""
 
     units: dict[int, Tensor]
     neurons: list[tuple[int, int]]
-    direction: Tensor
+    directions: dict[int, Tensor]
     lambdas: tuple[float, ...]
     margin: float
 
@@ -145,10 +150,10 @@ def _change(model: Model, group: Group, settings: KNSettings) -> Change:
             found = sorted({unit for step in own for at, unit in step.neurons if at == layer})
             left = torch.zeros(model.d_mlp, len(found))
             left[found, range(len(found))] = 1.0
-            right = -_values(model, layer)[found].T
+            right = -values_of(model, layer)[found].T
         else:
             left = torch.stack([step.units[layer] for step in own], dim=1)  # [d_mlp, requests]
-            right = torch.stack([step.direction for step in own], dim=1)  # [d_model, requests]
+            right = torch.stack([step.directions[layer] for step in own], dim=1)  # [d_model, requests]
         pair = (left, right) if down.orientation == "in_out" else (right, left)
         factors[down.name] = tuple(part.to("cpu", torch.float32).contiguous() for part in pair)
     where = [(i, *neuron) for i, step in enumerate(steps) for neuron in step.neurons]
@@ -171,7 +176,10 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
     old, new = _answers(model, request)
     neurons = _neurons(model, request, settings)
     with torch.no_grad():
-        units = _units(model, request, neurons, settings)
+        found = request.about(request.target_true).align(model)
+        token = found.answer_position if settings.token == "answer" else found.subject_range[1] - 1
+        lengths = settings.scale == "value"
+        parts = parts_of(model, found.input_ids, token, neurons, in_lengths=lengths, signed=settings.signed)
     table = model.module("unembed" if settings.embed == "unembed" else "embed").weight
     assert isinstance(table, Tensor)
     if table.shape[1] != model.d_model:
@@ -182,15 +190,17 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
             + (f"take embed={other!r}" if fits else "kn cannot add the one to the other: take another method")
         )
     away, towards = (table[sorted(set(row.target))].detach().float().mean(0) for row in (old, new))
-    if settings.scale == "value":
+    if lengths:
         away, towards = away / away.norm(), towards / towards.norm()
     measured = settings.lambda1 is None or settings.lambda2 is None
     tried = [
         tuple(step if given is None else float(given) for given in (settings.lambda1, settings.lambda2))
         for step in (LADDER if measured else LADDER[:1])
     ]
-    directions = torch.stack([more * towards - less * away.to(towards.device) for less, more in tried])  # [tried, d]
-    with torch.no_grad(), _moved(model, units, directions):
+    wanted = torch.stack([more * towards - less * away.to(towards.device) for less, more in tried])  # [tried, d]
+    units = {layer: own.units for layer, own in parts.items()}
+    directions = {layer: own.written(wanted) for layer, own in parts.items()}
+    with torch.no_grad(), moved(model, units, directions):
         before, after = (losses(model, [row] * len(tried)).cpu().float() for row in (old, new))
     margins = before - after
     if not bool(torch.isfinite(margins).all()):
@@ -200,13 +210,14 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
         )
     enough = (margins >= MARGIN).nonzero().flatten().tolist()
     place = enough[0] if enough else int(margins.argmax())
-    return _Step(units, neurons, directions[place], tried[place], float(margins[place]))
+    chosen = {layer: each[place] for layer, each in directions.items()}
+    return _Step(units, neurons, chosen, tried[place], float(margins[place]))
 
 
 def _erasing(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
     neurons = _neurons(model, request, settings)
     units = {layer: torch.empty(0) for layer, _ in neurons}
-    return _Step(units, neurons, torch.empty(0), (math.nan, math.nan), math.nan)
+    return _Step(units, neurons, {}, (math.nan, math.nan), math.nan)
 
 
 def _answers(model: Model, request: EditRequest) -> tuple[Row, Row]:
@@ -240,50 +251,6 @@ def _neurons(model: Model, request: EditRequest, settings: KNSettings) -> list[t
             f"{len(attributions)} wordings of {request.text!r}; lower one of these"
         )
     return found
-
-
-def _units(
-    model: Model, request: EditRequest, neurons: Sequence[tuple[int, int]], settings: KNSettings
-) -> dict[int, Tensor]:
-    """By how much each neuron's value takes part, [d_mlp] by layer."""
-    found = request.about(request.target_true).align(model)
-    token = found.answer_position if settings.token == "answer" else found.subject_range[1] - 1
-    layers = sorted({layer for layer, _ in neurons})
-    states = capture(model, list(found.input_ids), [Site("key", layer, token) for layer in layers])
-    units = {}
-    for layer in layers:
-        own = [unit for at, unit in neurons if at == layer]
-        sizes = _values(model, layer)[own].norm(dim=1) if settings.scale == "value" else torch.ones(len(own))
-        key = states[Site("key", layer, token)][0, own].float()
-        sign = torch.where(key < 0, -1.0, 1.0).to(sizes.device) if settings.signed else 1.0
-        units[layer] = torch.zeros(model.d_mlp, device=sizes.device)
-        units[layer][own] = sizes * sign
-    return units
-
-
-def _values(model: Model, layer: int) -> Tensor:
-    """Values of a layer's neurons, [d_mlp, d_model], float32."""
-    down = model.down_projection(layer)
-    weight = down.weight.detach().float()
-    return weight if down.orientation == "in_out" else weight.T
-
-
-@contextmanager
-def _moved(model: Model, units: dict[int, Tensor], directions: Tensor) -> Iterator[None]:
-    """Inside, row i of a forward is run with the values of ``units`` moved along ``directions[i]``."""
-
-    def moving(own: Tensor) -> Any:
-        def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            size = (args[0].float() @ own.to(args[0].device)).view(len(directions), -1, 1)  # [rows, tokens, 1]
-            step = size * directions.to(size.device)[:, None]
-            return (output.float() + step.view(output.shape)).to(output.dtype)
-
-        return after
-
-    with ExitStack() as stack:
-        for layer, own in units.items():
-            stack.callback(model.module("key", layer).register_forward_hook(moving(own)).remove)
-        yield
 
 
 def _plain(settings: KNSettings) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def _written(
         key, output = (own.mean(0), there.mean(0)) if settings.mean_key else (own[0], there[0])
         output = output + right[:, :i] @ (left[:, :i].T @ key)
         target = (value.init[0] + value.delta[0]).double()
-        right[:, i] = (target - output) / (key @ left[:, i])
+        if not value.idle:  # nothing was found to be written, and the mean over contexts is no bare prompt's value
+            right[:, i] = (target - output) / (key @ left[:, i])
         inputs.append(key)
         outputs.append(output)
     seen = {

@@ -39,7 +39,8 @@ class Schedule:
         steps: passes over the requests, at most.
         lr: learning rate of Adam.
         stop_loss: a request with a lower loss, mean over its tokens, is left out of a step; training ends when all are.
-        batch_size: requests per step of Adam, in the order given.
+        batch_size: requests per step of Adam, in the order given; the loss of a step is the mean over them, each the
+            mean over its tokens. (The published LoRA takes the mean over all tokens: the same for one request.)
     """
 
     objective: str

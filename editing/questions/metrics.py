@@ -107,13 +107,14 @@ OF_QUESTIONS: dict[str, tuple[Measured, str, str]] = {
     "accuracy": (
         accuracy,
         "share",
-        "Share of the answer's tokens that are the argmax, teacher forced (what EasyEdit reports as accuracy).",
+        "Share of the answer's tokens that are the argmax, teacher forced (what EasyEdit reports as accuracy, and Meng "
+        "et al. 2023 for zsRE).",
     ),
     "exact": (
         exact,
         "share",
         "Share of prompts where every token of the answer is the argmax, teacher forced (the accuracy of Meng et al. "
-        "2023).",
+        "2023 for CounterFact).",
     ),
     "said": (
         said,

@@ -42,7 +42,7 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
             from a GGUF file, does not). Without it the class of causal language models of that type is meant.
 
     Raises:
-        TracerError: no map for this architecture.
+        TracerError: no map for this architecture; a model of next tokens that reads both ways.
     """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
@@ -77,6 +77,12 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
             f"{name!r} is a {named}, for which there is no map of sites; "
             f"expected a language model of one of these architectures: {known}"
         ) from error
+    if architecture in causal and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
+        # the mask over later tokens is up to the configuration: without it a token's logits know the next one
+        raise TracerError(
+            f"{name!r} is a {architecture} with is_decoder=False, in which every token sees those behind it; make it "
+            f"with is_decoder=True, or take the masked model, {MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type]}"
+        )
     return adapter, architecture in masked
 
 

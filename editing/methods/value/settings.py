@@ -28,6 +28,9 @@ STEPS, PUBLISHED_STEPS = 40, 20
 class ValueSettings:
     """Hyper-parameters of a method that optimises a value and writes it with a covariance.
 
+    ``v_steps``, ``v_lr``, ``v_weight_decay`` and ``clamp`` are by default measured on each request;
+    :func:`editing.published` gives the fixed ones that were published for a model.
+
     Attributes:
         layers: where to write; None: relative to the model's depth.
         v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
