@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from editing.methods.published_settings import published
 
 Arrays = dict[str, Any]

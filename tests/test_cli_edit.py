@@ -183,7 +183,7 @@ def test_a_sweep_measures_the_method_that_edits(
         asked.append((records, using, more))
         raise TracerError("located")
 
-    monkeypatch.setattr(sys.modules["editing.locate"], "locate", stop)  # editing.locate is the function
+    monkeypatch.setattr("editing.localisation.choose.locate", stop)
     options = ["--locate", "sweep", "--set", "lr=0.5", "--neighbour", "Paris is in=France"]
     assert_one_line(run("edit", "ft_l", *basic[2:], *OPTIONS, *options), "located")
     (((record,), using, more),) = asked

@@ -212,7 +212,7 @@ def test_an_edit_says_what_was_done(model: Model, moment: Covariance) -> None:
     assert settings["covariance"]["tokens"] == moment.tokens
     assert settings["clamp"] is settings["v_lr"] is None  # measured, request by request
     assert edit.evidence is not None
-    for name in ("clamp", "v_lr"):
+    for name in ("clamp", "step"):
         assert edit.evidence[name].shape == (2,) and float(edit.evidence[name].min()) > 0
     assert set(edit.factors) == {model.down_projection(layer).name for layer in settings["layers"]}
 

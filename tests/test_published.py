@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields
-from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import pytest
 import torch
 import transformers
 
+from editing.methods import published_settings as module
 from editing.methods.compute import METHODS, method_named, settings_of
 from editing.methods.published_settings import published, published_models, published_section
 from tracer import TracerError
 from tracer.model import Model
 
-module: Any = import_module("editing.published")  # the package has the function under this name
 EVERY = [(name, method) for name, one in published_models().items() for method in one.methods]
 
 # name -> configuration class and what differs from its defaults
@@ -146,7 +146,7 @@ def test_unknown_models_and_methods_are_told_what_there_is(tiny: Callable[[str],
 def test_a_damaged_file_is_named(damage: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "data" / "published"
     folder.mkdir(parents=True)
-    text = Path(module.__file__).with_name("data").joinpath("published/gpt2-medium.json").read_text("utf-8")
+    text = files("editing").joinpath("data/published/gpt2-medium.json").read_text("utf-8")
     assert damage(text) != text
     (folder / "gpt2-medium.json").write_text(damage(text), encoding="utf-8")
     monkeypatch.setattr(module, "files", lambda _: tmp_path)
