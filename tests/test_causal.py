@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from editing import locate
+from editing.workbench import Session
 from tracer.engine.hooks import Replace, Site, capture
 from tracer.engine.sweep import record, sweep
 from tracer.errors import TracerError
 from tracer.facts.fact import Fact
 from tracer.model import Model, load
+from tracer.tracing.attribution_patching import attribution_trace
+from tracer.tracing.average import average_traces
+from tracer.tracing.case import default_window
 from tracer.tracing.causal import causal_trace, window_layers
 from tracer.tracing.corruption import GaussianNoise
 
@@ -22,6 +27,28 @@ Tiny = Callable[[str], Model]
 NOISE = GaussianNoise(level=0.5, samples=3)
 KINDS: tuple[Any, ...] = ("hidden", "mlp", "attn")
 FACT = Fact("In {} is", "Paris")
+
+
+def test_every_door_restores_the_same_layers_where_no_window_is_named() -> None:
+    """A trace, its estimate, an average, a trace of the workbench and what locate measures are one experiment."""
+    assert [default_window(n) for n in (1, 2, 8, 12, 18, 24, 30, 48)] == [1, 1, 3, 4, 6, 8, 10, 10]
+    model = load()
+    fact, few = Fact("{} is in downtown", "The Space Needle"), GaussianNoise(level=0.5, samples=1)
+    session = Session(model)
+    session.align(fact.prompt, fact.subject)
+    shared: dict[str, Any] = {"kind": "mlp", "corruption": few, "layers": [3], "tokens": "subject_last"}
+    traces = [
+        causal_trace(model, fact, **shared),
+        attribution_trace(model, fact, **shared),
+        average_traces(model, [fact], **shared),
+        *session.trace(["mlp"], corruption=few, layers=[3], tokens="subject_last"),
+    ]
+    located = locate(model, fact, layers=[3], corruption=few)
+    assert [trace.window for trace in traces] == [located.settings["window"]] * 4 == [3] * 4
+    whole = causal_trace(model, fact, window=default_window(model.n_layers), **shared)
+    for same in (traces[0], traces[3]):
+        np.testing.assert_array_equal(same.scores, whole.scores)
+    assert located.evidence["effect"][0, 3] == pytest.approx(float(whole.effect[0, 0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

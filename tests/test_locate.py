@@ -19,7 +19,7 @@ from editing.edits.weights import applied, names_of
 from editing.layers.from_result import layers_from
 from editing.layers.located import Located, suggest
 from editing.localisation.choose import locate
-from editing.localisation.evidence import default_window, with_prompts
+from editing.localisation.evidence import with_prompts
 from editing.methods.compute import compute_edit
 from editing.methods.method import Method
 from editing.questions.measures import edit_scores
@@ -89,11 +89,6 @@ def test_suggestions_refused(arguments: tuple, message: str) -> None:
     profile, *rest = arguments
     with pytest.raises(TracerError, match=message):
         suggest(np.array(profile), *(rest or [0.8]))  # pyright: ignore[reportArgumentType]
-
-
-def test_the_default_window_is_the_published_one_in_proportion() -> None:
-    found = [default_window(n) for n in (1, 4, 8, 12, 24, 32, 48)]
-    assert found == [1, 1, 1, 3, 5, 7, 9]  # odd: the layer is in the middle
 
 
 # results

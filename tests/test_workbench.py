@@ -21,7 +21,6 @@ from editing.localisation.evidence import with_prompts
 from editing.workbench import Session, texts
 from editing.workbench.cells import Suggestion, cell_of
 from editing.workbench.questions import known_to_factworld
-from editing.workbench.session import default_window
 from tracer import Fact, GaussianNoise, causal_trace, factworld
 from tracer.errors import TracerError
 from tracer.model import EMBEDDED, Model
@@ -71,7 +70,6 @@ def test_traces_and_cells_are_those_of_the_public_functions(session: Session) ->
     session.editor.apply(handmade(model))
     assert "other weights" in session.suggestion(trace).reason
     assert session.fingerprint == model.fingerprint() != trace.fingerprint
-    assert [default_window(n) for n in (2, 8, 12, 48)] == [1, 3, 4, 10]
 
 
 def test_the_window_around_a_cell_begins_there() -> None:

@@ -42,8 +42,7 @@ def locate(
         says. Facts whose target the model does not say are left out of traces and neurons, and listed.
     using: "trace": restore the MLPs' outputs around each layer at the subject's last token
         (:func:`tracer.causal_trace`, kind "mlp"), and take the layer at the middle that brings most back. Options:
-        ``window`` (None: 10 of 48 layers, as published for GPT-2 XL, in proportion, and odd, so that the layer is its
-        middle: 1 of 8, 3 of 12, 5 of 24, 7 of 32), ``corruption``, ``metric``, ``max_rows``.
+        ``window`` (None: as for :func:`tracer.causal_trace`), ``corruption``, ``metric``, ``max_rows``.
         "neurons": attribute the answer to the neurons at the subject's last token (:func:`tracer.attribute_neurons`,
         integrated gradients) and take the layer with most. Options: ``steps``, ``rule`` ("gauss"), ``site``,
         ``threshold`` (of the highest score, for the count), ``max_rows``.

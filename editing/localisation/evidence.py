@@ -24,6 +24,7 @@ from tracer.model import EMBEDDED
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.neurons.selection import attribute_neurons
 from tracer.progress import track
+from tracer.tracing.case import default_window
 from tracer.tracing.causal import causal_trace
 from tracer.tracing.corruption import GaussianNoise
 
@@ -70,11 +71,6 @@ def by_trace(
             "settings": {**same, "corruption": shared},
         },
     )
-
-
-def default_window(n_layers: int) -> int:
-    """10 of 48 layers, as published for GPT-2 XL, in proportion, and odd: an even window leans to the lower layers."""
-    return 2 * round((10 * n_layers / 48 - 1) / 2) + 1
 
 
 def by_neurons(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tracer.errors import TracerError
-from tracer.tracing.case import KINDS
+from tracer.tracing.case import KINDS, default_window
 from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
 from tracer.tracing.metrics import NAMES
 
 from . import parts, texts
-from .session import Session, default_window
+from .session import Session
 
 EXAMPLE = ("The Space Needle is in downtown", "The Space Needle")
 METRICS = [("probability", "prob"), ("logit difference", "logit_diff"), ("normalised", "normalised_logit_diff")]

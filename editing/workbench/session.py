@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .cells import Cell, Suggestion
 
-__all__ = ["Proposal", "Session", "default_window"]
+__all__ = ["Proposal", "Session"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class Session:
     ) -> tuple[CausalTrace, ...]:
         """The traces, not taken yet: :func:`tracer.causal_trace` of each kind.
 
-        window: None: a third of the depth, at most ten layers. corruption: None: Gaussian noise as published.
+        window: None: as for :func:`tracer.causal_trace`. corruption: None: Gaussian noise as published.
         settings: the other arguments of :func:`tracer.causal_trace`.
 
         Raises:
@@ -120,10 +120,9 @@ class Session:
         fact = self.fact
         if isinstance(kinds, str) or not kinds:
             raise TracerError(f"kinds is {kinds!r}; expected one or more of {', '.join(KINDS)}")
-        width = default_window(self.model.n_layers) if window is None else window
         noise = GaussianNoise() if corruption is None else corruption
         model = self.model.pinned()  # one hash of the weights for all kinds
-        shared: dict[str, Any] = {"window": width, "corruption": noise, **settings}
+        shared: dict[str, Any] = {"window": window, "corruption": noise, **settings}
         return tuple(causal_trace(model, fact, kind=kind, **shared) for kind in kinds)  # type: ignore[call-overload,misc]
 
     def take(self, traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
@@ -236,8 +235,3 @@ class Session:
     def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
         """Write figures, numbers, edits and the ledger into a folder; see :func:`editing.workbench.export.export`."""
         return export(self, folder, parts, overwrite)
-
-
-def default_window(n_layers: int) -> int:
-    """How many layers are restored together: a third of the depth, at most the ten of the paper."""
-    return max(1, min(10, round(n_layers / 3)))

@@ -30,7 +30,6 @@ from .command import (
     choices,
     existing,
 )
-from .traces import width
 
 if TYPE_CHECKING:
     from tracer.facts.fact import Fact
@@ -82,7 +81,7 @@ def average(
     modules = [] if sever is None else choices("sever", sever, MODULES)
     suffixes = files.formats(formats)
     name = choice("metric", metric, NAMES)
-    Setting.checked("hidden", 1 if window is None else window, name, None, None)
+    Setting.checked("hidden", window, name, None, None, n_layers=1)
     noise = GaussianNoise(samples=samples)
     facts = _drawn(_facts(path, relations or []), limit, seed)
     with ExitStack() as folders:
@@ -93,7 +92,7 @@ def average(
         for where, fact in track(facts, "reading facts"):
             _align(where, fact, loaded)
         settings = {
-            "window": width(loaded, window),
+            "window": window,
             "corruption": noise.measured(loaded),
             "metric": name,
             "seed": seed,

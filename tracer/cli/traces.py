@@ -87,7 +87,7 @@ def trace(
     suffixes = files.formats(formats)
     fact = Fact(prompt, subject, target)
     corruption = _corruption(samples, seed, sigma, level, uniform, other or [])
-    Setting.checked("hidden", 1 if window is None else window, metrics, foil, None)
+    Setting.checked("hidden", window, metrics, foil, None, n_layers=1)
     if foil is not None and not any(name.endswith("logit_diff") for name in metrics):
         raise TracerError("--foil is for logit differences; leave it out, or add --metric logit_diff")
     if estimate is not None and modules:
@@ -96,7 +96,7 @@ def trace(
     with writable_folder(out) if out else nullcontext():
         loaded = load(model, device=device)
         settings = {
-            "window": width(loaded, window),
+            "window": window,
             "metric": metrics,
             "foil": foil,
             "corruption": _resolved(corruption, loaded, fact, samples),
@@ -107,11 +107,6 @@ def trace(
         _print_severed(severed)
         if out:
             printing.wrote(files.placed(out, lambda folder: _write_all(traces, severed, folder, suffixes)))
-
-
-def width(model: Model, window: int | None) -> int:
-    """Layers restored together: as given, or ten, or about a third of a model with fewer than thirty."""
-    return window or max(1, min(10, round(model.n_layers / 3)))
 
 
 def _corruption(

@@ -43,7 +43,7 @@ def attribution_trace(
     fact: Fact,
     *,
     kind: Kind = "hidden",
-    window: int = 10,
+    window: int | None = None,
     corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
     metric: str | Sequence[str] = "prob",
     foil: str | None = None,
@@ -69,7 +69,7 @@ def attribution_trace(
         raise TracerError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise TracerError(f"steps is {steps!r}; expected a whole number of at least 1, or None")
-    setting = Setting.checked(kind, window, metric, foil, None)
+    setting = Setting.checked(kind, window, metric, foil, None, model.n_layers)
     check_max_rows(max_rows)
     alignment = fact.align(model)
     readout = Readout.of(model, alignment)

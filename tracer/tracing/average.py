@@ -16,7 +16,7 @@ from tracer.progress import track
 from tracer.statistics import check_bootstrap
 
 from .average_trace import CLASSES, AverageTrace
-from .case import Setting
+from .case import Setting, default_window
 from .causal import causal_trace, selection
 from .corruption import Corruption, GaussianNoise
 from .member import Case, traced
@@ -35,7 +35,7 @@ def average_traces(
     facts: Iterable[Fact],
     *,
     kind: Literal["hidden", "mlp", "attn"] = "hidden",
-    window: int = 10,
+    window: int | None = None,
     corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
     metric: str = "prob",
     foil: str | Sequence[str | None] | None = None,
@@ -77,8 +77,9 @@ def average_traces(
     check_bootstrap(resamples, confidence, seed)
     check_max_rows(max_rows)
     cases = _cases(model, facts, foil)
+    window = default_window(model.n_layers) if window is None else window
     for case in cases:
-        Setting.checked(kind, window, _one(metric), case.foil, sever)
+        Setting.checked(kind, window, _one(metric), case.foil, sever, model.n_layers)
     if tokens not in (None, "subject_last"):
         raise TracerError(f"tokens is {tokens!r}; expected 'subject_last' or None: each fact has its own tokens")
     columns = selection("layers", layers, model.n_layers)

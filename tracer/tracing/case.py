@@ -36,9 +36,16 @@ class Setting:
 
     @classmethod
     def checked(
-        cls, kind: str, window: int, metric: str | Sequence[str], foil: str | None, sever: str | None
+        cls,
+        kind: str,
+        window: int | None,
+        metric: str | Sequence[str],
+        foil: str | None,
+        sever: str | None,
+        n_layers: int,
     ) -> Setting:
-        """Raise TracerError for anything out of range."""
+        """Raise TracerError for anything out of range; a window of None is :func:`default_window`'s."""
+        window = default_window(n_layers) if window is None else window
         names = (metric,) if isinstance(metric, str) else tuple(metric)
         for name in names:
             if name not in NAMES:
@@ -62,6 +69,11 @@ class Setting:
         if self.kind == "hidden":
             return range(layer, layer + 1)
         return window_layers(layer, self.window, n_layers)
+
+
+def default_window(n_layers: int) -> int:
+    """Layers restored together where no number is given: a third of the depth, at most the ten of the paper."""
+    return max(1, min(10, round(n_layers / 3)))
 
 
 def window_layers(layer: int, window: int, n_layers: int) -> range:

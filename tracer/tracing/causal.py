@@ -38,7 +38,7 @@ def causal_trace(
     fact: Fact,
     *,
     kind: Kind = ...,
-    window: int = ...,
+    window: int | None = ...,
     corruption: Corruption = ...,
     metric: str = ...,
     foil: str | None = ...,
@@ -57,7 +57,7 @@ def causal_trace(
     *,
     metric: list[str] | tuple[str, ...],
     kind: Kind = ...,
-    window: int = ...,
+    window: int | None = ...,
     corruption: Corruption = ...,
     foil: str | None = ...,
     sever: Literal["mlp", "attn"] | None = ...,
@@ -73,7 +73,7 @@ def causal_trace(
     fact: Fact,
     *,
     kind: Kind = "hidden",
-    window: int = 10,
+    window: int | None = None,
     corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
     metric: str | Sequence[str] = "prob",
     foil: str | None = None,
@@ -87,7 +87,8 @@ def causal_trace(
 
     kind: what is restored at cell (token, layer). "hidden": the output of that block. "mlp", "attn": what the MLP
         (attention) contributes in ``window`` blocks around that layer, ``layer - window // 2`` up to, not including,
-        ``layer + (window + 1) // 2``, clipped at the model's ends. Where both read the same residual stream
+        ``layer + (window + 1) // 2``, clipped at the model's ends; None: a third of the depth, at most 10
+        (published: 10). Where both read the same residual stream
         (``model.parallel``) the kinds are the same three: block output, MLP output alone, attention output alone.
     corruption: see :class:`GaussianNoise`, :class:`UniformNoise`, :class:`TokenReplacement`. Scores are means over its
         samples.
@@ -110,7 +111,7 @@ def causal_trace(
     is too long, a foil that begins like the answer, a replacement that does not fit, a logit difference that is the
     same in both runs and should be normalised, and a model whose output is not a number.
     """
-    setting = Setting.checked(kind, window, metric, foil, sever)
+    setting = Setting.checked(kind, window, metric, foil, sever, model.n_layers)
     check_max_rows(max_rows)
     alignment = fact.align(model)
     columns = selection("layers", layers, model.n_layers)
