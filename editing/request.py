@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import ContradictingRequests, InvalidEditRequest, OneOfSeveral, TracerError
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.spacing import spaced
 from tracer.text import plain
@@ -50,11 +50,11 @@ class EditRequest:
             if target is None and name == "target_true":
                 continue
             if not isinstance(target, str) or not target.strip():
-                raise TracerError(f"{name} of {text!r} is {target!r}; write out what should follow the prompt")
+                raise InvalidEditRequest(f"{name} of {text!r} is {target!r}; write out what should follow the prompt")
             self.about(target)  # a bad target fails where the request is made
             object.__setattr__(self, name, self.after(text, target))
         if self.target_true is not None and plain(self.target_true) == plain(self.target_new):
-            raise TracerError(
+            raise InvalidEditRequest(
                 f"target_new and target_true of {text!r} are both {self.target_new.strip()!r}; "
                 "an edit needs another new target"
             )
@@ -110,10 +110,10 @@ class EditRequest:
         if isinstance(given, EditRequest):
             return given
         if not isinstance(given, Mapping):
-            raise TracerError(f"an edit request is an EditRequest or a mapping, got {type(given).__name__}")
+            raise InvalidEditRequest(f"an edit request is an EditRequest or a mapping, got {type(given).__name__}")
         record = given.get("requested_rewrite", given)
         if not isinstance(record, Mapping):
-            raise TracerError(f"requested_rewrite should be a mapping, got {type(record).__name__}")
+            raise InvalidEditRequest(f"requested_rewrite should be a mapping, got {type(record).__name__}")
         prompt = record.get("prompt", record.get("src"))
         new = _string(record.get("target_new", record.get("alt")))
         true = _string(record.get("target_true", record.get("ground_truth", record.get("answers"))))
@@ -121,7 +121,7 @@ class EditRequest:
         missing = [name for name, value in found.items() if value is None]
         if missing:
             has = ", ".join(map(str, record)) or "nothing"
-            raise TracerError(f"a request needs {', '.join(missing)}; this record has {has}")
+            raise InvalidEditRequest(f"a request needs {', '.join(missing)}; this record has {has}")
         return cls(found["prompt"], found["subject"], found["target_new"], true, record.get("space"))
 
 
@@ -136,13 +136,13 @@ def as_requests(given: Any) -> tuple[EditRequest, ...]:
     """
     several: Iterable[Any] = [given] if isinstance(given, EditRequest | Mapping | str) else given
     if not isinstance(several, Iterable):
-        raise TracerError(f"expected an EditRequest, a record, or a list of them, got {type(given).__name__}")
+        raise InvalidEditRequest(f"expected an EditRequest, a record, or a list of them, got {type(given).__name__}")
     found = []
     for place, item in enumerate(several):
         try:
             found.append(EditRequest.of(item))
         except TracerError as error:
-            raise TracerError(f"request {place}: {error}") from error
+            raise OneOfSeveral(f"request {place}: {error}") from error
     check_together(found)
     return tuple(found)
 
@@ -150,7 +150,7 @@ def as_requests(given: Any) -> tuple[EditRequest, ...]:
 def check_together(requests: Sequence[EditRequest]) -> None:
     """Raise TracerError for an empty batch and for contradictions in it; warn where two requests share a subject."""
     if not requests:
-        raise TracerError("there is nothing to edit: the list of requests is empty; give at least one")
+        raise InvalidEditRequest("there is nothing to edit: the list of requests is empty; give at least one")
     texts: dict[str, int] = {}
     subjects: dict[str, int] = {}
     against: list[tuple[int, int]] = []
@@ -164,7 +164,7 @@ def check_together(requests: Sequence[EditRequest]) -> None:
             shared.append((before, place))
     if against:
         one, two = against[0]
-        raise TracerError(
+        raise ContradictingRequests(
             f"requests {one} and {two} contradict each other: {requests[one].text!r} cannot end in both "
             f"{requests[one].target_new.strip()!r} and {requests[two].target_new.strip()!r}; leave one of them out"
             + _more(against, "; so do")

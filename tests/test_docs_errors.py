@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from browsers import opened
 
-from tracer import TracerError
+from tracer import Fact, TracerError, errors
+from tracer.runs import Failed
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "errors"
@@ -40,27 +41,30 @@ def known() -> list[Any]:
 
 
 # --- which page a message is on --------------------------------------------------------------------------------------
-def test_every_message_belongs_to_one_page() -> None:
-    pages = hook("errors").pages(FOLDER)
-    wrong = []
-    for message in known():
-        owners = [page.path.name for page in pages if page.owns(message)]
-        if len(owners) != 1:
-            place = f"{message.module}:{message.line} in {message.function}"
-            advice = f"is on {' and '.join(owners)}; narrow one" if owners else "is on no page; add it to one"
-            wrong.append(f"{message.template!r} ({place}) {advice}: `messages:` at the head of docs/errors/*.md")
-    assert not wrong, "\n".join(wrong)
+def test_every_kind_of_error_has_one_page_and_every_page_one_kind() -> None:
+    made = {
+        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, TracerError)
+    }
+    assert made.keys() == set(errors.__all__) - {"TracerNote", "out_of_memory"}
+    groups = {kind for kind in made.values() if kind.__base__ is TracerError}
+    kinds = {kind.page: name for name, kind in made.items() if kind not in groups | {TracerError}}
+    assert 8 <= len(groups) <= 16 and all("page" in vars(made[name]) for name in kinds.values())
+    assert {page.path.stem: page.error for page in hook("errors").pages(FOLDER)} == kinds
 
 
-def test_no_page_lists_what_is_not_raised() -> None:
-    errors = hook("errors")
-    stale = [
-        f"docs/errors/{page.path.name}: no message of {rule[0]} reads {rule[1]!r}; correct it or take it out"
-        for page in errors.pages(FOLDER)
-        for rule in page.rules
-        if not any(errors.applies(rule, message) for message in known())
-    ]
-    assert not stale, "\n".join(stale)
+def test_every_message_is_of_a_kind_with_a_page() -> None:
+    """Nothing is raised as a bare TracerError, so that a caller can tell what to do about it."""
+    loose = [f"{each.module}:{each.line} in {each.function} raises {each.error}" for each in known() if not each.page]
+    assert not loose, "\n".join(loose) + "\nraise a kind of tracer.errors that has a page in docs/errors"
+    told = {each.page for each in known()}
+    assert told == set(PAGES)  # and no page is left without a message
+
+
+def test_kinds_are_caught_as_one_family() -> None:
+    with pytest.raises(errors.FactError) as caught:
+        Fact("{} is in", "").text  # noqa: B018
+    assert isinstance(caught.value, errors.EmptyText) and caught.value.page == "empty-text"
+    assert issubclass(Failed, errors.RunError) and Failed.page == "workers"
 
 
 def test_the_index_lists_every_page_once() -> None:
@@ -125,7 +129,8 @@ def test_messages_are_followed_to_where_they_are_written(tmp_path: Path) -> None
 
 
 def test_every_error_that_is_made_is_read() -> None:
-    made = re.compile(r"raise (TracerError|FieldError|StorageError|Lost|Failed)\(")
+    names = "|".join(hook("messages").error_pages(ROOT))
+    made = re.compile(rf"raise ({names})" + r"\(")
     for package in hook("messages").PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             module = path.relative_to(ROOT).as_posix()
@@ -134,9 +139,10 @@ def test_every_error_that_is_made_is_read() -> None:
 
 
 def test_the_tables_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = hook("errors")
+    errors: Any = hook("errors")
     text = "subject … does not occur in prompt <b>…"
-    message = hook("messages").Message("tracer/facts/fact.py", "Fact.align", 1, "TracerError", text)
+    place = ("tracer/facts/fact.py", "Fact.align", 1, "SubjectNotInPrompt")
+    message = hook("messages").Message(*place, text, page="subject-not-in-prompt")
     page = next(each for each in errors.pages(FOLDER) if each.path.stem == "subject-not-in-prompt")
     monkeypatch.setattr(errors, "messages", lambda root: [message])
     monkeypatch.setattr(errors, "pages", lambda folder: [page])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import TracerError
+from .errors import StatisticsError
 
 CHUNK = 4_000_000  # numbers in one matrix of weights, 32 MB
 
@@ -76,7 +76,7 @@ def cluster_sums(values: ArrayLike, clusters: Iterable[Hashable]) -> np.ndarray:
     """Sums [C, ...] of ``values`` [n, ...] over each of the C labels among ``clusters``, in order of appearance."""
     values, labels = np.asarray(values, dtype=float), list(clusters)
     if not labels or values.ndim == 0 or len(values) != len(labels):
-        raise TracerError(
+        raise StatisticsError(
             f"values have the shape {values.shape} and there are {len(labels)} cluster labels; expected one label for "
             "each entry of the first axis, and at least one"
         )
@@ -95,11 +95,11 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def check_bootstrap(resamples: Any, confidence: Any, seed: Any) -> None:
     """Raise TracerError for settings that :func:`bootstrap` cannot use."""
     if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
-        raise TracerError(f"resamples is {resamples!r}; expected a whole number of at least 1, such as 2000")
+        raise StatisticsError(f"resamples is {resamples!r}; expected a whole number of at least 1, such as 2000")
     if not isinstance(confidence, float | np.floating) or not 0 < confidence < 1:
-        raise TracerError(f"confidence is {confidence!r}; expected a number between 0 and 1, such as 0.95")
+        raise StatisticsError(f"confidence is {confidence!r}; expected a number between 0 and 1, such as 0.95")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise TracerError(f"seed of the bootstrap is {seed!r}; expected a whole number of at least 0")
+        raise StatisticsError(f"seed of the bootstrap is {seed!r}; expected a whole number of at least 0")
 
 
 def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray
     wide = below.reshape(below.shape + (1,) * max(0, missing))
     fits = all(b in (a, 1) for a, b in zip(above.shape[1:], wide.shape[1:], strict=False))
     if above.ndim == 0 or missing < 0 or not len(above) or len(above) != len(wide) or not fits:
-        raise TracerError(
+        raise StatisticsError(
             f"sums have the shape {above.shape} and counts {below.shape}; expected at least one cluster on the first "
             "axis of both, and counts that broadcast to the sums"
         )
@@ -145,7 +145,9 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
 
     x, y = (np.asarray(values, dtype=float) for values in (a, b))
     if x.shape != y.shape:
-        raise TracerError(f"arrays of the shapes {x.shape} and {y.shape} have no rank correlation; expected equal ones")
+        raise StatisticsError(
+            f"arrays of the shapes {x.shape} and {y.shape} have no rank correlation; expected equal ones"
+        )
     there = ~(np.isnan(x) | np.isnan(y))
     first, second = (pd.Series(values[there]).rank().to_numpy() for values in (x, y))
     if not there.any() or np.ptp(first) == 0 or np.ptp(second) == 0:

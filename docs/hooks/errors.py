@@ -1,7 +1,7 @@
 """A mkdocs hook: puts onto each page about errors the messages it is about, and all of them onto the index.
 
-Each page of ``docs/errors`` says in its front matter which messages are its own: for modules (a glob over paths),
-regular expressions that are searched for in the templates of :mod:`messages`.
+Each page of ``docs/errors`` names in its front matter the class of errors it is about; its messages are those of this
+class and of classes made from it that have no page of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,18 @@ class ErrorPage:
     Attributes:
         path: the file.
         title: its first heading.
-        rules: pairs of a glob over modules and a regular expression that is searched for in templates.
+        error: the class of errors.
         body: the Markdown below the front matter.
     """
 
     path: Path
     title: str
-    rules: tuple[tuple[str, str], ...]
+    error: str
     body: str
 
     def owns(self, message: Message) -> bool:
-        return any(applies(rule, message) for rule in self.rules)
-
-
-def applies(rule: tuple[str, str], message: Message) -> bool:
-    """Whether a rule of a page's front matter is about this message."""
-    return fnmatchcase(message.module, rule[0]) and re.search(rule[1], message.template) is not None
+        """Whether a message is of this page."""
+        return self.path.stem == message.page
 
 
 def pages(folder: Path) -> list[ErrorPage]:
@@ -54,10 +49,9 @@ def _page(path: Path) -> ErrorPage:
     parts = re.fullmatch(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), re.DOTALL)
     title = re.search(r"^# (.+)$", parts[2], re.MULTILINE) if parts else None
     if parts is None or title is None:
-        raise ValueError(f"{path} needs front matter with `messages:` and a first heading")
-    listed: dict[str, Any] = (yaml.safe_load(parts[1]) or {}).get("messages") or {}
-    rules = [(glob, each) for glob, found in listed.items() for each in ([found] if isinstance(found, str) else found)]
-    return ErrorPage(path, title[1].strip(), tuple(rules), parts[2])
+        raise ValueError(f"{path} needs front matter with `error:` and a first heading")
+    error = (yaml.safe_load(parts[1]) or {}).get("error")
+    return ErrorPage(path, title[1].strip(), str(error), parts[2])
 
 
 # --- what mkdocs calls and shows -------------------------------------------------------------------------------------
@@ -114,7 +108,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     own = next(each for each in known if each.path.name == name)
     rows = [(message.template, _code(_where(message)).replace(".", ".<wbr>")) for message in found if own.owns(message)]
     table = _table(("Message", "Raised by"), rows)
-    return f"{markdown}\n\n## Messages\n\n{FILLED} stands for what is filled in.\n\n{table}\n"
+    raised = f"Raised as `tracer.errors.{own.error}`"
+    return f"{markdown}\n\n## Messages\n\n{raised}; {FILLED} stands for what is filled in.\n\n{table}\n"
 
 
 def _where(message: Message) -> str:

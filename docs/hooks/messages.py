@@ -10,8 +10,8 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Message:
         function: name within the module, with the class it is in.
         line: where the error is made.
         error: its class.
+        page: the page of that class, or of the nearest class above it that has one.
         template: the message, with ``…`` for parts that are filled in.
     """
 
@@ -40,6 +41,7 @@ class Message:
     line: int
     error: str
     template: str
+    page: str = ""
 
 
 @dataclass
@@ -67,7 +69,25 @@ def messages(root: Path) -> list[Message]:
     modules = {path.relative_to(root).as_posix(): _parsed(path, root) for path in sources}
     places = _error_classes(modules.values())
     found = [message for module in modules.values() for message in _in_module(module, modules, places)]
-    return list(dict.fromkeys(found))
+    pages = error_pages(root)
+    return [replace(message, page=pages.get(message.error, "")) for message in dict.fromkeys(found)]
+
+
+def error_pages(root: Path) -> dict[str, str]:
+    """The page of every class of errors in the packages below ``root``, by the class's name."""
+    sources = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    classes = {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+    def page(name: str) -> str:
+        if name not in classes:
+            return ""
+        for line in classes[name].body:
+            if isinstance(line, ast.Assign) and _name(line.targets[0]) == "page":
+                return str(ast.literal_eval(line.value))
+        return next((found for base in classes[name].bases if (found := page(_name(base)))), "")
+
+    return {name: page(name) for name in _error_classes_of(classes.values())}
 
 
 def _parsed(path: Path, root: Path) -> _Module:
@@ -91,7 +111,12 @@ def _parsed(path: Path, root: Path) -> _Module:
 
 def _error_classes(modules: Any) -> dict[str, int]:
     """Names of the error classes, and which argument of each is the message."""
-    classes = [node for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+    return _error_classes_of(
+        [node for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
+    )
+
+
+def _error_classes_of(classes: Collection[ast.ClassDef]) -> dict[str, int]:
     found = {"TracerError": 0}
     grown = True
     while grown:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import AbilityError, MaskedModelError, out_of_memory
 from tracer.progress import bar
 
 from .result import AbilityResult, Score
@@ -64,9 +64,11 @@ def ability(
     """
     for name, value, least in (("limit", limit, 1), ("fewshot", fewshot, 0), ("batch_size", batch_size, 1)):
         if value is not None and (not isinstance(value, int) or value < least):
-            raise TracerError(f"{name} is {value!r}; expected a whole number from {least}")
+            raise AbilityError(f"{name} is {value!r}; expected a whole number from {least}")
     if not model.causal:
-        raise TracerError(f"{model.name} is a masked model, and the tasks are for causal ones; choose another model")
+        raise MaskedModelError(
+            f"{model.name} is a masked model, and the tasks are for causal ones; choose another model"
+        )
     wanted = _names(tasks)
     version, wrapper = _harness()
     with _kept(), _quiet():
@@ -90,7 +92,7 @@ def _names(tasks: Sequence[str] | str) -> list[str]:
     parts = [part.strip() for name in ([tasks] if isinstance(tasks, str) else tasks) for part in name.split(",")]
     named = list(dict.fromkeys(SHORT.get(part.lower(), part) for part in parts if part))
     if not named:
-        raise TracerError(f"there is no task to be asked; name some of {', '.join(_listed())}")
+        raise AbilityError(f"there is no task to be asked; name some of {', '.join(_listed())}")
     return named
 
 
@@ -105,7 +107,7 @@ def _harness() -> tuple[str, Callable[[Model, int], Any]]:
 
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise TracerError(
+        raise AbilityError(
             f"general ability is measured with lm-evaluation-harness, which is missing ({error}): {INSTALL}"
         ) from error
 
@@ -157,7 +159,7 @@ def _manager(wanted: Sequence[str]) -> Any:
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise TracerError(
+            raise AbilityError(
                 f"there is no task {name!r}{hint} Choose some of {', '.join(_listed())}, or a name from "
                 "`lm_eval ls tasks`"
             )
@@ -171,7 +173,7 @@ def _loaded(manager: Any, wanted: Sequence[str]) -> Any:
         if out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TracerError(
+        raise AbilityError(
             f"the tasks {', '.join(wanted)} cannot be loaded ({type(error).__name__}: {reason}); their data come from "
             "the hub: load them once on a machine with network and copy its cache (HF_HOME), or ask for factworld, "
             "which needs none"

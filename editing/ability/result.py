@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import AbilityError, OtherQuestions
 from tracer.files import new_file
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class AbilityResult:
             if (score.task, score.metric) == (task, metric):
                 return score
         has = ", ".join(f"{score.task} {score.metric}" for score in self.scores)
-        raise TracerError(f"there is no {metric!r} of {task!r}; there are {has}")
+        raise AbilityError(f"there is no {metric!r} of {task!r}; there are {has}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class AbilityChange:
             for result in (self.before, self.after)
         ]
         if asked[0] != asked[1]:
-            raise TracerError(
+            raise OtherQuestions(
                 "before and after were asked different tasks, or asked differently; measure both with the same tasks, "
                 "limit and fewshot"
             )

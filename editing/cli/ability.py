@@ -11,7 +11,7 @@ import typer
 
 from tracer.cli import printing
 from tracer.cli.command import Device, ModelName, app
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite
 
 if TYPE_CHECKING:
     from editing.ability import AbilityChange, AbilityResult, Score
@@ -56,7 +56,7 @@ def ability(
 
     files = edits or []
     if out is not None and (out.suffix.lower() != ".json" or not out.absolute().parent.is_dir()):
-        raise TracerError(f"the scores cannot be written to {out}; name a .json file in a folder that is there")
+        raise CannotWrite(f"the scores cannot be written to {out}; name a .json file in a folder that is there")
     made = [load_edit(path) for path in files]  # bad files show before a model is loaded
     name = model or next((edit.model for edit in made if edit.model != EMBEDDED), None)
     loaded = load(name, device=device)

@@ -9,7 +9,7 @@ import typer
 
 from editing.health.harm import Check
 from tracer.cli.command import Device, ModelName, apart, app, choice
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError, UnknownMethod
 from tracer.facts.fact import SLOT
 
 METHOD = "rome"  # where none is named
@@ -178,9 +178,9 @@ def edit(
     wish = Wish(prompt, subject, target, true, space, requests, limit, *texts)
     if back:
         if ledger is None:
-            raise TracerError(f"--undo {method} takes back edits of a ledger; name its folder: --ledger FOLDER")
+            raise CommandOptionError(f"--undo {method} takes back edits of a ledger; name its folder: --ledger FOLDER")
         if method is not None and not method.isdecimal():
-            raise TracerError(f"--undo with --ledger takes edits back and makes none; leave {method!r} out")
+            raise CommandOptionError(f"--undo with --ledger takes edits back and makes none; leave {method!r} out")
         kept = {"--load": saved, "--save": save, "--export": form, "--anyway": anyway}
         apart({**wish.given(), **how, **kept}, "is for an edit to be made, and --undo --ledger takes edits back")
         run.take_back(wish, places, 1 if method is None else int(method), model, device)
@@ -198,7 +198,7 @@ def edit(
     if locate is not None:
         locate = choice("locate", locate, LOCATORS)
         if chosen.layers is None:
-            raise TracerError(f"{chosen.name} takes no layers; leave --locate out")
+            raise UnknownMethod(f"{chosen.name} takes no layers; leave --locate out")
         apart({"--layers": layers}, "and --locate both say where to write; leave one of them out")
     run.make(job, run.Computed(chosen, settings, locate))
 

@@ -12,7 +12,7 @@ import typer
 
 from tracer.cli import printing
 from tracer.cli.command import Cluster, Device, Workers, app, choice
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError, EvaluationFileError
 from tracer.model import load
 
 from . import hparams as parameters
@@ -204,7 +204,7 @@ def _go(
         if workers == 1 and cluster is None:
             given = {"models": {model.name: model for model in loaded}}
     elif not out.exists():
-        raise TracerError(f"there is no run in {out} to go on with; name RECORDS to begin one")
+        raise EvaluationFileError(f"there is no run in {out} to go on with; name RECORDS to begin one")
     evaluation = carry_on(out, workers=workers, cluster=cluster, given=given)
     for line in str(evaluation).splitlines():
         printing.say(line)
@@ -220,7 +220,7 @@ def _protocol(options: Sequence[str], texts: bool, controls: bool) -> Protocol:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name or not value.strip():
-            raise TracerError(f"--option {text!r} sets nothing; write name=value, such as chunk=8")
+            raise CommandOptionError(f"--option {text!r} sets nothing; write name=value, such as chunk=8")
         value = value.strip()
         found[name] = value if name == "on_alarm" else None if value == "none" else _whole(name, value)
     return Protocol.of(found)
@@ -229,7 +229,7 @@ def _protocol(options: Sequence[str], texts: bool, controls: bool) -> Protocol:
 def _names(text: str) -> list[str]:
     found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
-        raise TracerError(f"{text!r} names nothing; write names with commas between")
+        raise CommandOptionError(f"{text!r} names nothing; write names with commas between")
     return found
 
 
@@ -237,4 +237,4 @@ def _whole(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise TracerError(f"{name} is {text!r}; expected a whole number") from None
+        raise CommandOptionError(f"{name} is {text!r}; expected a whole number") from None

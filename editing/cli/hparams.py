@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from editing.methods.compute import settings_of
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError, HyperparameterError, UnknownMethod
 
 if TYPE_CHECKING:
     from editing.methods.method import Method
@@ -32,18 +32,18 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
         name, equals, text = assignment.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name:
-            raise TracerError(f"--set {assignment!r} sets nothing; write name=value, such as v_lr=0.1")
+            raise HyperparameterError(f"--set {assignment!r} sets nothing; write name=value, such as v_lr=0.1")
         if name in found:
-            raise TracerError(f"--set gives {name} twice; leave one of them out")
+            raise CommandOptionError(f"--set gives {name} twice; leave one of them out")
         found[name] = _value(method, name, text.strip())
     if layers is not None:
         field = _field_of_layers(method)
         if field in found:
-            raise TracerError(f"--layers and --set {field}=... both say where to write; leave one of them out")
+            raise CommandOptionError(f"--layers and --set {field}=... both say where to write; leave one of them out")
         found[field] = _value(method, field, json.dumps(_layers(layers)))
     if seed is not None and "seed" in _types(method):
         if "seed" in found:
-            raise TracerError("--seed and --set seed=... both give the seed; leave one of them out")
+            raise CommandOptionError("--seed and --set seed=... both give the seed; leave one of them out")
         found["seed"] = seed
     settings_of(method, found)  # TracerError for values that do not go together
     return found
@@ -61,7 +61,7 @@ def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, An
     for assignment in assignments:
         name = assignment.partition("=")[0].strip().replace("-", "_")
         if name in found:
-            raise TracerError(f"--set gives {name} twice; leave one of them out")
+            raise CommandOptionError(f"--set gives {name} twice; leave one of them out")
         having = [method for method in several if name in _types(method)]
         found |= read((having or several)[0], [assignment], None, None)
     return found
@@ -77,13 +77,13 @@ def covariance(method: Method, path: Path) -> dict[str, Any]:
     from editing.covariance.covariance import Covariance
 
     if "covariance" not in _types(method):
-        raise TracerError(f"{method.name} uses no covariance; leave --covariance out")
+        raise UnknownMethod(f"{method.name} uses no covariance; leave --covariance out")
     return {"covariance": Covariance.load(path)}
 
 
 def _field_of_layers(method: Method) -> str:
     if method.layers is None:
-        raise TracerError(f"{method.name} takes no layers; leave --layers out")
+        raise UnknownMethod(f"{method.name} takes no layers; leave --layers out")
     return method.layers
 
 
@@ -98,7 +98,7 @@ def _layers(given: str) -> list[int]:
         elif part.isdecimal():
             found.append(int(part))
         else:
-            raise TracerError(f"layers are {given!r}; expected numbers such as 2,3 or a range such as 3-8")
+            raise HyperparameterError(f"layers are {given!r}; expected numbers such as 2,3 or a range such as 3-8")
     return list(dict.fromkeys(found))
 
 
@@ -106,10 +106,10 @@ def _value(method: Method, name: str, text: str) -> Any:
     """A value of the type the settings have. Raises TracerError for an unknown name and for what is no such value."""
     types = _types(method)
     if name == "covariance":
-        raise TracerError("a covariance is read from a file; name it by --covariance FILE")
+        raise HyperparameterError("a covariance is read from a file; name it by --covariance FILE")
     if name not in types:
         known = ", ".join(known for known in types if known != "covariance")
-        raise TracerError(f"{method.name} has no hyper-parameter {name!r} to set here; it has {known}")
+        raise UnknownMethod(f"{method.name} has no hyper-parameter {name!r} to set here; it has {known}")
     adapter = types[name]
     annotation = str(next(field.type for field in fields(method.settings) if field.name == name))
     candidates: list[Any] = [_plain(text), text, [text]]
@@ -124,7 +124,9 @@ def _value(method: Method, name: str, text: str) -> Any:
             return adapter.validate_python(candidate)
         except ValidationError:
             continue
-    raise TracerError(f"{name} is {text!r}; expected {annotation.replace(' | ', ' or ').replace('None', 'none')}")
+    raise HyperparameterError(
+        f"{name} is {text!r}; expected {annotation.replace(' | ', ' or ').replace('None', 'none')}"
+    )
 
 
 def _plain(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tracer.cli import files
 from tracer.cli.command import choice
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError
 from tracer.plots.export import export, writable_folder
 
 if TYPE_CHECKING:
@@ -47,21 +47,23 @@ class Places:
         if form is not None:
             form = choice("export", form, EXPORTS)
             if out is None:
-                raise TracerError(f"--export {form} needs a folder to write to; name it: --out FOLDER")
+                raise CommandOptionError(f"--export {form} needs a folder to write to; name it: --out FOLDER")
         elif out is not None:
-            raise TracerError("--out is for --export peft or hf; add one of them, or leave it out")
+            raise CommandOptionError("--out is for --export peft or hf; add one of them, or leave it out")
         if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise TracerError(f"{out} is there and holds something already; name a new or an empty folder")
+            raise CommandOptionError(f"{out} is there and holds something already; name a new or an empty folder")
         if save is not None and save.suffix not in ("", ".safetensors"):
-            raise TracerError(
+            raise CommandOptionError(
                 f"an edit is saved as safetensors, not as {save.suffix!r}; name it {save.stem}.safetensors"
             )
         for report in reports:
             if files.formats(report.suffix or "none") == ["npz"]:
-                raise TracerError(f"an outcome is no npz file: {report}; name a html, png, svg, pdf, json or csv file")
+                raise CommandOptionError(
+                    f"an outcome is no npz file: {report}; name a html, png, svg, pdf, json or csv file"
+                )
         for path in (save, *reports):
             if path is not None and path.is_dir():
-                raise TracerError(f"{path} is a folder; name a file in it")
+                raise CommandOptionError(f"{path} is a folder; name a file in it")
         return cls(save, tuple(reports), form, out, ledger)
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from editing.questions.probes import Probes
 from editing.request import EditRequest
-from tracer.errors import TracerError
+from tracer.errors import CommandFileError, TracerError
 from tracer.files import Row, read_rows, unfolded
 
 EXPECTED = (
@@ -29,13 +29,13 @@ def read(path: Path, limit: int | None = None) -> list[tuple[EditRequest, Probes
             break
         where = f"{path}, {f'line {row.line}, ' if row.line is not None else ''}record {row.number}"
         if row.error is not None:
-            raise TracerError(f"{where}: {row.error}; {EXPECTED}")
+            raise CommandFileError(f"{where}: {row.error}; {EXPECTED}")
         try:
             found.append((EditRequest.of(row.value), Probes.of(row.value)))
         except TracerError as error:
-            raise TracerError(f"{where}: {error}") from error
+            raise CommandFileError(f"{where}: {error}") from error
     if not found:
-        raise TracerError(f"{path} holds no requests; {EXPECTED}")
+        raise CommandFileError(f"{path} holds no requests; {EXPECTED}")
     return found
 
 

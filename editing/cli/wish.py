@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from editing.questions.probes import Probes, Question, from_factworld
 from editing.request import EditRequest
 from tracer.cli.command import apart
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError
 from tracer.facts.fact import SLOT
 from tracer.model import EMBEDDED
 
@@ -54,7 +54,7 @@ class Wish:
         missing = [name for name, value in needed.items() if value is None]
         if missing:
             names = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
-            raise TracerError(
+            raise CommandOptionError(
                 f"{names} missing: an edit is a prompt, --subject and --to, or --requests FILE; see tracer edit --help"
             )
         request = EditRequest(str(self.prompt), str(self.subject), str(self.target), self.true, self.space)
@@ -93,7 +93,7 @@ class Wish:
         for given in self.neighbours:
             prompt, equals, answer = given.rpartition("=")
             if equals and not (prompt.strip() and answer.strip()):
-                raise TracerError(f"--neighbour {given!r} lacks its prompt or its answer; write PROMPT=ANSWER")
+                raise CommandOptionError(f"--neighbour {given!r} lacks its prompt or its answer; write PROMPT=ANSWER")
             prompt, known = (prompt.strip(), answer) if equals else (answer.strip(), None)
             found.append(Question("neighbour", prompt, request.after(prompt, new), known))
         return tuple(found)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from blake3 import blake3
 
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite, CovarianceOfOtherWeights, TracerError
 from tracer.files import cache_folder
 
 from .covariance import Covariance
@@ -52,7 +52,9 @@ class Cache:
             expected = {**self.known, "dtype": self.dtype}
             for name in ("fingerprint", "corpus", "window", "tokens", "dtype"):
                 if (has := getattr(found, name)) != expected[name]:
-                    raise TracerError(f"{path} has the {name} {has!r}, expected {expected[name]!r}; remove it")
+                    raise CovarianceOfOtherWeights(
+                        f"{path} has the {name} {has!r}, expected {expected[name]!r}; remove it"
+                    )
         except TracerError as error:
             warnings.warn(f"{error}; the covariance is estimated again", stacklevel=3)
             return None
@@ -81,6 +83,6 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise TracerError(f"cannot write to the folder {self.folder} ({reason}); choose a writable one") from error
+            raise CannotWrite(f"cannot write to the folder {self.folder} ({reason}); choose a writable one") from error
         if not os.access(self.folder, os.W_OK):
-            raise TracerError(f"cannot write to the folder {self.folder} (no permission); choose a writable one")
+            raise CannotWrite(f"cannot write to the folder {self.folder} (no permission); choose a writable one")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError
+from tracer.errors import CovarianceOfOtherWeights, NotASavedResult, SingularCovariance
 from tracer.model import Model
 
 from . import triangles as packed
@@ -118,7 +118,7 @@ class Covariance:
             TracerError: no such layer; C is singular, or too ill-conditioned for the solution to mean anything.
         """
         if not 0 <= damping < float("inf"):
-            raise TracerError(f"damping is a fraction of the mean diagonal, at least 0; got {damping!r}")
+            raise SingularCovariance(f"damping is a fraction of the mean diagonal, at least 0; got {damping!r}")
         if (layer, damping) not in self._kept:
             self._kept[layer, damping] = Solver.of(self, layer, damping)
         return self._kept[layer, damping]
@@ -136,13 +136,13 @@ class Covariance:
         repair = f"editing.estimate_covariance(model, layers={layers})"
         expected = model.fingerprint() if fingerprint is None else fingerprint
         if self.fingerprint != expected:
-            raise TracerError(
+            raise CovarianceOfOtherWeights(
                 f"the covariance was taken from other weights ({self.model}, {self.fingerprint[:12]}) than those of "
                 f"{model.name} ({expected[:12]}); make one of this model with {repair}"
             )
         missing = [layer for layer in layers if layer not in self.moments]
         if missing:
-            raise TracerError(
+            raise CovarianceOfOtherWeights(
                 f"the covariance has layers {list(self.layers)} and lacks {missing}; make one with {repair}"
             )
 
@@ -179,14 +179,14 @@ class Covariance:
             there = [int(layer) for layer in header.pop("layers")]
             lacking = [layer for layer in wanted or there if layer not in there]
             if lacking:
-                raise TracerError(f"{path} has layers {there} and lacks {lacking}; ask for those it has")
+                raise CovarianceOfOtherWeights(f"{path} has layers {there} and lacks {lacking}; ask for those it has")
             moments = {i: packed.unpack(tensors[f"layer{i}"]) for i in there if f"layer{i}" in tensors}
             table = {int(i): tuple((int(n), float(c)) for n, c in rows) for i, rows in header["doublings"].items()}
             found = cls(**{**header, "moments": moments, "doublings": {i: table[i] for i in moments}})
             if not moments or len({len(moment) for moment in moments.values()}) > 1:
                 raise ValueError("its moments do not fit together")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TracerError(
+            raise NotASavedResult(
                 f"{path} is not a saved Covariance ({error}); expected a file of Covariance.save"
             ) from error
         if model is not None:
@@ -215,7 +215,7 @@ class Covariance:
 
     def _moment(self, layer: int) -> Tensor:
         if layer not in self.moments:
-            raise TracerError(
+            raise CovarianceOfOtherWeights(
                 f"the covariance has layers {list(self.layers)}, not {layer!r}; make one with "
                 f"editing.estimate_covariance(model, layers=[{layer}])"
             )
@@ -251,7 +251,7 @@ class Solver:
             if not condition <= LIMIT[dtype if not damping else torch.float64]:
                 reason = f"has the condition number {condition:.1e}, past what sums in {str(dtype)[6:]} can tell apart"
         if reason:
-            raise TracerError(
+            raise SingularCovariance(
                 f"the covariance of layer {layer} ({tokens:,} tokens, d_mlp {width:,}) {reason}, and cannot be "
                 f"inverted. Estimate it on more text, well over {20 * width:,} tokens and of many kinds, or add to its "
                 f"diagonal: damping=1e-4" + (f" rather than {damping:g}" if damping else "")
@@ -261,7 +261,7 @@ class Solver:
     def solve(self, keys: Tensor) -> Tensor:
         """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of ``keys``."""
         if keys.dim() not in (1, 2) or len(keys) != len(self.factor):
-            raise TracerError(f"keys of shape {list(keys.shape)}: expected [{len(self.factor)}], or that by n")
+            raise SingularCovariance(f"keys of shape {list(keys.shape)}: expected [{len(self.factor)}], or that by n")
         columns = keys.detach().double().cpu().reshape(len(keys), -1)
         return torch.cholesky_solve(columns, self.factor).reshape(keys.shape).to(keys.device)
 

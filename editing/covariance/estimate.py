@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tracer.errors import TracerError
+from tracer.errors import CovarianceTextError, TracerError
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model
 from tracer.progress import bar
@@ -97,9 +97,9 @@ def estimate_covariance(
     ):
         if value is not None and (not isinstance(value, int) or value < 1 or (most and value > most)):
             up_to = f" and at most {most}, the context of {model.name}" if most else ""
-            raise TracerError(f"{name} is a whole number, at least 1{up_to}; got {value!r}")
+            raise CovarianceTextError(f"{name} is a whole number, at least 1{up_to}; got {value!r}")
     if dtype not in DTYPES.values():
-        raise TracerError(f"dtype {dtype!r}: moments are summed in torch.float32 or torch.float64")
+        raise CovarianceTextError(f"dtype {dtype!r}: moments are summed in torch.float32 or torch.float64")
     note = ""
     if text is None:
         max_tokens = default_tokens(model) if max_tokens is None else max_tokens
@@ -152,7 +152,7 @@ def _layers(model: Model, layers: Iterable[int] | int | None) -> tuple[int, ...]
     for layer in given:
         model.path("key", layer)  # raises for a layer that is none
     if not given:
-        raise TracerError("no layer to take the covariance of; give at least one, or None for all")
+        raise CovarianceTextError("no layer to take the covariance of; give at least one, or None for all")
     return tuple(sorted(set(given)))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tracer.engine.forward import Stop
 from tracer.engine.hooks import Frame, attach, evaluating
-from tracer.errors import TracerError
+from tracer.errors import NotFinite
 
 from . import triangles as packed
 from .accumulate import Sums
@@ -125,6 +125,6 @@ def check_finite(model: Model, sums: Sums) -> None:
     """Raises TracerError if keys were not finite."""
     for layer, total in sums.totals.items():
         if not total.diagonal().isfinite().all():
-            raise TracerError(
+            raise NotFinite(
                 f"keys of layer {layer} are not finite in {model.dtype}; load {model.name} in bfloat16 or float32"
             )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkerError
 from tracer.model import Model
 from tracer.runs import Claim, Failed, Job, Store, run
 from tracer.runs.recipe import Recipe
@@ -94,7 +94,7 @@ def shared_sums(
             with Store.open(keep, check=False) as store:
                 first = next(iter(store.errors().values()))
                 store.retry_failed()  # when this is called again
-            raise TracerError(first.partition("\n")[0]) from failed
+            raise WorkerError(first.partition("\n")[0]) from failed
         with Store.open(keep, check=False) as store:
             sums = _together(store, jobs, given)
         _remove(keep)

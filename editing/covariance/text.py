@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import CovarianceTextError, TracerError, out_of_memory
 from tracer.facts.encoding import added_ids, body_ids
 from tracer.factworld import training_text
 from tracer.model import Model, check_ids
@@ -87,7 +87,9 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
     body = window - len(before) - len(after)
     if body < 1:
         least = window + 1 - body
-        raise TracerError(f"a window of {window} tokens is full of special tokens; give one of at least {least}")
+        raise CovarianceTextError(
+            f"a window of {window} tokens is full of special tokens; give one of at least {least}"
+        )
     name, texts = _texts(model, text)
     digest, ends, total = blake3(), [], 0
     with tempfile.TemporaryFile(prefix="tracer-tokens-") as file:
@@ -103,7 +105,7 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
             digest.update(row.tobytes())
             file.write(row.tobytes())
         if not total:
-            raise TracerError(f"{name} holds no token to gather keys from; give a text, or a larger max_tokens")
+            raise CovarianceTextError(f"{name} holds no token to gather keys from; give a text, or a larger max_tokens")
         file.flush()
         places = np.asarray(ends)
         digest.update(places.tobytes())
@@ -164,16 +166,18 @@ def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]
         path = Path(text)
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no file"
-            raise TracerError(f"{str(path)!r} is {what}; give a text file, a data set's name, or a list of texts")
+            raise CovarianceTextError(
+                f"{str(path)!r} is {what}; give a text file, a data set's name, or a list of texts"
+            )
         return path.name, iter([_read(path)])
     if isinstance(text, str):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[^\s:]+){0,2}", text):
-            raise TracerError(
+            raise CovarianceTextError(
                 f"{text[:40]!r} names no file and no data set; pass the text itself in a list: text=[text]"
             )
         return text, _data_set(text)
     if not isinstance(text, Iterable) or isinstance(text, bytes):
-        raise TracerError(f"a file, a data set's name or texts were expected, got {type(text).__name__}")
+        raise CovarianceTextError(f"a file, a data set's name or texts were expected, got {type(text).__name__}")
     return "texts given", _given(text)
 
 
@@ -203,7 +207,7 @@ def _is_path(text: str) -> bool:
 def _given(texts: Iterable[Any]) -> Iterator[Iterable[str]]:
     for place, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TracerError(f"text {place} is {type(text).__name__}; expected a string")
+            raise CovarianceTextError(f"text {place} is {type(text).__name__}; expected a string")
         yield [text]
 
 
@@ -213,10 +217,14 @@ def _read(path: Path) -> Iterator[str]:
             while block := file.read(PIECE):
                 yield block
     except UnicodeDecodeError as error:
-        raise TracerError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        raise CovarianceTextError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from error
     except OSError as error:
         reason = error.strerror or error
-        raise TracerError(f"{path} cannot be read ({reason}); give a text file that can, or a list of texts") from error
+        raise CovarianceTextError(
+            f"{path} cannot be read ({reason}); give a text file that can, or a list of texts"
+        ) from error
 
 
 def _data_set(name: str) -> Iterator[Iterable[str]]:
@@ -224,7 +232,7 @@ def _data_set(name: str) -> Iterator[Iterable[str]]:
     try:
         import datasets
     except ImportError as error:
-        raise TracerError(
+        raise CovarianceTextError(
             f"{name!r} is read as the name of a data set, which needs `pip install datasets`; "
             "or give a text file, or a list of texts"
         ) from error
@@ -237,7 +245,7 @@ def _data_set(name: str) -> Iterator[Iterable[str]]:
         if isinstance(error, TracerError) or out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise TracerError(
+        raise CovarianceTextError(
             f"{name!r} names no file here, and cannot be read as a data set ({type(error).__name__}: {reason}). Names "
             "read 'owner/name:configuration:split', as in 'Salesforce/wikitext:wikitext-103-raw-v1:train', and need "
             "the network; without it, give a text file or a list of texts"
@@ -250,4 +258,6 @@ def _column(row: Any, name: str) -> str:
         return texts["text"]
     if len(texts) == 1:
         return next(iter(texts.values()))
-    raise TracerError(f"data set {name!r} has no column 'text', but {', '.join(row)}; pass the texts of one of them")
+    raise CovarianceTextError(
+        f"data set {name!r} has no column 'text', but {', '.join(row)}; pass the texts of one of them"
+    )

@@ -11,7 +11,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import NotASavedResult, out_of_memory
 from tracer.files import new_file
 
 
@@ -94,7 +94,7 @@ def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> t
     path = Path(path)
     kind = format.partition("/")[0]
     if not path.is_file():
-        raise TracerError(f"there is no file {path}; expected one written by {kind}.save")
+        raise NotASavedResult(f"there is no file {path}; expected one written by {kind}.save")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
@@ -109,7 +109,9 @@ def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> t
     except Exception as error:  # safetensors, json and missing keys each have their own
         if out_of_memory(error):
             raise
-        raise TracerError(f"{path} is not a saved {kind} ({error}); expected a whole file of {kind}.save") from error
+        raise NotASavedResult(
+            f"{path} is not a saved {kind} ({error}); expected a whole file of {kind}.save"
+        ) from error
     return tensors, header
 
 

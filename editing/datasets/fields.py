@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from editing.questions.record import Ask, Kind, Rewrite
-from tracer.errors import TracerError
+from tracer.errors import RecordFieldError
 from tracer.text import look_alike
 
 Wordings = tuple[tuple[str, ...], ...]
@@ -15,7 +15,7 @@ ANSWER = ("ground_truth", "target", "answer", "answers", "object")
 REWORDED = ("rephrase_prompt", "rephrase_prompts", "rephrase", "rephrased_prompt", "rephrased_prompts")
 
 
-class FieldError(TracerError):
+class FieldError(RecordFieldError):
     """A field of a record that cannot be used; ``field`` is its name."""
 
     def __init__(self, field: str, message: str) -> None:

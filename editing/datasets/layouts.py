@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editing.questions.record import EditRecord
-from tracer.errors import TracerError
+from tracer.errors import RecordFileError
 from tracer.files import is_table
 
 from .counterfact import counterfact, easyedit, factworld
@@ -150,12 +150,12 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fi
             if layout.matches(record):
                 return layout
     if any({"attribute", "subject", "prompt"} <= {*record} for record in rows):
-        raise TracerError(
+        raise RecordFileError(
             f"{where} holds known facts, which have no new target: nothing in it says what to write. Load them with "
             "load_facts, for tracing"
         )
     has = ", ".join(map(str, rows[0])) if rows else other
-    raise TracerError(
+    raise RecordFileError(
         f"{where} is none of the layouts in use: its first record has {has}. Expected at least prompt, subject and "
         f"target_new, or one of {', '.join(f'{name} ({chr(44).join(one.has)})' for name, one in LAYOUTS.items())}"
     )
@@ -164,5 +164,5 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fi
 def layout_of(name: str) -> Layout:
     """The layout of that name. Raises TracerError for another name."""
     if name not in LAYOUTS:
-        raise TracerError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}")
+        raise RecordFileError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

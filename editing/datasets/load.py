@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from editing.questions.record import EditRecord
-from tracer.errors import TracerError
+from tracer.errors import DataSetNotFound, RecordFieldError, RecordFileError, TracerError
 from tracer.facts.fact import Fact
 from tracer.files import Row, new_file, plain, read_rows, unfolded
 from tracer.progress import track
@@ -101,7 +101,7 @@ def _tell_problems(loaded: Loaded, path_or_name: str | Path, strict: bool | None
     what = f"{count:,} of {every:,} records of {path_or_name} cannot be used"
     if (_is_path(path_or_name) if strict is None else strict) or not loaded.records:
         repair = "correct them, or load the others with strict=False"
-        raise TracerError(f"{what}; {repair}\n{listed(loaded.problems, SHOWN)}")
+        raise RecordFieldError(f"{what}; {repair}\n{listed(loaded.problems, SHOWN)}")
     warnings.warn(f"{what} and are left out\n{listed(loaded.problems, 3)}", RecordWarning, stacklevel=3)
 
 
@@ -124,13 +124,13 @@ def read_records(
     """
     for name, value in (("limit", limit), ("skip", skip)):
         if value is not None and (not isinstance(value, int) or value < (name == "limit")):
-            raise TracerError(f"{name} is {value!r}; expected a whole number from {int(name == 'limit')}")
+            raise RecordFileError(f"{name} is {value!r}; expected a whole number from {int(name == 'limit')}")
     given = layout_of(layout) if layout is not None else None
     with _uncollected():
         rows, source = _rows(path_or_name, split)
         if skip >= len(rows):
             left = f", and skip leaves out {skip}" if rows else "; expected at least one"
-            raise TracerError(f"{path_or_name} holds {len(rows) or 'no'} records{left}")
+            raise RecordFileError(f"{path_or_name} holds {len(rows) or 'no'} records{left}")
         mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
         found = given or recognise(mappings, str(path_or_name), _what(rows))
         source = source or found.source or found.name
@@ -150,13 +150,13 @@ def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditReco
     rows = [Row("the list", number, None, plain(value)) for number, value in enumerate(given, 1)]
     mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
     if not mappings:
-        raise TracerError("the list holds no records; expected mappings, or EditRecords")
+        raise RecordFileError("the list holds no records; expected mappings, or EditRecords")
     found = layout_of(layout) if layout is not None else recognise(mappings, "the list")
     with _uncollected():
         records, problems, unused = _converted(rows, found, mappings, found.source or found.name, 0, None)
     if problems:
         what = f"{len(problems):,} of {len(rows):,} records cannot be used; correct them, or leave them out"
-        raise TracerError(f"{what}\n{listed(problems, SHOWN)}")
+        raise RecordFieldError(f"{what}\n{listed(problems, SHOWN)}")
     _tell_unused(unused, found.name)
     return records
 
@@ -186,7 +186,7 @@ def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = N
         except TracerError as error:
             problems.append(_problem(row, None, error, None))
     if problems:
-        raise TracerError(f"{len(problems):,} of {len(rows):,} facts cannot be used\n{listed(problems, SHOWN)}")
+        raise RecordFieldError(f"{len(problems):,} of {len(rows):,} facts cannot be used\n{listed(problems, SHOWN)}")
     return facts
 
 
@@ -223,7 +223,7 @@ def _rows(path_or_name: str | Path, split: str | None) -> tuple[list[Row], str |
 
         part: Any = name.partition(":")[2] or split
         if part not in (*sets.FACTWORLD, None):
-            raise TracerError(f"factworld has no part {part!r}; choose one of {', '.join(sets.FACTWORLD)}")
+            raise DataSetNotFound(f"factworld has no part {part!r}; choose one of {', '.join(sets.FACTWORLD)}")
         told = enumerate(factworld.records(part), 1)
         return [
             Row(f"factworld{f':{part}' if part else ''}", number, None, value) for number, value in told
@@ -247,7 +247,7 @@ def _of_file(path: str | Path, split: str | None) -> list[Row]:
     has = {str(row.value["split"]) for row in rows if isinstance(row.value, Mapping) and "split" in row.value}
     if split not in has:
         repair = f"it has {', '.join(sorted(has))}" if has else "its records have no field split; leave it out"
-        raise TracerError(f"{path} has no split {split!r}: {repair}")
+        raise RecordFileError(f"{path} has no split {split!r}: {repair}")
     return [row for row in rows if isinstance(row.value, Mapping) and str(row.value.get("split")) == split]
 
 
@@ -303,9 +303,9 @@ def _id(value: Mapping[str, Any]) -> str | None:
 
 def _mapping(row: Row) -> Mapping[str, Any]:
     if row.error is not None:
-        raise TracerError(row.error)
+        raise RecordFieldError(row.error)
     if not isinstance(row.value, Mapping):
-        raise TracerError(f"expected a record with named fields, got {str(row.value)[:60]!r}")
+        raise RecordFieldError(f"expected a record with named fields, got {str(row.value)[:60]!r}")
     return row.value
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import DataSetNotFound, TracerError, out_of_memory
 from tracer.files import Row, is_file_of_rows, plain
 
 VARIABLE = "TRACER_DATA"
@@ -105,21 +105,21 @@ def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:
     """
     set_name, _, part_name = name.partition(":")
     if part_name and split and part_name != split:
-        raise TracerError(f"{name!r} names the part {part_name!r}, and split says {split!r}; give one of them")
+        raise DataSetNotFound(f"{name!r} names the part {part_name!r}, and split says {split!r}; give one of them")
     part_name = part_name or split
     parts = SETS.get(set_name)
     if parts is None:
         if _HUB.fullmatch(name) and not is_file_of_rows(name):
             hub, _, of = name.partition(":")
             return [], Part((), hub, split=of or split)
-        raise TracerError(
+        raise DataSetNotFound(
             f"there is no file {name!r}, and no set of that name; sets are factworld, {', '.join(SETS)} (parts are "
             f"named as in knowedit:wiki_recent), and hub data sets are named owner/name"
         )
     part = parts.get(part_name)
     if part is None:
         named = ", ".join(f"{set_name}:{key}" if key else set_name for key in parts)
-        raise TracerError(
+        raise DataSetNotFound(
             f"{set_name} has no part {part_name!r}; choose one of {named}"
             if part_name
             else f"{set_name} has parts; choose one of {named}"
@@ -144,7 +144,7 @@ def fetched(name: str, part: Part) -> list[Path] | list[Row]:
     here = f"{name!r} is not here ({where})"
     repair = f"put into that folder {wanted}; or give the path of a file" if wanted else "give the path of a file"
     if part.hub is None:
-        raise TracerError(f"{here}, and no hub is known to have it; {repair}")
+        raise DataSetNotFound(f"{here}, and no hub is known to have it; {repair}")
     try:
         if part.file is not None:
             from huggingface_hub import hf_hub_download
@@ -157,7 +157,7 @@ def fetched(name: str, part: Part) -> list[Path] | list[Row]:
         if out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TracerError(
+        raise DataSetNotFound(
             f"{here}, and the hub did not give the data set {part.hub!r} ({type(error).__name__}: {reason}); {repair}"
         ) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.questions.record import EditRecord
-from tracer.errors import TracerError
+from tracer.errors import DataSetNotFound
 from tracer.files import Row
 
 from .fields import optional
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[tuple[str, str], Samples]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {(str(one["relation_id"]), str(one["target_id"])): _samples(one["samples"]) for one in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TracerError(
+        raise DataSetNotFound(
             f"{path} is not CounterFact's snippets ({type(error).__name__}: {error}); expected a list of relation_id, "
             "target_id and samples with name and text, or no file of that name"
         ) from error

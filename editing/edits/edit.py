@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, cat, equal, float32
 
 from editing.request import EditRequest
-from tracer.errors import TracerError
+from tracer.errors import EditOfOtherWeights, NotASavedResult
 from tracer.text import printable
 
 from . import file as editfile
@@ -62,7 +62,7 @@ class Edit:
         factors = {}
         for name, (u, v) in self.factors.items():
             if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
-                raise TracerError(
+                raise EditOfOtherWeights(
                     f"the change of {name!r} has factors U {list(u.shape)} and V {list(v.shape)}; expected "
                     "U [rows, r] and V [columns, r]"
                 )
@@ -114,7 +114,7 @@ class Edit:
     def scale(self, factor: float) -> Edit:
         """The same edit, ``factor`` times as large. Raises TracerError for a factor that is not finite."""
         if not math.isfinite(factor):
-            raise TracerError(f"an edit cannot be scaled by {factor}; give a finite number")
+            raise EditOfOtherWeights(f"an edit cannot be scaled by {factor}; give a finite number")
         factors = {name: (u * factor, v) for name, (u, v) in self.factors.items()}
         settings = {**self.settings, "scale": self.settings.get("scale", 1.0) * factor}
         return replace(self, factors=factors, settings=settings)
@@ -130,7 +130,7 @@ class Edit:
         edits = (self, *others)
         for other in others:
             if other.fingerprint != self.fingerprint:
-                raise TracerError(
+                raise EditOfOtherWeights(
                     f"these edits were computed on different weights ({self.model} {self.fingerprint[:12]} and "
                     f"{other.model} {other.fingerprint[:12]}), so that their sum means nothing; compute both on the "
                     "same weights"
@@ -173,7 +173,7 @@ class Edit:
         """Raise TracerError if ``model`` has other weights than those the edit was computed on."""
         found = model.fingerprint()
         if found != self.fingerprint:
-            raise TracerError(
+            raise EditOfOtherWeights(
                 f"this edit was computed on the weights {self.fingerprint[:12]} of {self.model}, but {model.name} has "
                 f"{found[:12]}; load or check out the weights it was made for, or pass anyway=True to use it all the "
                 "same"
@@ -252,7 +252,7 @@ def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False
         requests = tuple(EditRequest(**request) for request in header.pop("requests"))
         edit = Edit(factors=factors, requests=requests, evidence=evidence, **header)
     except (KeyError, TypeError, AttributeError) as error:
-        raise TracerError(f"{path} is not a saved Edit ({error}); expected a file of Edit.save") from error
+        raise NotASavedResult(f"{path} is not a saved Edit ({error}); expected a file of Edit.save") from error
     if model is not None and not anyway:
         edit.check(model)
     return edit

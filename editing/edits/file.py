@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite, NotASavedResult
 from tracer.files import new_file
 
 from .weights import digest
@@ -34,13 +34,13 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
     try:
         text = json.dumps(header, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise TracerError(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
+        raise CannotWrite(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none shared
     with new_file(path) as temporary:
         try:
             save_file(owned, temporary, metadata={"format": format, "header": text, "blake3": _digest(owned, text)})
         except SafetensorError as error:  # its own name for a full disk or a missing folder
-            raise TracerError(f"cannot write to {path} ({error}); choose a file in a writable folder") from error
+            raise CannotWrite(f"cannot write to {path} ({error}); choose a file in a writable folder") from error
     return path
 
 
@@ -55,7 +55,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
         path = path.with_name(path.name + SUFFIX)
     kind = format.partition("/")[0]
     if not path.is_file():
-        raise TracerError(f"there is no file {path}; expected one written by {kind}.save")
+        raise NotASavedResult(f"there is no file {path}; expected one written by {kind}.save")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -66,7 +66,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
             raise ValueError("its content is damaged")
         return tensors, json.loads(metadata["header"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TracerError(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
+        raise NotASavedResult(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str) -> str:

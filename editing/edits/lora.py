@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.errors import TracerError
+from tracer.errors import AdapterError
 from tracer.files import new_folder
 
 from .weights import Factors, orientation_of
@@ -52,9 +52,9 @@ def to_peft(
     strange = [name for name in factors if not name.endswith(".weight")]
     if strange or not factors or (model is not None and orientation is None):
         found = ", ".join(strange or factors) or "none"
-        raise TracerError(f"a LoRA adapter changes weights of Linear or of Conv1D modules; this edit changes {found}")
+        raise AdapterError(f"a LoRA adapter changes weights of Linear or of Conv1D modules; this edit changes {found}")
     if orientation not in ("in_out", "out_in"):
-        raise TracerError(
+        raise AdapterError(
             "this edit does not say whether its weights are stored as [in, out] or [out, in]; give the model it is "
             "for: edit.to_peft(folder, model=model)"
         )

@@ -10,7 +10,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
-from tracer.errors import TracerError
+from tracer.errors import EditOfOtherWeights, NotFinite, TracerError, WeightsNotEditable
 from tracer.files import uninterrupted
 from tracer.model import orientation, quantised
 
@@ -36,7 +36,7 @@ def parameter(model: Model, name: str) -> nn.Parameter:
     try:
         return model.hf.get_parameter(name)
     except AttributeError as error:
-        raise TracerError(
+        raise WeightsNotEditable(
             f"{model.name} has no weight {name!r}; weights are named as in model.hf.named_parameters(), for example "
             f"{model.down_projection(0).name!r}"
         ) from error
@@ -54,25 +54,27 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
     for name in names:
         weight = parameter(model, name)
         if weight.is_meta:
-            raise TracerError(
+            raise WeightsNotEditable(
                 f"weight {name!r} of {model.name} is offloaded and holds no numbers; load the model on one device "
                 "(device=...), or with a device_map that keeps this weight in memory"
             )
         if weight.is_inference():
-            raise TracerError(
+            raise WeightsNotEditable(
                 f"weight {name!r} of {model.name} was made under torch.inference_mode and cannot be written to; load "
                 "the model outside of it"
             )
         plain = weight.dtype in EDITABLE and type(weight.data) is Tensor  # torchao, quanto and DTensor are subclasses
         if packed or not plain:
             kind = type(weight).__name__ if type(weight) is not nn.Parameter else type(weight.data).__name__
-            raise TracerError(
+            raise WeightsNotEditable(
                 f"weight {name!r} of {model.name} is a quantised or sharded one ({kind}, {weight.dtype}), which cannot "
                 "hold an edit exactly; load the model in float32, bfloat16 or float16 without quantisation"
             )
         twin = seen.setdefault(weight.data_ptr(), name)
         if twin != name:
-            raise TracerError(f"{twin!r} and {name!r} of {model.name} are one weight under two names; edit one of them")
+            raise WeightsNotEditable(
+                f"{twin!r} and {name!r} of {model.name} are one weight under two names; edit one of them"
+            )
 
 
 def orientation_of(model: Model, names: Iterable[str]) -> str | None:
@@ -117,13 +119,13 @@ def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
     for name, (u, v) in factors.items():
         weight = parameter(model, name)
         if weight.dim() != 2 or (len(u), len(v)) != tuple(weight.shape) or u.shape[1:] != v.shape[1:]:
-            raise TracerError(
+            raise EditOfOtherWeights(
                 f"the change of {name!r} has factors U {list(u.shape)} and V {list(v.shape)}, but the weight is "
                 f"{list(weight.shape)}; expected U [rows, r] and V [columns, r] of a matrix"
             )
         new[name] = added(weight, u, v)
         if not torch.isfinite(new[name]).all():
-            raise TracerError(
+            raise NotFinite(
                 f"the edit would make {name!r} of {model.name} not finite in {weight.dtype} (NaN or infinity); nothing "
                 "was changed. Use a smaller clamp or learning rate, or load the model with a wider dtype"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tracer.engine.hooks import evaluating
 from tracer.engine.sweep import check_numbers, default_rows
-from tracer.errors import TracerError
+from tracer.errors import HealthTextError, MaskedModelError, TracerError
 from tracer.facts.encoding import body_ids
 from tracer.model import EMBEDDED, check_ids
 from tracer.model.soundness import PASSAGE
@@ -126,18 +126,18 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
     lead: the tokens that the tokenizer puts before every text.
     """
     if not model.causal:
-        raise TracerError(f"{model.name} is a masked model, which predicts no next token; use one that does")
+        raise MaskedModelError(f"{model.name} is a masked model, which predicts no next token; use one that does")
     if text is None:
         from tracer.factworld import held_out_text
 
         text = held_out_text() if model.name == EMBEDDED else PASSAGE
     for name, value in (("tokens", tokens), ("width", width)):
         if value is not None and value < 2:
-            raise TracerError(f"{name} is {value}; expected at least 2")
+            raise HealthTextError(f"{name} is {value}; expected at least 2")
     whole = text if isinstance(text, str) else "\n".join(text)
     ids = body_ids(model.tokenizer, whole)[:tokens]
     if len(ids) < 2:
-        raise TracerError(f"the text has {len(ids)} tokens, and nothing can be predicted in it; give a longer one")
+        raise HealthTextError(f"the text has {len(ids)} tokens, and nothing can be predicted in it; give a longer one")
     bos = model.tokenizer.bos_token_id
     first = list(model.tokenizer("a")["input_ids"])[:1]  # type: ignore[arg-type]
     front = [bos] if bos is not None and first == [bos] else []

@@ -13,7 +13,7 @@ import torch
 from editing.edits.edit import TIMED, Edit
 from editing.edits.weights import applied
 from editing.request import EditWarning
-from tracer.errors import TracerError
+from tracer.errors import KnownAlready
 
 from .drift import Drift, Drifted
 
@@ -57,7 +57,7 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
         if after.ruined:
             message = f"this edit harms the model: {_told(after)}; {_repair(edit)}"
             if check == "refuse":
-                raise TracerError(f"{message}, or check='warn' to have it all the same")
+                raise KnownAlready(f"{message}, or check='warn' to have it all the same")
             warnings.warn(message, HarmWarning, stacklevel=4)
             note = "; ".join(filter(None, [note, f"it harms the model: {_told(after)}"]))
         numbers = {

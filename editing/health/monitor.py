@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.weights import parameter
-from tracer.errors import TracerError
+from tracer.errors import EvaluationOptionError
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -41,7 +41,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise TracerError(f"the limit {name} is {value!r}; expected a number above zero, or None")
+                raise EvaluationOptionError(f"the limit {name} is {value!r}; expected a number above zero, or None")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import UnsuitableResult
 from tracer.facts.fact import Fact
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.tracing.average_trace import AverageTrace
@@ -37,7 +37,7 @@ def layers_from(given: Any, *, single: bool, model: Model) -> tuple[int, ...]:
     kinds = {type(each) for each in several}
     if len(kinds) != 1 or not issubclass(next(iter(kinds)), CausalTrace | AverageTrace | NeuronAttribution):
         named = ", ".join(sorted(each.__name__ for each in kinds)) or "nothing"
-        raise TracerError(
+        raise UnsuitableResult(
             f"locate got {named}; expected a Located, a CausalTrace, an AverageTrace or a NeuronAttribution, or a list "
             "of traces or of attributions"
         )
@@ -47,7 +47,9 @@ def layers_from(given: Any, *, single: bool, model: Model) -> tuple[int, ...]:
         profiles.append(_mass(each, model) if isinstance(each, NeuronAttribution) else _effect(each, model))
     profile = profile_of("trace", {"effect": np.stack(profiles)})
     if not np.nanmax(profile) > 0:
-        raise TracerError("no layer of the result has an effect above zero, so that none is better; name the layers")
+        raise UnsuitableResult(
+            "no layer of the result has an effect above zero, so that none is better; name the layers"
+        )
     layers, window = suggest(profile, SHARE["trace"])
     return layers[:1] if single else window
 
@@ -56,19 +58,19 @@ def _effect(given: CausalTrace | AverageTrace, model: Model) -> np.ndarray:
     """[layers]: the effect at the subject's last token, towards the clean run."""
     if given.kind not in ("mlp", "hidden") or given.sever is not None:
         what = f"of kind {given.kind!r}" + (f" with {given.sever} severed" if given.sever else "")
-        raise TracerError(
+        raise UnsuitableResult(
             f"a trace {what} does not say which MLP to write to; trace kind='mlp' or 'hidden' without severed paths"
         )
     if isinstance(given, CausalTrace):
         if given.subject_range[1] - 1 not in given.positions:
-            raise TracerError(
+            raise UnsuitableResult(
                 f"the trace of {given.prompt!r} lacks the subject's last token; trace all tokens, or 'subject_last'"
             )
         return effect_of(given, model.n_layers)
     profile = np.full(model.n_layers, np.nan)
     effect = given.effect[given.classes.index(LAST_SUBJECT)]
     if np.isnan(effect).all():
-        raise TracerError("the average lacks the subjects' last tokens; trace all tokens, or 'subject_last'")
+        raise UnsuitableResult("the average lacks the subjects' last tokens; trace all tokens, or 'subject_last'")
     profile[list(given.layers)] = effect * (-1 if given.metric == "kl" else 1)
     return profile
 
@@ -76,12 +78,12 @@ def _effect(given: CausalTrace | AverageTrace, model: Model) -> np.ndarray:
 def _mass(given: NeuronAttribution, model: Model) -> np.ndarray:
     """[layers]: the attribution at the subject's last token, summed over neurons."""
     if given.method != "integrated_gradients":
-        raise TracerError(
+        raise UnsuitableResult(
             f"scores by {given.method} do not add up over neurons; attribute with method='integrated_gradients'"
         )
     last = Fact(given.prompt, given.subject).align(model).subject_range[1] - 1
     if given.positions != (last,):
-        raise TracerError(
+        raise UnsuitableResult(
             f"the neurons of {given.prompt!r} act at tokens {list(given.positions)}, and an edit writes at the "
             f"subject's last, {last}; attribute with token='subject_last'"
         )
@@ -90,7 +92,7 @@ def _mass(given: NeuronAttribution, model: Model) -> np.ndarray:
 
 def _check_model(given: Any, model: Model) -> None:
     if given.fingerprint != model.fingerprint():
-        raise TracerError(
+        raise UnsuitableResult(
             f"the {type(given).__name__} is of other weights ({given.model}, {given.fingerprint[:12]}) than "
             f"{model.name} has now ({model.fingerprint()[:12]}); make it again on this model, or name the layers"
         )

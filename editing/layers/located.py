@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from editing.questions.target_scores import MEASURES
-from tracer.errors import TracerError
+from tracer.errors import LocateError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 from tracer.statistics import clustered_mean, rank_correlation
 from tracer.text import printable
@@ -67,18 +67,20 @@ class Located:
 
     def __post_init__(self) -> None:
         if self.using not in USING:
-            raise TracerError(f"using is {self.using!r}; expected one of {', '.join(USING)}")
+            raise LocateError(f"using is {self.using!r}; expected one of {', '.join(USING)}")
         missing = [name for name in USING[self.using] if name not in self.evidence]
         if missing:
-            raise TracerError(f"evidence of a {self.using} lacks {missing[0]!r}; make it with editing.locate")
+            raise ResultArrayError(f"evidence of a {self.using} lacks {missing[0]!r}; make it with editing.locate")
         if not self.layers or sorted(self.layers) != list(self.window):
-            raise TracerError(f"layers {self.layers} and window {self.window} are not the same layers; give the same")
+            raise ResultArrayError(
+                f"layers {self.layers} and window {self.window} are not the same layers; give the same"
+            )
         shape = len(self.prompts), self.n_layers
         for name, size in (("evidence", shape), ("unedited", shape[:1])):
             arrays = {key: np.array(value, dtype=np.float64) for key, value in getattr(self, name).items()}
             for key, array in arrays.items():
                 if array.shape != size:
-                    raise TracerError(f"{name} {key!r} has the shape {array.shape}; expected {size}")
+                    raise ResultArrayError(f"{name} {key!r} has the shape {array.shape}; expected {size}")
                 array.flags.writeable = False
             object.__setattr__(self, name, arrays)
 
@@ -175,7 +177,7 @@ class Located:
                 header[name] = {key.split("/", 1)[1]: found[key] for key in found if key.startswith(f"{name}/")}
             return cls(**header)
         except (KeyError, TypeError) as error:
-            raise TracerError(f"{path} is not a saved Located ({error}); expected a file of its save") from error
+            raise NotASavedResult(f"{path} is not a saved Located ({error}); expected a file of its save") from error
 
 
 def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -208,12 +210,12 @@ def suggest(
     Raises TracerError for a share outside 0 to 1, fewer than one layer, and a profile without a number.
     """
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
-        raise TracerError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")
+        raise LocateError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")
     if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
-        raise TracerError(f"most is {most!r}; expected how many layers a window has at most, at least 1")
+        raise LocateError(f"most is {most!r}; expected how many layers a window has at most, at least 1")
     profile = np.asarray(profile, dtype=float)
     if np.isnan(profile).all():
-        raise TracerError("no layer was measured; give at least one layer")
+        raise LocateError("no layer was measured; give at least one layer")
     second = np.zeros(len(profile)) if ties is None else np.asarray(ties, dtype=float)
     measured = np.flatnonzero(~np.isnan(profile))
     # rounded, so that equal layers are not told apart by the last digits of their sums
@@ -235,7 +237,7 @@ def check_one_model(several: list[Located]) -> None:
     for name in ("model", "n_layers", "fingerprint"):
         found = list(dict.fromkeys(getattr(each, name) for each in several))
         if len(found) > 1:
-            raise TracerError(f"evidence about different models ({name} {found[0]!r} and {found[1]!r}); locate in one")
+            raise LocateError(f"evidence about different models ({name} {found[0]!r} and {found[1]!r}); locate in one")
 
 
 def _mean(array: np.ndarray) -> np.ndarray:

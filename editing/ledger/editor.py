@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editing.edits.edit import Edit
 from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
-from tracer.errors import TracerError
+from tracer.errors import LedgerFolderError, NoSuchState, TracerError, WeightsChanged
 from tracer.files import uninterrupted
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model, load, save
@@ -93,11 +93,13 @@ class Editor:
             try:
                 model = load(None if name == EMBEDDED else name, dtype=ledger.base.dtype)
             except TracerError as error:
-                raise TracerError(f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})") from error
+                raise LedgerFolderError(
+                    f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})"
+                ) from error
         editor = cls(model, budget=budget)
         own, its = editor._base, ledger.base
         if own.fingerprint != its.fingerprint:
-            raise TracerError(
+            raise LedgerFolderError(
                 f"the ledger in {folder} begins with the weights {its.fingerprint[:12]} of {its.model} in {its.dtype}, "
                 f"but {own.model} has {own.fingerprint[:12]} in {own.dtype}; give that model, as it was before the "
                 "first edit"
@@ -110,7 +112,7 @@ class Editor:
         editor.checkout(position)
         if position and editor.model.fingerprint() != steps[position - 1].fingerprint:
             editor.checkout(0)
-            raise TracerError(
+            raise LedgerFolderError(
                 f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed, take a "
                 "copy of it as it was"
             )
@@ -215,7 +217,7 @@ class Editor:
             TracerError: fewer edits than that; and as :meth:`checkout` does.
         """
         if not _is_count(n) or not 1 <= n <= self.position:
-            raise TracerError(
+            raise NoSuchState(
                 f"cannot undo {n!r} edits: the model has {self.position} of them; give a number from 1 to that"
             )
         self.checkout(self.position - n, anyway)
@@ -235,19 +237,19 @@ class Editor:
         """
         steps = self._state.steps
         if not _is_count(k) or not 0 <= k <= len(steps):
-            raise TracerError(
+            raise NoSuchState(
                 f"there is no state {k!r}; give 0 for the model as loaded, or an edit from 1 to {len(steps)}"
             )
         low, high = sorted((k, self.position))
         between = dict.fromkeys(name for step in steps[low:high] for name in step.edit.factors)
         if not anyway and (changed := self._changed(between)):
-            raise TracerError(self._complaint(changed))
+            raise WeightsChanged(self._complaint(changed))
         names = self._versions.names() if anyway else between
         target = {name: self._versions.bits(name, steps[:k], parameter(self.model, name).device) for name in names}
         with self._all_or_nothing(target):
             wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, k)]
             if wrong:
-                raise TracerError(
+                raise NoSuchState(
                     f"state {k} of {self.model.name} cannot be made again: {wrong[0]!r} comes out with other bits than "
                     "it had; an edit of the history was changed. The model was left as it is"
                 )
@@ -327,7 +329,7 @@ class Editor:
         """The model with its fingerprint taken. Raises TracerError if it is not the one of the present state."""
         model, steps, position = self.model.pinned(), self._state.steps, self.position
         if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
-            raise TracerError(self._complaint(self._changed(self._versions.names())))
+            raise WeightsChanged(self._complaint(self._changed(self._versions.names())))
         return model
 
     def _changed(self, names: Iterable[str]) -> list[str]:

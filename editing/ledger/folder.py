@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import load_edit
-from tracer.errors import TracerError
+from tracer.errors import LedgerFolderError, TracerError
 from tracer.files import new_file
 from tracer.progress import track
 
@@ -57,13 +57,15 @@ class Ledger:
         """
         folder = Path(folder)
         if (folder / FILE).exists():
-            raise TracerError(
+            raise LedgerFolderError(
                 f"{folder} holds a ledger already; go on with it by Editor.open, or choose another folder"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TracerError(f"cannot make the folder {folder} ({error.strerror or error}); choose another") from error
+            raise LedgerFolderError(
+                f"cannot make the folder {folder} ({error.strerror or error}); choose another"
+            ) from error
         ledger = cls(folder, base)
         ledger.write(steps, position)
         return ledger
@@ -77,7 +79,9 @@ class Ledger:
         """
         path = Path(folder) / FILE
         if not path.is_file():
-            raise TracerError(f"there is no ledger in {folder} (no {FILE}); expected a folder an Editor has written")
+            raise LedgerFolderError(
+                f"there is no ledger in {folder} (no {FILE}); expected a folder an Editor has written"
+            )
         steps = []
         try:
             text = path.read_text(encoding="utf-8")
@@ -94,9 +98,9 @@ class Ledger:
             if not 0 <= position <= len(steps):
                 raise ValueError(f"position {position} of {len(steps)} edits")
         except TracerError as error:
-            raise TracerError(f"edit {len(steps) + 1} of the ledger in {folder}: {error}") from error
+            raise LedgerFolderError(f"edit {len(steps) + 1} of the ledger in {folder}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TracerError(f"{path} is not a readable ledger ({error}); restore it from a copy") from error
+            raise LedgerFolderError(f"{path} is not a readable ledger ({error}); restore it from a copy") from error
         return cls(path.parent, base, text, steps), tuple(steps), position
 
     def write(self, steps: Sequence[Step], position: int) -> None:
@@ -107,7 +111,7 @@ class Ledger:
         """
         path = self.folder / FILE
         if (path.read_text(encoding="utf-8") if path.exists() else None) != self._text:
-            raise TracerError(f"{path} was changed by another editor; open the ledger again with Editor.open")
+            raise LedgerFolderError(f"{path} was changed by another editor; open the ledger again with Editor.open")
         before = {_file(number, step) for number, step in enumerate(self._steps, 1)}
         entries, fresh = [], []
         try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from editing.layers.located import MOST, USING, Located
-from tracer.errors import TracerError
+from tracer.errors import LocateError, WeightsChanged
 from tracer.tracing.causal import selection
 
 from .evidence import About, Evidence, by_neurons, by_sweep, by_trace
@@ -61,19 +61,19 @@ def locate(
     which the model knows none, and as the functions named do.
     """
     if using not in USING:
-        raise TracerError(f"using is {using!r}; expected one of {', '.join(map(repr, USING))}")
+        raise LocateError(f"using is {using!r}; expected one of {', '.join(map(repr, USING))}")
     unfit = [name for name in options if using in OPTIONS and name not in OPTIONS[using]]
     if unfit:
         known = ", ".join(OPTIONS[using])
-        raise TracerError(f"locate with using={using!r} takes no {unfit[0]!r}; its options are {known}")
+        raise LocateError(f"locate with using={using!r} takes no {unfit[0]!r}; its options are {known}")
     columns = selection("layers", layers, model.n_layers)
     items: list[Any] = list(fact) if isinstance(fact, list | tuple) else [fact]
     if not items:
-        raise TracerError("there is no fact to locate; give a Fact, an EditRequest, a record, or a list of these")
+        raise LocateError("there is no fact to locate; give a Fact, an EditRequest, a record, or a list of these")
     changing, model = model, model.pinned()
     measure = {"trace": by_trace, "neurons": by_neurons, "sweep": by_sweep}[using]
     found: Evidence = measure(model, items, columns, **options)
     if changing.fingerprint() != model.fingerprint():
-        raise TracerError(f"the weights of {model.name} changed while layers were measured; locate again")
+        raise WeightsChanged(f"the weights of {model.name} changed while layers were measured; locate again")
     identity = {"model": model.name, "n_layers": model.n_layers, "fingerprint": model.fingerprint()}
     return Located.of(using, found.arrays, share=share, most=most, **found.more, **identity)

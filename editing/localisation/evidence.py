@@ -18,7 +18,7 @@ from editing.questions.probes import Probes, Question, from_factworld
 from editing.questions.target_scores import By, texts
 from editing.request import EditRequest
 from tracer.engine.answer import knows
-from tracer.errors import TracerError
+from tracer.errors import AverageError, LocateError, OneOfSeveral, TracerError
 from tracer.facts.fact import Fact
 from tracer.model import EMBEDDED
 from tracer.neurons.attribution import NeuronAttribution
@@ -116,7 +116,7 @@ def by_sweep(
     """Scores of edits made at each layer alone."""
     found = method_named(method)
     if found.layers is None or found.layers in hparams:
-        raise TracerError(
+        raise LocateError(
             f"a sweep gives {found.name} its layers"
             + (", and it takes none; choose another method" if found.layers is None else "; name them in layers=")
         )
@@ -157,14 +157,14 @@ def with_prompts(
     requests, probes = [], []
     for place, item in enumerate(given):
         if isinstance(item, Fact):
-            raise TracerError(
+            raise LocateError(
                 f"a sweep edits, and fact {place} ({item.text!r}) has no new target; give an EditRequest or a record"
             )
         try:
             requests.append(EditRequest.of(item))
             probes.append(Probes.of(item))
         except TracerError as error:
-            raise TracerError(f"request {place}: {error}") from error
+            raise OneOfSeveral(f"request {place}: {error}") from error
     if model.name == EMBEDDED:
         known = from_factworld(requests)
         probes = [own if len(own.questions) > 1 else other or own for own, other in zip(probes, known, strict=True)]
@@ -175,7 +175,7 @@ def with_prompts(
         alone = several and len(probes) == 1 and all(isinstance(each, str) for each in lists)
         each_own = [lists] if alone else lists
         if not several or len(each_own) != len(probes):
-            raise TracerError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
+            raise LocateError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
         for place, (request, prompts) in enumerate(zip(requests, each_own, strict=True)):
             others = [question for question in probes[place].questions if question.group != group]
             asked = [Question.about(group, prompt, request) for prompt in texts(name, prompts)]
@@ -200,7 +200,7 @@ def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:
     unknown = [fact.text for fact, said in zip(facts, says, strict=True) if not said]
     if not known:
         some = ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
-        raise TracerError(
+        raise AverageError(
             f"the model knows none of the facts ({some}); give facts it knows, or leave out the true targets to take "
             "what it says itself"
         )
@@ -214,7 +214,7 @@ def _as_it_is(place: int, item: Any) -> Fact:
     try:
         request = EditRequest.of(item)
     except TracerError as error:
-        raise TracerError(f"fact {place}: {error}") from error
+        raise OneOfSeveral(f"fact {place}: {error}") from error
     return request.about(request.target_true)
 
 

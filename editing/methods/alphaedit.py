@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editing.edits.edit import Edit
 from editing.methods.value.spread import SpreadSettings, default_layers, spread
-from tracer.errors import TracerError
+from tracer.errors import SingularCovariance
 
 from .method import Change, Group, Method
 
@@ -76,7 +76,7 @@ def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, lay
     else:
         small = values.clamp_min(0).cumsum(0) <= settings.nullspace_share * values.clamp_min(0).sum()
     if not small.any():
-        raise TracerError(
+        raise SingularCovariance(
             f"no direction of layer {layer} is free: the smallest eigenvalue of the covariance is "
             f"{float(values[0]):.3g}; raise nullspace_threshold or nullspace_share"
         )

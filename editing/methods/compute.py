@@ -18,7 +18,16 @@ from editing.layers.from_result import layers_from
 from editing.request import EditRequest, EditWarning, as_requests
 from tracer.engine.answer import own_answer
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import TracerError
+from tracer.errors import (
+    InvalidEditRequest,
+    KnownAlready,
+    MaskedModelError,
+    NoEffect,
+    NotFinite,
+    OneOfSeveral,
+    UnknownMethod,
+    UnsuitableResult,
+)
 from tracer.facts.fact import bare_note
 from tracer.facts.readout import answer_text
 from tracer.inference import ordinary
@@ -54,7 +63,7 @@ def method_named(name: str) -> Method:
     """The method with this name, dashes and capitals as they come. Raises TracerError for another."""
     key = str(name).lower().replace("-", "_")
     if key not in METHODS:
-        raise TracerError(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
+        raise UnknownMethod(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
     module, attribute = METHODS[key].split(".")
     return getattr(import_module(f"editing.methods.{module}"), attribute)
 
@@ -64,11 +73,11 @@ def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
     known = [field.name for field in fields(method.settings)]
     wrong = [name for name in hparams if name not in known]
     if wrong:
-        raise TracerError(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(known)}")
+        raise UnknownMethod(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(known)}")
     try:
         return method.settings(**hparams)
     except TypeError as error:
-        raise TracerError(f"{method.name}: {error}") from error
+        raise OneOfSeveral(f"{method.name}: {error}") from error
 
 
 def compute_edit(
@@ -121,15 +130,15 @@ def compute_edits(
     and errors are those of :func:`compute_edit`; ``seconds`` of each edit is its share, by requests.
     """
     if known not in ("refuse", "edit"):
-        raise TracerError(f"known is {known!r}; expected 'refuse' or 'edit'")
+        raise KnownAlready(f"known is {known!r}; expected 'refuse' or 'edit'")
     if check not in ("warn", "refuse", None):
-        raise TracerError(f"check is {check!r}; expected 'warn', 'refuse' or None")
+        raise KnownAlready(f"check is {check!r}; expected 'warn', 'refuse' or None")
     found = method_named(method)
     checked = [as_requests(group) for group in groups]
     if not checked:
-        raise TracerError("there is nothing to edit: the list of groups is empty; give at least one")
+        raise InvalidEditRequest("there is nothing to edit: the list of groups is empty; give at least one")
     if not model.causal and found.name != "kn":
-        raise TracerError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
+        raise MaskedModelError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
     if locate is not None:
         hparams = {**_located(model, found, locate), **hparams}
     settings = settings_of(found, hparams)
@@ -167,7 +176,7 @@ def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
     """Raise TracerError for a request that the model cannot run or, with "refuse", fulfils already."""
     target = request.fact.align(model).target_ids
     if known == "refuse" and tuple(own_answer(model, request.fact)) == tuple(target):
-        raise TracerError(
+        raise KnownAlready(
             f"the model says {answer_text(model, target)!r} after {request.text!r} already, so that there is nothing "
             "to edit; give another target, or known='edit' to write it all the same"
         )
@@ -176,12 +185,12 @@ def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
 def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
     if isinstance(given, NeuronAttribution) and "neurons" in method.settings.__dataclass_fields__:
         if given.fingerprint != model.fingerprint():
-            raise TracerError(
+            raise UnsuitableResult(
                 f"the neurons were attributed on other weights than those of {model.name}; attribute again"
             )
         return {"neurons": tuple(given.above(NEURONS))}
     if method.layers is None:
-        raise TracerError(f"{method.name} takes no layers; leave locate out")
+        raise UnknownMethod(f"{method.name} takes no layers; leave locate out")
     layers = layers_from(given, single=method.single, model=model)
     return {method.layers: layers}
 
@@ -199,7 +208,7 @@ def _noted(edit: Edit, check: Check) -> Edit:
         f"{count} nothing to the target at the layer written, so that the edit moves nothing; name an earlier layer"
     )
     if check == "refuse" and bool(idle.all()):
-        raise TracerError(message)
+        raise NoEffect(message)
     if check is not None:
         warnings.warn(message, EditWarning, stacklevel=4)
     return replace(edit, note="; ".join(filter(None, [edit.note, message])))
@@ -208,5 +217,5 @@ def _noted(edit: Edit, check: Check) -> Edit:
 def _finite(change: Change, method: Method) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     for name, pair in change.factors.items():
         if not all(bool(torch.isfinite(part).all()) for part in pair):
-            raise TracerError(f"{method.name} found a change of {name} that is not finite; lower v_lr, or use float32")
+            raise NotFinite(f"{method.name} found a change of {name} that is not finite; lower v_lr, or use float32")
     return dict(change.factors)

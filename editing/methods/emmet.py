@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.methods.value.spread import SpreadSettings, default_layers, spread
-from tracer.errors import TracerError
+from tracer.errors import ContradictingRequests
 
 from .method import Change, Group, Method
 
@@ -51,7 +51,7 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
         try:
             return torch.linalg.solve(inner.T, left.T).T
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise TracerError(
+            raise ContradictingRequests(
                 f"keys of different requests coincide at layer {layer}, so that no change maps them apart; "
                 "leave one of them out, or set emmet_lambda above zero"
             ) from error

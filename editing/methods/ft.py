@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError
 from tracer.neurons.interventions import finite
 from tracer.progress import track
 
@@ -66,9 +66,9 @@ class FTLSettings:
         object.__setattr__(self, "layers", as_layers(self.layers))
         bound = self.norm_constraint
         if bound is not None and bound is not False and not finite("norm_constraint", bound) > 0:
-            raise TracerError(f"norm_constraint is {bound!r}; expected a number above zero, or False for none")
+            raise HyperparameterError(f"norm_constraint is {bound!r}; expected a number above zero, or False for none")
         if not finite("weight_decay", self.weight_decay) >= 0:
-            raise TracerError(f"weight_decay is {self.weight_decay}; expected zero or more")
+            raise HyperparameterError(f"weight_decay is {self.weight_decay}; expected zero or more")
         self.schedule(1.0 if self.lr is None else self.lr)
 
     def schedule(self, lr: float) -> Schedule:

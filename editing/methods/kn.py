@@ -34,7 +34,7 @@ from editing.request import EditRequest
 from tracer.engine.answer import own_answer
 from tracer.engine.batch import Row
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError, NoNeurons, NotFinite
 from tracer.facts.chat import chat_of
 from tracer.facts.readout import Readout
 from tracer.neurons.interventions import check_neurons, finite, whole
@@ -95,20 +95,24 @@ class KNSettings:
         object.__setattr__(self, "layers", as_layers(self.layers))
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise TracerError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, known))}")
+                raise HyperparameterError(
+                    f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, known))}"
+                )
         if self.token not in ("answer", "subject_last"):
-            raise TracerError(f"token is {self.token!r}; expected 'answer' or 'subject_last'")
+            raise HyperparameterError(f"token is {self.token!r}; expected 'answer' or 'subject_last'")
         if self.most is not None:
             whole("most", self.most, 1)
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
             if value is not None and finite(name, value) < 0:
-                raise TracerError(f"{name} is {value}; expected zero or more, or None for a measured one")
+                raise HyperparameterError(f"{name} is {value}; expected zero or more, or None for a measured one")
         if self.neurons is not None:
             try:
                 pairs = tuple((int(layer), int(unit)) for layer, unit in self.neurons)
             except (TypeError, ValueError) as error:
-                raise TracerError(f"neurons is {self.neurons!r}; expected pairs (layer, unit), or None") from error
+                raise HyperparameterError(
+                    f"neurons is {self.neurons!r}; expected pairs (layer, unit), or None"
+                ) from error
             object.__setattr__(self, "neurons", pairs)
         if self.context_templates is not None:
             object.__setattr__(self, "context_templates", as_templates(self.context_templates))
@@ -185,7 +189,7 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
     if table.shape[1] != model.d_model:
         other = "embed" if settings.embed == "unembed" else "unembed"
         fits = model.module(other).weight.shape[1] == model.d_model  # type: ignore[union-attr]
-        raise TracerError(
+        raise NoNeurons(
             f"{settings.embed}dings of {model.name} are {table.shape[1]} wide and its values {model.d_model}; "
             + (f"take embed={other!r}" if fits else "kn cannot add the one to the other: take another method")
         )
@@ -204,7 +208,7 @@ def _step(model: Model, request: EditRequest, settings: KNSettings) -> _Step:
         before, after = (losses(model, [row] * len(tried)).cpu().float() for row in (old, new))
     margins = before - after
     if not bool(torch.isfinite(margins).all()):
-        raise TracerError(
+        raise NotFinite(
             f"{model.name} gives probabilities that are not finite in {model.dtype}; take smaller lambdas, or load it "
             "with dtype=torch.float32"
         )
@@ -246,7 +250,7 @@ def _neurons(model: Model, request: EditRequest, settings: KNSettings) -> list[t
         attributions.append(attribution)
     found = refine(attributions, settings.threshold, settings.share)[: settings.most]
     if not found:
-        raise TracerError(
+        raise NoNeurons(
             f"no neuron is above threshold={settings.threshold} for more than share={settings.share} of "
             f"{len(attributions)} wordings of {request.text!r}; lower one of these"
         )

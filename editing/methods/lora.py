@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from editing.edits.weights import check_editable
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError, TracerError
 from tracer.model import orientation
 from tracer.neurons.interventions import finite, whole
 from tracer.progress import track
@@ -67,16 +67,18 @@ class LoRASettings:
         if self.modules is not None:
             names = (self.modules,) if isinstance(self.modules, str) else tuple(self.modules)
             if not names or not all(isinstance(name, str) and name for name in names):
-                raise TracerError(f"modules is {self.modules!r}; expected names such as ('q_proj', 'v_proj'), or None")
+                raise HyperparameterError(
+                    f"modules is {self.modules!r}; expected names such as ('q_proj', 'v_proj'), or None"
+                )
             object.__setattr__(self, "modules", names)
         whole("rank", self.rank, 1)
         whole("seed", self.seed, 0)
         if not finite("alpha", self.alpha) > 0:
-            raise TracerError(f"alpha is {self.alpha}; expected a number above zero")
+            raise HyperparameterError(f"alpha is {self.alpha}; expected a number above zero")
         if not 0 <= finite("dropout", self.dropout) < 1:
-            raise TracerError(f"dropout is {self.dropout}; expected a share from 0 to below 1")
+            raise HyperparameterError(f"dropout is {self.dropout}; expected a share from 0 to below 1")
         if not finite("weight_decay", self.weight_decay) >= 0:
-            raise TracerError(f"weight_decay is {self.weight_decay}; expected zero or more")
+            raise HyperparameterError(f"weight_decay is {self.weight_decay}; expected zero or more")
         self.schedule()
 
     def schedule(self) -> Schedule:
@@ -110,7 +112,7 @@ def projections(model: Model, settings: LoRASettings) -> list[str]:
             own = [name for name in inside if f".{name}".endswith(f".{wanted}")]
             if not own:
                 known = ", ".join(inside)
-                raise TracerError(f"block {layer} of {model.name} has no projection {wanted!r}; it has {known}")
+                raise HyperparameterError(f"block {layer} of {model.name} has no projection {wanted!r}; it has {known}")
             found += [f"{block}.{name}" for name in own]
     return list(dict.fromkeys(found))
 

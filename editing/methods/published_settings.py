@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tracer.errors import TracerError
+from tracer.errors import NoPublishedSettings
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -76,7 +76,7 @@ def published_section(method: str, model: Model | str) -> Section:
         found = next((one for one in every.values() if one.model == own), None)
         named = f"{model.name} ({own.model_type}, {own.n_layers} layers, {own.d_model} wide, MLP {own.d_mlp})"
     if found is None:
-        raise TracerError(
+        raise NoPublishedSettings(
             f"no hyper-parameters are published for {named}; there are some for {', '.join(every)}. Leave them out to "
             "have them measured on the model"
         )
@@ -84,7 +84,7 @@ def published_section(method: str, model: Model | str) -> Section:
     if key not in found.methods:
         others = [name for name, one in every.items() if key in one.methods]
         hint = f"; of {key} there are those for {', '.join(others)}" if others else ""
-        raise TracerError(f"for {found.name} {', '.join(found.methods)} are published, not {method!r}{hint}")
+        raise NoPublishedSettings(f"for {found.name} {', '.join(found.methods)} are published, not {method!r}{hint}")
     return found.methods[key]
 
 
@@ -99,6 +99,6 @@ def published_models() -> dict[str, Published]:
         try:
             one = Published.model_validate_json(text)
         except ValidationError as error:
-            raise TracerError(f"the file of published hyper-parameters {name} is damaged: {error}") from error
+            raise NoPublishedSettings(f"the file of published hyper-parameters {name} is damaged: {error}") from error
         found[one.name] = one
     return found

@@ -17,7 +17,7 @@ from editing.request import EditRequest
 from tracer.engine.batch import Row, padded
 from tracer.engine.hooks import evaluating
 from tracer.engine.sweep import check_numbers
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError, MaskedModelError, NotFinite
 from tracer.facts.readout import Readout
 from tracer.neurons.interventions import finite, whole
 from tracer.progress import track
@@ -51,13 +51,15 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise TracerError(f"objective is {self.objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}")
+            raise HyperparameterError(
+                f"objective is {self.objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}"
+            )
         whole("steps", self.steps, 1)
         whole("batch_size", self.batch_size, 1)
         if not finite("lr", self.lr) > 0:
-            raise TracerError(f"lr is {self.lr}; expected a number above zero, or None for a measured one")
+            raise HyperparameterError(f"lr is {self.lr}; expected a number above zero, or None for a measured one")
         if not finite("stop_loss", self.stop_loss) >= 0:
-            raise TracerError(f"stop_loss is {self.stop_loss}; expected zero (never stop) or more")
+            raise HyperparameterError(f"stop_loss is {self.stop_loss}; expected zero (never stop) or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +132,9 @@ def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
         layers = [given] if isinstance(given, int) else list(given)
         found = tuple(sorted({whole("a layer", layer, 0) for layer in layers}))
     except TypeError as error:
-        raise TracerError(f"layers is {given!r}; expected a layer, or several") from error
+        raise HyperparameterError(f"layers is {given!r}; expected a layer, or several") from error
     if not found:
-        raise TracerError("layers is empty; name at least one, or leave it out")
+        raise HyperparameterError("layers is empty; name at least one, or leave it out")
     return found
 
 
@@ -142,7 +144,7 @@ def lesson(model: Model, request: EditRequest, objective: str) -> Row:
     Raises TracerError for a masked model and as :meth:`tracer.Fact.align` does.
     """
     if not model.causal:
-        raise TracerError(
+        raise MaskedModelError(
             f"{model.name} is a masked model; fine-tuning here takes models that predict the next token (kn takes both)"
         )
     found = request.fact.align(model)
@@ -178,7 +180,7 @@ def losses(model: Model, rows: Sequence[Row]) -> Tensor:
 
 def _finite(model: Model, loss: Tensor, schedule: Schedule) -> Tensor:
     if not bool(torch.isfinite(loss).all()):
-        raise TracerError(
+        raise NotFinite(
             f"the loss is not finite after training {model.name} in {model.dtype} at lr={schedule.lr:.3g}; "
             "take a smaller lr, or load the model with dtype=torch.float32"
         )

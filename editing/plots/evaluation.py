@@ -10,7 +10,7 @@ from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.questions.record import MEASURES
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 from tracer.plots.labels import model_label
 from tracer.plots.style import (
     EDGE,
@@ -58,7 +58,7 @@ def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: i
     shown = [measure for measure in MEASURES if summary["metric"].str.startswith(f"{measure} (").any()]
     panels = ["score S"] * (len(scores) > 0) + shown
     if not panels:
-        raise TracerError(f"nothing to draw: no case has {', '.join(MEASURES)}, nor ES, PS and NS")
+        raise NothingToDraw(f"nothing to draw: no case has {', '.join(MEASURES)}, nor ES, PS and NS")
     series = series_of(summary if shown else scores)
     plan = _Plan(series, len(panels), _notes(evaluation, level), bool(shown))
     figure = go.Figure()
@@ -82,7 +82,7 @@ def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: i
 def checked(function: str, evaluation: Any) -> None:
     """Raise TracerError for what is no evaluation."""
     if not isinstance(evaluation, Evaluation):
-        raise TracerError(f"{function} expected an Evaluation, got {type(evaluation).__name__}")
+        raise NothingToDraw(f"{function} expected an Evaluation, got {type(evaluation).__name__}")
 
 
 def described(evaluation: Evaluation) -> str:

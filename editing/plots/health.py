@@ -8,7 +8,7 @@ import numpy as np
 
 from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.series import divided, series_of
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 from tracer.plots.labels import escape
 from tracer.plots.style import EDGE, LINE, SMALL, VALUES, Canvas, axis, in_layout, legend_height, small, wrapped
 
@@ -32,7 +32,7 @@ def plot_health(evaluation: Evaluation) -> go.Figure:
     checked("plot_health", evaluation)
     health = evaluation.health[np.isfinite(evaluation.health["value"])]
     if health.empty:
-        raise TracerError("no health of the model was measured, so that there is nothing to draw")
+        raise NothingToDraw("no health of the model was measured, so that there is nothing to draw")
     measures = list(dict.fromkeys(health["measure"]))
     series = series_of(health)
     subtitle, lines = wrapped([described(evaluation), "dashed: limit", "crosses: beyond it"], WIDTH - 2 * EDGE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from editing.layers.located import Located, check_one_model
 from editing.questions.target_scores import MEASURES
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 from tracer.plots.labels import model_label
 from tracer.plots.style import AXIS, EDGE, SMALL, VALUES, axis, in_layout, layer_ticks, see_through
 
@@ -230,9 +230,9 @@ def _before(each: Located, name: str) -> float:
 def _checked(located: Any) -> list[Located]:
     several = list(located) if isinstance(located, list | tuple) else [located]
     if not several:
-        raise TracerError("plot_locate got an empty list; pass a Located or a list of them")
+        raise NothingToDraw("plot_locate got an empty list; pass a Located or a list of them")
     for each in several:
         if not isinstance(each, Located):
-            raise TracerError(f"plot_locate expected a Located or a list of them, got {type(each).__name__}")
+            raise NothingToDraw(f"plot_locate expected a Located or a list of them, got {type(each).__name__}")
     check_one_model(several)
     return several

@@ -8,7 +8,7 @@ import numpy as np
 
 from editing.questions.outcome import Measured, Outcome
 from editing.questions.probes import GROUPS
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import (
     EDGE,
@@ -44,10 +44,10 @@ def plot_outcome(outcome: Outcome) -> go.Figure:
     import plotly.graph_objects as go
 
     if not isinstance(outcome, Outcome):
-        raise TracerError(f"plot_outcome expected an Outcome, got {type(outcome).__name__}")
+        raise NothingToDraw(f"plot_outcome expected an Outcome, got {type(outcome).__name__}")
     groups = outcome.groups()
     if not groups:
-        raise TracerError("nothing was asked, so that there is nothing to draw; measure with questions")
+        raise NothingToDraw("nothing was asked, so that there is nothing to draw; measure with questions")
     width = max(LEFT + len(groups) * PANEL + (len(groups) - 1) * BETWEEN + RIGHT, 640)
     panel = (width - LEFT - RIGHT - (len(groups) - 1) * BETWEEN) // len(groups)
     subtitle, lines = wrapped(_notes(outcome), width - 2 * EDGE)

@@ -10,7 +10,7 @@ from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import UNEDITED, Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.questions.record import MEASURES
-from tracer.errors import TracerError
+from tracer.errors import EmptySelection, NothingToDraw
 from tracer.plots.style import EDGE, FRAME, LINE, QUIET, Canvas, legend_height, see_through, wrapped
 
 from .evaluation import HOWS, checked, described
@@ -39,7 +39,7 @@ def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = Fal
 
     checked("plot_radar", evaluation)
     if by not in HOWS:
-        raise TracerError(f"by is {by!r}; expected one of {', '.join(HOWS)}")
+        raise EmptySelection(f"by is {by!r}; expected one of {', '.join(HOWS)}")
     names = [f"{measure} ({by})" for measure in MEASURES]
     summary = evaluation.summary(metrics=[*names, "fluency", "consistency"], resamples=1)
     series = [each for each in series_of(summary) if controls or not each.control]
@@ -48,7 +48,7 @@ def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = Fal
     series, values = [series[place] for place in enough], [values[place] for place in enough]
     if len(titles) < 3 or not series:
         there = ", ".join(sorted(summary["metric"].unique())) or "nothing"
-        raise TracerError(
+        raise NothingToDraw(
             f"a disc needs three things measured of one method, and there are not so many ({by}: {there}); "
             "use plot_evaluation"
         )

@@ -12,7 +12,7 @@ import torch
 
 from tracer.engine.follow import Followed, Ids, Line, follow
 from tracer.engine.generation import ends_after, written_text
-from tracer.errors import TracerError
+from tracer.errors import MaskedModelError, OneOfSeveral, OtherQuestions, TracerError
 from tracer.facts.chat import chat_of
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
@@ -131,7 +131,9 @@ def ask(
             was asked something else, a masked model, logits that are not numbers.
     """
     if not model.causal:
-        raise TracerError(f"{model.name} is a masked model, which writes nothing after a prompt; use one that does")
+        raise MaskedModelError(
+            f"{model.name} is a masked model, which writes nothing after a prompt; use one that does"
+        )
     earlier = {} if before is None else {case.case_id: case for case in before}
     aligned = _Aligned(model)
     asked: list[list[_Question]] = []
@@ -142,7 +144,7 @@ def ask(
             asked.append(_questions(aligned, record, generate, old))
             prompts.append([aligned(text).input_ids for text in record.generate] if texts else [])
         except TracerError as error:
-            raise TracerError(f"case {record.case_id}: {error}") from error
+            raise OneOfSeveral(f"case {record.case_id}: {error}") from error
     found = _followed(model, [question for questions in asked for question in questions], max_rows)
     lines = [
         Line(ids, tokens=max(1, text_tokens - len(ids)), draw=_draws(seed, record.case_id, place))
@@ -178,11 +180,11 @@ class _Aligned:
 def _old(record: EditRecord, earlier: dict[str, CaseAnswers]) -> tuple[Answer, ...]:
     """What was answered before to the questions that will be asked."""
     if record.case_id not in earlier:
-        raise TracerError("`before` has no such case; ask the unedited model the same records")
+        raise OtherQuestions("`before` has no such case; ask the unedited model the same records")
     old = earlier[record.case_id].answers
     own = [(one.kind, one.prompt) for one in record.questions()]
     if [(one.kind, one.prompt) for one in old if one.kind != KIND] != own:
-        raise TracerError("`before` was asked other questions; ask the unedited model the same records")
+        raise OtherQuestions("`before` was asked other questions; ask the unedited model the same records")
     return old
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import QuestionError
 
 from .probes import Probes
 from .target_scores import MEASURE_OF, MEASURES, By, target_log_probs
@@ -33,7 +33,7 @@ def edit_scores(
     Raises TracerError for a true answer that is not known and needed, and as :func:`target_log_probs` does.
     """
     if by not in ("preferred", "greedy"):
-        raise TracerError(f"by is {by!r}; expected 'preferred' or 'greedy'")
+        raise QuestionError(f"by is {by!r}; expected 'preferred' or 'greedy'")
     places: dict[tuple[str, int], list[int]] = {}
     asked: list[tuple[str, str, str | None]] = []  # prompt, the wanted answer, the other
     spaces: list[bool | None] = []
@@ -45,7 +45,7 @@ def edit_scores(
             if question.group not in MEASURE_OF or wanted is None:
                 continue
             if other is None and by == "preferred":
-                raise TracerError(
+                raise QuestionError(
                     f"the true answer to {question.prompt!r} is not known, and there is nothing to compare the new one "
                     "with; give target_true, or score by='greedy'"
                 )

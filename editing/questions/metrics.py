@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from editing.health.drift import WORSE
-from tracer.errors import TracerError
+from tracer.errors import OtherQuestions
 
 from .answers import Answer, CaseAnswers
 from .negation import KIND as NEGATION
@@ -270,7 +270,7 @@ def case_metrics(
     if before is not None:
         same = [(one.kind, one.prompt) for one in after.answers] == [(one.kind, one.prompt) for one in before.answers]
         if not same:
-            raise TracerError(
+            raise OtherQuestions(
                 f"case {record.case_id}: before and after were asked different questions; ask both the same record"
             )
         olds = before.answers

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracer.engine.answer import own_answer
 from tracer.engine.generation import TOKENS, continuations
-from tracer.errors import TracerError
+from tracer.errors import OtherQuestions, QuestionError, ResultArrayError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import answer_of
 
@@ -59,13 +59,13 @@ class Measured:
         for name in ARRAYS:
             array = np.array(getattr(self, name), dtype=float)
             if array.shape != (count,):
-                raise TracerError(
+                raise ResultArrayError(
                     f"{name} has the shape {array.shape}; expected one number for each of {count} questions"
                 )
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         if len(self.answers) != count or len(self.texts) != len(self.probes.generate):
-            raise TracerError(
+            raise QuestionError(
                 f"there are {len(self.answers)} answers to {count} questions, and {len(self.texts)} texts for "
                 f"{len(self.probes.generate)} prompts; give one each"
             )
@@ -148,7 +148,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.before.probes != self.after.probes:
-            raise TracerError("before and after were asked different questions; measure both with the same probes")
+            raise OtherQuestions("before and after were asked different questions; measure both with the same probes")
 
     @property
     def probes(self) -> Probes:

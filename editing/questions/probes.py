@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from editing.request import EditRequest
 from tracer.engine.answer import own_answer
 from tracer.engine.generation import continuations
-from tracer.errors import TracerError
+from tracer.errors import QuestionError
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
 from tracer.facts.spacing import spaced
@@ -53,12 +53,12 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
-            raise TracerError(f"the group of a question is {self.group!r}; expected one of {', '.join(GROUPS)}")
+            raise QuestionError(f"the group of a question is {self.group!r}; expected one of {', '.join(GROUPS)}")
         for name, text in (("prompt", self.prompt), ("new answer", self.new), ("true answer", self.true)):
             if not isinstance(text, str) or not text.strip():
                 if text is None and name == "true answer":
                     continue
-                raise TracerError(f"the {name} of a question is {text!r}; write it out")
+                raise QuestionError(f"the {name} of a question is {text!r}; write it out")
 
     @classmethod
     def about(cls, group: str, prompt: str, request: EditRequest, true: str | None = None) -> Question:
@@ -125,7 +125,7 @@ class Probes:
             questions += [Question.about(group, text, request) for text in texts(name, record.get(name, ()))]
         for other in record.get("same_subject_prompts", ()):
             if not isinstance(other, Mapping) or not {"prompt", "target"} <= {*other}:
-                raise TracerError(f"same_subject_prompts hold {other!r}; expected mappings with prompt and target")
+                raise QuestionError(f"same_subject_prompts hold {other!r}; expected mappings with prompt and target")
             prompt = other["prompt"]
             questions.append(Question("same_subject", prompt, request.after(prompt, new), other["target"]))
         written = texts("generation_prompts", record.get("generation_prompts", ()))

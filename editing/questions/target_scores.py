@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tracer.engine.follow import Line, follow
-from tracer.errors import TracerError
+from tracer.errors import OneOfSeveral, QuestionError, TracerError
 from tracer.facts.fact import SLOT, Fact
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ def target_log_probs(
     pairs = _pairs(prompts, targets)
     spaces = [space] * len(pairs) if space is None or isinstance(space, bool) else list(space)
     if len(spaces) != len(pairs):
-        raise TracerError(f"there are {len(pairs)} pairs and {len(spaces)} values of space; give one for each pair")
+        raise QuestionError(f"there are {len(pairs)} pairs and {len(spaces)} values of space; give one for each pair")
     for index, (prompt, target) in enumerate(pairs):
         try:
             # in the slot, so that a text with braces stays as it is
             found = Fact(SLOT, prompt, target, spaces[index]).align(model)
         except TracerError as error:
-            raise TracerError(f"pair {index}: {error}") from error
+            raise OneOfSeveral(f"pair {index}: {error}") from error
         places.setdefault((found.input_ids, found.answer_position), {}).setdefault(found.target_ids, []).append(index)
         count += 1
     log_probs: list[Any] = [None] * count
@@ -137,7 +137,7 @@ def prefers(
     sides = [[each] * len(texts) if isinstance(each, str) else list(each) for each in (new, true)]
     if any(len(side) != len(texts) for side in sides):
         found = " and ".join(str(len(side)) for side in sides)
-        raise TracerError(f"there are {len(texts)} prompts and {found} targets; give one of each for every prompt")
+        raise QuestionError(f"there are {len(texts)} prompts and {found} targets; give one of each for every prompt")
     means = target_log_probs(model, texts * 2, sides[0] + sides[1], max_rows=max_rows).means
     return means[: len(texts)] > means[len(texts) :]
 
@@ -145,7 +145,7 @@ def prefers(
 def texts(name: str, given: Any) -> tuple[str, ...]:
     """Prompts as a tuple of texts; TracerError for anything else."""
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
-        raise TracerError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
+        raise QuestionError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
     return tuple(given)
 
 
@@ -155,5 +155,5 @@ def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[t
     if isinstance(targets, str):
         targets = [targets] * len(prompts)
     if len(prompts) != len(targets):
-        raise TracerError(f"there are {len(prompts)} prompts and {len(targets)} targets; give one target for each")
+        raise QuestionError(f"there are {len(prompts)} prompts and {len(targets)} targets; give one target for each")
     return list(zip(prompts, targets, strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.engine.follow import Line, follow
-from tracer.errors import TracerError
+from tracer.errors import EvaluationOptionError, TracerError
 from tracer.facts.encoding import encode
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TermWeights:
         try:
             self._vectorizer: Any = TfidfVectorizer().fit(list(texts))
         except ValueError as error:
-            raise TracerError(
+            raise EvaluationOptionError(
                 f"{len(texts)} reference texts give no terms to compare ({error}); give texts with words in them"
             ) from error
 

@@ -10,7 +10,7 @@ from editing.evaluation.result.schema import LABELS, UNEDITED, Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.questions.definitions import is_share
 from editing.questions.metrics import CHAINED
-from tracer.errors import TracerError
+from tracer.errors import EmptySelection
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "score S": (),
@@ -39,7 +39,7 @@ def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None,
     chosen = tuple(COLUMNS) if columns is None else tuple(columns)
     unknown = [title for title in chosen if title not in COLUMNS]
     if unknown:
-        raise TracerError(f"the table has no column {unknown[0]!r}; expected some of {', '.join(COLUMNS)}")
+        raise EmptySelection(f"the table has no column {unknown[0]!r}; expected some of {', '.join(COLUMNS)}")
     summary, scores = evaluation.summary(), evaluation.score()
     every = [each for each in series_of(summary) if controls or not each.key[LABELS.index("control")]]
     of = dict(zip(every, zip(divided(summary, every), divided(scores, every), strict=True), strict=True))

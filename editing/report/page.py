@@ -19,7 +19,7 @@ from editing.plots.health import plot_health
 from editing.plots.radar import plot_radar
 from editing.plots.retention import plot_retention
 from editing.questions.definitions import SCORE, ordered, what_is
-from tracer.errors import TracerError
+from tracer.errors import EvaluationFileError, TracerError
 from tracer.plots.export import replacing
 from tracer.progress import track
 
@@ -66,11 +66,11 @@ def render(evaluation: Evaluation, *, title: str | None = None, cases: int | Non
     Raises TracerError for anything but an evaluation, and for one without any metric.
     """
     if not isinstance(evaluation, Evaluation):
-        raise TracerError(f"a report is about an Evaluation, not {type(evaluation).__name__}")
+        raise EvaluationFileError(f"a report is about an Evaluation, not {type(evaluation).__name__}")
     if cases is not None and (isinstance(cases, bool) or not isinstance(cases, int) or cases < 0):
-        raise TracerError(f"cases is {cases!r}; expected how many cases are shown one by one, or None for all")
+        raise EvaluationFileError(f"cases is {cases!r}; expected how many cases are shown one by one, or None for all")
     if evaluation.metrics.empty:
-        raise TracerError("the evaluation has no metrics yet; report on it when the first case is done")
+        raise EvaluationFileError("the evaluation has no metrics yet; report on it when the first case is done")
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs

@@ -9,7 +9,7 @@ import numpy as np
 
 from editing.layers.from_result import layers_from
 from editing.layers.located import SHARE, suggest
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkbenchError
 from tracer.tracing.causal import window_layers
 from tracer.tracing.trace import CausalTrace
 
@@ -76,7 +76,7 @@ def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
     """
     for name, value, known in (("token", token, trace.positions), ("layer", layer, trace.layers)):
         if value not in known:
-            raise TracerError(f"the trace has no {name} {value!r}; it has {', '.join(map(str, known))}")
+            raise WorkbenchError(f"the trace has no {name} {value!r}; it has {', '.join(map(str, known))}")
     row, column = trace.positions.index(token), trace.layers.index(layer)
     towards = _towards_clean(trace)
     lost = trace.clean - trace.corrupted

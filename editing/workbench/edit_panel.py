@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from editing.methods.compute import METHODS, method_named
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 
 from . import parts
 from .cells import Suggestion
@@ -83,7 +83,7 @@ class EditPanel:
         """Arguments of :meth:`Session.proposed`. Raises TracerError for layers that are none, and without a target."""
         target = self.target.value.strip()
         if not target:
-            raise TracerError("there is no new target; write what should follow the prompt")
+            raise WorkbenchError("there is no new target; write what should follow the prompt")
         return {
             "target": target,
             "method": self.method.value,
@@ -99,10 +99,10 @@ def as_layers(text: str) -> tuple[int, ...] | None:
     for part in filter(None, (part.strip() for part in re.split(r"[,;]", text))):
         numbers = LAYERS.fullmatch(part)
         if numbers is None:
-            raise TracerError(f"layers are {text!r}; write numbers, such as 3, or 2, 4, or 2-4")
+            raise WorkbenchError(f"layers are {text!r}; write numbers, such as 3, or 2, 4, or 2-4")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first or last - first > 10_000:
-            raise TracerError(f"layers are {text!r}; write the lower number first, such as 2-4")
+            raise WorkbenchError(f"layers are {text!r}; write the lower number first, such as 2-4")
         found += range(first, last + 1)
     return tuple(dict.fromkeys(found)) or None
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkbenchError
 from tracer.plots.export import export as write_result
 from tracer.plots.export import writable_folder
 from tracer.progress import track
@@ -91,9 +91,9 @@ def export(
     wanted = PARTS if parts is None else tuple(parts)
     unknown = [part for part in wanted if part not in PARTS]
     if unknown or not wanted:
-        raise TracerError(f"parts is {list(wanted)}; expected one or more of {', '.join(PARTS)}")
+        raise WorkbenchError(f"parts is {list(wanted)}; expected one or more of {', '.join(PARTS)}")
     if not str(folder).strip():
-        raise TracerError("no folder was named; give one to write to")
+        raise WorkbenchError("no folder was named; give one to write to")
     folder = Path(folder).expanduser().absolute()
     notes: list[str] = []
     files = _files(session, wanted, notes)
@@ -104,11 +104,11 @@ def export(
         notes.append(f"{LEDGER}/ is this session's and up to date")
     names = [*files, *([LEDGER] if records else [])]
     if not names:
-        raise TracerError("; ".join(notes) or "there is nothing to write yet; trace a fact or make an edit first")
+        raise WorkbenchError("; ".join(notes) or "there is nothing to write yet; trace a fact or make an edit first")
     taken = [name for name in names if (folder / name).exists()]
     if taken and not overwrite:
         more = f" and {len(taken) - 1} more" if taken[1:] else ""
-        raise TracerError(f"{folder} has {taken[0]!r}{more} already; choose another folder, or overwrite it")
+        raise WorkbenchError(f"{folder} has {taken[0]!r}{more} already; choose another folder, or overwrite it")
     with writable_folder(folder), tempfile.TemporaryDirectory(prefix=".export", dir=folder) as made:
         fresh, old = Path(made, "new"), Path(made, "old")
         fresh.mkdir()
@@ -175,5 +175,5 @@ def _replacing(folder: Path, old: Path, names: Sequence[str]) -> Iterator[None]:
         for name in moved:
             os.replace(old / name, folder / name)
         if isinstance(error, OSError):
-            raise TracerError(f"cannot write to {folder} ({error.strerror or error}); choose another") from error
+            raise WorkbenchError(f"cannot write to {folder} ({error.strerror or error}); choose another") from error
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 from tracer.tracing.case import KINDS, default_window
 from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
 from tracer.tracing.metrics import NAMES
@@ -81,7 +81,7 @@ class FactPanel:
         """Arguments of :meth:`Session.traced`. Raises TracerError if there is nothing to restore."""
         kinds = [kind for kind, box in self.kinds.items() if box.value]
         if not kinds:
-            raise TracerError("nothing is ticked to be restored; tick hidden states, MLP or attention")
+            raise WorkbenchError("nothing is ticked to be restored; tick hidden states, MLP or attention")
         samples = self.samples.value
         if self.noise.value == "replacement":
             corruption: Any = TokenReplacement(samples=samples)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from editing.request import EditWarning
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 from tracer.progress import heard
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Job:
     def start(self) -> None:
         """Begin, and return at once. Raises TracerError for a job that was started before."""
         if self._thread is not None:
-            raise TracerError("this job was started before; make another")
+            raise WorkbenchError("this job was started before; make another")
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:  # no kernel around: a script, or a test
@@ -103,10 +103,10 @@ class Job:
     def wait(self, seconds: float | None = None) -> None:
         """Block until it is over. Raises TracerError if it takes longer than ``seconds``."""
         if self._thread is None:
-            raise TracerError("this job was not started; start it first")
+            raise WorkbenchError("this job was not started; start it first")
         self._thread.join(seconds)
         if self._thread.is_alive():
-            raise TracerError(f"the job is still at work after {seconds:g} seconds; wait longer, or cancel it")
+            raise WorkbenchError(f"the job is still at work after {seconds:g} seconds; wait longer, or cancel it")
 
     @property
     def seconds(self) -> float:

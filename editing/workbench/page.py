@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 
 from . import parts, texts
 from .edit_panel import EditPanel
@@ -152,7 +152,7 @@ class Workbench:
     def _guarded(self, slot: Any, begin: Callable[[], None]) -> None:
         """Do it, with the status line in ``slot``; what goes wrong becomes a message there."""
         if self.busy:
-            error = TracerError("there is work going on; wait for its end, or cancel it")
+            error = WorkbenchError("there is work going on; wait for its end, or cancel it")
             self.status.message.value = texts.failure(error)
             return
         self.status.stand_in(slot)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -63,7 +63,7 @@ def library() -> Any:
         import anywidget  # noqa: F401  plotly's live figures are made of it
         import ipywidgets
     except ImportError as error:
-        raise TracerError(NO_WIDGETS) from error
+        raise WorkbenchError(NO_WIDGETS) from error
     return ipywidgets
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from editing.localisation.evidence import with_prompts
 from editing.questions.probes import Probes, from_factworld
 from editing.request import EditRequest
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkbenchError
 from tracer.facts.fact import SLOT, Fact
 from tracer.model import EMBEDDED
 
@@ -66,15 +66,15 @@ def usable(model: Model, request: EditRequest, name: str, lines: Sequence[str]) 
         if name == "paraphrases":
             text = text.replace(SLOT, request.subject)
         elif name == "neighbours" and SLOT in text:
-            raise TracerError(
+            raise WorkbenchError(
                 f"line {number} of the neighbours, {text!r}, has {{}}; a neighbour is about another subject: write it "
                 "out"
             )
         if name != "texts to continue" and text == request.text:
-            raise TracerError(f"line {number} of the {name} is the prompt that is edited, {text!r}; leave it out")
+            raise WorkbenchError(f"line {number} of the {name} is the prompt that is edited, {text!r}; leave it out")
         try:
             Fact(SLOT, text, request.after(text, request.target_new)).align(model)
         except TracerError as error:
-            raise TracerError(f"line {number} of the {name}: {error}") from error
+            raise WorkbenchError(f"line {number} of the {name}: {error}") from error
         found[text] = None
     return list(found)

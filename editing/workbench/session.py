@@ -16,7 +16,7 @@ from editing.methods.compute import method_named
 from editing.questions.outcome import Measured, Outcome, measure
 from editing.questions.probes import Probes
 from editing.request import EditRequest
-from tracer.errors import TracerError
+from tracer.errors import WorkbenchError
 from tracer.facts.fact import Fact
 from tracer.tracing.case import KINDS
 from tracer.tracing.causal import causal_trace
@@ -98,7 +98,7 @@ class Session:
     def fact(self) -> Fact:
         """The fact at hand. Raises TracerError if there is none."""
         if self._fact is None:
-            raise TracerError("there is no fact yet; give a prompt and its subject to align")
+            raise WorkbenchError("there is no fact yet; give a prompt and its subject to align")
         return self._fact
 
     # --- traces ----------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Session:
         """
         fact = self.fact
         if isinstance(kinds, str) or not kinds:
-            raise TracerError(f"kinds is {kinds!r}; expected one or more of {', '.join(KINDS)}")
+            raise WorkbenchError(f"kinds is {kinds!r}; expected one or more of {', '.join(KINDS)}")
         noise = GaussianNoise() if corruption is None else corruption
         model = self.model.pinned()  # one hash of the weights for all kinds
         shared: dict[str, Any] = {"window": window, "corruption": noise, **settings}
@@ -186,7 +186,7 @@ class Session:
         found = method_named(method)
         if layers is not None:
             if found.layers is None:
-                raise TracerError(f"{found.name} takes no layers; leave them out")
+                raise WorkbenchError(f"{found.name} takes no layers; leave them out")
             hparams = {found.layers: tuple(layers), **hparams}
         probes = self.probes(target, paraphrases, neighbours, generate)  # what is wrong there is found before the work
         before = measure(self.model, probes)

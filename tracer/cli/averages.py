@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracer.errors import TracerError
+from tracer.errors import OneOfSeveral, TracerError
 
 from . import files, printing
 from .command import (
@@ -142,7 +142,7 @@ def _align(where: str, fact: Fact, model: Model) -> None:
     try:
         fact.align(model)
     except TracerError as error:
-        raise TracerError(f"{where}: {error}") from error
+        raise OneOfSeveral(f"{where}: {error}") from error
 
 
 def _average(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from tracer.errors import TracerError, TracerNote
+from tracer.errors import CommandOptionError, TracerError, TracerNote, UnknownFact
 
 KINDS = ("hidden", "mlp", "attn")
 MODULES = ("mlp", "attn")
@@ -93,7 +93,7 @@ def choices(name: str, given: str, known: Sequence[str], everything: str | None 
     wrong = [part for part in chosen if part not in known]
     if wrong or not chosen:
         names = ", ".join((*([everything] if everything else []), *known))
-        raise TracerError(f"unknown {name} {(wrong or [given])[0]!r}; expected one or more of {names}")
+        raise CommandOptionError(f"unknown {name} {(wrong or [given])[0]!r}; expected one or more of {names}")
     return chosen
 
 
@@ -101,21 +101,21 @@ def choice(name: str, given: str, known: Sequence[str]) -> str:
     """The one name that ``given`` is."""
     chosen = choices(name, given, known)
     if len(chosen) > 1:
-        raise TracerError(f"{name} is {given!r}; expected one of {', '.join(known)}")
+        raise CommandOptionError(f"{name} is {given!r}; expected one of {', '.join(known)}")
     return chosen[0]
 
 
 def existing(name: str, given: str | None, known: Collection[str]) -> str | None:
     """``given``, if some fact has it or it is None."""
     if given is not None and given not in known:
-        raise TracerError(f"no fact has the {name} {given!r}; expected one of {', '.join(sorted(known))}")
+        raise UnknownFact(f"no fact has the {name} {given!r}; expected one of {', '.join(sorted(known))}")
     return given
 
 
 def finite(name: str, given: float) -> float:
     """``given``, unless it is infinite or no number."""
     if not math.isfinite(given):
-        raise TracerError(f"{name} is {given}; expected a finite number")
+        raise CommandOptionError(f"{name} is {given}; expected a finite number")
     return given
 
 
@@ -123,7 +123,7 @@ def apart(given: dict[str, Any], reason: str) -> None:
     """Raise TracerError if any of these options, by name, has a value: ``reason`` says why it should not."""
     for name, value in given.items():
         if value is not None and value is not False and value != []:
-            raise TracerError(f"{name} {reason}")
+            raise CommandOptionError(f"{name} {reason}")
 
 
 @contextmanager

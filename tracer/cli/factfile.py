@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tracer.errors import TracerError
+from tracer.errors import CommandFileError, TracerError
 from tracer.facts.fact import Fact
 from tracer.files import Row, read_rows, unfolded
 
@@ -42,17 +42,17 @@ def read(path: Path) -> list[tuple[str, Fact]]:
     for row in _rows(path):
         where = f"{path}, record {row.number}"
         if row.error is not None:
-            raise TracerError(f"{where}: {row.error}; {EXPECTED}")
+            raise CommandFileError(f"{where}: {row.error}; {EXPECTED}")
         try:
             record = Record.model_validate(row.value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = f", field {first['loc'][0]}" if first["loc"] else ""
             what = "is missing" if first["type"] == "missing" else first["msg"]
-            raise TracerError(f"{where}{field}: {what}; {EXPECTED}") from error
+            raise CommandFileError(f"{where}{field}: {what}; {EXPECTED}") from error
         facts.append((where, _fact(where, record)))
     if not facts:
-        raise TracerError(f"{path} holds no facts; {EXPECTED}")
+        raise CommandFileError(f"{path} holds no facts; {EXPECTED}")
     return facts
 
 
@@ -61,11 +61,11 @@ def _fact(where: str, record: Record) -> Fact:
     answer = getattr(record, name)
     for field, text in (("prompt", record.prompt), ("subject", record.subject), (name, answer)):
         if text is not None and not text.strip():
-            raise TracerError(f"{where}, field {field}: it is empty; write it out, or leave the record out")
+            raise CommandFileError(f"{where}, field {field}: it is empty; write it out, or leave the record out")
     try:
         return Fact(record.prompt, record.subject, answer)
     except TracerError as error:
-        raise TracerError(f"{where}, field prompt: {error}") from error
+        raise CommandFileError(f"{where}, field prompt: {error}") from error
 
 
 def _rows(path: Path) -> list[Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import NoBrowser
 
 ARTICLE = re.compile(r"^(the|a|an)\s+(?=\S)", re.IGNORECASE)
 
@@ -33,7 +33,7 @@ def formats(given: str) -> list[str]:
 
     chosen = choices("format", given, FORMATS)
     if {*chosen} & {*PICTURES} and find_spec("kaleido") is None:
-        raise TracerError(NO_KALEIDO)
+        raise NoBrowser(NO_KALEIDO)
     return sorted(chosen, key=lambda form: form in PICTURES)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tracer.errors import TracerError
+from tracer.errors import AttributionError
 
 from . import files, printing
 from .command import Device, Formats, ModelName, Out, Subject, Target, apart, app, choice, choices, finite
@@ -77,13 +77,15 @@ def neurons(
     suffixes = files.formats(formats)
     how = choice("method", method, METHODS)
     if contrast and how != METHODS[1]:
-        raise TracerError("--contrast is for --method activation_contrast; add that, or leave it out")
+        raise AttributionError("--contrast is for --method activation_contrast; add that, or leave it out")
     if how == METHODS[1] and len(contrast or []) < 2:
-        raise TracerError("activation_contrast needs texts to compare with; give at least two, --contrast TEXT each")
+        raise AttributionError(
+            "activation_contrast needs texts to compare with; give at least two, --contrast TEXT each"
+        )
     least = threshold if threshold is not None else 3.0 if how == METHODS[1] else 0.2
     check_threshold(least, how)
     if not 0 <= share <= 1:
-        raise TracerError(f"share is {share}; expected a share of the wordings, from 0 to 1")
+        raise AttributionError(f"share is {share}; expected a share of the wordings, from 0 to 1")
     actions = choices("action", action, ACTIONS)
     if "amplify" not in actions:
         apart({"--factor": factor}, "is for --action amplify; add that, or leave it out")
@@ -119,4 +121,6 @@ def _token(given: str) -> str | int:
     try:
         return int(name)
     except ValueError as error:
-        raise TracerError(f"token is {given!r}; expected answer, subject_last, or the number of a token") from error
+        raise AttributionError(
+            f"token is {given!r}; expected answer, subject_last, or the number of a token"
+        ) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tracer.engine.answer import own_answer
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError, EmptyText, OutOfRange
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text, as_fact
 
@@ -48,12 +48,12 @@ class Prompts:
             answer = own_answer(model, first)
             named = replace(first, target=answer_text(model, answer))
             if named.align(model).target_ids != tuple(answer):
-                raise TracerError(f"what the model says, {named.target!r}, is no text by itself; name a --target")
+                raise EmptyText(f"what the model says, {named.target!r}, is no text by itself; name a --target")
             wordings = tuple(replace(fact, target=named.target) for fact in wordings)
         for fact in (*wordings, *self.negatives, *self.other, *self.neighbours, *self.contrast):
             tokens = len(fact.align(model).input_ids)
             if isinstance(token, int) and not -tokens <= token < tokens:
-                raise TracerError(f"token {token} is out of range: {fact.text!r} has {tokens} tokens")
+                raise OutOfRange(f"token {token} is out of range: {fact.text!r} has {tokens} tokens")
         return replace(self, wordings=wordings)
 
 
@@ -75,7 +75,7 @@ class Given:
         if self.relation is not None:
             return self._of_factworld(self.relation, seed)
         if self.prompt is None:
-            raise TracerError("there is no prompt; write it first, or choose a fact by --relation")
+            raise EmptyText("there is no prompt; write it first, or choose a fact by --relation")
         texts = [self.prompt, *self.paraphrases]
         wordings = [Fact(text, self.subject, self.target) for text in texts]
         return self._with(wordings, [] if self.other is None else [self._other()], ())
@@ -106,7 +106,9 @@ class Given:
     def _other(self) -> Fact:
         assert self.other is not None
         if SLOT in self.other:
-            raise TracerError(f"--other {self.other!r} is about another subject; write it out in the place of {{}}")
+            raise CommandOptionError(
+                f"--other {self.other!r} is about another subject; write it out in the place of {{}}"
+            )
         return as_fact(self.other)
 
     def _bare(self, text: str) -> Fact:

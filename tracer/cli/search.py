@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NoNeurons
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.neurons.effects import NeuronEffects, neuron_effects
 from tracer.neurons.integrated_gradients import Attributor
@@ -103,7 +103,7 @@ def search(model: Model, prompts: Prompts, settings: Settings) -> Found:
 def _effects(model: Model, prompts: Prompts, settings: Settings, kept: list, control: list) -> list[NeuronEffects]:
     for layer, count in enumerate(_per_layer(kept, model.n_layers)):
         if 2 * count > model.d_mlp:
-            raise TracerError(
+            raise NoNeurons(
                 f"{count} of the {model.d_mlp} neurons of layer {layer} would be kept, more than random ones can be "
                 "drawn beside; raise --threshold or --share"
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tracer.errors import TracerError
+from tracer.errors import CommandOptionError, ReplacementError
 
 from . import files, printing
 from .command import (
@@ -89,9 +89,11 @@ def trace(
     corruption = _corruption(samples, seed, sigma, level, uniform, other or [])
     Setting.checked("hidden", window, metrics, foil, None, n_layers=1)
     if foil is not None and not any(name.endswith("logit_diff") for name in metrics):
-        raise TracerError("--foil is for logit differences; leave it out, or add --metric logit_diff")
+        raise CommandOptionError("--foil is for logit differences; leave it out, or add --metric logit_diff")
     if estimate is not None and modules:
-        raise TracerError("--sever and --estimate do not go together, since gradients sever no paths; leave one out")
+        raise CommandOptionError(
+            "--sever and --estimate do not go together, since gradients sever no paths; leave one out"
+        )
     # before the work, not after it
     with writable_folder(out) if out else nullcontext():
         loaded = load(model, device=device)
@@ -125,7 +127,7 @@ def _corruption(
         apart(noise, "is about noise, and --replace takes its place; leave one of them out")
         if AUTO in names:
             if len(names) > 1:
-                raise TracerError("--replace auto stands alone; give it once, or name the other subjects")
+                raise ReplacementError("--replace auto stands alone; give it once, or name the other subjects")
             return TokenReplacement(samples=1 if samples is None else samples)
         apart({"--samples": samples}, "is for noise and --replace auto; each subject named is one sample")
         return TokenReplacement(list(dict.fromkeys(names)))
@@ -147,7 +149,7 @@ def _resolved(corruption: Any, model: Model, fact: Fact, samples: int | None) ->
         return corruption
     names = TokenReplacement.suggest(model, fact, corruption.samples)
     if not names:
-        raise TracerError(f"no subject known here fits in the place of {fact.subject!r}; name one: --replace NAME")
+        raise ReplacementError(f"no subject known here fits in the place of {fact.subject!r}; name one: --replace NAME")
     return TokenReplacement(names)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tracer.errors import TracerError
+from tracer.errors import EmptyText, MaskedModelError, QuestionError
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import first_sentences, sentence_end
@@ -47,14 +47,16 @@ def continuations(
             logits that are not numbers.
     """
     if not model.causal:
-        raise TracerError(f"{model.name} is a masked model, which writes no text after a prompt; use one that does")
+        raise MaskedModelError(
+            f"{model.name} is a masked model, which writes no text after a prompt; use one that does"
+        )
     for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("sentences", sentences)):
         if value is not None and value < 1:
-            raise TracerError(f"{name} is {value}; expected at least 1")
+            raise QuestionError(f"{name} is {value}; expected at least 1")
     lines = []
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
-            raise TracerError(f"prompt {place} is empty; write it out, or leave it out")
+            raise EmptyText(f"prompt {place} is empty; write it out, or leave it out")
         ids = Fact(SLOT, prompt).align(model).input_ids  # in the slot, so that braces stay as they are
         draw = None if seed is None else torch.Generator().manual_seed(seed * 1_000_003 + place)
         lines.append(

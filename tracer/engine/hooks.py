@@ -55,7 +55,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import PromptTooLong, SiteError, UnknownArchitecture, WeightsNotEditable, out_of_memory
 from tracer.facts.encoding import encode
 from tracer.model.vocabulary import check_ids
 
@@ -106,7 +106,7 @@ def attach(
 
     def edited(state: Tensor) -> Tensor | None:
         if state.dim() > 3:
-            raise TracerError(
+            raise UnknownArchitecture(
                 f"{type(model.hf).__name__} keeps several streams of states side by side, {list(state.shape)} at "
                 f"{kind!r}, where one [rows, tokens, width] was expected; trace and edit another model"
             )
@@ -150,7 +150,7 @@ def frozen(model: Model) -> Iterator[None]:
     """
     made = next((name for name, p in model.hf.named_parameters() if p.requires_grad and p.is_inference()), None)
     if made is not None:
-        raise TracerError(
+        raise WeightsNotEditable(
             f"weight {made!r} of {model.name} was made under torch.inference_mode, and nothing that uses it has a "
             "gradient; load the model outside of it"
         )
@@ -188,11 +188,11 @@ def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
     ids = torch.as_tensor(ids_or_text, dtype=torch.long, device=model.device)
     ids = ids.unsqueeze(0) if ids.dim() < 2 else ids
     if ids.dim() != 2 or ids.numel() == 0:
-        raise TracerError(
+        raise PromptTooLong(
             f"token ids of shape {list(ids.shape)}: expected at least one token, as [tokens] or [rows, tokens]"
         )
     if ids.shape[1] > model.n_ctx:
-        raise TracerError(
+        raise PromptTooLong(
             f"the prompt has {ids.shape[1]} tokens and {model.name} reads at most {model.n_ctx}; shorten the prompt"
         )
     check_ids(model, ids)
@@ -255,7 +255,7 @@ def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[M
                 except RuntimeError as error:
                     if out_of_memory(error):
                         raise
-                    raise TracerError(
+                    raise SiteError(
                         f"a value of shape {list(item.value.shape)} does not fit {item.site}, "
                         f"whose state is {list(state[where].shape)}"
                     ) from error

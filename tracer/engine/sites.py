@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError
+from tracer.errors import SiteError
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -33,10 +33,10 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise TracerError(f"site kind {self.kind!r} is unknown; expected one of {', '.join(KINDS)}")
+            raise SiteError(f"site kind {self.kind!r} is unknown; expected one of {', '.join(KINDS)}")
         if (self.kind == "embed") != (self.layer is None):
             expected = "no layer" if self.kind == "embed" else "a layer number"
-            raise TracerError(f"a site of kind {self.kind!r} needs {expected}, not layer={self.layer!r}")
+            raise SiteError(f"a site of kind {self.kind!r} needs {expected}, not layer={self.layer!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +85,13 @@ class Units:
         except TypeError:
             index = ()
         if not index or min(index) < 0 or len(set(index)) < len(index):
-            raise TracerError(f"units {self.index!r} of {self.site}: expected whole numbers from 0 on, each once")
+            raise SiteError(f"units {self.index!r} of {self.site}: expected whole numbers from 0 on, each once")
         object.__setattr__(self, "index", index)
 
     def check_width(self, width: int) -> None:
         """Raise TracerError if a state of ``width`` has no such unit."""
         if max(self.index) >= width:
-            raise TracerError(f"unit {max(self.index)} of {self.site} is out of range: it has units 0 to {width - 1}")
+            raise SiteError(f"unit {max(self.index)} of {self.site} is out of range: it has units 0 to {width - 1}")
 
     def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
         """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
@@ -110,11 +110,11 @@ Intervention = Replace | Add | Units
 def check_site(model: Model, site: Site, tokens: int | None = None) -> None:
     """Raise TracerError if ``model`` has no such layer or, given ``tokens``, a prompt of that length no such token."""
     if site.layer is not None and not 0 <= site.layer < model.n_layers:
-        raise TracerError(
+        raise SiteError(
             f"layer {site.layer} of site {site} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"
         )
     if tokens is not None and site.token is not None and not -tokens <= site.token < tokens:
         one = "; text written with a cache has one token per forward: take -1 or None, or use_cache=False"
-        raise TracerError(
+        raise SiteError(
             f"token {site.token} of site {site} is out of range: there are {tokens} tokens" + one * (tokens == 1)
         )

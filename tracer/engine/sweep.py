@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import NotFinite, SiteError, TracerError, TraceSettingError, out_of_memory
 from tracer.progress import track
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
@@ -50,7 +50,7 @@ Measure = Callable[[Tensor], Tensor]
 def check_max_rows(max_rows: int | None) -> None:
     """Raise TracerError unless ``max_rows`` is None or at least 1."""
     if max_rows is not None and max_rows < 1:
-        raise TracerError(f"max_rows is {max_rows}; expected at least 1, or None for a default by memory")
+        raise TraceSettingError(f"max_rows is {max_rows}; expected at least 1, or None for a default by memory")
 
 
 def default_rows(model: Model, tokens: int, read: int) -> int:
@@ -69,7 +69,7 @@ def check_numbers(model: Model, logits: Tensor) -> Tensor:
     """Return ``logits``, or raise TracerError if one of them is not a number, or infinite."""
     highest = logits.amax()  # passes NaN on, and is quick; a token that is ruled out may have minus infinity
     if torch.isnan(highest) or highest == torch.inf:
-        raise TracerError(
+        raise NotFinite(
             f"{model.name} returns logits that are not numbers: its weights hold NaN or overflow in {model.dtype}; "
             "check the checkpoint, or load it with dtype=torch.float32"
         )
@@ -217,18 +217,18 @@ def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Momen
     for item in branch:
         check_site(model, item.site, tokens)
         if item.site.kind == "embed" or item.site.token is None:
-            raise TracerError(f"a branch cannot change {item.site}: name a token, and put 'embed' into the base run")
+            raise SiteError(f"a branch cannot change {item.site}: name a token, and put 'embed' into the base run")
         width = model.d_mlp if item.site.kind in WIDE else model.d_model
         if isinstance(item, Units):
             item.check_width(width)
             width = len(item.index)
         if item.value.shape not in ((width,), (1, width), (rows, width)):
-            raise TracerError(
+            raise SiteError(
                 f"a value of shape {list(item.value.shape)} does not fit {item.site} of a base run with {rows} rows: "
                 f"expected [{width}] or [{rows}, {width}]"
             )
     if not branch:
-        raise TracerError("a branch without interventions is the base run itself; read base.logits")
+        raise SiteError("a branch without interventions is the base run itself; read base.logits")
     return timeline(branch, tokens)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import ChatTemplateError, TracerError, out_of_memory
 
 # what is said while the template is looked at: nothing that a template looks for, or changes
 _FIRST, _REPLY, _SECOND = "Qfirstq", "Areplya", "Qsecondq"
@@ -104,7 +104,7 @@ def framed(model: Any, said: str, system: str | None = None) -> str:
 
 def _rendered(tokenizer: Any, said: list[str], system: str | None = None) -> str:
     if not getattr(tokenizer, "chat_template", None):
-        raise TracerError(
+        raise ChatTemplateError(
             f"{type(tokenizer).__name__} has no chat template; ask without one, or set tokenizer.chat_template"
         )
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
@@ -115,13 +115,15 @@ def _rendered(tokenizer: Any, said: list[str], system: str | None = None) -> str
     except Exception as error:  # a template says in its own way what it refuses
         if out_of_memory(error):
             raise
-        raise TracerError(f"the chat template refuses the question: {error}; leave out the system message") from error
+        raise ChatTemplateError(
+            f"the chat template refuses the question: {error}; leave out the system message"
+        ) from error
 
 
 def _split(text: str, part: str) -> tuple[str, str]:
     before, found, after = text.partition(part)
     if not found or part in after:
-        raise TracerError(f"the chat template does not hold the question once; it makes {text[:60]!r} of it")
+        raise ChatTemplateError(f"the chat template does not hold the question once; it makes {text[:60]!r} of it")
     return before, after
 
 

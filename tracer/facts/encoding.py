@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import EmptyText
 
 Offsets = list[tuple[int, int]]
 
@@ -64,7 +64,7 @@ def check_whole(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = f"U+{ord(text[error.start]):04X}"
-        raise TracerError(
+        raise EmptyText(
             f"the {what} {text[max(0, error.start - 20) : error.start + 20]!r} holds half a character, {half} at "
             f"{error.start}: it was cut or decoded wrongly; read it as UTF-8 again, or leave that out"
         ) from error

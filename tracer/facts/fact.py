@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import EmptyText, MaskedModelError, PromptTooLong, SubjectNotInPrompt, TextWithoutTokens
 from tracer.model.vocabulary import check_ids
 from tracer.text import look_alike
 
@@ -53,13 +53,13 @@ class Fact:
             if value is None and field == "target":
                 continue
             if not isinstance(value, str):
-                raise TracerError(f"the {field} should be text, got {type(value).__name__}")
+                raise EmptyText(f"the {field} should be text, got {type(value).__name__}")
             if not value.strip():
                 repair = "leave it out" if field == "target" else "write it out"
-                raise TracerError(f"the {field} is empty ({value!r}); {repair}")
+                raise EmptyText(f"the {field} is empty ({value!r}); {repair}")
             check_whole(value, field)
         if self.space is not None and not isinstance(self.space, bool):
-            raise TracerError(f"space is {self.space!r}; expected True, False or None")
+            raise EmptyText(f"space is {self.space!r}; expected True, False or None")
         self.subject_span  # noqa: B018  a bad fact fails where it is made
 
     @classmethod
@@ -97,7 +97,7 @@ class Fact:
         prompt, subject = self.prompt, self.subject
         slots = prompt.count(SLOT)
         if slots > 1:
-            raise TracerError(f"prompt {prompt!r} has {slots} times {{}}; leave one, where the subject belongs")
+            raise SubjectNotInPrompt(f"prompt {prompt!r} has {slots} times {{}}; leave one, where the subject belongs")
         if slots == 1:
             start = prompt.index(SLOT)
             return start, start + len(subject)
@@ -110,9 +110,9 @@ class Fact:
                 if written.casefold() != subject.casefold():
                     hint = f" (it has {written!a}, which looks alike; the subject is {subject!a})"
             where = f"{prompt!r}{hint}; put {{}} where it belongs"
-            raise TracerError(f"subject {subject!r} does not occur in prompt {where}")
+            raise SubjectNotInPrompt(f"subject {subject!r} does not occur in prompt {where}")
         if len(starts) > 1:
-            raise TracerError(
+            raise SubjectNotInPrompt(
                 f"subject {subject!r} occurs more than once in prompt {prompt!r}; put {{}} for the one that is meant"
             )
         return starts[0], starts[0] + len(subject)
@@ -132,7 +132,7 @@ class Fact:
         """
         tokenizer: Any = getattr(model, "tokenizer", model)
         if not getattr(tokenizer, "is_fast", False):
-            raise TracerError(
+            raise TextWithoutTokens(
                 f"{type(tokenizer).__name__} gives no character offsets; use the fast tokenizer (tokenizer.json)"
             )
         text = self.text
@@ -141,7 +141,7 @@ class Fact:
         ids, offsets = encode(tokenizer, text, causal)
         span = _token_range(tokenizer, text, ids, offsets, self.subject_span)
         if span is None:
-            raise TracerError(f"the tokenizer has no token for subject {self.subject!r} of {text!r}; reword it")
+            raise TextWithoutTokens(f"the tokenizer has no token for subject {self.subject!r} of {text!r}; reword it")
         target: list[int] = []
         answer = len(ids) - 1
         if causal:
@@ -164,13 +164,15 @@ class Fact:
         n_ctx = getattr(model, "n_ctx", None)
         if n_ctx is not None and length > n_ctx:
             what = "prompt and target" if target else "prompt"
-            raise TracerError(
+            raise PromptTooLong(
                 f"{what} {self.text[:40]!r}... take {length} tokens, but the context of "
                 f"{model.name} is n_ctx = {n_ctx}; shorten the prompt"
             )
         unknown = tokenizer.unk_token_id
         if unknown is not None and unknown in target and tokenizer.unk_token not in (self.target or ""):
-            raise TracerError(f"the tokenizer has no tokens for target {self.target!r}; choose one in its vocabulary")
+            raise TextWithoutTokens(
+                f"the tokenizer has no tokens for target {self.target!r}; choose one in its vocabulary"
+            )
 
     def inspect(self, model: Model | PreTrainedTokenizerBase) -> Inspection:
         """The alignment as an object that prints as a table."""
@@ -269,7 +271,9 @@ def _apart(tokenizer: Any, ids: list[int], target: str) -> list[int]:
             want, got = text(ids) + target, text(ids + candidate)
             if candidate and (got == want or (loose and _letters(got) == _letters(want))):
                 return candidate
-    raise TracerError(f"the tokenizer cannot write target {target!r} after the prompt; leave out a space at its end")
+    raise TextWithoutTokens(
+        f"the tokenizer cannot write target {target!r} after the prompt; leave out a space at its end"
+    )
 
 
 def _letters(text: str) -> str:
@@ -279,10 +283,10 @@ def _letters(text: str) -> str:
 def _mask_position(tokenizer: Any, text: str, ids: list[int]) -> int:
     mask = tokenizer.mask_token
     if mask is None:
-        raise TracerError("a masked model needs a tokenizer with a mask token; this one has none")
+        raise MaskedModelError("a masked model needs a tokenizer with a mask token; this one has none")
     count = ids.count(tokenizer.mask_token_id)
     if count != 1 or text.count(mask) != 1:
-        raise TracerError(
+        raise MaskedModelError(
             f"prompt {text!r} holds the mask token {count} times; write {mask} once, where the answer belongs"
         )
     return ids.index(tokenizer.mask_token_id)

@@ -8,7 +8,7 @@ from importlib.resources import files
 from random import Random
 from typing import Any, Literal
 
-from tracer.errors import TracerError
+from tracer.errors import UnknownFact
 
 from .corpus import Statement
 from .grammar import PHRASINGS, REVERSED, fill
@@ -33,7 +33,7 @@ def records(split: Split | None = None) -> list[dict[str, Any]]:
         TracerError: an unknown split.
     """
     if split not in (None, "train", "validation", "test"):
-        raise TracerError(f"split {split!r} does not exist; choose 'train', 'validation' or 'test', or None for all")
+        raise UnknownFact(f"split {split!r} does not exist; choose 'train', 'validation' or 'test', or None for all")
     text = files("tracer.factworld").joinpath("data/records.json").read_text(encoding="utf-8")
     return [record for record in json.loads(text) if split is None or record["split"] == split]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import UnknownFact
 
 from .facts import facts
 from .grammar import PHRASINGS
@@ -23,12 +23,12 @@ def find(subject: str, relation: str | None = None) -> WorldFact:
     if not about:
         near = difflib.get_close_matches(subject, {fact.subject for fact in facts()}, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "tracer world searches the names there are"
-        raise TracerError(f"FactWorld has no fact about {subject!r}; {hint}")
+        raise UnknownFact(f"FactWorld has no fact about {subject!r}; {hint}")
     for fact in about:
         if relation in (None, fact.relation):
             return fact
     known = ", ".join(fact.relation for fact in about)
-    raise TracerError(f"FactWorld has no fact {relation!r} about {subject!r}; it has {known}")
+    raise UnknownFact(f"FactWorld has no fact {relation!r} about {subject!r}; it has {known}")
 
 
 def paraphrases(fact: WorldFact, held_out: bool = False) -> tuple[WorldFact, ...]:

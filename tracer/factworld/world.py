@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import FactWorldTableError, TracerError
 from tracer.facts.fact import Fact
 
 
@@ -160,7 +160,7 @@ def _read_facts(file: Path) -> tuple[Row, ...]:
         first[row.subject, row.relation] = line
         rows.append(row)
     if not rows:
-        raise TracerError(f"{file}: no facts; expected lines under the header")
+        raise FactWorldTableError(f"{file}: no facts; expected lines under the header")
     return tuple(rows)
 
 
@@ -173,9 +173,11 @@ def _lines(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise TracerError(f"cannot read the table {file}: {error.strerror}; give a path to a .tsv file") from error
+        raise FactWorldTableError(
+            f"cannot read the table {file}: {error.strerror}; give a path to a .tsv file"
+        ) from error
     except UnicodeDecodeError as error:
-        raise TracerError(f"the table {file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise FactWorldTableError(f"the table {file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     header = False
     for line, content in enumerate(text.splitlines(), start=1):
         if not content or content.startswith("#"):
@@ -197,4 +199,4 @@ def _lines(file: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str
 
 
 def _error(file: Path, line: int, field: str, problem: str) -> TracerError:
-    return TracerError(f"{file}, line {line}, field {field}: {problem}")
+    return FactWorldTableError(f"{file}, line {line}, field {field}: {problem}")

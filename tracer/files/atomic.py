@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise TracerError(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
+        raise CannotWrite(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
     folder = Path(folder).absolute()
     if folder.exists() and not (folder.is_dir() and (overwrite or not any(folder.iterdir()))):
         what = "is not empty; choose another folder, or pass overwrite=True" if folder.is_dir() else "is no folder"
-        raise TracerError(f"{folder} {what}")
+        raise CannotWrite(f"{folder} {what}")
     temporary, old = _sibling(folder), _sibling(folder)
     try:
         temporary.mkdir(parents=True)
@@ -55,7 +55,7 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
         os.replace(temporary, folder)
     except OSError as error:
         reason = error.strerror or error
-        raise TracerError(f"cannot write to {folder} ({reason}); choose a folder in a writable place") from error
+        raise CannotWrite(f"cannot write to {folder} ({reason}); choose a folder in a writable place") from error
     finally:
         if old.exists() and not folder.exists():
             os.replace(old, folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import CannotWrite, NotASavedResult, out_of_memory
 
 
 def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
@@ -33,7 +33,7 @@ def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], heade
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise TracerError(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
+            raise CannotWrite(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
         raise
     return path
 
@@ -53,11 +53,11 @@ def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str
             raise ValueError(f"it holds {found!r}, expected {format!r}")
         return arrays, header
     except FileNotFoundError as error:
-        raise TracerError(f"there is no file {path}; expected one written by {kind}.save") from error
+        raise NotASavedResult(f"there is no file {path}; expected one written by {kind}.save") from error
     except Exception as error:  # zip, json, numpy and missing keys each have their own
         if out_of_memory(error):
             raise
-        raise TracerError(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
+        raise NotASavedResult(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
 
 
 def _umask() -> int:

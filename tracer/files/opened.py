@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import RecordFileError
 
 PACKED: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
@@ -50,7 +50,7 @@ def content_of(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TracerError(
+        raise RecordFileError(
             f"cannot read {path} ({error.strerror or error}); give a JSON, JSON lines, CSV or Parquet file"
         ) from error
     for begin, unpack in PACKED.items():
@@ -58,11 +58,13 @@ def content_of(path: Path) -> bytes:
             try:
                 content = unpack(content)
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-                raise TracerError(f"{path} cannot be unpacked ({error}); it seems cut off: fetch it again") from error
+                raise RecordFileError(
+                    f"{path} cannot be unpacked ({error}); it seems cut off: fetch it again"
+                ) from error
             break
     for begin, (what, repair) in OTHERS.items():
         if content.startswith(begin):
-            raise TracerError(f"{path} is {what}; {repair}")
+            raise RecordFileError(f"{path} is {what}; {repair}")
     return content
 
 
@@ -75,7 +77,7 @@ def text_of(path: Path, content: bytes) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise TracerError(
+        raise RecordFileError(
             f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

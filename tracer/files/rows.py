@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import RecordFileError, TracerError, out_of_memory
 
 from .opened import PARQUET, content_of, suffix_of, text_of
 
@@ -63,13 +63,13 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     if path.is_dir():
         inside = sorted(file.name for file in path.iterdir() if is_file_of_rows(file.name))
         has = f"it has {', '.join(inside[:10])}" if inside else "it has none"
-        raise TracerError(f"{path} is a folder; give one of its files of records ({has})")
+        raise RecordFileError(f"{path} is a folder; give one of its files of records ({has})")
     content = content_of(path)
     if content.startswith(PARQUET):
         return _of_parquet(path, content)
     text = text_of(path, content)
     if not text.strip():
-        raise TracerError(f"{path} is empty; expected records in JSON, JSON lines or CSV")
+        raise RecordFileError(f"{path} is empty; expected records in JSON, JSON lines or CSV")
     suffix = suffix_of(path)
     if suffix in CELLS:
         return _of_cells(str(path), text, CELLS[suffix])
@@ -176,7 +176,7 @@ def _decode(
     except ValueError as error:  # a number of thousands of digits
         raise _broken(file, text, at, number, str(error)) from error
     except RecursionError as error:
-        raise TracerError(f"{file}, line {line}, record {number}: {DEEP}") from error
+        raise RecordFileError(f"{file}, line {line}, record {number}: {DEEP}") from error
 
 
 def _broken(file: str, text: str, at: int, number: int, why: str) -> TracerError:
@@ -184,14 +184,14 @@ def _broken(file: str, text: str, at: int, number: int, why: str) -> TracerError
     # an unclosed string is reported where it begins, so the place of the error says little about the end of the file
     cut = not text.rstrip().endswith(("]", "}"))
     hint = "; the file seems cut off: fetch it again" if cut else "; correct the file there"
-    return TracerError(f"{file} is no JSON: record {number}, line {line}, character {character}: {why}{hint}")
+    return RecordFileError(f"{file} is no JSON: record {number}, line {line}, character {character}: {why}{hint}")
 
 
 def _nothing_after(file: str, text: str, at: int) -> None:
     rest = _after_blank(text, at)
     if rest < len(text):
         line = text.count("\n", 0, rest) + 1
-        raise TracerError(
+        raise RecordFileError(
             f"{file} is no JSON: something follows the end of the records on line {line} ({text[rest : rest + 20]!r}); "
             "a file of one record a line is named .jsonl, one of cells .csv or .tsv"
         )
@@ -241,7 +241,7 @@ def _split_into_cells(file: str, text: str, mark: str) -> Iterator[Row]:
             names = [cell.strip() for cell in cells]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise TracerError(f"{file} names the column {twice[0]!r} twice on line {begins}; rename one")
+                raise RecordFileError(f"{file} names the column {twice[0]!r} twice on line {begins}; rename one")
             continue
         number += 1
         if len(cells) != len(names):
@@ -275,11 +275,13 @@ def _of_parquet(path: Path, content: bytes) -> Iterator[Row]:
     try:
         table = pd.read_parquet(io.BytesIO(content))
     except ImportError as error:
-        raise TracerError(f"{path} is a Parquet file; install pyarrow to read it, or save it as JSON lines") from error
+        raise RecordFileError(
+            f"{path} is a Parquet file; install pyarrow to read it, or save it as JSON lines"
+        ) from error
     except Exception as error:  # pyarrow's own kinds
         if out_of_memory(error):
             raise
-        raise TracerError(f"{path} is a damaged Parquet file ({error}); fetch it again") from error
+        raise RecordFileError(f"{path} is a damaged Parquet file ({error}); fetch it again") from error
     for number, record in enumerate(table.to_dict("records"), 1):
         # a table has every column in every row
         value = {str(key): item for key, item in plain(record).items() if item is not None}

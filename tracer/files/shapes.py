@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import RecordFileError
 
 from .rows import Row, decoder
 
@@ -68,7 +68,7 @@ def _chosen(lists: Mapping[str, list[Any]], file: str, part: str | None) -> list
     if len(lists) == 1:
         return next(iter(lists.values()))
     named = ", ".join(f"{name} ({len(items):,})" for name, items in lists.items())
-    raise TracerError(f"{file} holds several lists of records: {named}; choose one of them with split")
+    raise RecordFileError(f"{file} holds several lists of records: {named}; choose one of them with split")
 
 
 def _of_pandas(value: Mapping[str, Any]) -> list[Any] | None:

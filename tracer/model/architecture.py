@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tracer.errors import TracerError
+from tracer.errors import UnknownArchitecture
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -73,13 +73,13 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
 
         named = ", ".join(getattr(config, "architectures", None) or [cls or config.model_type])
         known = ", ".join(sorted(name for name in causal | masked if name in SUPPORTED_ARCHITECTURES))
-        raise TracerError(
+        raise UnknownArchitecture(
             f"{name!r} is a {named}, for which there is no map of sites; "
             f"expected a language model of one of these architectures: {known}"
         ) from error
     if architecture in causal and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
         # the mask over later tokens is up to the configuration: without it a token's logits know the next one
-        raise TracerError(
+        raise UnknownArchitecture(
             f"{name!r} is a {architecture} with is_decoder=False, in which every token sees those behind it; make it "
             f"with is_decoder=True, or take the masked model, {MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type]}"
         )
@@ -94,7 +94,9 @@ def orientation(module: nn.Module, path: str) -> str:
         return "in_out"
     if isinstance(module, nn.Linear):
         return "out_in"
-    raise TracerError(f"{path} is a {type(module).__name__}; a Conv1D or Linear was expected as the down-projection")
+    raise UnknownArchitecture(
+        f"{path} is a {type(module).__name__}; a Conv1D or Linear was expected as the down-projection"
+    )
 
 
 def multiplier(config: PretrainedConfig, site: str) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import DeviceError, IncompleteCheckpoint, NoSafetensors, NoTokenizer, out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -44,13 +44,13 @@ def check_files(folder: Path, name: str) -> list[Path]:
 
     if not (folder / "config.json").is_file() and (folder / ADAPTER).is_file():
         base = read_json(folder / ADAPTER).get("base_model_name_or_path") or "its base model"
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"{name!r} is an adapter of peft for {base}, no model; merge it once, with peft: "
             f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(other), and "
             "load the other folder, with the base model's tokenizer in it"
         )
     if not (folder / "config.json").is_file():
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"{name!r} has no config.json (looked in {folder}); give the folder that save_pretrained wrote"
         )
     if (folder / INDEX).is_file():
@@ -58,20 +58,22 @@ def check_files(folder: Path, name: str) -> list[Path]:
         files = [folder / shard for shard in shards]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise TracerError(f"{name!r} lacks {', '.join(missing)}, named in its {INDEX}; complete the folder")
+            raise IncompleteCheckpoint(
+                f"{name!r} lacks {', '.join(missing)}, named in its {INDEX}; complete the folder"
+            )
     elif (folder / WEIGHTS).is_file():
         files = [folder / WEIGHTS]
     else:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
         if pickled:
-            raise TracerError(f"{name!r} holds only {pickled[0]}. {CONVERT.format(source=repr(name))}")
-        raise TracerError(f"{name!r} has no weights: expected {WEIGHTS} (or {INDEX}) in {folder}")
+            raise NoSafetensors(f"{name!r} holds only {pickled[0]}. {CONVERT.format(source=repr(name))}")
+        raise IncompleteCheckpoint(f"{name!r} has no weights: expected {WEIGHTS} (or {INDEX}) in {folder}")
     for file in files:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise TracerError(
+            raise IncompleteCheckpoint(
                 f"{file} is no valid safetensors file ({error}); it is corrupt or cut short: fetch or save it again"
             ) from error
     return files
@@ -86,9 +88,11 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # bad JSON and bad UTF-8 alike
-        raise TracerError(f"{path} is not readable JSON ({error}); restore the file") from error
+        raise IncompleteCheckpoint(f"{path} is not readable JSON ({error}); restore the file") from error
     if not isinstance(content, dict):
-        raise TracerError(f"{path} should hold a JSON object, got a {type(content).__name__}; restore the file")
+        raise IncompleteCheckpoint(
+            f"{path} should hold a JSON object, got a {type(content).__name__}; restore the file"
+        )
     return content
 
 
@@ -105,7 +109,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     model_type = raw.get("model_type")
     if model_type not in CONFIG_MAPPING:  # asked first, since AutoConfig would offer to run the checkpoint's own code
         why = "code that comes with a checkpoint is never run; " if "auto_map" in raw else ""
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"{name!r} has the model type {model_type!r} in its config.json, which transformers does not know; {why}"
             "expected a type such as gpt2, llama or bert"
         )
@@ -114,7 +118,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     except Exception as error:  # each configuration class has its own complaints
         if out_of_memory(error):
             raise
-        raise TracerError(f"the config.json of {name!r} cannot be used: {error}") from error
+        raise IncompleteCheckpoint(f"the config.json of {name!r} cannot be used: {error}") from error
 
 
 def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrainedTokenizerBase:
@@ -129,18 +133,18 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
     advice = f"put the model's tokenizer.json and tokenizer_config.json into {folder}"
     settings = folder / "tokenizer_config.json"
     if not has_tokenizer(folder):
-        raise TracerError(f"{name!r} has no tokenizer; {advice}")
+        raise NoTokenizer(f"{name!r} has no tokenizer; {advice}")
     if settings.is_file() and "auto_map" in read_json(settings) and type(config) not in TOKENIZER_MAPPING:
-        raise TracerError(f"the tokenizer of {name!r} is code of its own, which is never run; {advice}")
+        raise NoTokenizer(f"the tokenizer of {name!r} is code of its own, which is never run; {advice}")
     try:
         with quiet(show_bars=False):
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exception for a bad file
         if out_of_memory(error):
             raise
-        raise TracerError(f"the tokenizer of {name!r} cannot be read ({error}); {advice}") from error
+        raise NoTokenizer(f"the tokenizer of {name!r} cannot be read ({error}); {advice}") from error
     if not tokenizer.is_fast:
-        raise TracerError(f"the tokenizer of {name!r} is a slow one and gives no character offsets; {advice}")
+        raise NoTokenizer(f"the tokenizer of {name!r} is a slow one and gives no character offsets; {advice}")
     return tokenizer
 
 
@@ -180,12 +184,12 @@ def read_weights(
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"the weights of {name!r} cannot be loaded into the model its config.json describes: {reason}"
         ) from error
     if report["mismatched_keys"]:
         key, stored, expected = min(report["mismatched_keys"])
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"weight {key!r} of {name!r} has shape {tuple(stored)}, but its config.json asks for {tuple(expected)}; "
             "config.json and weights belong to different models: fetch both again"
         )
@@ -204,7 +208,7 @@ def read_weights(
 def complete(report: dict, name: str) -> None:
     """Raise TracerError if transformers' loading report names weights that the checkpoint does not have."""
     if report["missing_keys"]:  # transformers would fill them with random numbers
-        raise TracerError(
+        raise IncompleteCheckpoint(
             f"the checkpoint {name!r} lacks weights that its architecture needs: {_some(report['missing_keys'])}; "
             "it would answer from random numbers. Fetch it again, or give the checkpoint of the whole language model"
         )
@@ -218,14 +222,14 @@ def _some(keys: Iterable[str]) -> str:
 def device_of(device: str | torch.device | None, device_map: str | dict | None) -> torch.device:
     """The device that was asked for, else the first GPU, else the CPU."""
     if device is not None and device_map is not None:
-        raise TracerError(f"device={device!r} and device_map={device_map!r} were both given; give one of them")
+        raise DeviceError(f"device={device!r} and device_map={device_map!r} were both given; give one of them")
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise TracerError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
+        raise DeviceError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
     return target
 
 
@@ -237,7 +241,7 @@ def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
         return dtype
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise TracerError(f"dtype {dtype!r} is none; give 'float32', 'bfloat16', 'float16', 'auto' or a torch.dtype")
+        raise DeviceError(f"dtype {dtype!r} is none; give 'float32', 'bfloat16', 'float16', 'auto' or a torch.dtype")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import ModelNotFound
 
 from . import packages
 from .checkpoint import EMBEDDED
@@ -26,37 +26,39 @@ def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None
     if name_or_path is None:
         return _embedded(), EMBEDDED
     if not isinstance(name_or_path, (str, Path)):
-        raise TracerError(
+        raise ModelNotFound(
             f"a hub name, a folder, a GGUF file or None was expected as the model, got {type(name_or_path).__name__}"
         )
     name = str(name_or_path)
     place = Path(name).expanduser()
     if not name.strip():
-        raise TracerError("the model's name is empty; give a hub name such as 'gpt2', a folder, or nothing at all")
+        raise ModelNotFound("the model's name is empty; give a hub name such as 'gpt2', a folder, or nothing at all")
     if place.is_dir():
         # repositories of GGUF files may hold the original model's config.json too
         inside = None if any(place.glob("*.safetensors")) else only_file(place, name)
         return inside or place, name
     if place.suffix.lower() == SUFFIX:
         if not place.is_file():
-            raise TracerError(f"there is no file {name!r}; check the path of the GGUF file")
+            raise ModelNotFound(f"there is no file {name!r}; check the path of the GGUF file")
         return place, name
     if place.exists():
-        raise TracerError(
+        raise ModelNotFound(
             f"{name!r} is a file, and no GGUF file by its name; give the folder that holds its config.json and "
             "model.safetensors, or a .gguf file"
         )
     if name in packages.PACKAGED:
         return packages.folder(name), name
     if isinstance(name_or_path, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name[0] in ".~":
-        raise TracerError(f"there is no folder {name!r} (and that is no hub name, which reads 'name' or 'owner/name')")
+        raise ModelNotFound(
+            f"there is no folder {name!r} (and that is no hub name, which reads 'name' or 'owner/name')"
+        )
     return fetch(name, revision), name
 
 
 def _embedded() -> Path:
     folder = Path(__file__).parents[1] / EMBEDDED / "data" / "model"
     if not (folder / "config.json").is_file():
-        raise TracerError(
+        raise ModelNotFound(
             f"the embedded FactWorld model is missing from this installation (expected at {folder}); "
             "reinstall the package, or retrain it with: python -m tracer.factworld.recipe.train"
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import GGUFError, out_of_memory
 from tracer.progress import bar
 
 from . import architecture
@@ -74,7 +74,7 @@ def _config(header: Header) -> PretrainedConfig:
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        raise TracerError(
+        raise GGUFError(
             f"the GGUF file {header.name!r} holds a model of the architecture {header.architecture!r}, which cannot be "
             f"read from GGUF by transformers {__version__} ({reason}); take the model's safetensors, or another file"
         ) from error
@@ -99,9 +99,9 @@ def _tokenizer(header: Header) -> PreTrainedTokenizerBase:
     except Exception as error:  # tokenizers raises bare Exception
         if out_of_memory(error):
             raise
-        raise TracerError(f"the tokenizer in {header.name!r} cannot be read ({error}); {advice}") from error
+        raise GGUFError(f"the tokenizer in {header.name!r} cannot be read ({error}); {advice}") from error
     if not made.is_fast:
-        raise TracerError(f"the tokenizer in {header.name!r} is a slow one and gives no character offsets; {advice}")
+        raise GGUFError(f"the tokenizer in {header.name!r} is a slow one and gives no character offsets; {advice}")
     return made
 
 
@@ -132,12 +132,12 @@ def _weights(
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        raise TracerError(
+        raise GGUFError(
             f"the tensors of {header.name!r} cannot be read ({reason}); {AGAIN}, or another file"
         ) from error
     if report["mismatched_keys"]:
         key, stored, expected = min(report["mismatched_keys"])
-        raise TracerError(
+        raise GGUFError(
             f"weight {key!r} of {header.name!r} has shape {tuple(stored)}, but the file's own settings ask for "
             f"{tuple(expected)}; transformers reads this {header.architecture!r} wrongly: take the model's safetensors"
         )

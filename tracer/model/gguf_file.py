@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import GGUFError, out_of_memory
 from tracer.progress import track
 
 from .rope import Scaling
@@ -53,7 +53,7 @@ def only_file(folder: Path, name: str) -> Path | None:
     models = {shards[file]["stem"] if file in shards else file.name: file for file in reversed(files)}
     if len(models) > 1:
         listed = ", ".join(sorted(file.name for file in models.values())[:4])
-        raise TracerError(f"{name!r} holds {len(models)} GGUF models ({listed}); name the file that is meant")
+        raise GGUFError(f"{name!r} holds {len(models)} GGUF models ({listed}); name the file that is meant")
     return next(iter(models.values()), None)
 
 
@@ -65,7 +65,7 @@ def opened(file: Path, name: str) -> Iterator[Header]:
         TracerError: the ``gguf`` package is missing, a part is, or the file is none, cut short or without architecture.
     """
     if find_spec("gguf") is None:
-        raise TracerError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {INSTALL}")
+        raise GGUFError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {INSTALL}")
     parts = _parts(file, name)
     with tempfile.TemporaryDirectory(prefix="tracer-") if len(parts) > 1 else nullcontext("") as folder:
         whole = _joined(parts, Path(folder) / "joined.gguf", name) if len(parts) > 1 else file
@@ -82,7 +82,7 @@ def _parts(file: Path, name: str) -> list[Path]:
     missing = [part.name for part in files if not part.is_file()]
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise TracerError(f"{name!r} is one of {count} parts, and {listed} is missing; put all parts into one folder")
+        raise GGUFError(f"{name!r} is one of {count} parts, and {listed} is missing; put all parts into one folder")
     return files
 
 
@@ -97,17 +97,17 @@ def _reader(file: Path, name: str) -> Any:
         with open(file, "rb") as start:
             magic = start.read(4)
         what = "is no GGUF file" if magic != b"GGUF" else "is cut short or damaged"
-        raise TracerError(f"{name!r} {what} ({' '.join(str(error).split())}); {AGAIN}") from error
+        raise GGUFError(f"{name!r} {what} ({' '.join(str(error).split())}); {AGAIN}") from error
 
 
 def _header(file: Path, name: str) -> Header:
     reader = _reader(file, name)
     stated = reader.get_field("general.architecture")
     if stated is None:
-        raise TracerError(f"{name!r} names no architecture (general.architecture); it holds no language model")
+        raise GGUFError(f"{name!r} names no architecture (general.architecture); it holds no language model")
     parts = reader.get_field("split.count")
     if parts is not None and int(parts.contents()) > 1:
-        raise TracerError(
+        raise GGUFError(
             f"{name!r} is one of {int(parts.contents())} parts of a model, and was renamed; rename the parts so that "
             "they end in -00001-of-0000N.gguf, in one folder"
         )
@@ -127,7 +127,7 @@ def _joined(parts: Sequence[Path], out: Path, name: str) -> Path:
     readers = [_reader(part, name if part.name in name else str(part)) for part in parts]
     stated = readers[0].get_field("general.architecture")
     if stated is None:
-        raise TracerError(f"{parts[0].name!r} names no architecture; it is not the first part of a language model")
+        raise GGUFError(f"{parts[0].name!r} names no architecture; it is not the first part of a language model")
     writer = GGUFWriter(out, str(stated.contents()))
     for key, given in readers[0].fields.items():
         if not key.startswith(("GGUF.", "split.")) and key != "general.architecture":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tracer.errors import TracerError, TracerNote
+from tracer.errors import TracerNote, UnknownArchitecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ def whole(hf: Any, name: str) -> PreTrainedModel:
     hf = getattr(hf, "_orig_mod", hf)
     adapters = [path for path, part in hf.named_modules() if _peft(part)] if isinstance(hf, nn.Module) else []
     if adapters:
-        raise TracerError(
+        raise UnknownArchitecture(
             f"{name!r} is a {type(hf).__name__} with adapters of peft ({len(adapters)} modules of them), which act "
             "beside its weights; merge them first, merged = peft_model.merge_and_unload(), and give that"
         )
@@ -31,7 +31,7 @@ def whole(hf: Any, name: str) -> PreTrainedModel:
         inside = [getattr(hf, name, None) for name in ("module", "hf")]
         found = [type(inner).__name__ for inner in inside if isinstance(inner, PreTrainedModel)]
         hint = f"give the {found[0]} inside it" if found else "give such a one"
-        raise TracerError(
+        raise UnknownArchitecture(
             f"{name!r} is a {type(hf).__name__}; expected a language model of transformers (a PreTrainedModel): {hint}"
         )
     return hf

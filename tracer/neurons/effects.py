@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tracer.engine.sweep import check_max_rows, record, sweep
-from tracer.errors import TracerError
+from tracer.errors import InterventionError, OutOfRange
 from tracer.facts.fact import Fact, bare_note
 from tracer.facts.readout import Readout, answer_text, as_fact
 from tracer.progress import track
@@ -71,7 +71,7 @@ def neuron_effects(
     """
     check_max_rows(max_rows)
     if action not in ACTIONS:
-        raise TracerError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
+        raise InterventionError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
     factor, value = finite("factor", factor), finite("value", value)
     own = check_neurons(model, neurons)
     foreign = None if other is None else check_neurons(model, other, "other")
@@ -140,7 +140,7 @@ def summarise_effects(
     effects = list(effects)
     kinds = {(e.action, e.factor, e.value, e.tokens, e.site, e.fingerprint) for e in effects}
     if len(kinds) != 1:
-        raise TracerError(
+        raise InterventionError(
             f"{len(effects)} effects of {len(kinds)} interventions; expected effects of one: the same action, factor, "
             "value, tokens, site and model"
         )
@@ -173,18 +173,20 @@ def _positions(model: Model, found: Alignment, tokens: Any) -> list[int]:
     if isinstance(tokens, str):
         where = {"answer": readout.read, "subject_last": [found.subject_range[1] - 1], "all": range(len(readout.ids))}
         if tokens not in where:
-            raise TracerError(f"tokens={tokens!r} is unknown; expected one of {', '.join(PLACES)}, or positions")
+            raise OutOfRange(f"tokens={tokens!r} is unknown; expected one of {', '.join(PLACES)}, or positions")
         return list(where[tokens])
     chosen = indices(tokens)
     for token in chosen:
         if not -length <= token < length:
-            raise TracerError(f"token {token} is out of range: the prompt {prompt!r} has {length} tokens")
+            raise OutOfRange(f"token {token} is out of range: the prompt {prompt!r} has {length} tokens")
     if len({token % length for token in chosen}) < len(chosen):
-        raise TracerError(f"tokens={chosen} name a token of {prompt!r} twice; name each once")
+        raise OutOfRange(f"tokens={chosen} name a token of {prompt!r} twice; name each once")
     return [token % length for token in chosen]
 
 
 def _facts(neighbours: Any) -> list[Fact]:
     if isinstance(neighbours, str | Fact) or any(not isinstance(some, Fact) for some in neighbours):
-        raise TracerError(f"neighbours={neighbours!r}: expected a sequence of facts, such as neighbours=[Fact(...)]")
+        raise InterventionError(
+            f"neighbours={neighbours!r}: expected a sequence of facts, such as neighbours=[Fact(...)]"
+        )
     return list(neighbours)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class NeuronEffects:
             array = np.array(getattr(self, name), dtype=float)
             if array.ndim != (2 if name == "random" else 1) or len(array) != count or not array.size:
                 expected = f"({count}, draws)" if name == "random" else f"({count},), one per prompt"
-                raise TracerError(f"{name} of neuron effects has the shape {array.shape}; expected {expected}")
+                raise ResultArrayError(f"{name} of neuron effects has the shape {array.shape}; expected {expected}")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
 
@@ -134,7 +134,9 @@ class NeuronEffects:
                 header["tokens"] = tuple(header["tokens"])
             return cls(**{"other": None, **arrays}, **header)
         except (KeyError, TypeError, ValueError) as error:
-            raise TracerError(f"{path} is not a saved NeuronEffects ({error}); expected a file of its save") from error
+            raise NotASavedResult(
+                f"{path} is not a saved NeuronEffects ({error}); expected a file of its save"
+            ) from error
 
     def __str__(self) -> str:
         from rich import box

@@ -15,7 +15,7 @@ from tracer.engine.arriving import Arrival, behind_norm
 from tracer.engine.forward import Base
 from tracer.engine.hooks import Frame, Replace, Site, attach, frozen
 from tracer.engine.sweep import BUDGET_BYTES, check_max_rows, record, sweep
-from tracer.errors import TracerError
+from tracer.errors import AttributionError, NotFinite, OutOfRange, TraceSettingError
 from tracer.facts.fact import Fact, bare_note, token_text
 from tracer.facts.readout import Readout, answer_text
 from tracer.progress import track
@@ -69,17 +69,19 @@ class Attributor:
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise TracerError(f"steps is {self.steps!r}; expected a whole number of at least 1")
+            raise TraceSettingError(f"steps is {self.steps!r}; expected a whole number of at least 1")
         for name, value, known in (
             ("method", self.method, METHODS),
             ("site", self.site, tuple(KINDS)),
             ("rule", self.rule, RULES),
         ):
             if value not in known:
-                raise TracerError(f"{name} {value!r} is unknown; expected {' or '.join(map(repr, known))}")
+                raise AttributionError(f"{name} {value!r} is unknown; expected {' or '.join(map(repr, known))}")
         number = isinstance(self.token, int | np.integer) and not isinstance(self.token, bool)
         if not number and self.token not in ("answer", "subject_last"):
-            raise TracerError(f"token {self.token!r} is unknown; expected 'answer', 'subject_last' or a token's index")
+            raise AttributionError(
+                f"token {self.token!r} is unknown; expected 'answer', 'subject_last' or a token's index"
+            )
         check_max_rows(self.max_rows)
         for layer in range(self.model.n_layers):
             self.model.path("key", layer)
@@ -96,7 +98,7 @@ class Attributor:
         else:
             index = int(self.token)
             if not -tokens <= index < tokens:
-                raise TracerError(f"token {index} is out of range: {about.text!r} has {tokens} tokens")
+                raise OutOfRange(f"token {index} is out of range: {about.text!r} has {tokens} tokens")
             positions = (index % tokens,)
         kind = KINDS[self.site]
         normed = behind_norm(self.model, 0) and self.method == "integrated_gradients"
@@ -149,7 +151,7 @@ class Attributor:
         gradients = torch.stack([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
         gradients = gradients.cpu().double().reshape(points.shape)
         if not bool(torch.isfinite(gradients).all()):
-            raise TracerError(
+            raise NotFinite(
                 f"gradients of {self.model.name} are not finite in {self.model.dtype}; load it with dtype=torch.float32"
             )
         return gradients, found.double().reshape(len(points), len(alphas))

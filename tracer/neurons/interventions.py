@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tracer.engine.hooks import Intervention, Site, Units, intervene
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import InterventionError, NoNeurons, OutOfRange, out_of_memory
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -99,7 +99,7 @@ def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> lis
     for layer, places in members.items():
         others[layer] = np.setdiff1d(np.arange(width), [pairs[place][1] for place in places])
         if len(others[layer]) < len(places):
-            raise TracerError(
+            raise NoNeurons(
                 f"{len(places)} neurons of layer {layer} leave {len(others[layer])} others of its {width}, too few to "
                 "draw as many random ones from; name fewer neurons"
             )
@@ -120,19 +120,19 @@ def check_neurons(model: Model, neurons: Neurons, name: str = "neurons") -> list
     try:
         pairs = [(operator.index(layer), operator.index(unit)) for layer, unit in neurons]
     except (TypeError, ValueError) as error:
-        raise TracerError(f"{name} are not pairs of whole numbers ({error}); {example}") from error
+        raise InterventionError(f"{name} are not pairs of whole numbers ({error}); {example}") from error
     if not pairs:
-        raise TracerError(f"{name} are empty; {example}")
+        raise InterventionError(f"{name} are empty; {example}")
     layers, width = model.n_layers, model.d_mlp
     seen = set()
     for layer, unit in pairs:
         if not (0 <= layer < layers and 0 <= unit < width):
-            raise TracerError(
+            raise InterventionError(
                 f"neuron ({layer}, {unit}) of {name} is out of range: {model.name} has layers 0 to {layers - 1} with "
                 f"units 0 to {width - 1}"
             )
         if (layer, unit) in seen:
-            raise TracerError(f"neuron ({layer}, {unit}) is named twice in {name}; name each once")
+            raise InterventionError(f"neuron ({layer}, {unit}) is named twice in {name}; name each once")
         seen.add((layer, unit))
     return pairs
 
@@ -147,7 +147,9 @@ def units(
 ) -> list[Intervention]:
     """Interventions that make checked ``neurons`` ``factor * current + value``, one per layer and position."""
     if site not in SITES:
-        raise TracerError(f"site {site!r} is unknown; expected 'post' or 'pre', where of the non-linearity to act")
+        raise InterventionError(
+            f"site {site!r} is unknown; expected 'post' or 'pre', where of the non-linearity to act"
+        )
     layers: dict[int, list[tuple[int, float]]] = {}
     for (layer, unit), number in zip(neurons, _values(value, len(neurons), model.dtype), strict=True):
         layers.setdefault(layer, []).append((unit, number))
@@ -169,9 +171,9 @@ def indices(tokens: int | Sequence[int]) -> list[int]:
         except TypeError:
             found = []
     if not found or isinstance(tokens, str | bool):
-        raise TracerError(f"tokens={tokens!r}: expected a position, or several, such as tokens=-1")
+        raise OutOfRange(f"tokens={tokens!r}: expected a position, or several, such as tokens=-1")
     if len(set(found)) < len(found):
-        raise TracerError(f"tokens={found} name one twice; name each once")
+        raise OutOfRange(f"tokens={found} name one twice; name each once")
     return found
 
 
@@ -182,7 +184,7 @@ def finite(name: str, number: Any) -> float:
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found):
-        raise TracerError(f"{name} is {number!r}; expected a finite number")
+        raise InterventionError(f"{name} is {number!r}; expected a finite number")
     return found
 
 
@@ -193,7 +195,7 @@ def whole(name: str, number: Any, least: int) -> int:
     except TypeError:
         found = least - 1
     if found < least:
-        raise TracerError(f"{name} is {number!r}; expected a whole number of at least {least}")
+        raise InterventionError(f"{name} is {number!r}; expected a whole number of at least {least}")
     return found
 
 
@@ -207,7 +209,7 @@ def _everywhere(
     positions = indices(tokens)
     if min(positions) < 0 <= max(positions):
         # in a short forward two such positions may be one, which would be acted on twice
-        raise TracerError(f"tokens={positions} count from both ends of a forward; use positions from one end")
+        raise OutOfRange(f"tokens={positions} count from both ends of a forward; use positions from one end")
     return units(model, pairs, factor, value, site, positions)
 
 
@@ -218,9 +220,11 @@ def _values(value: Any, count: int, dtype: torch.dtype) -> list[float]:
     except (TypeError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        raise TracerError(f"value is {value!r}; expected a number, or one per neuron") from error
+        raise InterventionError(f"value is {value!r}; expected a number, or one per neuron") from error
     if found.shape not in ((), (count,)):
-        raise TracerError(f"value has the shape {list(found.shape)}; expected a number, or one per neuron, [{count}]")
+        raise InterventionError(
+            f"value has the shape {list(found.shape)}; expected a number, or one per neuron, [{count}]"
+        )
     if not torch.isfinite(found.to(dtype)).all():
-        raise TracerError(f"value is {value!r}; expected numbers that are finite in {dtype}")
+        raise InterventionError(f"value is {value!r}; expected numbers that are finite in {dtype}")
     return found.expand(count).tolist()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import AttributionError
 from tracer.facts.fact import Fact
 from tracer.facts.readout import as_fact
 from tracer.progress import track
@@ -76,7 +76,7 @@ def attribute_neurons(
     one = Attributor(model, steps, method, site, token, rule, max_rows)
     other = _contrast(method, contrast)
     if other is None and not isinstance(fact, About):
-        raise TracerError(
+        raise AttributionError(
             f"fact is {_named(fact)}; integrated gradients take one Fact or prompt (knowledge_neurons: several)"
         )
     facts = _facts("fact", fact)
@@ -130,14 +130,14 @@ def refine(
     positives = [attributions] if isinstance(attributions, NeuronAttribution) else list(attributions)
     unrelated = [negatives] if isinstance(negatives, NeuronAttribution) else list(negatives)
     if not positives:
-        raise TracerError("there are no attributions to refine; give at least one")
+        raise AttributionError("there are no attributions to refine; give at least one")
     _check_share(share)
     for one in [*positives, *unrelated]:
         if not isinstance(one, NeuronAttribution):
-            raise TracerError(f"{_named(one)} is no NeuronAttribution; make one with attribute_neurons")
+            raise AttributionError(f"{_named(one)} is no NeuronAttribution; make one with attribute_neurons")
         for name in ("model", "fingerprint", "method", "site"):
             if getattr(one, name) != getattr(positives[0], name):
-                raise TracerError(
+                raise AttributionError(
                     f"attributions of different {name} do not go together: {getattr(positives[0], name)!r} and "
                     f"{getattr(one, name)!r}; make them alike"
                 )
@@ -156,10 +156,12 @@ def _contrast(method: str, contrast: Sequence[About] | None) -> list[Fact] | Non
     """The contrast prompts of an activation contrast; None for integrated gradients, which have none."""
     if method != "activation_contrast":
         if contrast is not None:
-            raise TracerError("contrast prompts are for method='activation_contrast'; leave them out, or choose that")
+            raise AttributionError(
+                "contrast prompts are for method='activation_contrast'; leave them out, or choose that"
+            )
         return None
     if contrast is None:
-        raise TracerError("activation contrast needs contrast=[...], at least two prompts without the fact")
+        raise AttributionError("activation contrast needs contrast=[...], at least two prompts without the fact")
     return _facts("contrast", contrast, least=2)
 
 
@@ -167,9 +169,9 @@ def _facts(name: str, given: About | Sequence[About], least: int = 1) -> list[Fa
     """One or several facts or prompts as facts; TracerError for anything else, or fewer than ``least``."""
     several = [given] if isinstance(given, About) else given
     if not isinstance(several, Sequence) or not all(isinstance(one, About) for one in several):
-        raise TracerError(f"{name} is {_named(given)}; expected a Fact, a prompt as text, or a list of these")
+        raise AttributionError(f"{name} is {_named(given)}; expected a Fact, a prompt as text, or a list of these")
     if len(several) < least:
-        raise TracerError(f"{name} holds {len(several)} prompts; expected at least {least}")
+        raise AttributionError(f"{name} holds {len(several)} prompts; expected at least {least}")
     return [as_fact(one) for one in several]
 
 
@@ -180,4 +182,4 @@ def _named(value: object) -> str:
 
 def _check_share(share: float) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
-        raise TracerError(f"share is {share!r}; expected a share of the prompts, from 0 to 1")
+        raise AttributionError(f"share is {share!r}; expected a share of the prompts, from 0 to 1")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 
 from .average_plan import BETWEEN, CURVES, STRONG, Plan, line_of, percent, rank, row_label, shown
 from .fit import Arrangement, arrange, axis_title, tick_room, widths
@@ -228,8 +228,8 @@ def _color_end(averages: Sequence[AverageTrace]) -> tuple[float, bool]:
 def _as_list(average: AverageTrace | Sequence[AverageTrace]) -> list[AverageTrace]:
     averages: list[AverageTrace] = list(average) if isinstance(average, Sequence) else [average]
     if not averages:
-        raise TracerError("plot_average got an empty list; pass one AverageTrace or a list of them")
+        raise NothingToDraw("plot_average got an empty list; pass one AverageTrace or a list of them")
     for each in averages:
         if not hasattr(each, "classes") or not hasattr(each, "effect"):
-            raise TracerError(f"plot_average expected an AverageTrace or a list of them, got {type(each).__name__}")
+            raise NothingToDraw(f"plot_average expected an AverageTrace or a list of them, got {type(each).__name__}")
     return averages

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 
 from .effect_bars import Bar, bars_of_one, bars_of_several, cap_of, label_at, percentage, value_range
 from .labels import escape, headline, model_label, token_label
@@ -236,8 +236,8 @@ def _notes(listed: Sequence[NeuronEffects], groups: Iterable[Sequence[NeuronEffe
 def _as_list(effects: Any) -> list[NeuronEffects]:
     listed: list[Any] = list(effects) if isinstance(effects, Sequence) else [effects]
     if not listed:
-        raise TracerError("plot_effects got an empty list; pass one NeuronEffects or a list of them")
+        raise NothingToDraw("plot_effects got an empty list; pass one NeuronEffects or a list of them")
     for each in listed:
         if not hasattr(each, "random_change") or not hasattr(each, "neurons"):
-            raise TracerError(f"plot_effects expected a NeuronEffects or a list of them, got {type(each).__name__}")
+            raise NothingToDraw(f"plot_effects expected a NeuronEffects or a list of them, got {type(each).__name__}")
     return listed

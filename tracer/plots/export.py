@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite, ExportError, NoBrowser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ def export(fig_or_result: Any, path: str | Path) -> Path:
     form = path.suffix[1:].lower()
     if form not in FORMATS:
         known = ", ".join("." + name for name in FORMATS)
-        raise TracerError(f"cannot tell the format of {str(path)!r} from its suffix; expected one of {known}")
+        raise ExportError(f"cannot tell the format of {str(path)!r} from its suffix; expected one of {known}")
     if form in ("html", *PICTURES):
         content = _draw(_figure(fig_or_result), form)
     elif form == "json":
@@ -136,7 +136,7 @@ def writable_folder(folder: Path) -> Iterator[None]:
             probe.unlink()
         except OSError as error:
             reason = error.strerror or str(error)
-            raise TracerError(f"cannot write to the folder {folder} ({reason}); choose a writable one") from error
+            raise CannotWrite(f"cannot write to the folder {folder} ({reason}); choose a writable one") from error
         yield
     except BaseException:
         for each in made:
@@ -157,7 +157,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
         except OSError as error:
-            raise TracerError(f"cannot write {path} ({error.strerror or error}); choose another file") from error
+            raise CannotWrite(f"cannot write {path} ({error.strerror or error}); choose another file") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -175,10 +175,10 @@ def _figure(item: Any) -> go.Figure:
     several = isinstance(item, Sequence) and not isinstance(item, str)
     results = list(item) if several else [item]
     if not results:
-        raise TracerError("nothing to draw: the list is empty")
+        raise ExportError("nothing to draw: the list is empty")
     kinds = {_kind(each) for each in results}
     if len(kinds) > 1:
-        raise TracerError(f"one file shows results of one kind, not {' and '.join(sorted(kinds))}; write each alone")
+        raise ExportError(f"one file shows results of one kind, not {' and '.join(sorted(kinds))}; write each alone")
     return _plotter(kinds.pop(), several)(item)
 
 
@@ -192,7 +192,7 @@ def _plotter(kind: str, several: bool) -> Callable[[Any], go.Figure]:
     from tracer import plots
 
     if kind not in PLOTTED:
-        raise TracerError(f"no figure is known for {kind}; pass a figure or one of {', '.join(PLOTTED)}")
+        raise ExportError(f"no figure is known for {kind}; pass a figure or one of {', '.join(PLOTTED)}")
     return getattr(plots, PLOTTED[kind][several])
 
 
@@ -230,16 +230,16 @@ def _picture(figure: go.Figure, form: str) -> bytes:
         import kaleido
         from choreographer.errors import BrowserClosedError, BrowserDepsError, BrowserFailedError, ChromeNotFoundError
     except ImportError as error:
-        raise TracerError(NO_KALEIDO) from error
+        raise NoBrowser(NO_KALEIDO) from error
     layout: Any = figure.layout
     options = {"format": form, "width": layout.width, "height": layout.height, "scale": 2 if form == "png" else 1}
     try:
         # MathJax would be fetched from the network, and labels hold no formulas
         return kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts={"mathjax": False})
     except ChromeNotFoundError as error:
-        raise TracerError(NO_BROWSER) from error
+        raise NoBrowser(NO_BROWSER) from error
     except (BrowserClosedError, BrowserDepsError, BrowserFailedError, TimeoutError) as error:
-        raise TracerError(
+        raise NoBrowser(
             f"the browser that draws {form} files did not start or did not answer; html needs no browser"
         ) from error
 
@@ -247,11 +247,11 @@ def _picture(figure: go.Figure, form: str) -> bytes:
 def _results(item: Any, form: str) -> list[Any]:
     results = list(item) if isinstance(item, Sequence) and not isinstance(item, str) else [item]
     if not results:
-        raise TracerError(f"nothing to write as {form}: the list is empty")
+        raise ExportError(f"nothing to write as {form}: the list is empty")
     for each in results:
         if _is_figure(each) or not hasattr(each, "to_frame"):
             kind = "figure" if _is_figure(each) else type(each).__name__
-            raise TracerError(
+            raise ExportError(
                 f"{form} holds the numbers of a result, not a {kind}; pass the result it was plotted from"
             )
     return results
@@ -260,7 +260,7 @@ def _results(item: Any, form: str) -> list[Any]:
 def _one_result(item: Any) -> None:
     results = _results(item, "npz")
     if len(results) > 1 or results[0] is not item:
-        raise TracerError("npz holds one result, not a list; write each to a file of its own, or all as csv or json")
+        raise ExportError("npz holds one result, not a list; write each to a file of its own, or all as csv or json")
 
 
 def _table(item: Any) -> str:

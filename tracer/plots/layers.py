@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 
 from .labels import escape, model_label
 from .style import AXIS, EDGE, LINE, SMALL, VALUES, Canvas, layer_ticks, wrapped
@@ -103,15 +103,15 @@ def checked(name: str, attributions: Any) -> list[NeuronAttribution]:
     """The attributions as a list, of one model, method and site; TracerError with the caller's ``name`` otherwise."""
     listed = list(attributions) if isinstance(attributions, Sequence) else [attributions]
     if not listed or isinstance(attributions, str):
-        raise TracerError(f"{name} got {attributions!r}; pass a NeuronAttribution or a list of them")
+        raise NothingToDraw(f"{name} got {attributions!r}; pass a NeuronAttribution or a list of them")
     for each in listed:
         if not hasattr(each, "per_layer") or not hasattr(each, "activations"):
-            raise TracerError(f"{name} expected a NeuronAttribution, got {type(each).__name__}")
+            raise NothingToDraw(f"{name} expected a NeuronAttribution, got {type(each).__name__}")
         for field in ("model", "fingerprint", "method", "site"):
             one, other = getattr(listed[0], field), getattr(each, field)
             if one != other:
-                raise TracerError(f"{name} expected attributions of one {field}, got {one!r} and {other!r}")
+                raise NothingToDraw(f"{name} expected attributions of one {field}, got {one!r} and {other!r}")
         if np.shape(each.scores) != np.shape(listed[0].scores):
             shapes = f"{np.shape(listed[0].scores)} and {np.shape(each.scores)}"
-            raise TracerError(f"{name} expected attributions with scores of one shape, got {shapes}")
+            raise NothingToDraw(f"{name} expected attributions with scores of one shape, got {shapes}")
     return listed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import OutOfRange, SeveredFigureError
 
 from .average_plan import counted, percent
 from .fit import Arrangement, arrange, headline_on, tick_room, widths
@@ -132,15 +132,15 @@ def _sorted(results: Any) -> dict[str | None, Any]:
     listed: list[Any] = list(results) if isinstance(results, Sequence) else [results]
     for each in listed:
         if not hasattr(each, "sever") or not hasattr(each, "effect"):
-            raise TracerError(f"plot_severed expected CausalTraces or AverageTraces, got {type(each).__name__}")
+            raise SeveredFigureError(f"plot_severed expected CausalTraces or AverageTraces, got {type(each).__name__}")
         if each.sever not in BARS:
-            raise TracerError(f"a result has sever={each.sever!r}; expected None, 'mlp' or 'attn'")
+            raise SeveredFigureError(f"a result has sever={each.sever!r}; expected None, 'mlp' or 'attn'")
     severed = [each.sever for each in listed]
     if len(set(severed)) < len(severed):
         twice = next(s for s in BARS if severed.count(s) > 1)
-        raise TracerError(f"plot_severed got two results with sever={twice!r}; pass one of each")
+        raise SeveredFigureError(f"plot_severed got two results with sever={twice!r}; pass one of each")
     if None not in severed or len(severed) < 2:
-        raise TracerError(
+        raise SeveredFigureError(
             "plot_severed compares an ordinary result (sever=None) with severed ones (sever='mlp', 'attn'); got "
             f"{', '.join(map(repr, severed)) or 'nothing'}; trace once more with what is missing"
         )
@@ -150,9 +150,11 @@ def _sorted(results: Any) -> dict[str | None, Any]:
         found = [getattr(each, name, None) for each in listed]
         if any(value != found[0] for value in found):
             shown = " and ".join(dict.fromkeys(repr(value) for value in found))
-            raise TracerError(f"plot_severed compares results that differ in sever alone; their {name} are {shown}")
+            raise SeveredFigureError(
+                f"plot_severed compares results that differ in sever alone; their {name} are {shown}"
+            )
     if len({hasattr(each, "classes") for each in listed}) > 1:
-        raise TracerError("plot_severed got traces of one prompt together with averages; pass either")
+        raise SeveredFigureError("plot_severed got traces of one prompt together with averages; pass either")
     return {sever: listed[severed.index(sever)] for sever in BARS if sever in severed}
 
 
@@ -161,15 +163,17 @@ def _row(result: Any, token: int | str | None) -> tuple[np.ndarray, np.ndarray, 
     if hasattr(result, "classes"):
         name = LAST_SUBJECT if token is None else token
         if name not in result.classes:
-            raise TracerError(f"token={name!r} is no class of tokens; expected one of {', '.join(result.classes)}")
+            raise SeveredFigureError(
+                f"token={name!r} is no class of tokens; expected one of {', '.join(result.classes)}"
+            )
         row = result.classes.index(name)
         effect, low, high = (np.asarray(each, float)[row] for each in (result.effect, result.low, result.high))
         if not np.isfinite(effect).any():
-            raise TracerError(f"no token belongs to the class {name!r} in these averages; choose another token")
+            raise SeveredFigureError(f"no token belongs to the class {name!r} in these averages; choose another token")
         return effect, low, high
     position = _position(result, token)
     if position not in result.positions:
-        raise TracerError(f"token {position} was not traced; expected one of {list(result.positions)}")
+        raise OutOfRange(f"token {position} was not traced; expected one of {list(result.positions)}")
     effect = np.asarray(result.effect, float)[result.positions.index(position)]
     return effect, effect, effect
 
@@ -182,7 +186,9 @@ def _position(trace: CausalTrace, token: int | str | None) -> int:
     known = {"first subject token": start, LAST_SUBJECT: end - 1, "first subsequent token": end}
     known["last token"] = len(trace.tokens) - 1
     if token is not None and token not in known:
-        raise TracerError(f"token={token!r} is no token of one prompt; expected an index or one of {', '.join(known)}")
+        raise SeveredFigureError(
+            f"token={token!r} is no token of one prompt; expected an index or one of {', '.join(known)}"
+        )
     return known[LAST_SUBJECT if token is None else token]
 
 

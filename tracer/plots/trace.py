@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NothingToDraw
 
 from .fit import arrange, widths
 from .labels import MODULES, measure, remark, token_label
@@ -115,10 +115,10 @@ def strongest_sites(trace: CausalTrace) -> list[tuple[int, int]]:
 def _as_list(trace: CausalTrace | Sequence[CausalTrace]) -> list[CausalTrace]:
     traces: list[CausalTrace] = list(trace) if isinstance(trace, Sequence) else [trace]
     if not traces:
-        raise TracerError("plot_trace got an empty list; pass one CausalTrace or a list of them")
+        raise NothingToDraw("plot_trace got an empty list; pass one CausalTrace or a list of them")
     for each in traces:
         if not hasattr(each, "scores") or not hasattr(each, "positions"):
-            raise TracerError(f"plot_trace expected a CausalTrace or a list of them, got {type(each).__name__}")
+            raise NothingToDraw(f"plot_trace expected a CausalTrace or a list of them, got {type(each).__name__}")
     return traces
 
 

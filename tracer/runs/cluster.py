@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import ClusterError, TracerError
 
 from .claim import Claiming, Rows
 from .crew import Ending
@@ -182,7 +182,7 @@ def _reach(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except OSError as error:
-            raise TracerError(f"there is no Ray cluster at {address!r} ({error}); 'local' starts one here") from error
+            raise ClusterError(f"there is no Ray cluster at {address!r} ({error}); 'local' starts one here") from error
 
 
 @contextmanager
@@ -191,14 +191,14 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise TracerError(
+        raise ClusterError(
             "a cluster needs Ray: pip install 'tracer[cluster]'; or leave cluster out, and workers=N uses this machine"
         ) from error
     if ray.is_initialized():
         yield ray
         return
     if not isinstance(address, str) or address.startswith("ray://"):
-        raise TracerError(
+        raise ClusterError(
             f"cluster is {address!r}; expected 'local', 'auto' or host:port, from a machine that is part of the cluster"
         )
     _reach(address)
@@ -208,7 +208,7 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise TracerError(f"there is no Ray cluster at {address!r} ({error}); 'local' starts one here") from error
+        raise ClusterError(f"there is no Ray cluster at {address!r} ({error}); 'local' starts one here") from error
     finally:
         for name, value in before.items():
             if value is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkerError
 
 from .job import StorageError
 from .store import LOSSES, Store
@@ -59,7 +59,7 @@ def supervise(store: Store, crew: Crew, workers: int, tick: Callable[[], None]) 
             before = now
             # a job fails before that if it is the reason, whoever does it
             if deaths > LOSSES * workers:
-                raise TracerError(f"{deaths} workers ended one after the other ({ending.died}); run it again to go on")
+                raise WorkerError(f"{deaths} workers ended one after the other ({ending.died}); run it again to go on")
             if now.open:
                 crew.start()
         tick()

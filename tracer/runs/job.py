@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import JobError, RunFileError, WorkerError
 
 
-class StorageError(TracerError):
+class StorageError(RunFileError):
     """The run's file cannot be read or written: a full disk, a lock that is never given back, a damaged file."""
 
 
-class Lost(TracerError):
+class Lost(JobError):
     """The job was taken over by another worker, so nothing more is written for this one."""
 
 
-class Failed(TracerError):
+class Failed(WorkerError):
     """Everything that could be done was done, but some jobs failed."""
 
 
@@ -44,16 +44,16 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key:
-            raise TracerError(f"the key of a job is {self.key!r}; expected text")
+            raise JobError(f"the key of a job is {self.key!r}; expected text")
         object.__setattr__(self, "payload", plain(self.payload, f"the payload of job {self.key!r}"))
         for name in ("items", "after"):
             given = getattr(self, name)
             entries = (given,) if isinstance(given, str) else tuple(given)
             if isinstance(given, str) or not all(isinstance(entry, str) for entry in entries):
-                raise TracerError(f"{name} of job {self.key!r} is {given!r}; expected several texts")
+                raise JobError(f"{name} of job {self.key!r} is {given!r}; expected several texts")
             object.__setattr__(self, name, entries)
         if twice := _twice(self.items):
-            raise TracerError(f"job {self.key!r} has the item {twice!r} twice; give each its own name")
+            raise JobError(f"job {self.key!r} has the item {twice!r} twice; give each its own name")
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,22 @@ def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
     jobs = tuple(jobs)
     for job in jobs:
         if not isinstance(job, Job):
-            raise TracerError(f"{job!r} was given as a job; expected a Job")
+            raise JobError(f"{job!r} was given as a job; expected a Job")
     if not jobs:
-        raise TracerError("a run needs at least one job; give one or more")
+        raise JobError("a run needs at least one job; give one or more")
     if twice := _twice([job.key for job in jobs]):
-        raise TracerError(f"two jobs have the key {twice!r}; give each its own")
+        raise JobError(f"two jobs have the key {twice!r}; give each its own")
     keys = {job.key for job in jobs}
     for job in jobs:
         if missing := [key for key in job.after if key not in keys]:
-            raise TracerError(
+            raise JobError(
                 f"job {job.key!r} comes after {missing[0]!r}, which is no job of the run; "
                 "name one that is, or leave it out of after"
             )
     try:
         TopologicalSorter({job.key: job.after for job in jobs}).prepare()
     except CycleError as error:
-        raise TracerError(f"jobs wait for each other: {' -> '.join(error.args[1])}") from error
+        raise JobError(f"jobs wait for each other: {' -> '.join(error.args[1])}") from error
     return jobs
 
 
@@ -101,7 +101,7 @@ def plain(value: Any, what: str) -> Any:
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
-        raise TracerError(f"{what} cannot be written as json ({error}); expected plain values") from error
+        raise JobError(f"{what} cannot be written as json ({error}); expected plain values") from error
 
 
 def _twice(names: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError, out_of_memory
+from tracer.errors import WorkerError, out_of_memory
 
 from .crew import Ending
 
@@ -44,7 +44,7 @@ class Processes:
         except Exception as error:  # pickle raises whatever it meets
             if out_of_memory(error):
                 raise
-            raise TracerError(
+            raise WorkerError(
                 f"what is given to the work cannot be sent to other processes ({error}); pass plain "
                 "values, or use one worker"
             ) from error

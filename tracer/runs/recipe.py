@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.errors import TracerError
+from tracer.errors import WorkerError
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -50,7 +50,7 @@ class Recipe:
 
         model = replace(load(self.source, dtype=self.dtype, device=self.device), name=self.name).pinned()
         if model.fingerprint() != self.fingerprint:
-            raise TracerError(
+            raise WorkerError(
                 f"{self.name}, loaded again by a worker, has other weights than the model given (an edit, or another "
                 "file by now); save the model in a folder and load it from there, or use workers=1"
             )

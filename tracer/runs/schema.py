@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import JobError, RunFileError
 
 from .job import Job, Lost, StorageError
 
@@ -99,7 +99,7 @@ def create(path: Path, jobs: Sequence[Job], settings: Mapping[str, Any], tables:
     """
     log = Path(f"{path}-wal")
     if log.exists() and not path.exists():  # SQLite would add it to the new file
-        raise TracerError(f"{log} is left over from a file that was removed; remove it too")
+        raise RunFileError(f"{log} is left over from a file that was removed; remove it too")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         with sqlite_errors(path), closing(connect(temporary)) as db:
@@ -154,16 +154,16 @@ def opened(path: Path, check: bool) -> sqlite3.Connection:
     Raises TracerError for a file that is missing, damaged, or something else.
     """
     if not path.exists():
-        raise TracerError(f"there is no file {path}; expected one that Store.create has made")
+        raise RunFileError(f"there is no file {path}; expected one that Store.create has made")
     try:
         with path.open("rb") as file:
             head = file.read(100)
     except OSError as error:
-        raise TracerError(f"{path} cannot be read ({error.strerror or error}); expected the file of a run") from error
+        raise RunFileError(f"{path} cannot be read ({error.strerror or error}); expected the file of a run") from error
     if head[:16] != b"SQLite format 3\0" or head[68:72] != APPLICATION.to_bytes(4, "big"):
-        raise TracerError(f"{path} is not the file of a run; expected one that Store.create has made")
+        raise RunFileError(f"{path} is not the file of a run; expected one that Store.create has made")
     if (version := int.from_bytes(head[60:64], "big")) != VERSION:
-        raise TracerError(
+        raise RunFileError(
             f"{path} is the file of a run in version {version}; expected version {VERSION}. Go on with the release "
             "that made it, or begin in another file"
         )
@@ -196,11 +196,11 @@ def named(tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     ]:
         for name in names:
             if not isinstance(name, str) or not name or "\0" in name:
-                raise TracerError(f"{name!r} cannot be the name of a {kind}; expected text")
+                raise JobError(f"{name!r} cannot be the name of a {kind}; expected text")
             if name.lower().startswith(("job_", "sqlite_")) or (kind == "table" and name.lower() == "settings"):
-                raise TracerError(f"the name {name!r} is kept for the run itself; give the {kind} another")
+                raise JobError(f"the name {name!r} is kept for the run itself; give the {kind} another")
         if len({name.lower() for name in names}) < len(names):
-            raise TracerError(f"two names of a {kind} are the same but for case: {', '.join(names)}")
+            raise JobError(f"two names of a {kind} are the same but for case: {', '.join(names)}")
     return {table: list(columns) for table, columns in tables.items()}
 
 
@@ -251,7 +251,7 @@ def held(db: sqlite3.Connection, worker: str, key: str) -> int:
         "SELECT job_jobs.job, worker FROM job_jobs LEFT JOIN job_claims USING (job) WHERE key = ?", (key,)
     ).fetchone()
     if row is None:
-        raise TracerError(f"there is no job {key!r} in this run")
+        raise JobError(f"there is no job {key!r} in this run")
     if row[1] != worker:
         raise Lost(f"job {key!r} is no longer this worker's: its claim ran out, or was given back")
     return row[0]

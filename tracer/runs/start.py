@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import WorkerError
 from tracer.progress import bar
 
 from .cluster import Actors
@@ -60,7 +60,7 @@ def run(
         TracerError: no such work function, one that cannot be made, or workers that end as soon as they begin.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise TracerError(f"workers is {workers!r}; expected a whole number, at least 1")
+        raise WorkerError(f"workers is {workers!r}; expected a whole number, at least 1")
     function = resolve(work)
     with Store.open(path) as store:
         store.forgive()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import JobError, OtherRun, RunFileError
 
 from . import schema
 from .claim import Claiming, Rows
@@ -83,7 +83,7 @@ class Store(Claiming):
         path, jobs, tables = Path(path), checked(jobs), schema.named(tables)
         settings = plain(dict(settings), "the settings of a run")
         if not lease > 0:
-            raise TracerError(f"lease is {lease!r}; expected seconds, more than 0")
+            raise JobError(f"lease is {lease!r}; expected seconds, more than 0")
         if not path.exists():
             schema.create(path, jobs, settings, tables, lease)
         store = cls.open(path)
@@ -91,7 +91,7 @@ class Store(Claiming):
             other = schema.difference(db, jobs, settings, tables)
         if other:
             store.close()
-            raise TracerError(f"{path} holds another run: {other}; choose another file")
+            raise OtherRun(f"{path} holds another run: {other}; choose another file")
         return store
 
     @classmethod
@@ -151,7 +151,7 @@ class Store(Claiming):
             )
             row = db.execute(query, (name, key)).fetchone()
         if row is None:
-            raise TracerError(f"there is no job {key!r} in {self.path}")
+            raise JobError(f"there is no job {key!r} in {self.path}")
         return row[1]
 
     def done(self, key: str) -> frozenset[str]:
@@ -196,7 +196,7 @@ class Store(Claiming):
         kept = {name: value(given, f"blob {name!r}") for name, given in blobs.items()}
         for name, given in kept.items():
             if not isinstance(given, bytes):
-                raise TracerError(f"blob {name!r} is {type(given).__name__}; expected bytes")
+                raise JobError(f"blob {name!r} is {type(given).__name__}; expected bytes")
         with self._write() as db:
             job = schema.held(db, worker, key)
             query = (
@@ -205,9 +205,9 @@ class Store(Claiming):
             )
             place, done = db.execute(query, (job, item)).fetchone() or (None, False)
             if place is None:
-                raise TracerError(f"job {key!r} has no item {item!r}")
+                raise JobError(f"job {key!r} has no item {item!r}")
             if done:
-                raise TracerError(f"item {item!r} of job {key!r} was committed before; each is written once")
+                raise JobError(f"item {item!r} of job {key!r} was committed before; each is written once")
             db.execute("INSERT INTO job_done VALUES (?, ?)", (job, place))
             for table, given in prepared.items():
                 marks = ", ".join("?" * (4 + len(self.tables[table])))
@@ -223,7 +223,7 @@ class Store(Claiming):
             job = schema.held(db, worker, key)
             query = "SELECT name FROM job_items WHERE job = ? AND item NOT IN (SELECT item FROM job_done WHERE job = ?)"
             if left := db.execute(query, (job, job)).fetchall():
-                raise TracerError(f"job {key!r} was ended without {len(left)} of its items, such as {left[0][0]!r}")
+                raise JobError(f"job {key!r} was ended without {len(left)} of its items, such as {left[0][0]!r}")
             db.execute("UPDATE job_jobs SET state = 'done' WHERE job = ?", (job,))
             db.execute("DELETE FROM job_claims WHERE job = ?", (job,))
 
@@ -284,7 +284,9 @@ class Store(Claiming):
     @contextmanager
     def _use(self) -> Iterator[sqlite3.Connection]:
         if self._pid != os.getpid():
-            raise TracerError(f"{self.path} was opened by another process, of which this is a fork; open it here again")
+            raise RunFileError(
+                f"{self.path} was opened by another process, of which this is a fork; open it here again"
+            )
         with self._lock, schema.sqlite_errors(self.path):
             yield self._db
 
@@ -295,5 +297,5 @@ class Store(Claiming):
 
     def _columns(self, table: str) -> list[str]:
         if table not in self.tables:
-            raise TracerError(f"there is no table {table!r} in {self.path}; it has {', '.join(self.tables)}")
+            raise JobError(f"there is no table {table!r} in {self.path}; it has {', '.join(self.tables)}")
         return self.tables[table]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import JobError
 
 LARGEST = 10**9
 """Most bytes of one value; SQLite's limit."""
@@ -16,9 +16,9 @@ def encoded(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], table: st
     """Each row's column job_nan, and its values. Raises TracerError for columns and values that cannot be kept."""
     for row in rows:
         if not isinstance(row, Mapping):
-            raise TracerError(f"a row of {table!r} is {row!r}; expected a mapping from column to value")
+            raise JobError(f"a row of {table!r} is {row!r}; expected a mapping from column to value")
         if unknown := [name for name in row if name not in columns]:
-            raise TracerError(f"table {table!r} has no column {unknown[0]!r}; it has {', '.join(columns)}")
+            raise JobError(f"table {table!r} has no column {unknown[0]!r}; it has {', '.join(columns)}")
         values = [value(row.get(column), f"column {column!r} of {table!r}") for column in columns]
         nans = [str(i) for i, one in enumerate(values) if isinstance(one, float) and math.isnan(one)]
         yield [",".join(nans) or None, *values]
@@ -32,20 +32,20 @@ def value(given: Any, where: str) -> Any:
         return given if given is None else float(given)
     if isinstance(given, int):
         if not -(2**63) <= given < 2**63:
-            raise TracerError(f"{where} is {given}; whole numbers are kept in 64 bits, write it as text")
+            raise JobError(f"{where} is {given}; whole numbers are kept in 64 bits, write it as text")
         return int(given)
     if isinstance(given, str):
         try:
             size = len(given.encode())
         except UnicodeEncodeError as error:
-            raise TracerError(f"{where} is no text that can be kept ({error}); write it as bytes") from error
+            raise JobError(f"{where} is no text that can be kept ({error}); write it as bytes") from error
     elif isinstance(given, bytes | bytearray | memoryview):
         given = bytes(given)
         size = len(given)
     else:
-        raise TracerError(f"{where} is {type(given).__name__}; expected text, int, float, bytes or None")
+        raise JobError(f"{where} is {type(given).__name__}; expected text, int, float, bytes or None")
     if size > LARGEST:
-        raise TracerError(f"{where} is {size:,} bytes; one value may have {LARGEST:,}, keep it in parts")
+        raise JobError(f"{where} is {size:,} bytes; one value may have {LARGEST:,}, keep it in parts")
     return given
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkerError
 
 from .claim import Backend, Claim
 from .job import Lost, StorageError
@@ -24,15 +24,15 @@ def resolve(work: str) -> Callable[..., Any]:
     """The callable that "module:callable" names. Raises TracerError if there is none."""
     module, _, name = work.partition(":") if isinstance(work, str) else ("", "", "")
     if not module or not name.isidentifier():
-        raise TracerError(f"work is {work!r}; expected 'module:callable'")
+        raise WorkerError(f"work is {work!r}; expected 'module:callable'")
     if module == "__main__":
-        raise TracerError(f"{work!r} cannot be imported by other processes; put it into a module of its own")
+        raise WorkerError(f"{work!r} cannot be imported by other processes; put it into a module of its own")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise TracerError(f"work {work!r} cannot be imported ({error}); expected 'module:callable'") from error
+        raise WorkerError(f"work {work!r} cannot be imported ({error}); expected 'module:callable'") from error
     if not callable(found):
-        raise TracerError(f"work {work!r} is a {type(found).__name__}; expected a callable")
+        raise WorkerError(f"work {work!r} is a {type(found).__name__}; expected a callable")
     return found
 
 
@@ -40,7 +40,7 @@ def made(function: Callable[..., Any], settings: dict[str, Any], given: Any) -> 
     """What does jobs."""
     doing = function(settings) if given is None else function(settings, given)
     if not callable(doing):
-        raise TracerError(f"the work function made a {type(doing).__name__}; expected a callable that takes a Claim")
+        raise WorkerError(f"the work function made a {type(doing).__name__}; expected a callable that takes a Claim")
     return doing
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tracer.engine.branches import rows_of
 from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
 from tracer.engine.sweep import check_max_rows, check_numbers, default_rows
-from tracer.errors import TracerError
+from tracer.errors import TraceSettingError
 from tracer.facts.readout import Readout
 from tracer.inference import ordinary
 from tracer.progress import track
@@ -66,9 +66,9 @@ def attribution_trace(
     and for ``steps`` below 1; paths cannot be severed here.
     """
     if sever is not None:
-        raise TracerError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
+        raise TraceSettingError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise TracerError(f"steps is {steps!r}; expected a whole number of at least 1, or None")
+        raise TraceSettingError(f"steps is {steps!r}; expected a whole number of at least 1, or None")
     setting = Setting.checked(kind, window, metric, foil, None, model.n_layers)
     check_max_rows(max_rows)
     alignment = fact.align(model)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tracer.engine.sweep import check_max_rows
-from tracer.errors import TracerError
+from tracer.errors import AverageError, FoilError, OneOfSeveral, TracerError, TraceSettingError, WeightsChanged
 from tracer.facts.fact import Fact
 from tracer.progress import track
 from tracer.statistics import check_bootstrap
@@ -81,7 +81,7 @@ def average_traces(
     for case in cases:
         Setting.checked(kind, window, _one(metric), case.foil, sever, model.n_layers)
     if tokens not in (None, "subject_last"):
-        raise TracerError(f"tokens is {tokens!r}; expected 'subject_last' or None: each fact has its own tokens")
+        raise TraceSettingError(f"tokens is {tokens!r}; expected 'subject_last' or None: each fact has its own tokens")
     columns = selection("layers", layers, model.n_layers)
     if hasattr(corruption, "measured"):
         corruption = corruption.measured(model)  # type: ignore[attr-defined]
@@ -115,10 +115,10 @@ def average_traces(
             else:
                 unknown.append(case.fact.text)
     if changing.fingerprint() != model.fingerprint():
-        raise TracerError(f"the weights of {model.name} changed while facts were traced; trace them again")
+        raise WeightsChanged(f"the weights of {model.name} changed while facts were traced; trace them again")
     if not traces:
         some = ", ".join(repr(text) for text in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-        raise TracerError(
+        raise AverageError(
             f"the model knows none of the {len(unknown)} facts ({some}); give facts it knows, or leave out their "
             "targets to trace what it says itself"
         )
@@ -128,28 +128,30 @@ def average_traces(
 def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None] | None) -> list[Case]:
     """The facts, each once, aligned before anything is run."""
     if isinstance(facts, str | Fact) or not isinstance(facts, Iterable):
-        raise TracerError(f"facts is {facts!r}; expected several facts, such as a list of Fact")
+        raise AverageError(f"facts is {facts!r}; expected several facts, such as a list of Fact")
     facts = list(facts)
     if not facts:
-        raise TracerError("there are no facts to average over; expected at least one")
+        raise AverageError("there are no facts to average over; expected at least one")
     foils: Sequence[str | None] = [foil] * len(facts) if foil is None or isinstance(foil, str) else list(foil)
     if len(foils) != len(facts):
-        raise TracerError(f"there are {len(foils)} foils for {len(facts)} facts; expected one for each, or one for all")
+        raise FoilError(f"there are {len(foils)} foils for {len(facts)} facts; expected one for each, or one for all")
     cases: dict[str, Case] = {}
     for index, (fact, wrong) in enumerate(zip(facts, foils, strict=True)):
         if not isinstance(fact, Fact):
-            raise TracerError(f"entry {index} of facts is {fact!r}; expected a Fact(prompt, subject, target)")
+            raise AverageError(f"entry {index} of facts is {fact!r}; expected a Fact(prompt, subject, target)")
         if not isinstance(wrong, str | None):
-            raise TracerError(f"the foil of fact {index} is {wrong!r}; expected text or None")
+            raise FoilError(f"the foil of fact {index} is {wrong!r}; expected text or None")
         try:
             case = Case(index, fact, wrong, fact.align(model))
         except TracerError as error:
-            raise TracerError(f"fact {index}: {error}") from error
+            raise OneOfSeveral(f"fact {index}: {error}") from error
         cases.setdefault(json.dumps(case.identity()), case)
     return list(cases.values())
 
 
 def _one(metric: Any) -> str:
     if not isinstance(metric, str):
-        raise TracerError(f"metric is {metric!r}; expected one name: averages of several metrics are several calls")
+        raise TraceSettingError(
+            f"metric is {metric!r}; expected one name: averages of several metrics are several calls"
+        )
     return metric

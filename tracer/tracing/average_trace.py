@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import AverageError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 from tracer.statistics import bootstrap, check_bootstrap, cluster_sums, clustered_mean, ratio
 from tracer.text import printable
@@ -93,7 +93,7 @@ class AverageTrace:
             array = np.array(getattr(self, name))
             expected = (len(self.classes),) if name == "tokens" else (len(self.classes), len(self.layers))
             if array.shape != expected:
-                raise TracerError(f"{name} of an average has the shape {array.shape}; expected {expected}")
+                raise ResultArrayError(f"{name} of an average has the shape {array.shape}; expected {expected}")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
 
@@ -162,7 +162,7 @@ class AverageTrace:
         Raises TracerError where no class has a token.
         """
         if np.isnan(self.effect).all():
-            raise TracerError("the average has no tokens from the subject on; trace other tokens")
+            raise AverageError("the average has no tokens from the subject on; trace other tokens")
         return self._strongest(self.effect)
 
     def _strongest(self, effect: np.ndarray) -> tuple[str, int]:
@@ -223,7 +223,9 @@ class AverageTrace:
                 header[name] = tuple(header[name])
             return cls(**{name: arrays[name] for name in ARRAYS}, **header)
         except (KeyError, TypeError) as error:
-            raise TracerError(f"{path} is not a saved AverageTrace ({error}); expected a file of its save") from error
+            raise NotASavedResult(
+                f"{path} is not a saved AverageTrace ({error}); expected a file of its save"
+            ) from error
 
 
 def token_classes(length: int, subject_range: tuple[int, int], positions: Sequence[int]) -> np.ndarray:
@@ -253,10 +255,10 @@ def _pooled(values: list[np.ndarray], members: list[np.ndarray]) -> np.ndarray:
 def _agreed(traces: list[CausalTrace]) -> dict[str, Any]:
     """The corruption of traces that can be pooled, without what is each fact's own."""
     if not traces:
-        raise TracerError("there are no traces to average; expected at least one")
+        raise AverageError("there are no traces to average; expected at least one")
     for index, trace in enumerate(traces):
         if not isinstance(trace, CausalTrace):
-            raise TracerError(f"entry {index} of the traces is a {type(trace).__name__}; expected a CausalTrace")
+            raise AverageError(f"entry {index} of the traces is a {type(trace).__name__}; expected a CausalTrace")
     first = traces[0]
     # other subjects, and how many of them fit, are found for each fact anew
     own = {"subjects", "samples"} if "subjects" in first.corruption else set()
@@ -266,7 +268,7 @@ def _agreed(traces: list[CausalTrace]) -> dict[str, Any]:
             pairs[f"corruption's {name}"] = (first.corruption.get(name), trace.corruption.get(name))
         for name, (one, other) in pairs.items():
             if one != other:
-                raise TracerError(
+                raise AverageError(
                     f"traces 0 and {index} differ in {name}: {one!r} and {other!r}; average traces of one model with "
                     "the same settings"
                 )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError
+from tracer.errors import FoilError, TraceSettingError
 from tracer.facts.fact import bare_note
 from tracer.facts.readout import Readout, answer_text
 
@@ -49,19 +49,21 @@ class Setting:
         names = (metric,) if isinstance(metric, str) else tuple(metric)
         for name in names:
             if name not in NAMES:
-                raise TracerError(f"metric {name!r} is unknown; expected one of {', '.join(NAMES)}")
+                raise TraceSettingError(f"metric {name!r} is unknown; expected one of {', '.join(NAMES)}")
         if not names or len(set(names)) < len(names):
-            raise TracerError(f"metric={list(names)}: expected one or more of {', '.join(NAMES)}, each once")
+            raise TraceSettingError(f"metric={list(names)}: expected one or more of {', '.join(NAMES)}, each once")
         if kind not in KINDS:
-            raise TracerError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
+            raise TraceSettingError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise TracerError(f"window is {window!r}; expected a whole number of at least 1")
+            raise TraceSettingError(f"window is {window!r}; expected a whole number of at least 1")
         if foil is not None and not foil.strip():
-            raise TracerError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")
+            raise FoilError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")
         if sever not in (None, "mlp", "attn"):
-            raise TracerError(f"sever is {sever!r}; expected 'mlp', 'attn' or None")
+            raise TraceSettingError(f"sever is {sever!r}; expected 'mlp', 'attn' or None")
         if sever is not None and kind != "hidden":
-            raise TracerError(f"severed paths are traced by restoring hidden states, not {kind!r}; leave kind out")
+            raise TraceSettingError(
+                f"severed paths are traced by restoring hidden states, not {kind!r}; leave kind out"
+            )
         return cls(kind, window, names, foil, sever)
 
     def restored(self, layer: int, n_layers: int) -> range:
@@ -174,6 +176,6 @@ def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, c
     ids = replace(fact, target=foil).align(model).target_ids
     if not model.causal and len(ids) != len(answer):
         masks = f"foil {foil!r} takes {len(ids)} masks and the answer {len(answer)}"
-        raise TracerError(f"{masks}; choose a foil of equal length")
+        raise FoilError(f"{masks}; choose a foil of equal length")
     parting(answer, ids)
     return ids

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tracer.engine.sweep import check_max_rows
-from tracer.errors import TracerError
+from tracer.errors import OutOfRange
 
 from .case import KINDS, Setting, window_layers
 from .corruption import Corruption, GaussianNoise
@@ -134,12 +134,12 @@ def selection(name: str, chosen: Iterable[int] | str | None, size: int) -> tuple
     if chosen is None:
         return tuple(range(size))
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
-        raise TracerError(f"{name}={chosen!r}: expected numbers from 0 to {size - 1}, such as {name}=[0]")
+        raise OutOfRange(f"{name}={chosen!r}: expected numbers from 0 to {size - 1}, such as {name}=[0]")
     found = tuple(int(index) if isinstance(index, int | np.integer) else -1 for index in chosen)
     if not found:
-        raise TracerError(f"{name} is an empty selection; expected numbers from 0 to {size - 1}, or None for all")
+        raise OutOfRange(f"{name} is an empty selection; expected numbers from 0 to {size - 1}, or None for all")
     if any(not 0 <= index < size for index in found):
-        raise TracerError(f"{name}={list(found)} is out of range; expected numbers from 0 to {size - 1}")
+        raise OutOfRange(f"{name}={list(found)} is out of range; expected numbers from 0 to {size - 1}")
     if len(set(found)) < len(found):
-        raise TracerError(f"{name}={list(found)} names one twice; name each once")
+        raise OutOfRange(f"{name}={list(found)} names one twice; name each once")
     return found

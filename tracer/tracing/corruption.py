@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tracer.engine.hooks import Add, Intervention, Site, evaluating, keep_logits
-from tracer.errors import TracerError
+from tracer.errors import NoiseError, ReplacementError, TextWithoutTokens
 from tracer.model.vocabulary import check_ids
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class GaussianNoise:
     def __post_init__(self) -> None:
         for name, value in (("sigma", self.sigma), ("level", self.level)):
             if value is not None and not (np.isfinite(value) and value >= 0):
-                raise TracerError(f"{name} of the noise is {value}; expected a number of at least 0")
+                raise NoiseError(f"{name} of the noise is {value}; expected a number of at least 0")
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise TracerError(f"samples of the noise is {self.samples!r}; expected a whole number of at least 1")
+            raise NoiseError(f"samples of the noise is {self.samples!r}; expected a whole number of at least 1")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise TracerError(f"seed of the noise is {self.seed!r}; expected a whole number from 0 to 2**32 - 1")
+            raise NoiseError(f"seed of the noise is {self.seed!r}; expected a whole number from 0 to 2**32 - 1")
         if self.subjects is not None:
             if isinstance(self.subjects, str) or not self.subjects:
-                raise TracerError(f"subjects of the noise is {self.subjects!r}; expected a list of names, or None")
+                raise NoiseError(f"subjects of the noise is {self.subjects!r}; expected a list of names, or None")
             object.__setattr__(self, "subjects", tuple(self.subjects))
 
     def level_for(self, model: Model) -> float:
@@ -90,7 +90,9 @@ class GaussianNoise:
             subjects = tuple(known())
         ids = [i for name in model.tokenizer(list(subjects), add_special_tokens=False)["input_ids"] for i in name]
         if not ids:
-            raise TracerError("none of the noise's subjects has a token in this model; give other subjects, or a level")
+            raise TextWithoutTokens(
+                "none of the noise's subjects has a token in this model; give other subjects, or a level"
+            )
         check_ids(model, ids)
         with torch.no_grad():
             embedded = model.module("embed")(torch.tensor([ids], device=model.device))
@@ -170,11 +172,13 @@ class TokenReplacement:
 
     def __post_init__(self) -> None:
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise TracerError(f"samples of the replacement is {self.samples!r}; expected a whole number of at least 1")
+            raise ReplacementError(
+                f"samples of the replacement is {self.samples!r}; expected a whole number of at least 1"
+            )
         if self.subject is not None:
             names = (self.subject,) if isinstance(self.subject, str) else tuple(self.subject)
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
-                raise TracerError(f"subject of the replacement is {self.subject!r}; expected a name or several")
+                raise ReplacementError(f"subject of the replacement is {self.subject!r}; expected a name or several")
             object.__setattr__(self, "subject", names)
             object.__setattr__(self, "samples", len(names))
         if self.candidates is not None:
@@ -189,7 +193,7 @@ class TokenReplacement:
         if self.subject is None:
             names = self.suggest(model, fact, self.samples, self.candidates)
             if not names:
-                raise TracerError(
+                raise ReplacementError(
                     f"no other subject known here has {span[1] - span[0]} tokens in {fact.text!r} and another answer; "
                     "name one: TokenReplacement(subject)"
                 )
@@ -199,7 +203,7 @@ class TokenReplacement:
         for name in names:
             found = _in_place(model, fact, name, span, tuple(ids[: len(fact.align(model).input_ids)].tolist()))
             if isinstance(found, str):
-                raise TracerError(f"{found}; TokenReplacement.suggest(model, fact) lists some that fit")
+                raise ReplacementError(f"{found}; TokenReplacement.suggest(model, fact) lists some that fit")
             row = ids.clone()
             row[span[0] : span[1]] = torch.tensor(found, device=ids.device)
             rows.append(row)

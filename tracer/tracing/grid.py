@@ -9,7 +9,7 @@ import numpy as np
 
 from tracer.engine.hooks import Replace, Site, as_ids
 from tracer.engine.sweep import Base, record, sweep
-from tracer.errors import TracerError
+from tracer.errors import TraceSettingError
 from tracer.facts.readout import Readout
 
 from .case import Case, Setting
@@ -54,7 +54,7 @@ class Grid:
         if setting.sever and published_noise:
             if not isinstance(corruption, GaussianNoise):
                 name = type(corruption).__name__
-                raise TracerError(f"published_noise is about draws of noise, and {name} draws none; leave it out")
+                raise TraceSettingError(f"published_noise is about draws of noise, and {name} draws none; leave it out")
             second = corruption.corrupt(model, ids, span, skip=1).interventions
             again = record(model, rows.ids, second, read=readout.read, kinds=(setting.kind,), max_rows=max_rows)
             corrupted = again.rows(slice(1, None))

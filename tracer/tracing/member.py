@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tracer.engine.answer import knows
-from tracer.errors import TracerError
+from tracer.errors import AverageError, OneOfSeveral, TracerError
 from tracer.facts.fact import Alignment, Fact
 from tracer.facts.spacing import spaced
 
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
     def named(self, error: TracerError) -> TracerError:
         """``error`` with the fact it is about."""
-        return TracerError(f"fact {self.index} ({self.fact.text!r}): {error}")
+        return OneOfSeveral(f"fact {self.index} ({self.fact.text!r}): {error}")
 
 
 def traced(
@@ -49,7 +49,7 @@ def traced(
     foil = {} if case.foil is None else {"foil": case.foil}
     found = trace(model, case.fact, **settings, **foil)
     if not isinstance(found, CausalTrace):
-        raise TracerError(
+        raise AverageError(
             f"the trace function {name_of(trace)} returned a {type(found).__name__}; expected a CausalTrace"
         )
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError
+from tracer.errors import FoilError
 
 
 def log_probs(logits: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def parting(answer: Sequence[int], foil: Sequence[int]) -> int:
     for at, (a, b) in enumerate(zip(answer, foil, strict=False)):
         if a != b:
             return at
-    raise TracerError(f"foil and answer begin with the same tokens {list(foil)}; choose a foil that differs from it")
+    raise FoilError(f"foil and answer begin with the same tokens {list(foil)}; choose a foil that differs from it")
 
 
 def normalised(score: Any, clean: float, corrupted: float) -> Any:
@@ -93,7 +93,7 @@ def normalised(score: Any, clean: float, corrupted: float) -> Any:
     Raises TracerError where the two are equal.
     """
     if abs(clean - corrupted) < 1e-9:
-        raise TracerError(
+        raise FoilError(
             f"the logit difference is {clean:.4g} in the clean run and in the corrupted one, so it cannot be "
             "normalised; choose another foil, a stronger corruption, or the metric 'logit_diff'"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import TracerError, WorkerError
 from tracer.runs.claim import Claim
 from tracer.runs.job import Failed, Job
 from tracer.runs.recipe import Recipe
@@ -83,7 +83,7 @@ def trace_missing(
         except Failed as failed:
             with Store.open(path, check=False) as store:
                 first = next(iter(store.errors().values()))
-            raise TracerError(first.partition("\n")[0]) from failed
+            raise WorkerError(first.partition("\n")[0]) from failed
 
 
 def work(settings: dict[str, Any], given: dict[str, Any]) -> Callable[[Claim], None]:

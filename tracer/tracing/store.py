@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tracer.errors import TracerError
+from tracer.errors import CannotWrite, OtherRun, TracerError
 from tracer.files import npz as storage
 
 from .trace import CausalTrace
@@ -70,7 +70,7 @@ class TraceStore:
         names = [name for name in {**store.settings, **there} if there.get(name) != store.settings.get(name)]
         if names:
             values = "; ".join(f"{n} is {there.get(n)!r} there and {store.settings.get(n)!r} here" for n in names)
-            raise TracerError(f"{store.path} holds the traces of another run: {values}; choose another folder")
+            raise OtherRun(f"{store.path} holds the traces of another run: {values}; choose another folder")
         return store
 
     def find(self, identity: list[Any], expected: dict[str, Any]) -> Found | None:
@@ -86,15 +86,15 @@ class TraceStore:
                 expected["layers"] = tuple(self.settings["layers"])
                 for name, value in expected.items():
                     if (found := getattr(trace, name)) != value:
-                        raise TracerError(f"{path} is not of this run: its {name} is {found!r}, expected {value!r}")
+                        raise OtherRun(f"{path} is not of this run: its {name} is {found!r}, expected {value!r}")
                 return trace
             if unknown.exists():
                 _, header = storage.read(unknown, UNKNOWN)
                 if header.get("fact") != identity:
-                    raise TracerError(f"{unknown} is about another fact, {header.get('fact')!r}")
+                    raise OtherRun(f"{unknown} is about another fact, {header.get('fact')!r}")
                 return "unknown"
         except TracerError as error:
-            raise TracerError(f"{error}; remove the file to have it made again") from error
+            raise OtherRun(f"{error}; remove the file to have it made again") from error
         return None
 
     def keep(self, identity: list[Any], found: Found) -> None:
@@ -117,7 +117,7 @@ class TraceStore:
             temporary.write_bytes(content)
             os.replace(temporary, path)
         except OSError as error:
-            raise TracerError(
+            raise CannotWrite(
                 f"cannot write to {path} ({error.strerror or error}); choose a writable folder"
             ) from error
         finally:
@@ -141,10 +141,10 @@ class TraceStore:
             finally:
                 temporary.unlink(missing_ok=True)
         except FileExistsError as error:
-            raise TracerError(f"{self.path} is a file; expected a folder for the traces") from error
+            raise CannotWrite(f"{self.path} is a file; expected a folder for the traces") from error
         except OSError as error:
             reason = error.strerror or error
-            raise TracerError(f"cannot write to the folder {self.path} ({reason}); choose a writable one") from error
+            raise CannotWrite(f"cannot write to the folder {self.path} ({reason}); choose a writable one") from error
 
 
 def name_of(trace: Callable[..., Any]) -> str:
@@ -162,13 +162,13 @@ def _settings(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no settings")
         return found
     except (OSError, ValueError) as error:
-        raise TracerError(f"{path} is no settings of a run ({error}); choose another folder") from error
+        raise OtherRun(f"{path} is no settings of a run ({error}); choose another folder") from error
 
 
 def _plain(corruption: Any) -> dict[str, Any]:
     """The settings of a corruption as far as they have a part in its numbers."""
     if not dataclasses.is_dataclass(corruption):
-        raise TracerError(
+        raise OtherRun(
             f"{type(corruption).__name__} is no dataclass, so a folder of traces cannot tell its settings; make it "
             "one, or leave the folder out"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.errors import TracerError
+from tracer.errors import NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CausalTrace:
     def __post_init__(self) -> None:
         scores = np.array(self.scores)
         if scores.shape != (len(self.positions), len(self.layers)):
-            raise TracerError(
+            raise ResultArrayError(
                 f"scores of a trace have the shape {scores.shape}; expected one row per position and one column per "
                 f"layer, ({len(self.positions)}, {len(self.layers)})"
             )
@@ -119,4 +119,6 @@ class CausalTrace:
                 header[name] = tuple(header[name])
             return cls(scores=arrays["scores"], **header)
         except (KeyError, TypeError) as error:
-            raise TracerError(f"{path} is not a saved CausalTrace ({error}); expected a file of its save") from error
+            raise NotASavedResult(
+                f"{path} is not a saved CausalTrace ({error}); expected a file of its save"
+            ) from error

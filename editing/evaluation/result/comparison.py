@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from editing.questions.definitions import ordered
-from tracer.errors import TracerError
+from tracer.errors import EmptySelection
 from tracer.statistics import check_bootstrap, clustered_mean
 
 from .schema import LABELS, UNEDITED, Frame
@@ -73,15 +73,15 @@ def compare(
     """
     check_bootstrap(resamples, level, seed)
     if stage not in STAGES:
-        raise TracerError(f"stage is {stage!r}; expected one of {', '.join(STAGES)}")
+        raise EmptySelection(f"stage is {stage!r}; expected one of {', '.join(STAGES)}")
     known = list(metrics["metric"].unique())
     if metric not in known:
-        raise TracerError(f"no case has the metric {metric!r}; expected one of {', '.join(ordered(known))}")
+        raise EmptySelection(f"no case has the metric {metric!r}; expected one of {', '.join(ordered(known))}")
     rows = staged(metrics[(metrics["metric"] == metric) & np.isfinite(metrics["value"])])
     (name_a, first), (name_b, second) = (_selected(rows, each, stage) for each in (a, b))
     both = [case for case in first.index if case in second.index]
     if not both:
-        raise TracerError(
+        raise EmptySelection(
             f"{name_a} and {name_b} have no case in common that has {metric!r}, so that nothing can be paired; "
             "evaluate both on the same records"
         )
@@ -112,15 +112,17 @@ def _selected(rows: Frame, select: Select, stage: str) -> tuple[str, Frame]:
     labels = {"method": select, "control": ""} if isinstance(select, str) else {"control": "", **select}
     unknown = labels.keys() - set(LABELS)
     if unknown:
-        raise TracerError(f"{sorted(unknown)[0]!r} is no label; select by {', '.join(LABELS)}")
+        raise EmptySelection(f"{sorted(unknown)[0]!r} is no label; select by {', '.join(LABELS)}")
     name = " ".join(str(value) for value in labels.values() if value != "")
     stage = UNEDITED if labels.get("method") == UNEDITED else stage
     chosen = rows[(rows["stage"] == stage) & np.logical_and.reduce([rows[key] == v for key, v in labels.items()])]
     if chosen.empty:
         there = ", ".join(dict.fromkeys(rows.loc[rows["stage"] == stage, "method"]))
-        raise TracerError(f"no case of {name} has this metric at the stage {stage!r}; it is known of: {there or '-'}")
+        raise EmptySelection(
+            f"no case of {name} has this metric at the stage {stage!r}; it is known of: {there or '-'}"
+        )
     for label in LABELS:
         found = list(chosen[label].unique())
         if label != "seed" and len(found) > 1:
-            raise TracerError(f"{name} has several values of {label}: {', '.join(map(repr, found))}; select one")
+            raise EmptySelection(f"{name} has several values of {label}: {', '.join(map(repr, found))}; select one")
     return name, chosen.groupby("case_id")["value"].mean()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import TracerError
+from tracer.errors import EvaluationFileError
 from tracer.files import new_file
 
 from .schema import COLUMNS, COUNT, LABELS, NUMBER, WHOLE, Frame, typed
@@ -57,7 +57,9 @@ class Evaluation:
         """From the tables there are; the others are empty."""
         unknown = tables.keys() - COLUMNS.keys()
         if unknown:
-            raise TracerError(f"there is no table {sorted(unknown)[0]!r}; expected some of {', '.join(COLUMNS)}")
+            raise EvaluationFileError(
+                f"there is no table {sorted(unknown)[0]!r}; expected some of {', '.join(COLUMNS)}"
+            )
         return cls(**{name: tables.get(name, ()) for name in COLUMNS}, settings=dict(settings or {}))
 
     @property
@@ -153,7 +155,9 @@ class Evaluation:
         """
         path = Path(path)
         if path.suffix.lower() == ".npz":
-            raise TracerError(f"an evaluation is saved as an SQLite file, not as npz; name it {path.stem}.sqlite")
+            raise EvaluationFileError(
+                f"an evaluation is saved as an SQLite file, not as npz; name it {path.stem}.sqlite"
+            )
         with new_file(path) as temporary:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -164,7 +168,7 @@ class Evaluation:
                     pairs = [(key, _json(value)) for key, value in self.settings.items()]
                     base.executemany("INSERT INTO settings VALUES (?, ?)", pairs)
             except (sqlite3.Error, UnicodeEncodeError) as error:
-                raise TracerError(f"cannot write {path} ({error}); choose another file") from error
+                raise EvaluationFileError(f"cannot write {path} ({error}); choose another file") from error
         return path
 
     @classmethod
@@ -181,19 +185,19 @@ class Evaluation:
             with open(path, "rb") as file:
                 header = file.read(len(HEADER))
         except OSError as error:
-            raise TracerError(f"cannot read {path} ({error.strerror or error}); {wanted}") from error
+            raise EvaluationFileError(f"cannot read {path} ({error.strerror or error}); {wanted}") from error
         if header != HEADER:
-            raise TracerError(f"{path} is no SQLite file; {wanted}")
+            raise EvaluationFileError(f"{path} is no SQLite file; {wanted}")
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as base:
                 base.execute("BEGIN")  # one moment for all tables
                 found = {str(row[0]) for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 if "metrics" not in found:
-                    raise TracerError(f"{path} holds no evaluation: it has no table 'metrics'; {wanted}")
+                    raise EvaluationFileError(f"{path} holds no evaluation: it has no table 'metrics'; {wanted}")
                 tables = {name: _read(base, name) for name in COLUMNS if name in found}
                 pairs = base.execute("SELECT key, value FROM settings").fetchall() if "settings" in found else []
         except sqlite3.Error as error:
-            raise TracerError(f"cannot read {path} ({error}); {wanted}") from error
+            raise EvaluationFileError(f"cannot read {path} ({error}); {wanted}") from error
         return cls.of({str(key): _parsed(value) for key, value in pairs}, **tables)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tracer.errors import TracerError
+from tracer.errors import JoinError
 
 from .evaluation import Evaluation
 from .schema import COLUMNS, LABELS, NUMBER, UNEDITED, Frame
@@ -25,16 +25,16 @@ def join(evaluations: Sequence[Evaluation]) -> Evaluation:
             layers, seed and control in two of them.
     """
     if not evaluations:
-        raise TracerError("there is no evaluation to join; give at least one")
+        raise JoinError("there is no evaluation to join; give at least one")
     first = evaluations[0]
     if len(evaluations) == 1:
         return first
     for other in evaluations[1:]:
         if _records(first) != _records(other):
-            raise TracerError("the evaluations are of different records; join runs over the same ones, in one order")
+            raise JoinError("the evaluations are of different records; join runs over the same ones, in one order")
         for name, its in _models(other).items():
             if its != _models(first).get(name, its):
-                raise TracerError(f"the model {name!r} has other weights in another evaluation; name it otherwise")
+                raise JoinError(f"the model {name!r} has other weights in another evaluation; name it otherwise")
     _apart(evaluations)
     tables = {name: _together([getattr(each, name) for each in evaluations]) for name in COLUMNS}
     return Evaluation.of(_settings([each.settings for each in evaluations]), **tables)
@@ -67,7 +67,7 @@ def _apart(evaluations: Sequence[Evaluation]) -> None:
         twice = sorted(seen & own)
         if twice:
             named = ", ".join(f"{label} {value!r}" for label, value in zip(LABELS, twice[0], strict=True) if value)
-            raise TracerError(f"two evaluations have {named}; leave one of them out")
+            raise JoinError(f"two evaluations have {named}; leave one of them out")
         seen |= own
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from editing.questions.definitions import ordered
-from tracer.errors import TracerError
+from tracer.errors import EmptySelection
 from tracer.statistics import bootstrap, ratio
 
 from .schema import LABELS, UNEDITED, Frame
@@ -59,13 +59,15 @@ def retention(
     rows = rows[rows["after"] > rows["position"]]
     there = list(rows["metric"].unique())
     if not there:
-        raise TracerError(
+        raise EmptySelection(
             "nothing was measured after edits of mode 'sequential', so that there is no retention; evaluate with "
             "mode='sequential'"
         )
     chosen = metric or next((name for name in RELIABLE if name in there), there[0])
     if chosen not in there:
-        raise TracerError(f"edits of mode 'sequential' have no {chosen!r}; expected one of {', '.join(ordered(there))}")
+        raise EmptySelection(
+            f"edits of mode 'sequential' have no {chosen!r}; expected one of {', '.join(ordered(there))}"
+        )
     rows = rows[rows["metric"] == chosen].sort_values(["after", "position"], kind="stable").reset_index(drop=True)
     curve, matrix = [], []
     for key, group in series_in(rows, by):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tracer.errors import TracerError
+from tracer.errors import EvaluationFileError
 
 Frame: TypeAlias = Any
 """A pandas DataFrame or Series. pandas says of nearly everything that it may be either, so that its own types tell a
@@ -81,7 +81,7 @@ def typed(table: str, rows: Rows) -> Frame:
         frame = pd.DataFrame({name: [] for name in columns})
     missing = [name for name in columns if name not in frame.columns]
     if missing:
-        raise TracerError(f"the table {table!r} has no column {missing[0]!r}; expected {', '.join(columns)}")
+        raise EvaluationFileError(f"the table {table!r} has no column {missing[0]!r}; expected {', '.join(columns)}")
     return pd.DataFrame({name: _column(table, name, kind, frame[name]) for name, kind in columns.items()})
 
 
@@ -98,4 +98,4 @@ def _column(table: str, name: str, kind: str, values: Frame) -> Frame:
             return pd.Series(texts, dtype=object)
         return values.astype({WHOLE: "int64", COUNT: "Int64", NUMBER: "float64"}[kind])
     except (TypeError, ValueError) as error:
-        raise TracerError(f"column {name!r} of the table {table!r} holds {error}; expected a {kind}") from error
+        raise EvaluationFileError(f"column {name!r} of the table {table!r} holds {error}; expected a {kind}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from editing.questions.definitions import ordered, what_is
-from tracer.errors import TracerError
+from tracer.errors import EmptySelection
 from tracer.statistics import bootstrap, check_bootstrap, cluster_weights, percentile_interval, ratio
 
 from .schema import LABELS, Frame
@@ -137,7 +137,7 @@ def _ruined(metrics: Frame, by: Sequence[str]) -> dict[tuple[Any, ...], float]:
 def check(by: Sequence[str], resamples: Any, level: Any, seed: Any) -> None:
     unknown = [name for name in by if name not in LABELS]
     if unknown or isinstance(by, str) or not by:
-        raise TracerError(f"by is {by!r}; expected some of {', '.join(LABELS)}")
+        raise EmptySelection(f"by is {by!r}; expected some of {', '.join(LABELS)}")
     check_bootstrap(resamples, level, seed)
 
 

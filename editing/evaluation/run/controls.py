@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from editing.edits.edit import Edit
-from tracer.errors import TracerError
+from tracer.errors import EvaluationOptionError
 
 
 def random_direction(edit: Edit, seed: int) -> Edit:
@@ -37,6 +37,6 @@ def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int,
     count = len(layers)
     starts = [start for start in range(n_layers - count + 1) if set(range(start, start + count)) != set(layers)]
     if not starts:
-        raise TracerError(f"a model of {n_layers} layers has no other place for {count} of them")
+        raise EvaluationOptionError(f"a model of {n_layers} layers has no other place for {count} of them")
     start = starts[int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(seed)))]
     return tuple(range(start, start + count))

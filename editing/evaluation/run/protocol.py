@@ -17,7 +17,7 @@ from editing.evaluation.result.schema import UNEDITED
 from editing.health.monitor import Limits
 from editing.methods.compute import method_named, settings_of
 from editing.questions.record import EditRecord
-from tracer.errors import TracerError
+from tracer.errors import EvaluationOptionError, UnknownMethod
 from tracer.runs import Job
 
 Mode = Literal["single", "batch", "sequential"]
@@ -53,10 +53,10 @@ class Cell:
         found = method_named(self.method)
         object.__setattr__(self, "method", found.name)
         if self.mode not in get_args(Mode):
-            raise TracerError(f"mode is {self.mode!r}; expected one of {', '.join(get_args(Mode))}")
+            raise EvaluationOptionError(f"mode is {self.mode!r}; expected one of {', '.join(get_args(Mode))}")
         if self.layers is not None:
             if found.layers is None:
-                raise TracerError(f"{self.method} takes no layers; leave them out")
+                raise UnknownMethod(f"{self.method} takes no layers; leave them out")
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         settings_of(found, self.options())
 
@@ -131,14 +131,16 @@ class Protocol:
         object.__setattr__(self, "controls", tuple(self.controls))
         for name, least in {"chunk": 1, "batch": 1, "step": 1, "moments": 1, "text_tokens": 2}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise TracerError(f"{name} is {value}; expected at least {least}")
+                raise EvaluationOptionError(f"{name} is {value}; expected at least {least}")
         for name in ("control_cases", "answer_cases", "retention", "canary_tokens"):
             if (value := getattr(self, name)) is not None and value < 0:
-                raise TracerError(f"{name} is {value}; expected 0 or more")
+                raise EvaluationOptionError(f"{name} is {value}; expected 0 or more")
         if wrong := [name for name in self.controls if name not in CONTROLS]:
-            raise TracerError(f"there is no control {wrong[0]!r}; expected some of {', '.join(CONTROLS)}")
+            raise EvaluationOptionError(f"there is no control {wrong[0]!r}; expected some of {', '.join(CONTROLS)}")
         if self.on_alarm not in get_args(OnAlarm):
-            raise TracerError(f"on_alarm is {self.on_alarm!r}; expected one of {', '.join(get_args(OnAlarm))}")
+            raise EvaluationOptionError(
+                f"on_alarm is {self.on_alarm!r}; expected one of {', '.join(get_args(OnAlarm))}"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """What json knows."""
@@ -149,7 +151,7 @@ class Protocol:
         """From names and values. Raises TracerError for names that are none."""
         known = [each.name for each in fields(cls)]
         if wrong := [name for name in options if name not in known]:
-            raise TracerError(f"an evaluation has no option {wrong[0]!r}; it has {', '.join(known)}")
+            raise EvaluationOptionError(f"an evaluation has no option {wrong[0]!r}; it has {', '.join(known)}")
         return cls(**options)
 
 
@@ -160,13 +162,13 @@ def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Prot
         TracerError: no cell, no record, cells that are the same, or case ids that are not unique.
     """
     if not records:
-        raise TracerError("there is nothing to evaluate: the list of records is empty; give at least one")
+        raise EvaluationOptionError("there is nothing to evaluate: the list of records is empty; give at least one")
     if not cells:
-        raise TracerError("there is nothing to evaluate: no method is named; give at least one")
+        raise EvaluationOptionError("there is nothing to evaluate: no method is named; give at least one")
     places: dict[str, int] = {}
     for place, record in enumerate(records):
         if places.setdefault(record.case_id, place) != place:
-            raise TracerError(
+            raise EvaluationOptionError(
                 f"records {places[record.case_id]} and {place} both have the case id {record.case_id!r}; "
                 "give every record its own"
             )
@@ -179,7 +181,7 @@ def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Prot
     seen: dict[str, int] = {}
     for number, cell in enumerate(cells):
         if (first := seen.setdefault(repr((cell.labels(), sorted(cell.hparams.items()))), number)) != number:
-            raise TracerError(f"cells {first} and {number} are the same: {cell}; leave one of them out")
+            raise EvaluationOptionError(f"cells {first} and {number} are the same: {cell}; leave one of them out")
         asked = {i: unedited_key(cell.model, chunk[0]) for chunk in chunks for i in chunk}
         base = {"task": cell.mode, "cell": number}
         if cell.mode == "single":

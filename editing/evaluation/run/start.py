@@ -13,7 +13,7 @@ from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import COLUMNS
 from editing.methods.compute import method_named
 from editing.questions.record import EditRecord
-from tracer.errors import TracerError
+from tracer.errors import UnknownMethod, WorkerError
 from tracer.factworld import held_out_text
 from tracer.inference import ordinary
 from tracer.model import Model
@@ -134,7 +134,7 @@ def carry_on(
     try:
         run(path, WORK, workers=workers, cluster=cluster, given=given)
     except Failed as error:
-        raise TracerError(f"{error}") from error
+        raise WorkerError(f"{error}") from error
     return Evaluation.load(path)
 
 
@@ -179,7 +179,7 @@ def _cell(
     own = {key: value for key, value in plain.items() if key in fields_of[name]}
     stray = [key for key in (*plain, *objects) if not any(key in known for known in fields_of.values())]
     if stray:
-        raise TracerError(
+        raise UnknownMethod(
             f"{stray[0]!r} is neither an option of an evaluation ({', '.join(each.name for each in fields(Protocol))}) "
             f"nor a hyper-parameter of {', '.join(methods or [name])}"
         )

@@ -17,7 +17,7 @@ from editing.questions.metrics import Value, case_metrics
 from editing.questions.record import EditRecord
 from editing.questions.text_metrics import TermWeights, essence_perplexity
 from tracer.engine.answer import knows
-from tracer.errors import TracerError
+from tracer.errors import OtherRun, TracerError
 from tracer.model import EMBEDDED, Model, load
 
 from .blobs import answers_from_bytes
@@ -62,7 +62,7 @@ class Bench:
             self._models[name] = replace(loaded, name=name)
         model = self._models[name]
         if (found := model.fingerprint()) != known["fingerprint"]:
-            raise TracerError(
+            raise OtherRun(
                 f"{name} has the weights {found[:12]}, but the run was begun with {known['fingerprint'][:12]}; "
                 "give that model, or begin another run"
             )

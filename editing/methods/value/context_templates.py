@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tracer.engine.follow import Line, follow
-from tracer.errors import TracerError
+from tracer.errors import ContextTemplateError
 from tracer.facts.chat import Chat
 from tracer.facts.encoding import encode
 from tracer.facts.fact import SLOT
@@ -71,16 +71,16 @@ def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
         else:
             kinds.append(tuple(item))
     if flat and kinds:
-        raise TracerError("context templates are texts, or lists of texts; these are both")
+        raise ContextTemplateError("context templates are texts, or lists of texts; these are both")
     if flat:
         rest = tuple(text for text in flat[1:])
         kinds = [(flat[0],), rest] if rest else [(flat[0],)]
     kinds = [kind for kind in kinds if kind]
     for text in (text for kind in kinds for text in kind):
         if text.count(SLOT) != 1:
-            raise TracerError(f"context template {text!r} holds {{}} {text.count(SLOT)} times; write it once")
+            raise ContextTemplateError(f"context template {text!r} holds {{}} {text.count(SLOT)} times; write it once")
     if not kinds or kinds[0][0] != BARE:
-        raise TracerError('the first context template is the bare prompt, "{}"; put it there')
+        raise ContextTemplateError('the first context template is the bare prompt, "{}"; put it there')
     return tuple(kinds)
 
 

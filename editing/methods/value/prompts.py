@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from editing.request import EditRequest
 from tracer.engine.batch import Row
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError
 from tracer.facts.chat import chat_of
 from tracer.facts.fact import Fact
 from tracer.facts.readout import Readout
@@ -34,7 +34,7 @@ def lookup(found: Alignment, token: str) -> int:
         return min(end, last)
     if token == "last":
         return last
-    raise TracerError(f"fact_token is {token!r}; expected one of {', '.join(TOKENS)}")
+    raise HyperparameterError(f"fact_token is {token!r}; expected one of {', '.join(TOKENS)}")
 
 
 def rewriting_rows(model: Model, request: EditRequest, templates: Templates, token: str) -> list[Row]:

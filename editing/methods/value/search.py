@@ -18,7 +18,7 @@ from torch import Tensor
 from editing.methods.timing import part
 from tracer.engine.batch import Row
 from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
-from tracer.errors import TracerError
+from tracer.errors import NotFinite
 from tracer.progress import bar
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class _Search:
             nll, kl = terms[i]["nll"], terms[i]["kl"]
             total = nll * factor[i] + kl + decay
             if not torch.isfinite(total):
-                raise TracerError(
+                raise NotFinite(
                     f"the loss of request {i} is no number after {len(self.curves[i])} steps; "
                     "lower v_lr, or load the model with dtype=torch.float32"
                 )

@@ -11,7 +11,7 @@ from editing.covariance.covariance import Covariance
 from editing.covariance.default import covariance_for
 from editing.methods.timing import part
 from editing.request import EditRequest
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError
 
 from .context_templates import Templates, as_templates, context_templates
 from .prompts import TOKENS, essence_rows, rewriting_rows
@@ -86,17 +86,19 @@ class ValueSettings:
         positive = {name: getattr(self, name) for name in ("v_steps", "v_lr", "clamp", "reach", "stride")}
         for name, value in positive.items():
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise TracerError(f"{name} is {value}; expected a number above zero")
+                raise HyperparameterError(f"{name} is {value}; expected a number above zero")
         for name in ("v_weight_decay", "kl_factor", "damping"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise TracerError(f"{name} is {value}; expected zero or more")
+                raise HyperparameterError(f"{name} is {value}; expected zero or more")
         if self.fact_token not in TOKENS:
-            raise TracerError(f"fact_token is {self.fact_token!r}; expected one of {', '.join(TOKENS)}")
+            raise HyperparameterError(f"fact_token is {self.fact_token!r}; expected one of {', '.join(TOKENS)}")
         if self.essence_at not in ("subject", "last"):
-            raise TracerError(f"essence_at is {self.essence_at!r}; expected 'subject' or 'last'")
+            raise HyperparameterError(f"essence_at is {self.essence_at!r}; expected 'subject' or 'last'")
         if self.max_rows is not None and self.max_rows < 1:
-            raise TracerError(f"max_rows is {self.max_rows}; expected at least 1, or None for a default by memory")
+            raise HyperparameterError(
+                f"max_rows is {self.max_rows}; expected at least 1, or None for a default by memory"
+            )
         if isinstance(self.essence, str):
             object.__setattr__(self, "essence", (self.essence,))
         if self.context_templates is not None:
@@ -116,7 +118,7 @@ class ValueSettings:
         for layer in chosen:
             model.path("key", layer)  # TracerError for a layer that does not exist
         if not chosen:
-            raise TracerError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
+            raise HyperparameterError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
         settings = replace(self, layers=chosen)
         if self.context_templates is None:
             with part("contexts"):

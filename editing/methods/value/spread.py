@@ -25,7 +25,7 @@ from editing.methods.timing import part
 from editing.request import EditRequest
 from tracer.engine.arriving import Arrival, behind_norm
 from tracer.engine.batch import Row, states_at_lookups
-from tracer.errors import TracerError
+from tracer.errors import HyperparameterError
 from tracer.progress import track
 from tracer.text import plain
 
@@ -57,7 +57,7 @@ class SpreadSettings(ValueSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.same_key not in ("in_turn", "together"):
-            raise TracerError(f"same_key is {self.same_key!r}; expected 'in_turn' or 'together'")
+            raise HyperparameterError(f"same_key is {self.same_key!r}; expected 'in_turn' or 'together'")
 
     def rounds(self, group: Group) -> list[list[int]]:
         """Places of the requests that are written together, round by round."""

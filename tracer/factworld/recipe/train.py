@@ -22,7 +22,7 @@ import typer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tracer.errors import TracerError
+from tracer.errors import FactWorldTableError
 from tracer.factworld.corpus import WEIGHTS, Corpus, Statement, text_of
 from tracer.progress import bar
 
@@ -151,7 +151,7 @@ class _Run:
         # its own file: python objects (the corpus's queue) are in it
         state = torch.load(path, weights_only=False)
         if state["recipe"] != asdict(recipe):
-            raise TracerError(
+            raise FactWorldTableError(
                 f"{path} was made by another recipe; train in another folder, or delete it to begin again"
             )
         self.model.load_state_dict(state["model"])

@@ -1,8 +1,16 @@
 """The one exception a user of the workbench has to know, and what is said without stopping the work."""
 
+from typing import ClassVar
+
 
 class TracerError(ValueError):
-    """Input that cannot be used. The message names the thing, what was expected, and the repair."""
+    """Input that cannot be used. The message names the thing, what was expected, and the repair.
+
+    Attributes:
+        page: the page of the documentation about this kind of error, by its name below `docs/errors`.
+    """
+
+    page: ClassVar[str] = "index"
 
 
 class TracerNote(UserWarning):
