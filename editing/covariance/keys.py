@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.engine.batch import logits_of, pad
 from tracer.engine.forward import Stop
 from tracer.engine.hooks import Frame, attach, evaluating
 from tracer.errors import NotFinite
@@ -85,18 +86,10 @@ def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]
 
 def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -> None:
     """Run the model over ``rows``, padded on the right, as far as the last layer, and add up its keys."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    real = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.from_numpy(row)
-        real[i, : len(row)] = True
-    arguments: dict[str, Any] = {"input_ids": ids.to(model.device)}
+    ids = pad(rows)  # type: ignore[arg-type]
+    length = ids.shape[1]
+    real = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
     padded = not bool(real.all())
-    if padded:
-        arguments["attention_mask"] = real.long().to(model.device)
-    if model.causal:
-        arguments["use_cache"] = False
     last = max(totals)
 
     def gather(layer: int) -> Any:
@@ -112,7 +105,7 @@ def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -
     with ExitStack() as stack, suppress(Stop):
         for layer in totals:
             stack.callback(attach(model, "key", layer, gather(layer), frame).remove)
-        model.hf(**arguments)
+        logits_of(model, ids, real if padded else None)
 
 
 def _device(model: Model, layer: int) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
 from tracer.engine.sweep import check_numbers, default_rows
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
@@ -153,8 +154,8 @@ def _run(model: Model, ids: Tensor, lead: int) -> Iterator[tuple[slice, Tensor]]
     for start in range(0, len(ids), step):
         rows = slice(start, start + step)
         with torch.no_grad(), evaluating(model):
-            logits = check_numbers(model, model.hf(input_ids=ids[rows].to(model.device)).logits)
-        yield rows, logits[:, lead:].float().log_softmax(-1)
+            found = check_numbers(model, logits_of(model, ids[rows]))
+        yield rows, found[:, lead:].float().log_softmax(-1)
 
 
 def _loss(log_probs: Tensor, ids: Tensor, lead: int) -> float:

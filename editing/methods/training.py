@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from editing.request import EditRequest
-from tracer.engine.batch import Row, padded
-from tracer.engine.hooks import evaluating
+from tracer.engine.batch import Row, logits_of, padded
+from tracer.engine.hooks import evaluating, pick_logits
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HyperparameterError, MaskedModelError, NotFinite
 from tracer.facts.readout import Readout
@@ -160,21 +160,16 @@ def losses(model: Model, rows: Sequence[Row]) -> Tensor:
 
     Rows of a masked model, which sees the padding, must be of one length.
     """
-    line = [i for i, row in enumerate(rows) for _ in row.read]
-    token = [position for row in rows for position in row.read]
-
-    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][line, token].unsqueeze(0), *args[1:])  # [1, read, d]
-
-    handle = model.module("unembed").register_forward_pre_hook(before)
+    line = torch.tensor([i for i, row in enumerate(rows) for _ in row.read])
+    token = torch.tensor([position for row in rows for position in row.read])
+    handle = pick_logits(model, line, token)
     try:
-        arguments = {"use_cache": False} if model.causal else {}
-        logits = model.hf(input_ids=padded(model, rows), **arguments).logits[0]
+        read = logits_of(model, padded(model, rows))[0]  # [read, V]
     finally:
         handle.remove()
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    target = torch.tensor([i for row in rows for i in row.target], device=logits.device)
-    found = -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    read = read if read.dtype == torch.float64 else read.float()
+    target = torch.tensor([i for row in rows for i in row.target], device=read.device)
+    found = -read.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return torch.stack([part.mean() for part in found.split([len(row.target) for row in rows])])
 
 

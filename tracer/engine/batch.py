@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,30 @@ class Row:
     target: tuple[int, ...] = ()
 
 
-def padded(model: Model, rows: Sequence[Row]) -> Tensor:
-    """Ids [rows, tokens], filled up on the right, where a causal model never looks."""
-    ids = torch.zeros(len(rows), max(len(row.ids) for row in rows), dtype=torch.long)
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Ids [rows, tokens] on the CPU, filled up on the right, where a causal model never looks."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for line, row in zip(ids, rows, strict=True):
-        line[: len(row.ids)] = torch.tensor(row.ids)
-    return ids.to(model.device)
+        line[: len(row)] = torch.as_tensor(row)
+    return ids
+
+
+def padded(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Ids [rows, tokens] of rows, filled up on the right, on the model's device."""
+    return pad([row.ids for row in rows]).to(model.device)
+
+
+def logits_of(model: Model, ids: Tensor, real: Tensor | None = None) -> Tensor:
+    """Logits [rows, tokens, V] of one forward, through whatever hooks are attached; no keys and values are kept.
+
+    real: [rows, tokens] bool, which ids are not padding; None: all, or padding that is never looked at.
+    """
+    arguments: dict[str, Any] = {"input_ids": ids.to(model.device)}
+    if real is not None:
+        arguments["attention_mask"] = real.long().to(model.device)
+    if model.causal:
+        arguments["use_cache"] = False
+    return model.hf(**arguments).logits
 
 
 def states_at_lookups(

@@ -177,6 +177,16 @@ def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:
     return model.module("unembed").register_forward_pre_hook(before)
 
 
+def pick_logits(model: Model, rows: Tensor, tokens: Tensor) -> RemovableHandle:
+    """Let the unembedding see n places of its input [rows, tokens, d] only, place by place: logits are [1, n, V]."""
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        state = args[0]
+        return (state[rows.to(state.device), tokens.to(state.device)].unsqueeze(0), *args[1:])
+
+    return model.module("unembed").register_forward_pre_hook(before)
+
+
 def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
     """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
 

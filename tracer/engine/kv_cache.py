@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer.errors import TracerError, out_of_memory
 from tracer.model import check_ids
 
+from .batch import pad
 from .forward import Prefix
+from .hooks import pick_logits
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -37,18 +39,11 @@ def run(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool) -
 
 
 def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **arguments: Any) -> Tensor:
-    ids = torch.zeros(len(rows), max(len(row) for row, _ in rows), dtype=torch.long)
-    for line, (row, _) in zip(ids, rows, strict=True):
-        line[: len(row)] = torch.tensor(row)
+    ids = pad([row for row, _ in rows])
     check_ids(model, ids)
     lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
     positions = torch.tensor([position for _, read in rows for position in read])
-
-    def only_read(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        state = args[0]
-        return (state[lines.to(state.device), positions.to(state.device)].unsqueeze(0), *args[1:])
-
-    handle = model.module("unembed").register_forward_pre_hook(only_read)
+    handle = pick_logits(model, lines, positions)
     try:
         return model.hf(input_ids=ids.to(model.device), **arguments).logits[0]
     finally:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracer.errors import TracerError
 
 from .batch import Row, padded
 from .forward import BlockArguments, Prefix, Stop, narrow
-from .hooks import INNER, Frame, attach
+from .hooks import INNER, Frame, attach, pick_logits
 from .sweep import record
 
 if TYPE_CHECKING:
@@ -161,9 +161,6 @@ class Suffix:
         at_row = index.repeat_interleave(torch.tensor(counts, device=device))
         at_token = torch.tensor([p - self.first for row in self.rows for p in row.read], device=device)
 
-        def gather(_: nn.Module, args: tuple) -> tuple:
-            return (args[0][at_row.to(args[0].device), at_token.to(args[0].device)].unsqueeze(0), *args[1:])
-
         prefix = None if self.prefix is None else Prefix(self.prefix, self.first, slice(None))
         arguments: dict[str, Any] = {}
         if self.ability.cached:
@@ -185,7 +182,7 @@ class Suffix:
                 early = _Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
-            stack.callback(model.module("unembed").register_forward_pre_hook(gather).remove)
+            stack.callback(pick_logits(model, at_row, at_token).remove)
             ids = self.ids[:, self.first :]
             logits = model.hf(input_ids=ids[:1] if self.ability.grows else ids, **arguments).logits[0]
         return list(logits.float().log_softmax(-1).split(counts))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.engine.batch import logits_of
 from tracer.engine.branches import rows_of
 from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
 from tracer.engine.sweep import check_max_rows, check_numbers, default_rows
@@ -164,4 +165,4 @@ class _Runs:
             for layer in range(model.n_layers):
                 stack.callback(attach(model, self.kind, layer, keep(layer), frame).remove)
             stack.callback(keep_logits(model, self.read).remove)
-            return check_numbers(model, model.hf(input_ids=ids).logits)
+            return check_numbers(model, logits_of(model, ids))

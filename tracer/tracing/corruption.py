@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.engine.batch import logits_of
 from tracer.engine.hooks import Add, Intervention, Site, evaluating, keep_logits
 from tracer.errors import NoiseError, ReplacementError, TextWithoutTokens
 from tracer.model.vocabulary import check_ids
@@ -240,8 +241,8 @@ class TokenReplacement:
             stack.enter_context(evaluating(model))
             stack.callback(keep_logits(model, readout.read[:1]).remove)
             some = rows.split(default_rows(model, len(readout.ids), 1))
-            logits = torch.cat([model.hf(input_ids=part).logits[:, 0].float() for part in some])
-        p = check_numbers(model, logits).softmax(-1)
+            read = torch.cat([logits_of(model, part)[:, 0].float() for part in some])
+        p = check_numbers(model, read).softmax(-1)
         answer = readout.target[0] if readout.target else int(p[0].argmax())
         sure, says = p[1:].max(-1)
         order = [i for i in sure.argsort(descending=True).tolist() if int(says[i]) != answer]

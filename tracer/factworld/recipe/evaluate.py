@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import typer
 
+from tracer.engine.batch import logits_of, pad
 from tracer.progress import track
 
 if TYPE_CHECKING:
@@ -85,12 +86,9 @@ def decodes_exactly(model: Model, asked: Sequence[tuple[str, str]], batch: int =
     starts = range(0, len(items), batch)
     for start in track(starts, "asking", len(starts)):
         chunk = items[start : start + batch]
-        width = chunk[-1][0]
-        ids = torch.zeros(len(chunk), width, dtype=torch.long)
-        for row, (length, _, head, tail) in enumerate(chunk):
-            ids[row, :length] = torch.tensor(head + tail)
+        ids = pad([head + tail for _, _, head, tail in chunk])
         with torch.no_grad():
-            best = model.hf(ids.to(model.device)).logits.argmax(-1).cpu()  # right padding is never looked at
+            best = logits_of(model, ids).argmax(-1).cpu()  # right padding is never looked at
         for row, (length, i, head, tail) in enumerate(chunk):
             result[i] = best[row, len(head) - 1 : length - 1].tolist() == tail
     return result
@@ -166,8 +164,8 @@ def perplexity(model: Model, text: str, width: int = 128) -> float:
     windows = [ids[i : i + width] for i in range(0, len(ids) - width + 1, width)]
     batch = torch.tensor(windows, device=model.device)
     with torch.no_grad():
-        logits = model.hf(batch).logits
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
+        found = logits_of(model, batch)
+    loss = torch.nn.functional.cross_entropy(found[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
     return float(loss.exp())
 
 
