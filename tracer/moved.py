@@ -133,8 +133,10 @@ MOVED = {
 
 
 class Moved(ModuleType):
-    """A module at its old place: its names are looked up in the new ones, and calling it calls the function that has
-    its name (``editing.locate`` is a function to users, and was a module as well)."""
+    """A module at its old place: its names are looked up in the new ones.
+
+    Calling it calls the function that has its name (`editing.locate` is a function to users, and was a module as well).
+    """
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):

@@ -15,7 +15,7 @@ _FIRST, _REPLY, _SECOND = "Qfirstq", "Areplya", "Qsecondq"
 
 @dataclass(frozen=True)
 class Turn:
-    """A text in a template, in parts: ``head + said + tail`` is the text.
+    """A text in a template, in parts: `head + said + tail` is the text.
 
     Attributes:
         head: up to where the user begins to speak for the last time.
@@ -96,7 +96,11 @@ def chat_of(model: Any) -> Chat | None:
 
 
 def framed(model: Any, said: str, system: str | None = None) -> str:
-    """A question in the chat template, as far as the reply begins. Raises TracerError as :meth:`Chat.of` does."""
+    """A question in the chat template, as far as the reply begins.
+
+    Raises:
+        TracerError: as `Chat.of` does.
+    """
     tokenizer: Any = getattr(model, "tokenizer", model)
     before, after = _split(_rendered(tokenizer, [_FIRST], system), _FIRST)
     return f"{before}{said.strip()}{after}"

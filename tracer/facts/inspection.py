@@ -27,7 +27,7 @@ class Alignment:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """An alignment to look at: ``print`` it, or leave it as the last line of a notebook cell."""
+    """An alignment to look at: `print` it, or leave it as the last line of a notebook cell."""
 
     text: str
     alignment: Alignment

@@ -39,7 +39,7 @@ class Readout:
         return cls(ids, tuple(range(first, first + max(1, len(target)))), target)
 
     def answer(self, logits: Tensor) -> list[int]:
-        """The answer that is measured: the target, or without one what ``logits`` [k, V] find most probable."""
+        """The answer that is measured: the target, or without one what `logits` [k, V] find most probable."""
         return list(self.target) or logits.argmax(-1).tolist()
 
 

@@ -78,7 +78,7 @@ def sentence_ends(text: str) -> Iterator[int]:
 
 
 def sentence_end(text: str, count: int = 1) -> int | None:
-    """Where sentence ``count`` ends, if it does."""
+    """Where sentence `count` ends, if it does."""
     for number, place in enumerate(sentence_ends(text), 1):
         if number == count:
             return place
@@ -86,7 +86,7 @@ def sentence_end(text: str, count: int = 1) -> int | None:
 
 
 def first_sentences(text: str, count: int = 1) -> str:
-    """``text`` up to the end of so many sentences; all of it where fewer end."""
+    """`text` up to the end of so many sentences; all of it where fewer end."""
     return text[: sentence_end(text, count)]
 
 
@@ -113,7 +113,7 @@ def answer_of(text: str) -> str:
 
 
 def goes_on(text: str, place: int) -> bool:
-    """Whether the name that ends at ``place`` goes on behind a mark that stands there: "St" in "St. Louis"."""
+    """Whether the name that ends at `place` goes on behind a mark that stands there: "St" in "St. Louis"."""
     found = _MARK.match(text, place)
     if found is None or found["mark"] != ".":
         return False

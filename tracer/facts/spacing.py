@@ -2,7 +2,7 @@
 
 Between words there is one; between the parts of a word, a number or a formula, and in scripts that are written without
 spaces, there is none. Where the texts do not tell ("in down" + "town") a space is taken, and whoever knows better says
-so: ``Fact(..., space=False)``.
+so: `Fact(..., space=False)`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def space_between(prompt: str, target: str) -> bool:
 
 
 def spaced(prompt: str, target: str, space: bool | None = None) -> str:
-    """The target as it follows the prompt. space: whether one stands between them; None: by :func:`space_between`."""
+    """The target as it follows the prompt. space: whether one stands between them; None: by `space_between`."""
     if space is None:
         space = space_between(prompt, target)
     return f" {target}" if space and not (prompt[-1:].isspace() or target[0].isspace()) else target

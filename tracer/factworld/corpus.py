@@ -68,7 +68,7 @@ def state(statement: Statement, name: str, rng: Random, pronoun: bool = False) -
 def article(
     statements: Sequence[Statement], others: Callable[[], Statement], rng: Random, aliases: Sequence[str] = ()
 ) -> list[Piece]:
-    """An article about one subject that tells all of ``statements`` in random order."""
+    """An article about one subject that tells all of `statements` in random order."""
     subject, kind = statements[0].subject, statements[0].type
     name = rng.choice(list(aliases)) if aliases and rng.random() < 0.25 else subject
     pieces: list[Piece] = []
@@ -159,11 +159,11 @@ class Corpus:
         return article(told, lambda: self.rng.choice(self.statements), self.rng, self.aliases.get(told[0].subject, ()))
 
     def state(self) -> dict[str, Any]:
-        """Where the sequence of rows stands, for ``restore``."""
+        """Where the sequence of rows stands, for `restore`."""
         return {"rng": self.rng.getstate(), "queue": self._queue, "epoch": self.epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Carry on where ``state`` was taken."""
+        """Carry on where `state` was taken."""
         self.rng.setstate(state["rng"])
         self._queue, self.epoch = state["queue"], state["epoch"]
 
@@ -190,7 +190,7 @@ class Corpus:
         return ids[:length], mention[:length], last[:length], weight[:length]
 
     def rows(self, count: int, length: int) -> Rows:
-        """``count`` fresh rows of ``length`` tokens; each begins with an article's first token and no BOS."""
+        """`count` fresh rows of `length` tokens; each begins with an article's first token and no BOS."""
         columns = list(zip(*(self.row(length) for _ in range(count)), strict=True))
         kinds = (np.int64, np.int64, np.bool_, np.float32)
         return Rows(*(np.asarray(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))

@@ -52,7 +52,7 @@ def make_records(
     seed: int = 0,
     neighbours: int = 10,
 ) -> list[dict[str, Any]]:
-    """``count`` records about facts drawn with ``seed`` from ``known``; every prompt asks for a fact in ``known``.
+    """`count` records about facts drawn with `seed` from `known`; every prompt asks for a fact in `known`.
 
     Args:
         known: facts the model answers.

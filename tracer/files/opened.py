@@ -69,7 +69,8 @@ def content_of(path: Path) -> bytes:
 def text_of(path: Path, content: bytes) -> str:
     """The content as text, in UTF-8 or, where it says so itself, UTF-16; lines end in newlines.
 
-    Raises TracerError for another encoding.
+    Raises:
+        TracerError: another encoding.
     """
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:

@@ -57,7 +57,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
     Raises:
         TracerError: a folder, a file that cannot be read or is empty, and JSON that is broken or cut off (with line and
-            character). A broken line of JSON lines or CSV is a row with ``error``.
+            character). A broken line of JSON lines or CSV is a row with `error`.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -104,7 +104,7 @@ def _number(text: str) -> int | float | None:
 
 
 def decoder() -> json.JSONDecoder:
-    """Of JSON, as :func:`plain` has it."""
+    """Of JSON, as `plain` has it."""
     return json.JSONDecoder(parse_float=_number, parse_constant=lambda name: None)
 
 

@@ -16,12 +16,12 @@ IsRecord = Callable[[Mapping[str, Any]], bool]
 def unfolded(rows: Sequence[Row], is_record: IsRecord, part: str | None = None) -> list[Row]:
     """The rows as they are; or, where the one row is no record but holds some, these.
 
-    A mapping may hold a list of records under a name ("data"; of several lists ``part`` is the one), records by their
-    id (which becomes ``case_id``), or a table by columns, by rows or split, as pandas writes it. A text may be JSON.
+    A mapping may hold a list of records under a name ("data"; of several lists `part` is the one), records by their
+    id (which becomes `case_id`), or a table by columns, by rows or split, as pandas writes it. A text may be JSON.
     The rows of such a file have the line it begins on.
 
     Raises:
-        TracerError: several lists and no ``part``, or another.
+        TracerError: several lists and no `part`, or another.
     """
     if len(rows) != 1 or rows[0].error is not None:
         return list(rows)

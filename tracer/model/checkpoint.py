@@ -157,7 +157,7 @@ def read_weights(
 ) -> PreTrainedModel:
     """The Hugging Face model in eval mode, every weight of it read from the checkpoint.
 
-    ``blocks`` is the dotted name of the list of blocks: a warning names weights in it that the config leaves out.
+    `blocks` is the dotted name of the list of blocks: a warning names weights in it that the config leaves out.
 
     Raises:
         TracerError: weights missing or of another shape than the configuration says, a device or dtype that is none.
@@ -230,7 +230,7 @@ def device_of(device: str | torch.device | None, device_map: str | dict | None) 
 
 
 def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
-    """The dtype that was asked for, else float32 on the CPU and ``"auto"`` (as stored) elsewhere."""
+    """The dtype that was asked for, else float32 on the CPU and `"auto"` (as stored) elsewhere."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype == "auto" or isinstance(dtype, torch.dtype):

@@ -16,8 +16,8 @@ from .hub import fetch
 def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
     """The folder or GGUF file of a checkpoint, and the name to show for it.
 
-    ``None`` is the embedded model, what exists here is itself (a folder without safetensors stands for the GGUF file in
-    it), a name of :data:`tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub
+    `None` is the embedded model, what exists here is itself (a folder without safetensors stands for the GGUF file in
+    it), a name of `tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub
     name: a complete copy in the local cache is used as it is, otherwise the files are fetched.
 
     Raises:

@@ -41,10 +41,10 @@ def load_gguf(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict | None = None,
 ) -> Model:
-    """The model in a GGUF file (or in the parts whose first this is), in float32 where no ``dtype`` is given.
+    """The model in a GGUF file (or in the parts whose first this is), in float32 where no `dtype` is given.
 
     Raises:
-        TracerError: what :func:`tracer.load` names.
+        TracerError: what [`tracer.load`][] names.
 
     Warns:
         TracerNote: the model finds plain English as surprising as noise, or something in the file is not read.
@@ -112,7 +112,7 @@ def _weights(
     dtype: str | torch.dtype | None,
     device_map: str | dict | None,
 ) -> PreTrainedModel:
-    """The model in eval mode, in float32 where no ``dtype`` is given, as a plain module without a trace of GGUF."""
+    """The model in eval mode, in float32 where no `dtype` is given, as a plain module without a trace of GGUF."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
     target = device_of(device, device_map)

@@ -30,8 +30,8 @@ class Header:
     Attributes:
         file: the file.
         name: as the user knows it, for messages.
-        architecture: as llama.cpp names it, such as ``"llama"`` or ``"gemma3"``.
-        settings: fields about the architecture, without its name in front, such as ``"block_count"``.
+        architecture: as llama.cpp names it, such as `"llama"` or `"gemma3"`.
+        settings: fields about the architecture, without its name in front, such as `"block_count"`.
         scaling: of rotary positions, where there is one.
     """
 
@@ -62,7 +62,7 @@ def opened(file: Path, name: str) -> Iterator[Header]:
     """The header of a GGUF file whose every tensor is in the file; parts are joined in a temporary file meanwhile.
 
     Raises:
-        TracerError: the ``gguf`` package is missing, a part is, or the file is none, cut short or without architecture.
+        TracerError: the `gguf` package is missing, a part is, or the file is none, cut short or without architecture.
     """
     if find_spec("gguf") is None:
         raise TracerError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {INSTALL}")

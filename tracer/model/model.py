@@ -1,6 +1,6 @@
-"""``Model``: a map around an untouched Hugging Face module.
+"""`Model`: a map around an untouched Hugging Face module.
 
-The map is TransformerLens 4's architecture adapter, which names the real module behind ``blocks.1.mlp.out`` in some
+The map is TransformerLens 4's architecture adapter, which names the real module behind `blocks.1.mlp.out` in some
 fifty architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
 """
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class DownProjection:
     """The matrix that turns an MLP's keys into values.
 
-    ``weight`` is the model's own parameter: ``[d_mlp, d_model]`` where ``orientation`` is ``"in_out"`` (Conv1D),
-    ``[d_model, d_mlp]`` where it is ``"out_in"`` (Linear). ``name`` is its full parameter name in ``model.hf``.
-    With weights offloaded by accelerate it lies on the ``meta`` device and holds no numbers.
+    `weight` is the model's own parameter: `[d_mlp, d_model]` where `orientation` is `"in_out"` (Conv1D),
+    `[d_model, d_mlp]` where it is `"out_in"` (Linear). `name` is its full parameter name in `model.hf`.
+    With weights offloaded by accelerate it lies on the `meta` device and holds no numbers.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Model:
     Attributes:
         hf: the Hugging Face module itself, in eval mode.
         tokenizer: its tokenizer.
-        name: as given to ``load``; ``"factworld"`` for the embedded model.
+        name: as given to `load`; `"factworld"` for the embedded model.
     """
 
     hf: PreTrainedModel = field(repr=False)
@@ -134,7 +134,7 @@ class Model:
 
     # --- sites -----------------------------------------------------------------------------------------------------
     def path(self, site: str, layer: int | None = None) -> str:
-        """Dotted name, in ``hf``, of the module behind a site; see :meth:`module`."""
+        """Dotted name, in `hf`, of the module behind a site; see `module`."""
         if site in architecture.MODEL_SITES:
             if layer is not None:
                 raise TracerError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
@@ -151,14 +151,14 @@ class Model:
     def module(self, site: str, layer: int | None = None) -> nn.Module:
         """The module at a site.
 
-        Per layer: ``"hidden"`` the block, whose output is the hidden state ``[batch, tokens, d_model]`` (element 0 of a
-        tuple); ``"attn"`` and ``"mlp"`` the modules whose output, times :meth:`multiplier`, is what attention and MLP
-        add to the residual stream; ``"key"`` and ``"value"`` the down-projection, whose input is the key
-        ``[..., d_mlp]`` and whose output the value; ``"pre"`` the projection whose output ``[..., d_mlp]`` the
-        activation function takes; ``"mlp_input"`` the MLP itself. Once per model: ``"embed"`` (word embedding),
-        ``"final_norm"``, ``"unembed"``.
+        Per layer: `"hidden"` the block, whose output is the hidden state `[batch, tokens, d_model]` (element 0 of a
+        tuple); `"attn"` and `"mlp"` the modules whose output, times `multiplier`, is what attention and MLP
+        add to the residual stream; `"key"` and `"value"` the down-projection, whose input is the key
+        `[..., d_mlp]` and whose output the value; `"pre"` the projection whose output `[..., d_mlp]` the
+        activation function takes; `"mlp_input"` the MLP itself. Once per model: `"embed"` (word embedding),
+        `"final_norm"`, `"unembed"`.
 
-        ``"attn"`` and ``"mlp"`` are a norm where one comes between the module and the residual stream (Gemma 2), and
+        `"attn"` and `"mlp"` are a norm where one comes between the module and the residual stream (Gemma 2), and
         the output projection where the module is none of its own (OPT, BERT) or its output already holds the residual
         (BLOOM, BERT), so that the output is the contribution alone.
 
@@ -168,7 +168,7 @@ class Model:
         return self.hf.get_submodule(self.path(site, layer))
 
     def multiplier(self, site: str) -> float:
-        """What the output of :meth:`module` is multiplied with to become what a site contributes; 1 for most models."""
+        """What the output of `module` is multiplied with to become what a site contributes; 1 for most models."""
         return architecture.multiplier(self.hf.config, site)
 
     def _component(self, site: str, layer: int) -> str:
@@ -224,7 +224,7 @@ class Model:
         return _Pinned(**own, _fingerprint=self.fingerprint())
 
     def bridge(self) -> Any:
-        """A TransformerLens ``TransformerBridge`` for that library's own tools.
+        """A TransformerLens `TransformerBridge` for that library's own tools.
 
         Building one rewires the module it is given, so it is built on a copy: twice the memory, and later edits of
         this model do not show in it.

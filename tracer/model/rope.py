@@ -25,10 +25,10 @@ class Scaling:
     """How a file says that rotary positions are scaled.
 
     Attributes:
-        kind: ``"linear"`` (positions divided by ``factor``), ``"yarn"``, or ``"factors"``.
+        kind: `"linear"` (positions divided by `factor`), `"yarn"`, or `"factors"`.
         factor: of the context's growth.
         context: tokens of the context before it grew; None where the file does not say.
-        factors: for ``"factors"``, what each inverse frequency is divided by, one per pair of dimensions.
+        factors: for `"factors"`, what each inverse frequency is divided by, one per pair of dimensions.
         unread: what else the file scales by, and what is left out.
     """
 
@@ -40,7 +40,7 @@ class Scaling:
 
     @classmethod
     def of(cls, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Scaling | None:
-        """The scaling that the ``rope_`` tensors of a file, or its settings, ask for; None where they ask for none."""
+        """The scaling that the `rope_` tensors of a file, or its settings, ask for; None where they ask for none."""
         factors = tensors.get(FACTORS)
         if factors is not None and not np.allclose(factors, 1.0):
             return cls("factors", float(np.max(factors)), factors=tuple(map(float, np.ravel(factors))))
@@ -91,7 +91,7 @@ class Scaling:
 
 
 def llama3_factors(theta: float, pairs: int, factor: float) -> np.ndarray:
-    """What Llama 3.1's rule divides each inverse frequency by. ``[pairs]``."""
+    """What Llama 3.1's rule divides each inverse frequency by. `[pairs]`."""
     wavelength = 2 * math.pi * theta ** (np.arange(pairs) / pairs)
     smooth = np.clip((CONTEXT / wavelength - LOW) / (HIGH - LOW), 0, 1)  # 0: divided whole, 1: left alone
     return 1 / ((1 - smooth) / factor + smooth)

@@ -23,7 +23,7 @@ def save(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
     Args:
         model: any model; one dequantised from GGUF is written as a plain one.
         folder: where to; made if need be.
-        overwrite: replace what ``folder`` holds.
+        overwrite: replace what `folder` holds.
 
     Raises:
         TracerError: the folder is not empty, or cannot be written.

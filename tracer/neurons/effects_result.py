@@ -25,7 +25,7 @@ class NeuronEffects:
     `tracer.neurons.effects.neuron_effects`.
 
     Attributes:
-        action: "suppress", "amplify" (times ``factor``) or "set_to" (``value``).
+        action: "suppress", "amplify" (times `factor`) or "set_to" (`value`).
         factor, value: as given; only the one that belongs to the action had a part in it.
         neurons: pairs (layer, unit) acted on.
         other_neurons: those of another fact; empty without one.
@@ -34,7 +34,7 @@ class NeuronEffects:
         before: [F], the probability of the answer in the untouched model.
         after: [F], with the neurons acted on.
         random: [F, draws], with as many random neurons of the same layers acted on instead; the same sets for every
-            prompt, those of ``random_neurons(model, neurons, draws, seed)``.
+            prompt, those of `random_neurons(model, neurons, draws, seed)`.
         other: [F], with the other fact's neurons acted on instead; None where none were given.
         subject: the fact's subject.
         tokens: where it was acted: "answer", "subject_last", "all" or positions in the prompt.
@@ -77,7 +77,7 @@ class NeuronEffects:
 
     @property
     def change(self) -> np.ndarray:
-        """[F]: the relative change, ``after / before - 1``; nan where the probability was zero before."""
+        """[F]: the relative change, `after / before - 1`; nan where the probability was zero before."""
         return relative(self.after, self.before)
 
     @property
@@ -116,14 +116,22 @@ class NeuronEffects:
         return frame
 
     def save(self, path: str | Path) -> Path:
-        """Write an npz file, whole or not at all, and return its path. Raises TracerError if it cannot be written."""
+        """Write an npz file, whole or not at all, and return its path.
+
+        Raises:
+            TracerError: it cannot be written.
+        """
         arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ARRAYS}
         return storage.write(path, FORMAT, arrays, header)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronEffects:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("neurons", "other_neurons"):
@@ -168,11 +176,11 @@ class NeuronEffects:
 
 
 def role(index: int) -> str:
-    """What the prompt at ``index`` is to the fact."""
+    """What the prompt at `index` is to the fact."""
     return "neighbour" if index else "fact"
 
 
 def relative(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """``after / before - 1``, nan where ``before`` is zero."""
+    """`after / before - 1`, nan where `before` is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before == 0, np.nan, after / before - 1)

@@ -157,7 +157,7 @@ class Attributor:
     def replacement(
         self, run: Untouched, layer: int, position: int, activations: Tensor, arrival: Arrival | None
     ) -> Replace:
-        """What puts ``activations`` [d_mlp] in the place of a token's own.
+        """What puts `activations` [d_mlp] in the place of a token's own.
 
         Behind a norm it is what they add to the residual stream, with the norm's divisor as it is in the untouched run.
         The norm itself gives all activations times α the same output, whatever α is, and nothing to attribute.
@@ -198,7 +198,7 @@ class Attributor:
         return self.result(runs[0], scores, values, full, zero, fingerprint, note or self.note(runs[0]))
 
     def each(self, facts: Sequence[Fact], contrast: Sequence[Fact] | None, description: str) -> list[NeuronAttribution]:
-        """One attribution per fact, by the ``contrast`` prompts if there are any; one bar and one hash for all."""
+        """One attribution per fact, by the `contrast` prompts if there are any; one bar and one hash for all."""
         fingerprint = self.model.fingerprint()
         reference = self.values(track(contrast, description)) if contrast else None
         several = len(facts) > 1
@@ -268,7 +268,7 @@ def _differentiating(model: Model) -> Iterator[None]:
 
 
 def _default_rows(model: Model, run: Untouched) -> int:
-    """How many rows, with what autograd keeps of them, fit into ``BUDGET_BYTES``."""
+    """How many rows, with what autograd keeps of them, fit into `BUDGET_BYTES`."""
     context = run.base.ids.shape[1]
     tokens = context - min(*run.positions, *run.readout.read) if run.base.prefix is not None else context
     width = torch.finfo(model.dtype).bits // 8

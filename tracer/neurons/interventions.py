@@ -1,9 +1,9 @@
 """Acting on single units of the MLPs: switch neurons off, turn them up, put values, and draw random ones beside them.
 
 A neuron is a pair (layer, unit). Its activation is the unit's value at the input of the down-projection (site "key"),
-after the non-linearity, and in a gated MLP after the gate: ``site="post"``, as in Dai et al., "Knowledge Neurons in
+after the non-linearity, and in a gated MLP after the gate: `site="post"`, as in Dai et al., "Knowledge Neurons in
 Pretrained Transformers" (2022). The published code acts before the non-linearity in decoders, and at their last token
-only: ``site="pre"``, ``tokens=-1``.
+only: `site="pre"`, `tokens=-1`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ SITES = {"post": "key", "pre": "pre"}
 def suppress(
     model: Model, neurons: Neurons, tokens: Tokens = None, *, site: Literal["post", "pre"] = "post"
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons at zero; afterwards the model is as it was found.
+    """Inside, every forward of `model.hf` has these neurons at zero; afterwards the model is as it was found.
 
-    neurons: pairs (layer, unit), or an array [n, 2]. tokens: positions of each forward, negative from its end; None
-    is every token. When text is generated with a cache, a forward after the first holds one token, so that only None
-    and -1 are sure to be there. site: after the non-linearity, or before it. Managers nest: an inner one acts on what
-    outer ones leave, so that amplifying within a suppression changes nothing.
+    Args:
+        neurons: pairs (layer, unit), or an array [n, 2]. tokens: positions of each forward, negative from its end; None
+        is every token. When text is generated with a cache, a forward after the first holds one token, so that only None
+        and -1 are sure to be there. site: after the non-linearity, or before it. Managers nest: an inner one acts on what
+        outer ones leave, so that amplifying within a suppression changes nothing.
 
-    Raises TracerError for neurons the model does not have or that are named twice, and at the forward for a token out
-    of range.
+    Raises:
+        TracerError: neurons the model does not have or that are named twice, and at the forward for a token out of
+            range.
     """
     with intervene(model, _everywhere(model, neurons, 0.0, 0.0, tokens, site)):
         yield model
@@ -58,9 +60,10 @@ def amplify(
     *,
     site: Literal["post", "pre"] = "post",
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons times ``factor``; all else as in :func:`suppress`.
+    """Inside, every forward of `model.hf` has these neurons times `factor`; all else as in [`tracer.suppress`][].
 
-    Raises TracerError for a factor that is not finite as well.
+    Raises:
+        TracerError: a factor that is not finite as well.
     """
     with intervene(model, _everywhere(model, neurons, finite("factor", factor), 0.0, tokens, site)):
         yield model
@@ -75,20 +78,23 @@ def set_to(
     *,
     site: Literal["post", "pre"] = "post",
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons at ``value``; all else as in :func:`suppress`.
+    """Inside, every forward of `model.hf` has these neurons at `value`; all else as in [`tracer.suppress`][].
 
-    value: a number, or one per neuron in their order. Raises TracerError for values that are not finite or of another
-    number as well.
+    Args:
+        value: a number, or one per neuron in their order. Raises TracerError for values that are not finite or of another
+        number as well.
     """
     with intervene(model, _everywhere(model, neurons, 0.0, value, tokens, site)):
         yield model
 
 
 def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> list[list[Neuron]]:
-    """``draws`` sets of as many random neurons: the i-th of each lies in the layer of the i-th of ``neurons``.
+    """`draws` sets of as many random neurons: the i-th of each lies in the layer of the i-th of `neurons`.
 
-    None of them is among ``neurons``, and none is twice in a set. The first sets do not depend on how many follow.
-    Raises TracerError if a layer has too few others.
+    None of them is among `neurons`, and none is twice in a set. The first sets do not depend on how many follow.
+
+    Raises:
+        TracerError: a layer has too few others.
     """
     pairs, width = check_neurons(model, neurons), model.d_mlp
     draws, seed = whole("draws", draws, 1), whole("seed", seed, 0)
@@ -115,7 +121,7 @@ def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> lis
 
 
 def check_neurons(model: Model, neurons: Neurons, name: str = "neurons") -> list[Neuron]:
-    """``neurons`` as pairs of ints, in their order; TracerError for none, one twice, or one the model does not have."""
+    """`neurons` as pairs of ints, in their order; TracerError for none, one twice, or one the model does not have."""
     example = f"expected pairs (layer, unit), such as {name}=[(3, 17)]"
     try:
         pairs = [(operator.index(layer), operator.index(unit)) for layer, unit in neurons]
@@ -145,7 +151,7 @@ def units(
     site: str,
     positions: Sequence[int | None],
 ) -> list[Intervention]:
-    """Interventions that make checked ``neurons`` ``factor * current + value``, one per layer and position."""
+    """Interventions that make checked `neurons` `factor * current + value`, one per layer and position."""
     if site not in SITES:
         raise TracerError(f"site {site!r} is unknown; expected 'post' or 'pre', where of the non-linearity to act")
     layers: dict[int, list[tuple[int, float]]] = {}
@@ -176,7 +182,7 @@ def indices(tokens: int | Sequence[int]) -> list[int]:
 
 
 def finite(name: str, number: Any) -> float:
-    """``number`` as a float; TracerError for NaN, infinity and what is no number."""
+    """`number` as a float; TracerError for NaN, infinity and what is no number."""
     try:
         found = float(number)
     except (TypeError, ValueError):
@@ -187,7 +193,7 @@ def finite(name: str, number: Any) -> float:
 
 
 def whole(name: str, number: Any, least: int) -> int:
-    """``number`` as an int of at least ``least``, or TracerError."""
+    """`number` as an int of at least `least`, or TracerError."""
     try:
         found = least - 1 if isinstance(number, bool) else operator.index(number)
     except TypeError:
@@ -212,7 +218,7 @@ def _everywhere(
 
 
 def _values(value: Any, count: int, dtype: torch.dtype) -> list[float]:
-    """One value per neuron, finite in ``dtype``."""
+    """One value per neuron, finite in `dtype`."""
     try:
         found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -28,9 +28,11 @@ def plot_average(average: AverageTrace | Sequence[AverageTrace], width: int | No
     that an effect below it is as pale as none (its number is in the hover text). A class that no token belongs to is
     left blank, and out of the legend.
 
-    width: pixels the figure may take, as for `plot_trace`.
+    Args:
+        width: pixels the figure may take, as for `plot_trace`.
 
-    Raises TracerError for an empty sequence and for things that are no averages.
+    Raises:
+        TracerError: an empty sequence and for things that are no averages.
     """
     import plotly.graph_objects as go
 

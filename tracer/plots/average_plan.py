@@ -61,7 +61,7 @@ class Plan:
 
     @classmethod
     def of(cls, averages: Sequence[AverageTrace], width: int) -> Plan:
-        """The plan for ``width`` pixels, or for as many as one column of panels needs."""
+        """The plan for `width` pixels, or for as many as one column of panels needs."""
         n_layers = max(max(a.layers) - min(a.layers) + 1 for a in averages)
         heat = ROW * max(len(a.classes) for a in averages)
         left = 30 + int(max(text_width(escape(name)) for a in averages for name in a.classes))

@@ -38,7 +38,8 @@ def plot_effects(effects: NeuronEffects | Sequence[NeuronEffects]) -> go.Figure:
 
     A change too large for the others to be seen is cut off at the upper edge; every bar has its number written on it.
 
-    Raises TracerError for an empty sequence and for things that are no effects.
+    Raises:
+        TracerError: an empty sequence and for things that are no effects.
     """
     import plotly.graph_objects as go
 

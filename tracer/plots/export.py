@@ -6,7 +6,7 @@ png svg  pictures, drawn by Kaleido with a Chromium-based browser
 pdf
 json     a figure as Plotly's JSON; a result as its fields
 csv      a result's tidy table
-npz      one result, to be read again with its ``load``
+npz      one result, to be read again with its `load`
 =======  ====================================================================================================
 """
 
@@ -87,15 +87,16 @@ arrange();
 
 
 def export(fig_or_result: Any, path: str | Path) -> Path:
-    """Write a Plotly figure, a result, or a list of them to ``path`` in the format its suffix names; return the path.
+    """Write a Plotly figure, a result, or a list of them to `path` in the format its suffix names; return the path.
 
     A result is plotted first where the format is a picture: a trace, an average, an attribution to neurons or effects
-    of neurons, each by its function of :mod:`tracer.plots`. A list of results of one kind becomes one figure (of
+    of neurons, each by its function of `tracer.plots`. A list of results of one kind becomes one figure (of
     attributions the one of `plot_layers`), or one table with columns that tell them apart. Missing folders are made.
     The file appears whole or not at all, and replaces one of the same name.
 
-    Raises TracerError for a suffix that is not known, for a format that does not fit (a figure has no table), where
-    no browser is found, and where the path cannot be written.
+    Raises:
+        TracerError: a suffix that is not known, for a format that does not fit (a figure has no table), where no
+            browser is found, and where the path cannot be written.
     """
     path = Path(path)
     form = path.suffix[1:].lower()
@@ -123,9 +124,12 @@ def export(fig_or_result: Any, path: str | Path) -> Path:
 
 @contextmanager
 def writable_folder(folder: Path) -> Iterator[None]:
-    """Make sure, before any work is done, that files can be written to ``folder``; make it if it is missing.
+    """Make sure, before any work is done, that files can be written to `folder`; make it if it is missing.
 
-    If the body fails, the folders made are removed again. Raises TracerError if the folder cannot be written.
+    If the body fails, the folders made are removed again.
+
+    Raises:
+        TracerError: the folder cannot be written.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
     probe = folder / f".{secrets.token_hex(4)}"
@@ -147,9 +151,10 @@ def writable_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes its place at the end, and is removed if anything fails.
+    """A path beside `path` to write to; it takes its place at the end, and is removed if anything fails.
 
-    Raises TracerError if the place cannot be written.
+    Raises:
+        TracerError: the place cannot be written.
     """
     with writable_folder(path.parent):
         temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")

@@ -1,7 +1,7 @@
 """How figures of several panels fit the window: panels in a line, and one figure arranged for several widths.
 
 A figure is measured in pixels and so has one width. Every arrangement is therefore planned in full, for each of
-`WIDTHS`; the figure holds one of them, and what the others have otherwise goes along as its layout's ``meta``. An
+`WIDTHS`; the figure holds one of them, and what the others have otherwise goes along as its layout's `meta`. An
 exported page takes the widest that the window has room for. Notebooks and pictures show the one the figure holds.
 """
 
@@ -39,26 +39,27 @@ class Arrangement:
 
 
 def widths(width: int | None) -> tuple[int, ...]:
-    """The widths to plan for, first the one the figure has: ``width`` alone, or `WIDTH` and what pages may need."""
+    """The widths to plan for, first the one the figure has: `width` alone, or `WIDTH` and what pages may need."""
     return (WIDTH, *(each for each in WIDTHS if each != WIDTH)) if width is None else (width,)
 
 
 def panel_widths(n_layers: int, least: int, usual: int, most: int) -> tuple[int, int]:
     """The least and the best width of a panel of so many layers: cells of 5 pixels at least and 34 at best.
 
-    The best is between ``usual`` and ``most``, but leaves every cell 7 pixels; the least is never below ``least``.
+    The best is between `usual` and `most`, but leaves every cell 7 pixels; the least is never below `least`.
     """
     best = max(min(max(34 * n_layers, usual), most), 7 * n_layers)
     return min(max(5 * n_layers, least), best), best
 
 
 def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[int], int]) -> tuple[int, int]:
-    """How many of ``count`` panels stand in a line on ``width`` pixels, and how wide each of them is.
+    """How many of `count` panels stand in a line on `width` pixels, and how wide each of them is.
 
     As many as `COLUMNS` and their least width allow, one in any case.
 
-    panel: least and best width of one.
-    beside: what a line of so many panels needs beside them: labels, colour bars, gaps.
+    Args:
+        panel: least and best width of one.
+        beside: what a line of so many panels needs beside them: labels, colour bars, gaps.
     """
     least, best = panel
     for columns in range(min(count, COLUMNS), 1, -1):
@@ -69,18 +70,18 @@ def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[in
 
 
 def tick_room(layers: Iterable[int], width: float) -> int:
-    """How many layers can be labelled on ``width`` pixels."""
+    """How many layers can be labelled on `width` pixels."""
     return max(int(width // (text_width(str(max(layers)), 12) + 8)), 1)
 
 
 def axis_title(text: str, width: float) -> tuple[dict[str, Any], int]:
-    """The title of a panel's horizontal axis, the panel ``width`` wide, and its number of lines."""
+    """The title of a panel's horizontal axis, the panel `width` wide, and its number of lines."""
     text, lines = wrapped([text], width + 2 * OVERHANG, 12.5)
     return {"text": text, "font": {"size": 12.5}, "standoff": 8}, lines
 
 
 def headline_on(width: float, prompt: str, answer: str, size: float = 19) -> str:
-    """A prompt and its answer in one line of at most ``width`` pixels, the prompt cut where it is longer."""
+    """A prompt and its answer in one line of at most `width` pixels, the prompt cut where it is longer."""
     limit = int(width / (0.52 * size))
     while limit > 1 and text_width(headline(prompt, answer, limit), size) > width:
         limit -= 1
@@ -88,7 +89,7 @@ def headline_on(width: float, prompt: str, answer: str, size: float = 19) -> str
 
 
 def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure:
-    """Give ``figure`` the first of the arrangements, and the others to take with it."""
+    """Give `figure` the first of the arrangements, and the others to take with it."""
     first, *others = arrangements
     figure.update_layout(first.layout)
     data: Any = figure.data
@@ -107,7 +108,7 @@ def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure
 
 
 def adaptive(figure: go.Figure) -> go.Figure:
-    """``figure`` with the arrangements a page may choose from; what was changed since it was made stays as it is.
+    """`figure` with the arrangements a page may choose from; what was changed since it was made stays as it is.
 
     A figure that was given another size, or has lost a heat map, has none.
     """

@@ -29,9 +29,11 @@ def plot_layers(attributions: Sequence[NeuronAttribution], threshold: float | No
 
     Bars are means per fact, whiskers one standard deviation between facts (cut at zero).
 
-    threshold: as for `plot_neurons`, of each fact's own highest score.
+    Args:
+        threshold: as for `plot_neurons`, of each fact's own highest score.
 
-    Raises TracerError for an empty sequence, and for attributions of different models, methods or sites.
+    Raises:
+        TracerError: an empty sequence, and for attributions of different models, methods or sites.
     """
     import plotly.graph_objects as go
 
@@ -100,7 +102,7 @@ def threshold_of(each: NeuronAttribution, threshold: float | None) -> float:
 
 
 def checked(name: str, attributions: Any) -> list[NeuronAttribution]:
-    """The attributions as a list, of one model, method and site; TracerError with the caller's ``name`` otherwise."""
+    """The attributions as a list, of one model, method and site; TracerError with the caller's `name` otherwise."""
     listed = list(attributions) if isinstance(attributions, Sequence) else [attributions]
     if not listed or isinstance(attributions, str):
         raise TracerError(f"{name} got {attributions!r}; pass a NeuronAttribution or a list of them")

@@ -73,7 +73,7 @@ class Canvas:
         }
 
     def heading(self, x: float, y: float, text: str) -> dict[str, Any]:
-        """An annotation that stands on the line ``y``, from ``x`` on: the title of a panel."""
+        """An annotation that stands on the line `y`, from `x` on: the title of a panel."""
         return {
             "text": text,
             "x": x / self.width,
@@ -107,7 +107,7 @@ class Canvas:
         }
 
     def legend(self, entries: Sequence[str], y: float) -> dict[str, Any]:
-        """A legend in lines from the left edge, its top at ``y``; `legend_height` tells how high it is."""
+        """A legend in lines from the left edge, its top at `y`; `legend_height` tells how high it is."""
         width, _ = _legend(entries, self.width)
         return {
             "orientation": "h",
@@ -126,7 +126,7 @@ SYMBOL = 45  # what Plotly takes in a legend for a symbol and the space around i
 
 
 def legend_height(entries: Sequence[str], width: float) -> int:
-    """Pixels a `Canvas.legend` of these entries takes on a figure ``width`` wide."""
+    """Pixels a `Canvas.legend` of these entries takes on a figure `width` wide."""
     _, in_line = _legend(entries, width)
     return 8 + 19 * -(-len(entries) // in_line)
 
@@ -155,7 +155,7 @@ def _em(character: str) -> float:
 
 
 def wrapped(parts: Iterable[str], width: float, size: float = 13) -> tuple[str, int]:
-    """The parts in as many lines as they need on ``width`` pixels, and the number of lines; dots stand between them.
+    """The parts in as many lines as they need on `width` pixels, and the number of lines; dots stand between them.
 
     A part moves to the next line as a whole; one that is longer than a line is broken between words.
     """
@@ -186,7 +186,7 @@ def in_layout(name: str) -> str:
 
 
 def layer_ticks(layers: Sequence[int], room: int = 12) -> list[int]:
-    """Of ``layers``, those that are labelled: every one, second, fifth, ..., at most about ``room`` of them."""
+    """Of `layers`, those that are labelled: every one, second, fifth, ..., at most about `room` of them."""
     every = next(s for s in (1, 2, 5, 10, 20) if len(layers) <= room * s or s == 20)
     return [layer for layer in layers if layer % every == 0] or [layers[0]]
 

@@ -48,7 +48,7 @@ class Plan:
 
     @classmethod
     def of(cls, traces: Sequence[CausalTrace], width: int) -> Plan:
-        """The plan for ``width`` pixels, or for as many as one panel needs."""
+        """The plan for `width` pixels, or for as many as one panel needs."""
         n_layers = max(max(t.layers) - min(t.layers) + 1 for t in traces)
         n_rows = max(len(t.positions) for t in traces)
         height = max(n_rows * (30 if n_rows <= 9 else 23 if n_rows <= 20 else 17), 150)

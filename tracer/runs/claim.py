@@ -19,19 +19,19 @@ class Backend(Protocol):
         ...
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
-        """See :meth:`Claim.commit`."""
+        """See [`tracer.runs.Claim.commit`][]."""
         ...
 
     def finish(self, worker: str, key: str) -> None:
-        """See :meth:`Claim.finish`."""
+        """See [`tracer.runs.Claim.finish`][]."""
         ...
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """See :meth:`Claim.fail`."""
+        """See [`tracer.runs.Claim.fail`][]."""
         ...
 
     def release(self, worker: str, lost: bool = False) -> None:
-        """Give back whatever the worker has; ``lost``: because it ended by itself."""
+        """Give back whatever the worker has; `lost`: because it ended by itself."""
         ...
 
     def beat(self, worker: str) -> None:
@@ -89,28 +89,37 @@ class Claim:
         return self._store.blob(self.job.key, name)
 
     def blob_of(self, key: str, name: str) -> bytes | None:
-        """Bytes another job has kept, or None. Raises TracerError if there is no such job."""
+        """Bytes another job has kept, or None.
+
+        Raises:
+            TracerError: there is no such job.
+        """
         return self._store.blob(key, name)
 
     def finish(self) -> None:
-        """The job is done. Raises TracerError if items are left, and as :meth:`commit` does."""
+        """The job is done.
+
+        Raises:
+            TracerError: items are left, and as `commit` does.
+        """
         self._store.finish(self._worker, self.job.key)
         self.ended = True
 
     def fail(self, error: str) -> None:
-        """The job failed; ``error`` tells why, its first line in short. Items that are committed stay."""
+        """The job failed; `error` tells why, its first line in short. Items that are committed stay."""
         self._store.fail(self._worker, self.job.key, error)
         self.ended = True
 
 
 class Claiming:
-    """Adds ``claim`` to a store."""
+    """Adds `claim` to a store."""
 
     def claim(self, worker: str) -> Claim | None:
         """The next job that waits for nothing and that nobody has; None if there is none to be had now.
 
-        worker: names the claimer, see :class:`tracer.runs.worker_id.Worker`; any other text works too, and is held
-            for dead only when its lease has ended.
+        Args:
+            worker: names the claimer, see `tracer.runs.worker_id.Worker`; any other text works too, and is held
+                for dead only when its lease has ended.
         """
         taken = self.take(worker)  # type: ignore[attr-defined]
         return None if taken is None else Claim(self, worker, *taken)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ class Remote(Claiming):
         return value
 
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """See :class:`tracer.runs.claim.Backend`, as for all methods."""
+        """See `tracer.runs.claim.Backend`, as for all methods."""
         return self._call("take", worker)
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
@@ -176,7 +176,9 @@ class Actors:
 
 
 def _reach(address: str) -> None:
-    """Raises TracerError where nothing answers at host:port; Ray itself would try for minutes."""
+    """Raises:
+        TracerError: nothing answers at host:port; Ray itself would try for minutes.
+    """
     host, _, port = address.rpartition(":")
     if port.isdigit():
         try:
@@ -187,7 +189,7 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def _connected(address: str, workers: int) -> Iterator[Any]:
-    """Ray, connected to ``address`` unless it is connected already."""
+    """Ray, connected to `address` unless it is connected already."""
     try:
         import ray
     except ImportError as error:

@@ -12,7 +12,7 @@ from .store import LOSSES, Store
 
 
 class Ending(NamedTuple):
-    """How a worker ended: ``died`` of something, or with an ``error`` that any other worker would meet too."""
+    """How a worker ended: `died` of something, or with an `error` that any other worker would meet too."""
 
     worker: str | None = None
     died: str = ""
@@ -37,9 +37,10 @@ class Crew(Protocol):
 
 
 def supervise(store: Store, crew: Crew, workers: int, tick: Callable[[], None]) -> None:
-    """Keep ``workers`` at work until nothing is left to do.
+    """Keep `workers` at work until nothing is left to do.
 
-    Raises TracerError for what no worker can get over, and for workers that die and get nothing done.
+    Raises:
+        TracerError: what no worker can get over, and for workers that die and get nothing done.
     """
     deaths, before = 0, store.progress()
     for _ in range(min(workers, before.open)):

@@ -73,7 +73,11 @@ class Counts:
 
 
 def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """The jobs of one run. Raises TracerError for keys that are not unique, or dependencies that cannot be met."""
+    """The jobs of one run.
+
+    Raises:
+        TracerError: keys that are not unique, or dependencies that cannot be met.
+    """
     jobs = tuple(jobs)
     for job in jobs:
         if not isinstance(job, Job):
@@ -97,7 +101,11 @@ def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
 
 
 def plain(value: Any, what: str) -> Any:
-    """``value`` as it comes back from json. Raises TracerError for what json does not know."""
+    """`value` as it comes back from json.
+
+    Raises:
+        TracerError: what json does not know.
+    """
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:

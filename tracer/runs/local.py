@@ -22,7 +22,7 @@ GRACE = 5.0
 
 
 class Processes:
-    """New Python processes, each of which runs :mod:`tracer.runs.worker`.
+    """New Python processes, each of which runs `tracer.runs.worker`.
 
     Their standard input is a pipe on which nothing comes. Its end tells them that this process is gone or wants them
     to stop; they then end at once, as a kill would end them, which does no harm to the run's file.

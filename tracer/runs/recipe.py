@@ -31,7 +31,7 @@ class Recipe:
 
     @classmethod
     def of(cls, model: Model, anywhere: bool = False) -> Recipe:
-        """The recipe of a model; ``anywhere``: for other machines, whose devices may be others."""
+        """The recipe of a model; `anywhere`: for other machines, whose devices may be others."""
         from tracer.model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name

@@ -49,7 +49,11 @@ CREATE INDEX job_open ON job_jobs(job) WHERE state = 'open';
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """What SQLite says, in the words of a run. Raises StorageError for every error of SQLite."""
+    """What SQLite says, in the words of a run.
+
+    Raises:
+        StorageError: every error of SQLite.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -149,9 +153,10 @@ def _fill(db: sqlite3.Connection, jobs: Sequence[Job], settings: Mapping[str, An
 
 
 def opened(path: Path, check: bool) -> sqlite3.Connection:
-    """A connection to the file of a run; ``check``: read all of it to see whether it is whole.
+    """A connection to the file of a run; `check`: read all of it to see whether it is whole.
 
-    Raises TracerError for a file that is missing, damaged, or something else.
+    Raises:
+        TracerError: a file that is missing, damaged, or something else.
     """
     if not path.exists():
         raise TracerError(f"there is no file {path}; expected one that Store.create has made")
@@ -189,7 +194,11 @@ def quoted(name: str) -> str:
 
 
 def named(tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Tables with their columns. Raises TracerError for names that cannot be used."""
+    """Tables with their columns.
+
+    Raises:
+        TracerError: names that cannot be used.
+    """
     for kind, names in [
         ("table", list(tables)),
         *((f"column of {table}", list(cols)) for table, cols in tables.items()),
@@ -246,7 +255,11 @@ def job_of(db: sqlite3.Connection, number: int) -> Job:
 
 
 def held(db: sqlite3.Connection, worker: str, key: str) -> int:
-    """The place of a job that the worker has. Raises Lost if it has not."""
+    """The place of a job that the worker has.
+
+    Raises:
+        Lost: it has not.
+    """
     row = db.execute(
         "SELECT job_jobs.job, worker FROM job_jobs LEFT JOIN job_claims USING (job) WHERE key = ?", (key,)
     ).fetchone()

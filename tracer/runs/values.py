@@ -13,7 +13,11 @@ LARGEST = 10**9
 
 
 def encoded(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], table: str) -> Iterator[list[Any]]:
-    """Each row's column job_nan, and its values. Raises TracerError for columns and values that cannot be kept."""
+    """Each row's column job_nan, and its values.
+
+    Raises:
+        TracerError: columns and values that cannot be kept.
+    """
     for row in rows:
         if not isinstance(row, Mapping):
             raise TracerError(f"a row of {table!r} is {row!r}; expected a mapping from column to value")

@@ -21,7 +21,11 @@ POLL = 0.5
 
 
 def resolve(work: str) -> Callable[..., Any]:
-    """The callable that "module:callable" names. Raises TracerError if there is none."""
+    """The callable that "module:callable" names.
+
+    Raises:
+        TracerError: there is none.
+    """
     module, _, name = work.partition(":") if isinstance(work, str) else ("", "", "")
     if not module or not name.isidentifier():
         raise TracerError(f"work is {work!r}; expected 'module:callable'")
@@ -47,7 +51,10 @@ def made(function: Callable[..., Any], settings: dict[str, Any], given: Any) -> 
 def loop(store: Backend, doing: Doing, worker: str, committed: Callable[[], None] | None = None) -> None:
     """Claim jobs and do them until none is left; what every worker does, wherever it is.
 
-    Waits for jobs that others have, since these may come back. Raises StorageError if the store cannot be written.
+    Waits for jobs that others have, since these may come back.
+
+    Raises:
+        StorageError: the store cannot be written.
     """
     pause = 0.01
     with _beating(store, worker):

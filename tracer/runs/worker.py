@@ -1,4 +1,4 @@
-"""``python -m tracer.runs.worker PATH WORK GIVEN``: a worker of :func:`tracer.runs.run` in a process of its own."""
+"""`python -m tracer.runs.worker PATH WORK GIVEN`: a worker of [`tracer.runs.run`][] in a process of its own."""
 
 from __future__ import annotations
 

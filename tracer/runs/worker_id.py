@@ -36,7 +36,7 @@ class Worker:
 
     @classmethod
     def parse(cls, text: str) -> Worker | None:
-        """The worker that ``str`` made ``text`` of; None for any other text."""
+        """The worker that `str` made `text` of; None for any other text."""
         try:
             host, pid, started, token = json.loads(text)
             return cls(str(host), int(pid), str(started), str(token))

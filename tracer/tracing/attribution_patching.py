@@ -53,17 +53,20 @@ def attribution_trace(
     tokens: Tokens = None,
     max_rows: int | None = None,
 ) -> CausalTrace | list[CausalTrace]:
-    """The trace that :func:`tracer.causal_trace` would measure, estimated; arguments and result are the same.
+    """The trace that [`tracer.causal_trace`][] would measure, estimated; arguments and result are the same.
 
-    Cell (t, l) is the corrupted score plus the mean over samples of ``(clean state - corrupted state) . gradient``,
+    Cell (t, l) is the corrupted score plus the mean over samples of `(clean state - corrupted state) . gradient`,
     summed over the layers of a window; what an earlier layer of the window does through a later one, which the exact
-    trace cuts by restoring both, is counted here. ``method`` of the result is "attribution" or "integrated".
+    trace cuts by restoring both, is counted here. `method` of the result is "attribution" or "integrated".
 
-    steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
-        between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+    The model is left as it was found, and its parameters get no gradients.
 
-    The model is left as it was found, and its parameters get no gradients. Raises TracerError as ``causal_trace`` does,
-    and for ``steps`` below 1; paths cannot be severed here.
+    Args:
+        steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
+            between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+
+    Raises:
+        TracerError: as `causal_trace` does, and for `steps` below 1; paths cannot be severed here.
     """
     if sever is not None:
         raise TracerError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
@@ -136,9 +139,9 @@ class _Runs:
         return [state[:1] - state[1:] for state in found]
 
     def forward(self, part: slice, way: float | None, states: dict[int, Tensor]) -> Tensor:
-        """Logits [1 + rows, k, V] of the clean row and ``part``; the site's states, on the way to the logits.
+        """Logits [1 + rows, k, V] of the clean row and `part`; the site's states, on the way to the logits.
 
-        ``way``: how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
+        `way`: how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
         """
         model, rows = self.model, [0, *range(part.start, part.stop)]
         ids, whole = self.wrong.ids[rows], len(self.wrong.ids)

@@ -52,27 +52,29 @@ def average_traces(
     workers: int = 1,
     cluster: str | None = None,
 ) -> AverageTrace:
-    """Trace every fact the model knows and average by class of token; see :class:`AverageTrace` for what is averaged.
+    """Trace every fact the model knows and average by class of token; see [`tracer.tracing.average_trace.AverageTrace`][] for what is averaged.
 
-    facts: a fact with a target that is not the model's own greedy answer is left out and listed in ``unknown``; one
-        without a target is known. A fact given twice (same prompt, subject and target) is used once.
-    kind, window, corruption, metric, sever, published_noise, layers: as for :func:`tracer.causal_trace`. The noise
-        level is measured once.
-    foil: for logit differences, one wrong answer for all facts, or one for each.
-    tokens: "subject_last" traces the subject's last token only.
-    folder: keep each finished trace there at once. Called again with the same settings, after an interruption of any
-        kind or with more facts, only what is missing is traced, and the result is the same to the bit. Several
-        processes may use one folder: give each a part of the facts, and gather them by a last call with all.
-        The intervals' settings and ``max_rows`` (on which last digits depend) may differ from call to call.
-    confidence, resamples, seed: of the intervals, see :func:`tracer.statistics.bootstrap`.
-    trace: what makes a fact's trace; any function with the arguments and the result of ``causal_trace``. It is told
-        apart from others by its name.
-    workers, cluster: trace in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`. Each
-        loads the model by its name. The result is the same to the bit where the threads per worker are the same.
+    Args:
+        facts: a fact with a target that is not the model's own greedy answer is left out and listed in `unknown`; one
+            without a target is known. A fact given twice (same prompt, subject and target) is used once.
+        kind, window, corruption, metric, sever, published_noise, layers: as for [`tracer.causal_trace`][]. The noise
+            level is measured once.
+        foil: for logit differences, one wrong answer for all facts, or one for each.
+        tokens: "subject_last" traces the subject's last token only.
+        folder: keep each finished trace there at once. Called again with the same settings, after an interruption of any
+            kind or with more facts, only what is missing is traced, and the result is the same to the bit. Several
+            processes may use one folder: give each a part of the facts, and gather them by a last call with all.
+            The intervals' settings and `max_rows` (on which last digits depend) may differ from call to call.
+        confidence, resamples, seed: of the intervals, see `tracer.statistics.bootstrap`.
+        trace: what makes a fact's trace; any function with the arguments and the result of `causal_trace`. It is told
+            apart from others by its name.
+        workers, cluster: trace in so many processes of this machine, or on a Ray cluster, see [`tracer.runs.run`][]. Each
+            loads the model by its name. The result is the same to the bit where the threads per worker are the same.
 
-    Raises TracerError for settings out of range, no facts, anything that is no fact, facts of which the model knows
-    none, a fact that cannot be traced (naming it), a folder that cannot be written, belongs to another run, or holds a
-    file that is none of its own, and workers that cannot load the model as it is.
+    Raises:
+        TracerError: settings out of range, no facts, anything that is no fact, facts of which the model knows none, a
+            fact that cannot be traced (naming it), a folder that cannot be written, belongs to another run, or holds a
+            file that is none of its own, and workers that cannot load the model as it is.
     """
     check_bootstrap(resamples, confidence, seed)
     check_max_rows(max_rows)

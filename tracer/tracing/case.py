@@ -26,7 +26,7 @@ KINDS = ("hidden", "mlp", "attn")
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a trace restores and measures, checked: see :func:`tracer.causal_trace`."""
+    """What a trace restores and measures, checked: see [`tracer.causal_trace`][]."""
 
     kind: str
     window: int
@@ -58,7 +58,7 @@ class Setting:
         return cls(kind, window, names, foil, sever)
 
     def restored(self, layer: int, n_layers: int) -> range:
-        """The layers whose clean states cell (token, ``layer``) puts back."""
+        """The layers whose clean states cell (token, `layer`) puts back."""
         if self.kind == "hidden":
             return range(layer, layer + 1)
         return window_layers(layer, self.window, n_layers)
@@ -97,7 +97,7 @@ class Case:
     def of(
         cls, model: Model, fact: Fact, alignment: Alignment, setting: Setting, both: Tensor, corruption: dict[str, Any]
     ) -> Case:
-        """``both``: logits [1 + R, k, V] of the clean run and the corrupted ones where the answer is read."""
+        """`both`: logits [1 + R, k, V] of the clean run and the corrupted ones where the answer is read."""
         own = tuple(both[0].argmax(-1).tolist())
         answer = tuple(Readout.of(model, alignment).answer(both[0]))
         foil: tuple[int, ...] = ()
@@ -125,7 +125,7 @@ class Case:
     def traces(
         self, scores: np.ndarray, positions: tuple[int, ...], layers: tuple[int, ...], method: str = "exact"
     ) -> list[CausalTrace]:
-        """One trace per metric from ``scores`` [positions, layers, metrics]."""
+        """One trace per metric from `scores` [positions, layers, metrics]."""
         shared: dict[str, Any] = {
             "answer": answer_text(self.model, self.answer),
             "tokens": self.alignment.tokens,

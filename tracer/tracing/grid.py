@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Grid:
     """The recorded runs of a case.
 
-    ``frozen`` is the run whose outputs severed modules keep: ``corrupted`` itself, but for published noise.
+    `frozen` is the run whose outputs severed modules keep: `corrupted` itself, but for published noise.
     """
 
     case: Case

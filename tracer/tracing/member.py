@@ -36,7 +36,7 @@ class Case(NamedTuple):
         return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.alignment.tokens}
 
     def named(self, error: TracerError) -> TracerError:
-        """``error`` with the fact it is about."""
+        """`error` with the fact it is about."""
         return TracerError(f"fact {self.index} ({self.fact.text!r}): {error}")
 
 

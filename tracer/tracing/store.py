@@ -30,7 +30,7 @@ Found = CausalTrace | Literal["unknown"]
 
 @dataclass(frozen=True)
 class TraceStore:
-    """Traces of one run: its settings in ``run.json``, and one file per fact, traced or unknown to the model.
+    """Traces of one run: its settings in `run.json`, and one file per fact, traced or unknown to the model.
 
     Every file appears whole or not at all, so that a process may stop at any time, and others may be at work. Facts
     are told apart by their identity, a list of what json knows.
@@ -48,9 +48,10 @@ class TraceStore:
         foil: str | Sequence[str | None] | None,
         trace: Callable[..., CausalTrace],
     ) -> TraceStore:
-        """The store in ``folder``, made if need be. ``settings``: arguments of ``trace``, with all that has no default.
+        """The store in `folder`, made if need be. `settings`: arguments of `trace`, with all that has no default.
 
-        Raises TracerError for a folder that cannot be written or holds another run.
+        Raises:
+            TracerError: a folder that cannot be written or holds another run.
         """
         header = {
             "format": FORMAT,
@@ -76,7 +77,10 @@ class TraceStore:
     def find(self, identity: list[Any], expected: dict[str, Any]) -> Found | None:
         """What became of a fact: its trace, that the model does not know it, or nothing yet.
 
-        ``expected``: values of the trace's fields. Raises TracerError for a file that is damaged or has other values.
+        `expected`: values of the trace's fields.
+
+        Raises:
+            TracerError: a file that is damaged or has other values.
         """
         path, unknown = self.files(identity)
         try:
@@ -98,7 +102,11 @@ class TraceStore:
         return None
 
     def keep(self, identity: list[Any], found: Found) -> None:
-        """Write down what became of a fact. Raises TracerError if that cannot be done."""
+        """Write down what became of a fact.
+
+        Raises:
+            TracerError: that cannot be done.
+        """
         path, unknown = self.files(identity)
         if isinstance(found, CausalTrace):
             found.save(path)
@@ -111,7 +119,11 @@ class TraceStore:
         return self.path / f"{name}.npz", self.path / f"{name}.unknown.npz"
 
     def put(self, path: Path, content: bytes) -> None:
-        """Write one of these files as another store of the run has it. Raises TracerError if that cannot be done."""
+        """Write one of these files as another store of the run has it.
+
+        Raises:
+            TracerError: that cannot be done.
+        """
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             temporary.write_bytes(content)
@@ -148,7 +160,7 @@ class TraceStore:
 
 
 def name_of(trace: Callable[..., Any]) -> str:
-    """The name of a trace function, with the arguments that a ``functools.partial`` gives it."""
+    """The name of a trace function, with the arguments that a `functools.partial` gives it."""
     if isinstance(trace, functools.partial):
         given = ", ".join(f"{name}={value!r}" for name, value in sorted(trace.keywords.items()))
         return f"{name_of(trace.func)}({given})"

@@ -19,13 +19,13 @@ FORMAT = "tracer.CausalTrace/1"
 
 @dataclass(frozen=True, eq=False)
 class CausalTrace:
-    """What restoring clean states gives back to a corrupted run. Made by :func:`tracer.causal_trace`.
+    """What restoring clean states gives back to a corrupted run. Made by [`tracer.causal_trace`][].
 
     Attributes:
         scores: [positions, layers], the metric after restoring, mean over samples; read-only.
         clean, corrupted: the metric of the clean run, and of the corrupted run without restoring.
         answer: the answer traced, with its leading space.
-        tokens: every token of the prompt, decoded. Row i of ``scores`` belongs to ``tokens[positions[i]]``.
+        tokens: every token of the prompt, decoded. Row i of `scores` belongs to `tokens[positions[i]]`.
         subject_range: the subject's tokens, half open.
         kind: "hidden", "mlp" or "attn".
         window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
@@ -77,7 +77,7 @@ class CausalTrace:
 
     @property
     def effect(self) -> np.ndarray:
-        """[positions, layers]: the indirect effect, ``scores - corrupted``."""
+        """[positions, layers]: the indirect effect, `scores - corrupted`."""
         return self.scores - self.corrupted
 
     def peak(self) -> tuple[int, int]:
@@ -105,14 +105,19 @@ class CausalTrace:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (the scores and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "scores"}
         return storage.write(path, FORMAT, {"scores": self.scores}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> CausalTrace:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("tokens", "subject_range", "layers", "positions"):

@@ -1,6 +1,7 @@
-"""What the embedded model knows and where: ``python -m tracer.factworld.recipe.evaluate`` measures it and writes the
+"""What the embedded model knows and where: `python -m tracer.factworld.recipe.evaluate` measures it and writes the
 model
-card."""
+card.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class Mechanics:
 
     Attributes:
         hidden_last_subject, hidden_last: mean effect per layer of restoring the hidden state there.
-        mlp_last_subject, mlp_last, attn_last_subject, attn_last: the same for windows of ``window`` outputs.
+        mlp_last_subject, mlp_last, attn_last_subject, attn_last: the same for windows of `window` outputs.
         mlp_peak_at_last_subject: share of facts whose MLP trace peaks at the last subject token.
         mlp_peak_layer: where the average MLP trace of that token peaks.
     """
@@ -123,8 +124,9 @@ def recall(model: Model, facts: Iterable[WorldFact]) -> Recall:
 def mechanics(
     model: Model, facts: Sequence[WorldFact], *, count: int = 200, window: int = 3, seed: int = 0
 ) -> Mechanics:
-    """Trace ``count`` facts, drawn with ``seed``, whose subject is not at the prompt's end (noise of 3 sigma, 10
-    samples)."""
+    """Trace `count` facts, drawn with `seed`, whose subject is not at the prompt's end (noise of 3 sigma, 10
+    samples).
+    """
     from tracer.facts.fact import Fact
     from tracer.factworld.grammar import PHRASINGS
     from tracer.tracing.causal import causal_trace
@@ -161,7 +163,7 @@ def mechanics(
 
 
 def perplexity(model: Model, text: str, width: int = 128) -> float:
-    """Perplexity per token of a text, in windows of ``width`` tokens (the first token of each window is not scored)."""
+    """Perplexity per token of a text, in windows of `width` tokens (the first token of each window is not scored)."""
     ids = model.tokenizer(text).input_ids
     windows = [ids[i : i + width] for i in range(0, len(ids) - width + 1, width)]
     batch = torch.tensor(windows, device=model.device)
@@ -218,7 +220,7 @@ def card(model: Model, known: Recall, mechanism: Mechanics, ppl: float, facts: S
 
 
 def read_numbers(path: Path) -> tuple[Recall, Mechanics, float]:
-    """What ``main`` wrote to ``card.json``."""
+    """What `main` wrote to `card.json`."""
     from pydantic import TypeAdapter
 
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Train the embedded model: ``python -m tracer.factworld.recipe.train``.
+"""Train the embedded model: `python -m tracer.factworld.recipe.train`.
 
 Deterministic for a given seed, thread count and library version. Checkpoints are written as it goes; the same command
 carries on from the last one.
@@ -193,8 +193,9 @@ class _Run:
         return measured if noise is not None else {**measured, "objects": objects.item()}
 
     def unreadable(self, ids: torch.Tensor, mention: np.ndarray, level: float) -> torch.Tensor:
-        """Noise [rows, length, d_model] on the tokens of mentions, ``level`` standard deviations of their
-        embeddings."""
+        """Noise [rows, length, d_model] on the tokens of mentions, `level` standard deviations of their
+        embeddings.
+        """
         inside = torch.from_numpy(mention > 0)
         spread = self.model.transformer.wte.weight.detach()[ids[inside]].std()
         drawn = np.random.RandomState(self.draw.getrandbits(32)).randn(*ids.shape, self.model.config.n_embd)
@@ -210,9 +211,9 @@ def train(
     save_every: int = 500,
     stop_at: int | None = None,
 ) -> GPT2LMHeadModel:
-    """Train, or carry on training, in ``out``.
+    """Train, or carry on training, in `out`.
 
-    ``checkpoint.pt`` and ``log.jsonl`` grow while it runs; ``model/`` is a Hugging Face folder at the end.
+    `checkpoint.pt` and `log.jsonl` grow while it runs; `model/` is a Hugging Face folder at the end.
 
     Raises:
         TracerError: a checkpoint there was made by another recipe.
