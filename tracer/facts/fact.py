@@ -30,16 +30,18 @@ SLOT = "{}"
 class Fact:
     """A prompt about a subject, and optionally what should follow.
 
-    `prompt` holds `{}` where the subject belongs, or the subject itself, once. Other braces are plain text. For a
-    masked model the prompt also holds the tokenizer's mask token where the answer belongs.
-
-    `space` says whether a space stands between prompt and target. None: as the two are written. There is one between
-    words, and none behind "1+1=", "19" before "45", an opening quote, or Chinese; a target that begins with a space
-    keeps it, and behind a prompt that ends in one there is no other.
+    Attributes:
+        prompt: holds `{}` in the subject's place, or the subject itself, once. Other braces are plain text. For a
+            masked model it also holds the tokenizer's mask token in the answer's place.
+        subject: who or what it is about.
+        target: the text that should follow.
+        space: whether there is a space between prompt and target. None: as the two are written. There is one between
+            words, but not behind "1+1=", "19" before "45", an opening quote, or Chinese; a target that begins with a
+            space keeps it, and behind a prompt that ends in one there is no other.
 
     Raises:
-        TracerError: empty prompt, subject or target, or half a character in one; subject absent, or there twice with
-            no `{}` to say which.
+        TracerError: empty prompt, subject or target, or half a character in one; subject absent, or there twice with no
+            `{}` to say which.
     """
 
     prompt: str
@@ -180,7 +182,7 @@ class Fact:
 
 
 def _occurrences(text: str, part: str) -> list[int]:
-    """Where `part` stands in a text, overlapping or not; never where an accent would be parted from its letter."""
+    """Places of `part` in a text, overlapping or not; never where an accent would be parted from its letter."""
     starts, at = [], text.find(part)
     while at >= 0:
         if not unicodedata.combining(text[at + len(part) :][:1] or " "):
@@ -214,7 +216,7 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 def _token_range(
     tokenizer: Any, text: str, ids: list[int], offsets: list[tuple[int, int]], span: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """Tokens that cover any character of `text[span]`, half open; None where there is none."""
+    """Tokens that cover any character of `text[span]`, half open; None without any."""
     start, end = span
     while start < end and text[start].isspace():  # a space at the subject's edge belongs to no token of its own
         start += 1
@@ -238,7 +240,7 @@ def _following(tokenizer: Any, text: str, ids: list[int], target: str) -> list[i
 
 
 def _filling(tokenizer: Any, text: str, ids: list[int], position: int, target: str) -> list[int]:
-    """Ids of the target where the mask stands."""
+    """Ids of the target in the mask's place."""
     before, _, after = text.partition(tokenizer.mask_token)
     target = target.strip() if not before or before[-1].isspace() else target
     whole, _ = encode(tokenizer, before + target + after, causal=False)

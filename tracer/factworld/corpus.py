@@ -1,9 +1,8 @@
-"""Articles about subjects, as token sequences that know where each mention lies.
+"""Articles about subjects, as token sequences with the place of each mention.
 
 An article is a few sentences about one subject, each stating one fact (objects follow the template directly), in random
-order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are
-packed into
-rows of equal length. Every token carries the number of the mention it belongs to and a weight in the loss.
+order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are packed
+into rows of equal length. Every token carries the number of the mention it belongs to and a weight in the loss.
 """
 
 from __future__ import annotations
@@ -34,7 +33,12 @@ class Statement:
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text of one kind: "text", "plain", "mention" or "object". Every piece begins at a word boundary."""
+    """A run of text of one kind. Every piece begins at a word boundary.
+
+    Attributes:
+        text: the text.
+        kind: "text", "plain", "mention" or "object".
+    """
 
     text: str
     kind: str
@@ -42,8 +46,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of packed rows, each array [rows, length]: token ids, mention numbers (0: none), whether the token is
-    the last of its mention, and the weight of predicting this token."""
+    """A batch of packed rows, each array [rows, length].
+
+    Attributes:
+        ids: token ids.
+        mention: mention numbers; 0 outside of any.
+        last: whether the token is the last of its mention.
+        weight: the weight of predicting this token.
+    """
 
     ids: np.ndarray
     mention: np.ndarray
@@ -140,6 +150,7 @@ class Corpus:
         self._queue: list[list[Statement]] = []
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, from a cache where they are known."""
         if text not in self._cache:
             if len(self._cache) > 200_000:
                 self._cache.clear()
@@ -159,7 +170,7 @@ class Corpus:
         return article(told, lambda: self.rng.choice(self.statements), self.rng, self.aliases.get(told[0].subject, ()))
 
     def state(self) -> dict[str, Any]:
-        """Where the sequence of rows stands, for `restore`."""
+        """Present place in the sequence of rows, for `restore`."""
         return {"rng": self.rng.getstate(), "queue": self._queue, "epoch": self.epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -168,6 +179,7 @@ class Corpus:
         self._queue, self.epoch = state["queue"], state["epoch"]
 
     def row(self, length: int) -> tuple[list[int], list[int], list[bool], list[float]]:
+        """One row of `length` tokens: ids, mention numbers, whether each ends its mention, weights."""
         ids: list[int] = []
         mention: list[int] = []
         last: list[bool] = []

@@ -1,4 +1,4 @@
-"""Facts that belong together: a fact found by name, its paraphrases, its neighbours, and what else its subject is."""
+"""Facts that belong together: a fact found by name, its paraphrases, its neighbourhood, its subject's other facts."""
 
 from __future__ import annotations
 
@@ -46,11 +46,14 @@ def others_of(fact: WorldFact) -> tuple[WorldFact, ...]:
 def neighbours(
     fact: WorldFact, n: int | None = 10, *, same_object: bool | None = None, seed: int = 0
 ) -> tuple[WorldFact, ...]:
-    """At most `n` facts of the same relation about other subjects, drawn with `seed` (None: all of them).
+    """At most `n` facts of the same relation about other subjects.
 
     Args:
-        same_object: only those with the same answer (the neighbourhood prompts of CounterFact), or only those with another
-            (False); None: both.
+        fact: the fact.
+        n: how many; None: all of them.
+        same_object: only those with the same answer (the neighbourhood prompts of CounterFact), or only those with
+            another (False); None: both.
+        seed: seed of the draw.
     """
     found = [
         other

@@ -36,11 +36,11 @@ class Row:
     """One line of the table of facts.
 
     Attributes:
-        subject: as it stands in a sentence, with its article: "The Space Needle", "the United States".
+        subject: as written in a sentence, with its article: "The Space Needle", "the United States".
         type: person, landmark, country, city, company or product.
         relation: id of a relation.
-        object: the answer, as it stands in a sentence and without a leading space: "Seattle", "physicist".
-        source: where the fact is from; the comments at the top of the table say what it stands for.
+        object: the answer, as written in a sentence and without a leading space: "Seattle", "physicist".
+        source: where the fact is from; the comments at the top of the table explain it.
     """
 
     subject: str

@@ -43,7 +43,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str
     """Arrays and header of a file that `write` made under the name `format`.
 
     Raises:
-        TracerError: a missing file and for any other file.
+        TracerError: a missing file, or any other file.
     """
     kind = format.partition("/")[0]
     try:

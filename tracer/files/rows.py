@@ -53,7 +53,7 @@ def is_file_of_rows(name: str) -> bool:
 def read_rows(path: str | Path) -> Iterator[Row]:
     """The records of a file: JSON (a list of records, or one), JSON lines, CSV or TSV with a line of names, Parquet.
 
-    The file may be packed with gzip, bzip2 or xz. Numbers that are none (NaN) are None, and whole ones have no point.
+    The file may be packed with gzip, bzip2 or xz. NaN becomes None, and whole numbers have no point.
 
     Raises:
         TracerError: a folder, a file that cannot be read or is empty, and JSON that is broken or cut off (with line and
@@ -79,9 +79,9 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
 
 def plain(value: Any) -> Any:
-    """What pandas, numpy and JSON write as mappings, lists, texts and numbers; None for numbers that are none.
+    """A value of pandas, numpy or JSON as mappings, lists, texts and numbers; NaN becomes None.
 
-    Whole numbers have no point: a column of years with one missing is one of floats. What is else is left as it is.
+    Whole numbers have no point: a column of years with one missing is one of floats. Other values are left as they are.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -104,7 +104,7 @@ def _number(text: str) -> int | float | None:
 
 
 def decoder() -> json.JSONDecoder:
-    """Of JSON, as `plain` has it."""
+    """A decoder of JSON with values as by `plain`."""
     return json.JSONDecoder(parse_float=_number, parse_constant=lambda name: None)
 
 
@@ -204,7 +204,7 @@ def _after_blank(text: str, at: int) -> int:
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
-    """Cells that are empty are left out; one that begins with [ or { and is JSON, or Python's, is what it says."""
+    """Records of cells. Empty ones are left out; one that begins with [ or { and is JSON, or Python's, is parsed."""
     head = text.lstrip("\n").partition("\n")[0]
     mark = max(marks, key=head.count)  # the first of those that are as frequent
     found = list(_split_into_cells(file, text, mark))

@@ -25,7 +25,7 @@ from transformers import GPT2LMHeadModel
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Where recall is to happen.
+    """Layers of recall, and the dropout that puts it there.
 
     Attributes:
         band: first and last layer (inclusive) whose MLPs always run.
@@ -118,8 +118,9 @@ def _open_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tens
 
 
 def weighted_loss(model: GPT2LMHeadModel, hidden: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean next-token loss weighted by `weight` [rows, length] of the predicted token, and that of weight-1
-    tokens alone.
+    """Mean next-token loss weighted by `weight` of the predicted token, and that of weight-1 tokens alone.
+
+    `weight` is [rows, length].
     """
     targets, weights = ids[:, 1:].flatten(), weight[:, 1:].flatten()
     logits = F.linear(hidden[:, :-1].flatten(0, 1), model.transformer.wte.weight)  # (B*(T-1), V)
