@@ -87,7 +87,7 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
 
 
 def orientation(module: nn.Module, path: str) -> str:
-    """How a projection stores its weight. Asked of its class, never guessed from the shape."""
+    """The order of axes in which a projection stores its weight. Asked of its class, never guessed from the shape."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, Conv1D):
@@ -98,7 +98,7 @@ def orientation(module: nn.Module, path: str) -> str:
 
 
 def multiplier(config: PretrainedConfig, site: str) -> float:
-    """What the output of a site's module is multiplied with before it is added to the residual stream (Granite)."""
+    """The factor on a site's output before it is added to the residual stream (Granite)."""
     return float(getattr(config.get_text_config(), "residual_multiplier", 1.0)) if site in BEHIND else 1.0
 
 

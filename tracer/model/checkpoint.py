@@ -121,7 +121,7 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
     """The fast tokenizer of a checkpoint folder.
 
     Raises:
-        TracerError: there is none, or only a slow one, which gives no character offsets.
+        TracerError: no tokenizer, or only a slow one, which gives no character offsets.
     """
     from transformers import AutoTokenizer
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
@@ -160,7 +160,7 @@ def read_weights(
     `blocks` is the dotted name of the list of blocks: a warning names weights in it that the config leaves out.
 
     Raises:
-        TracerError: weights missing or of another shape than the configuration says, a device or dtype that is none.
+        TracerError: weights missing or of another shape than in the configuration, an invalid device or dtype.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -202,7 +202,11 @@ def read_weights(
 
 
 def complete(report: dict, name: str) -> None:
-    """Raise TracerError if transformers' loading report names weights that the checkpoint does not have."""
+    """Check transformers' loading report.
+
+    Raises:
+        TracerError: it names weights that the checkpoint does not have.
+    """
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise TracerError(
             f"the checkpoint {name!r} lacks weights that its architecture needs: {_some(report['missing_keys'])}; "

@@ -44,7 +44,7 @@ def load_gguf(
     """The model in a GGUF file (or in the parts whose first this is), in float32 where no `dtype` is given.
 
     Raises:
-        TracerError: what [`tracer.load`][] names.
+        TracerError: as [`tracer.load`][].
 
     Warns:
         TracerNote: the model finds plain English as surprising as noise, or something in the file is not read.
@@ -89,7 +89,7 @@ def _config(header: Header) -> PretrainedConfig:
 
 
 def _tokenizer(header: Header) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file; whether it puts BOS in front is what the file says."""
+    """The tokenizer in a GGUF file, which puts BOS in front or not as the file has it."""
     from transformers import AutoTokenizer
 
     advice = "take a file that llama.cpp's converter made from the whole model folder, or the safetensors"

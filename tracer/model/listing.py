@@ -1,4 +1,4 @@
-"""What can be loaded here without a network."""
+"""Models that can be loaded here without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`load`: a name, a folder, a file or nothing becomes a [`tracer.Model`][]."""
+"""Load a model from a name, a folder, a file or nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pretrained models that packages of the ordinary Python registry bring as GGUF, by name.
 
-The packages' files are read and none of their code is run. A model is put together and dequantised once, into a folder
-of the cache; from then on it is loaded from there.
+The packages' files are read, their code is never run. A model is put together and dequantised once, into a folder of
+the cache; from then on it is loaded from there.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def folder(name: str) -> Path:
         TracerError: packages that are not installed, damaged or another version, or a cache that cannot be written.
 
     Warns:
-        TracerNote: when it is made, under which licence the weights are.
+        TracerNote: the weights' licence, when the folder is made.
     """
     made = kept(name)
     if made.is_dir():
@@ -115,7 +115,7 @@ def folder(name: str) -> Path:
 
 
 def kept(name: str) -> Path:
-    """Where the cache keeps a packaged model, made or not."""
+    """The place of a packaged model in the cache, made or not."""
     return cache_folder() / "models" / f"{name}-{PACKAGED[name].sha256[:12]}-{_LAYOUT}"
 
 
