@@ -24,15 +24,16 @@ def plot_average(average: AverageTrace | Sequence[AverageTrace], width: int | No
     """Average indirect effects against layer, above the same numbers as a heat map; one column for each result.
 
     The upper panels have one line for each class of tokens with the band of its interval, which may reach below zero;
-    the lower ones the classes as rows. Columns with the same metric share their scales; the colours begin at 0, so
-    that an effect below it is as pale as none (its number is in the hover text). A class that no token belongs to is
-    left blank, and out of the legend.
+    the lower ones the classes as rows. Columns with the same metric share their scales; the colours begin at 0, so that
+    an effect below it is as pale as an effect of 0 (its number is in the hover text). A class without tokens is left
+    blank, and out of the legend.
 
     Args:
-        width: pixels the figure may take, as for `plot_trace`.
+        average: one result, or several.
+        width: pixels the figure may take, as for [`tracer.plot_trace`][].
 
     Raises:
-        TracerError: an empty sequence and for things that are no averages.
+        TracerError: an empty sequence, or anything but averages.
     """
     import plotly.graph_objects as go
 

@@ -1,8 +1,8 @@
-"""How figures of several panels fit the window: panels in a line, and one figure arranged for several widths.
+"""Fitting figures of several panels to the window: panels in a line, and one figure arranged for several widths.
 
 A figure is measured in pixels and so has one width. Every arrangement is therefore planned in full, for each of
 `WIDTHS`; the figure holds one of them, and what the others have otherwise goes along as its layout's `meta`. An
-exported page takes the widest that the window has room for. Notebooks and pictures show the one the figure holds.
+exported page takes the widest that fits the window. Notebooks and pictures show the one the figure holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KEY = "arrangements"
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where everything lies on a figure of one width.
+    """The layout of a figure of one width.
 
     Attributes:
         layout: the figure's layout.
@@ -53,11 +53,13 @@ def panel_widths(n_layers: int, least: int, usual: int, most: int) -> tuple[int,
 
 
 def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[int], int]) -> tuple[int, int]:
-    """How many of `count` panels stand in a line on `width` pixels, and how wide each of them is.
+    """Number of panels in a line, and the width of each of them.
 
     As many as `COLUMNS` and their least width allow, one in any case.
 
     Args:
+        width: pixels of the line.
+        count: how many panels there are.
         panel: least and best width of one.
         beside: what a line of so many panels needs beside them: labels, colour bars, gaps.
     """
@@ -70,7 +72,7 @@ def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[in
 
 
 def tick_room(layers: Iterable[int], width: float) -> int:
-    """How many layers can be labelled on `width` pixels."""
+    """Number of layers that can be labelled on `width` pixels."""
     return max(int(width // (text_width(str(max(layers)), 12) + 8)), 1)
 
 
@@ -108,9 +110,9 @@ def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure
 
 
 def adaptive(figure: go.Figure) -> go.Figure:
-    """`figure` with the arrangements a page may choose from; what was changed since it was made stays as it is.
+    """Add to `figure` the arrangements a page may choose from; changes since it was made stay as they are.
 
-    A figure that was given another size, or has lost a heat map, has none.
+    A figure that was given another size, or has lost a heat map, gets no arrangements.
     """
     import plotly.graph_objects as go
 
@@ -159,7 +161,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _value(node: Any, key: str) -> Any:
-    """The value of a figure at a key; None where there is none, or no such place."""
+    """The value of a figure at a key; None without one."""
     try:
         return _plain(node[key])
     except (LookupError, ValueError):

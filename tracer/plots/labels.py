@@ -50,7 +50,7 @@ METRICS = {
 
 
 def measure(trace: CausalTrace, limit: int | None = None) -> str:
-    """What the scores are; what they are compared with is left out where all would have more than `limit` characters.
+    """The measure of the scores; the foil is left out where the text would have more than `limit` characters.
 
     "p(Seattle)", "logit difference to Paris", "normalised logit difference to Paris", "KL divergence".
     """
@@ -64,7 +64,7 @@ def measure(trace: CausalTrace, limit: int | None = None) -> str:
 
 
 def remark(trace: CausalTrace | AverageTrace) -> str:
-    """How a trace differs from an ordinary one: what was severed, that its effects are estimates; or nothing."""
+    """Differences of a trace from an ordinary one: severed modules, estimated effects; or ""."""
     parts = []
     if trace.sever:
         parts.append(f"with {MODULES.get(trace.sever, escape(trace.sever))} severed")
@@ -80,7 +80,7 @@ def estimate(method: str) -> str:
 
 
 def x_title(trace: CausalTrace | AverageTrace) -> str:
-    """What the columns are."""
+    """The title of the horizontal axis."""
     if trace.kind in MODULES:
         if trace.window == 1:
             return f"single restored {MODULES[trace.kind]} layer"

@@ -1,4 +1,4 @@
-"""Where in the model the knowledge neurons of one fact lie."""
+"""Places of one fact's knowledge neurons in the model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ def plot_neurons(attribution: NeuronAttribution, n: int = 20, threshold: float |
     Right: neurons above the threshold. Colours have two sides only where negative scores matter (5 % of the highest).
 
     Args:
+        attribution: the scores.
+        n: how many scores are ringed.
         threshold: as in `attribution.above`; by default 0.2 of the highest score (Dai et al. 2022), and for an
             activation contrast 3 standard deviations.
 
     Raises:
-        TracerError: what is no attribution, and for n and thresholds out of range.
+        TracerError: anything but an attribution, or n and thresholds out of range.
     """
     import plotly.graph_objects as go
 

@@ -1,4 +1,4 @@
-"""What is left of a state's effect without the MLPs, or without attention: Meng et al. 2022 (ROME), figure 3."""
+"""Effects of a state without the MLPs, or without attention: Meng et al. 2022 (ROME), figure 3."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def plot_severed(
         results: the ordinary trace and one or both severed ones, in any order: of one prompt, or averages over the same
             facts (then with whiskers, the intervals).
         token: whose state is restored; by default the subject's last token. Of averages, the name of a class; of traces
-            of one prompt an index of a token, negative from the end, or the name of a class with one token ("first subject
-            token", "last subject token", "first subsequent token", "last token").
-        width: pixels the figure may take, as for `plot_trace`.
+            of one prompt an index of a token, negative from the end, or the name of a class with one token ("first
+            subject token", "last subject token", "first subsequent token", "last token").
+        width: pixels the figure may take, as for [`tracer.plot_trace`][].
 
     Raises:
-        TracerError: results that do not belong together (other prompts, models, metrics, layers), where the ordinary or
-            any severed one is missing or one comes twice, and for a token that was not traced.
+        TracerError: results that do not belong together (other prompts, models, metrics, layers), the ordinary or any
+            severed one missing or one given twice, or a token that was not traced.
     """
     import plotly.graph_objects as go
 

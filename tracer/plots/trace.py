@@ -25,16 +25,17 @@ def plot_trace(trace: CausalTrace | Sequence[CausalTrace], width: int | None = N
 
     Rows are tokens from first to last, those of the subject with a star; columns are layers; the colour is the metric
     after restoring, its floor the corrupted score, its ceiling the largest score of the panel. Small rings mark the
-    `strongest_sites`. Layers that were not traced are left blank. A panel says so where paths were severed and where
-    its effects are estimates. Texts are shown literally.
+    `strongest_sites`. Layers that were not traced are left blank. A panel is labelled where paths were severed and
+    where its effects are estimates. Texts are shown literally.
 
     Args:
-        width: pixels the figure may take. Panels become narrower, and where their cells would be too small fewer stand in
-            a line. By default 1240, which a window of 1300 pixels has room for; an exported page then rearranges them to
-            fit the window it is shown in.
+        trace: one trace, or several.
+        width: pixels the figure may take. Panels become narrower, and where their cells would be too small fewer are in
+            a line. By default 1240, which fits a window of 1300 pixels; an exported page then rearranges them to fit
+            the window it is shown in.
 
     Raises:
-        TracerError: an empty sequence and for things that are no traces.
+        TracerError: an empty sequence, or anything but traces.
     """
     import plotly.graph_objects as go
 
