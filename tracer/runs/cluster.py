@@ -60,11 +60,11 @@ class Remote(Claiming):
         self._call("commit", worker, key, item, rows, blobs)
 
     def finish(self, worker: str, key: str) -> None:
-        """The job is done."""
+        """End the job as done."""
         self._call("finish", worker, key)
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """The job failed."""
+        """End the job as failed."""
         self._call("fail", worker, key, error)
 
     def release(self, worker: str, lost: bool = False) -> None:
@@ -88,7 +88,7 @@ class Remote(Claiming):
         return self._call("lease")
 
     def progress(self) -> Counts:
-        """How far the run is."""
+        """Counts of items and jobs so far."""
         return self._call("progress")
 
 
@@ -96,7 +96,7 @@ class Member:
     """An actor that works."""
 
     def work(self, keeper: Any, work: str, worker: str, given: Any, paths: list[str]) -> tuple[str, str] | None:
-        """Work until nothing is left to do; returns what kept it from that, if anything did."""
+        """Work until nothing is left to do; returns the reason if something kept it from that."""
         sys.path += [path for path in paths if path not in sys.path]
         os.environ["TRACER_PROGRESS"] = "0"
         try:
@@ -147,7 +147,7 @@ class Actors:
             self._connection.__exit__(None, None, None)
 
     def start(self) -> None:
-        """One more worker."""
+        """Start one more worker."""
         # named after this process: if it dies, its actors are dead to others, and Ray ends them
         worker = str(Worker.here())
         actor = self._ray.remote(Member).options(**self._options).remote()
@@ -155,7 +155,7 @@ class Actors:
         self._alive[actor.work.remote(self._keeper, self._work, worker, self._given, sys.path)] = actor, worker
 
     def size(self) -> int:
-        """How many workers there are."""
+        """Number of workers."""
         return len(self._alive)
 
     def ended(self) -> list[Ending]:
@@ -176,8 +176,10 @@ class Actors:
 
 
 def _reach(address: str) -> None:
-    """Raises:
-        TracerError: nothing answers at host:port; Ray itself would try for minutes.
+    """Check that something answers at host:port; Ray itself would try for minutes.
+
+    Raises:
+        TracerError: nothing does.
     """
     host, _, port = address.rpartition(":")
     if port.isdigit():

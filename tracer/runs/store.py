@@ -1,4 +1,4 @@
-"""One SQLite file of a run: which jobs there are, who has them, what is done, and the rows that came out."""
+"""One SQLite file of a run: its jobs, their workers, the items done, and the rows that came out."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Store(Claiming):
     """A run's file, made by `create` or `open`; any number of processes of one machine may have it open.
 
     An item's rows, its bytes and the note that it is done are one transaction, so at whatever moment a process is
-    killed, an item is there wholly or not at all. SQLite's write-ahead log (`-wal` and `-shm` beside the file
-    while it is open) lets others read while workers write; it does not work across machines, see
-    [`tracer.runs.run`][] and its `cluster`.
+    killed, an item is there wholly or not at all. SQLite's write-ahead log (`-wal` and `-shm` beside the file while it
+    is open) lets others read while workers write; it does not work across machines, see [`tracer.runs.run`][] and its
+    `cluster`.
 
     A store belongs to the process that opened it; a fork of that process opens its own.
     """
@@ -72,10 +72,12 @@ class Store(Claiming):
         """A new run in a file, or one that is there already and has the same jobs, settings and tables.
 
         Args:
-            settings: what the run was made with, in what json knows.
+            path: the file.
+            jobs: the jobs.
+            settings: of the work, in what json knows.
             tables: by name of a table, its columns.
-            lease: seconds without a sign of life after which another worker may take over a job. A worker of this machine
-                whose process has ended is not waited for.
+            lease: seconds without a sign of life after which another worker may take over a job. A worker of this
+                machine whose process has ended is not waited for.
 
         Raises:
             TracerError: another run's file, naming the first difference; anything else of that name; a file that cannot
@@ -100,10 +102,11 @@ class Store(Claiming):
         """The run in a file, finished or not, also while others work on it.
 
         Args:
+            path: the file.
             check: read through the file to see whether it is whole.
 
         Raises:
-            TracerError: a file that is missing, damaged or no run's.
+            TracerError: a file that is missing, damaged or not a run's.
         """
         db = schema.opened(Path(path), check)
         try:
@@ -113,7 +116,7 @@ class Store(Claiming):
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._pid == os.getpid():
             self._db.close()
 
@@ -139,7 +142,7 @@ class Store(Claiming):
             return [decoded(row) for row in db.execute(query)]
 
     def frame(self, table: str) -> pd.DataFrame:
-        """The rows of a table as `rows` has them."""
+        """The rows of a table as [`rows`][tracer.runs.Store.rows] has them."""
         import pandas as pd
 
         return pd.DataFrame(self.rows(table), columns=pd.Index(self._columns(table)))
@@ -148,7 +151,7 @@ class Store(Claiming):
         """Bytes that a job has kept under a name, or None.
 
         Raises:
-            TracerError: there is no such job.
+            TracerError: no such job.
         """
         with self._use() as db:
             query = (
@@ -170,12 +173,12 @@ class Store(Claiming):
             return frozenset(name for (name,) in db.execute(query, (key,)))
 
     def progress(self) -> Counts:
-        """How far the run is."""
+        """Counts of items and jobs so far."""
         with self._use() as db:
             return Counts(*db.execute(COUNTS).fetchone())
 
     def errors(self) -> dict[str, str]:
-        """Why jobs failed, by key; the first line of each tells it in short."""
+        """Reasons of failed jobs, by key; the first line of each is the reason in short."""
         with self._use() as db:
             return dict(db.execute("SELECT key, error FROM job_jobs WHERE state = 'failed' ORDER BY job").fetchall())
 
@@ -186,7 +189,7 @@ class Store(Claiming):
 
     # --- for workers -----------------------------------------------------------------------------------------------
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """See `claim`."""
+        """Take a job, as by `claim`."""
         with self._write() as db:
             self._sweep(db)
             row = db.execute(NEXT).fetchone()
@@ -239,7 +242,7 @@ class Store(Claiming):
             self._failed(db, schema.held(db, worker, key), error)
 
     def release(self, worker: str, lost: bool = False) -> None:
-        """Give back the jobs a worker has; `lost`: it ended by itself, which is counted against the job."""
+        """Give back the jobs of a worker; `lost` if it ended by itself, which is counted against the job."""
         with self._write() as db:
             self._free(
                 db, [row[0] for row in db.execute("SELECT job FROM job_claims WHERE worker = ?", (worker,))], lost
