@@ -3,8 +3,8 @@
 To first order, restoring a state changes the metric by the gradient there times the change of the state (Nanda 2023;
 Syed, Rager & Conmy 2023). One backward pass has the gradients at every site, so the estimate costs the same for any
 number of cells. It is a screen: where the metric saturates between the corrupted and the clean run, as a probability
-does, the gradient at the corrupted run says little about the whole way. The integrated form takes the mean gradient
-over runs whose embeddings lie between the two (Hanna et al. 2024, "EAP-IG").
+does, the gradient at the corrupted run tells little of the whole way. The integrated form takes the mean gradient over
+runs whose embeddings lie between the two (Hanna et al. 2024, "EAP-IG").
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def attribution_trace(
     tokens: Tokens = None,
     max_rows: int | None = None,
 ) -> CausalTrace | list[CausalTrace]:
-    """The trace that [`tracer.causal_trace`][] would measure, estimated; arguments and result are the same.
+    """Estimate the trace that [`tracer.causal_trace`][] would measure.
 
     Cell (t, l) is the corrupted score plus the mean over samples of `(clean state - corrupted state) . gradient`,
     summed over the layers of a window; what an earlier layer of the window does through a later one, which the exact
@@ -62,11 +62,22 @@ def attribution_trace(
     The model is left as it was found, and its parameters get no gradients.
 
     Args:
+        model: the model.
+        fact: the fact.
+        kind: as for `causal_trace`.
+        window: as for `causal_trace`.
+        corruption: as for `causal_trace`.
+        metric: as for `causal_trace`.
+        foil: as for `causal_trace`.
+        sever: None only; paths cannot be severed here.
         steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
             between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+        layers: as for `causal_trace`.
+        tokens: as for `causal_trace`.
+        max_rows: as for `causal_trace`.
 
     Raises:
-        TracerError: as `causal_trace` does, and for `steps` below 1; paths cannot be severed here.
+        TracerError: as `causal_trace`, and for `steps` below 1 or severed paths.
     """
     if sever is not None:
         raise TracerError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
@@ -141,7 +152,7 @@ class _Runs:
     def forward(self, part: slice, way: float | None, states: dict[int, Tensor]) -> Tensor:
         """Logits [1 + rows, k, V] of the clean row and `part`; the site's states, on the way to the logits.
 
-        `way`: how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
+        `way` is how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
         """
         model, rows = self.model, [0, *range(part.start, part.stop)]
         ids, whole = self.wrong.ids[rows], len(self.wrong.ids)

@@ -87,7 +87,7 @@ def trace_missing(
 
 
 def work(settings: dict[str, Any], given: dict[str, Any]) -> Callable[[Claim], None]:
-    """Traces facts, and hands in each as the file that a folder of traces keeps."""
+    """The function that traces facts, and hands in each as the file that a folder of traces keeps."""
     model = given["model"].load()
 
     def do(claim: Claim) -> None:

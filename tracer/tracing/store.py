@@ -32,8 +32,12 @@ Found = CausalTrace | Literal["unknown"]
 class TraceStore:
     """Traces of one run: its settings in `run.json`, and one file per fact, traced or unknown to the model.
 
-    Every file appears whole or not at all, so that a process may stop at any time, and others may be at work. Facts
-    are told apart by their identity, a list of what json knows.
+    Every file appears whole or not at all, so that a process may stop at any time, and others may be at work. Facts are
+    told apart by their identity, a list of what json knows.
+
+    Attributes:
+        path: the folder.
+        settings: the run's settings.
     """
 
     path: Path
@@ -48,7 +52,7 @@ class TraceStore:
         foil: str | Sequence[str | None] | None,
         trace: Callable[..., CausalTrace],
     ) -> TraceStore:
-        """The store in `folder`, made if need be. `settings`: arguments of `trace`, with all that has no default.
+        """The store in `folder`, made if need be. `settings` are arguments of `trace`, with all that have no default.
 
         Raises:
             TracerError: a folder that cannot be written or holds another run.
@@ -75,9 +79,11 @@ class TraceStore:
         return store
 
     def find(self, identity: list[Any], expected: dict[str, Any]) -> Found | None:
-        """What became of a fact: its trace, that the model does not know it, or nothing yet.
+        """The outcome of a fact: its trace, "unknown" to the model, or None so far.
 
-        `expected`: values of the trace's fields.
+        Args:
+            identity: the fact's.
+            expected: values of the trace's fields.
 
         Raises:
             TracerError: a file that is damaged or has other values.
@@ -102,10 +108,10 @@ class TraceStore:
         return None
 
     def keep(self, identity: list[Any], found: Found) -> None:
-        """Write down what became of a fact.
+        """Write down the outcome of a fact.
 
         Raises:
-            TracerError: that cannot be done.
+            TracerError: it cannot be written.
         """
         path, unknown = self.files(identity)
         if isinstance(found, CausalTrace):
@@ -114,7 +120,7 @@ class TraceStore:
             storage.write(unknown, UNKNOWN, {}, {"fact": identity})
 
     def files(self, identity: list[Any]) -> tuple[Path, Path]:
-        """Where a fact's trace is kept, and where that the model does not know the fact."""
+        """Paths of a fact's trace, and of the note that the model does not know the fact."""
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         return self.path / f"{name}.npz", self.path / f"{name}.unknown.npz"
 
@@ -122,7 +128,7 @@ class TraceStore:
         """Write one of these files as another store of the run has it.
 
         Raises:
-            TracerError: that cannot be done.
+            TracerError: it cannot be written.
         """
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
