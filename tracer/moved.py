@@ -147,6 +147,7 @@ class Moved(ModuleType):
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """The result of the function that has the module's name."""
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
 
 
