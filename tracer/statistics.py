@@ -130,7 +130,7 @@ def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def cluster_weights(random: np.random.Generator, resamples: int, clusters: int) -> np.ndarray:
-    """[resamples, clusters]: how often each draw holds each cluster."""
+    """Counts of each cluster in each draw, [resamples, clusters]."""
     drawn = random.integers(clusters, size=(resamples, clusters))
     places = drawn + clusters * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)

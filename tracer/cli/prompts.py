@@ -38,9 +38,9 @@ class Prompts:
     contrast: tuple[Fact, ...]
 
     def aligned(self, model: Model, token: str | int) -> Prompts:
-        """The same, with one answer for all wordings.
+        """These prompts with one answer for all wordings.
 
-        Without a target the answer is what the model says after the first wording.
+        Without a target the answer is the model's own after the first wording.
 
         Raises:
             TracerError: one of the prompts cannot be run.
@@ -106,7 +106,7 @@ class Given:
         own = [] if self.prompt is None else [Fact(self.prompt, fact.subject, fact.target)]
         more = [Fact(text, fact.subject, fact.target) for text in self.paraphrases]
         alike = neighbours(fact, NEIGHBOURS, same_object=True, seed=seed)
-        # one more: the control is none of the neighbours, which its neurons are acted on in
+        # one more: the control is not a neighbour, since its neurons are acted on there
         control, *unlike = neighbours(fact, NEIGHBOURS + 1, same_object=False, seed=seed)
         other = list(paraphrases(control)) if self.other is None else [self._other()]
         return self._with([*own, *paraphrases(fact), *more], other, (*alike, *unlike))

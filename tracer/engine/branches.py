@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .hooks import Intervention
 
-Action = tuple[int, Intervention]  # token, what is done there
-Moment = tuple[int, tuple[Action, ...]]  # time, what is done then
+Action = tuple[int, Intervention]  # token, intervention there
+Moment = tuple[int, tuple[Action, ...]]  # time, actions then
 # Time 2 l is inside block l (its mlp, attn, key and pre), time 2 l + 1 is its output.
 
 
@@ -74,7 +74,7 @@ def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
     groups: list[list[int]] = []
     steps = {}
     for time in times:
-        found: list[tuple[int, tuple[Action, ...], list[int]]] = []  # copied from, what is done, branches
+        found: list[tuple[int, tuple[Action, ...], list[int]]] = []  # source, actions, branches
         for source, group in [*enumerate(groups), (-1, waiting)]:
             parts: dict[tuple[Action, ...], list[int]] = {}
             for index in group:

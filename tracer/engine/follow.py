@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 TOP_K = 5
-FORWARD_TOKENS = 16, 2048  # what a forward costs for its own sake on a processor and on a GPU, in tokens, about
+FORWARD_TOKENS = 16, 2048  # fixed cost of a forward on a processor and on a GPU, in tokens, about
 
 Done = Callable[[Sequence[int]], bool]
 
@@ -281,7 +281,7 @@ class _Chunk:
         trial = kept.without_last(ends)
         try:
             logits = trial.step(self.model, [rows[i].ids[lengths[i] - 1] for i in ends]).float()
-        except Exception as error:  # each model says in its own way what it cannot do
+        except Exception as error:  # models raise errors of every kind
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise
             return False

@@ -48,7 +48,7 @@ class Base:
     interventions: tuple[Intervention, ...] = ()
 
     def rows(self, some: slice) -> Base:
-        """The same run as far as `some` of its rows are concerned."""
+        """This run with `some` of its rows only."""
         return replace(
             self,
             ids=self.ids[some],

@@ -87,7 +87,7 @@ __all__ = [
 ]
 
 
-INPUTS = ("key", "mlp_input")  # kinds that are what enters their module
+INPUTS = ("key", "mlp_input")  # kinds at the input of their module
 
 
 @dataclass

@@ -26,8 +26,8 @@ from .sweep import record
 if TYPE_CHECKING:
     from tracer.model import Model
 
-FORWARD_TOKENS = 40  # what a forward costs for its own sake on a processor, in tokens, about
-BUDGET_BYTES = 2**28  # what the states of one forward with gradients may take when max_rows is not given
+FORWARD_TOKENS = 40  # fixed cost of a forward on a processor, in tokens, about
+BUDGET_BYTES = 2**28  # for the states of one forward with gradients when max_rows is not given
 
 Place = tuple[str, int]
 
@@ -120,7 +120,7 @@ class Suffix:
         return cls(model, ability, tuple(rows), start, first, ids, entering[0], prefix), states  # type: ignore[arg-type]
 
     def select(self, some: Sequence[int]) -> Suffix:
-        """The same with some of the rows only."""
+        """This suffix with some of the rows only."""
         index = torch.tensor(list(some), device=self.entering.device)
         prefix = self.prefix and tuple(
             pair if layer < self.start else (pair[0][index], pair[1][index]) for layer, pair in enumerate(self.prefix)

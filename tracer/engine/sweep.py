@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from tracer.model import Model
 
-BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
+BUDGET_BYTES = 2**29  # for the rows of one forward when max_rows is not given
 
-FORWARD_COST = 1e8  # operations in the time that a forward takes for its own sake, whatever its size
+FORWARD_COST = 1e8  # fixed cost of a forward, in operations
 
 Branch = Sequence[Intervention]
 Measure = Callable[[Tensor], Tensor]

@@ -39,7 +39,7 @@ def agrees(model: Model, base: Base, limit: int) -> bool:
     first = 0 if base.prefix is None else min(parts_at, *base.read)
     last = model.n_layers - 1
     joins = sorted({0, last}) if base.prefix is not None else list(range(model.n_layers))
-    index = [position - first for position in base.read]  # what the last block leaves elsewhere nobody reads
+    index = [position - first for position in base.read]  # the last block's output elsewhere is not read
     before = base.entering[-1][row : row + 1, list(base.read)]
     tolerance = 1e-3 if torch.finfo(before.dtype).bits >= 32 else 0.1
     rows = min(limit, 2)
@@ -49,7 +49,7 @@ def agrees(model: Model, base: Base, limit: int) -> bool:
         handle = attach(model, "hidden", last, found.append, Frame())
         try:
             Forward(model, base, first, plan, slice(row, row + 1)).run(stop=True)
-        except Exception as error:  # each model says in its own way what it cannot do
+        except Exception as error:  # models raise errors of every kind
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise
             return False

@@ -9,7 +9,7 @@ import regex
 
 from tracer.errors import TracerError, out_of_memory
 
-# what is said while the template is looked at: nothing that a template looks for, or changes
+# texts put into the template to examine it: nothing that a template looks for, or changes
 _FIRST, _REPLY, _SECOND = "Qfirstq", "Areplya", "Qsecondq"
 
 

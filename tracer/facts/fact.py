@@ -218,7 +218,7 @@ def _token_range(
 ) -> tuple[int, int] | None:
     """Tokens that cover any character of `text[span]`, half open; None without any."""
     start, end = span
-    while start < end and text[start].isspace():  # a space at the subject's edge belongs to no token of its own
+    while start < end and text[start].isspace():  # a space at the subject's edge is not a token by itself
         start += 1
     while start < end and text[end - 1].isspace():
         end -= 1

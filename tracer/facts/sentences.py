@@ -37,7 +37,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# before a name: no sentence ends here
+# before a name: a sentence does not end here
 _TITLES = _set(
     "mr mrs ms mx dr prof rev hon mt gen col lt capt cmdr cdr sgt cpl maj adm gov sen rep pres msgr supt messrs fr hr "
     "frl sig dott mlle mme sra dra srta dña chr wm geo chas thos jos ch th yu vs cf viz approx ca г ул им гр тов"
@@ -125,7 +125,7 @@ def _ends(text: str, found: regex.Match) -> bool:
     """Whether a mark ends a sentence; False also while that is open."""
     if found["sure"] is not None:
         return text[found.end()] != "\ufffd"  # which may become what closes behind the mark
-    if not found["next"].isspace():  # as in "3.5"; scripts without spaces need none
+    if not found["next"].isspace():  # as in "3.5"; scripts without spaces need no space
         return unspaced(found["next"]) and unspaced(text[found.start() - 1])
     space = text[found.end() :]
     if "\n" in space[: len(space) - len(space.lstrip())]:

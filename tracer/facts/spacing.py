@@ -16,7 +16,7 @@ _SOUTH = rf"[[\p{{lb=SA}}{_SOUTHERN}]&&[\p{{L}}\p{{M}}]]"  # Thai, Lao, Khmer, B
 _WIDE = r"[[\p{ea=W}\p{ea=F}\p{ea=H}]&&\p{P}]"
 _ODD = r'\A[^"]*(?:"[^"]*"[^"]*)*'  # before a straight quote that opens, behind which the next closes
 
-# Where nothing stands between them: what the prompt ends in, and what the target begins with.
+# Pairs without a space between them: the prompt's end, and the target's beginning.
 _SEAMS = (
     # parts of a character, and joins that cannot be seen
     (r"", r"[\p{M}\u200b-\u200d\u2060]"),
@@ -35,7 +35,7 @@ _SEAMS = (
     (r"", r"[[\p{Pi}\p{Pf}'`]--«](?=\Z|[\s.,;:!?)\]])"),
     # marks that end a word or a sentence; those of ".NET", ".5" and ":)" do not
     (r"", r"[[\p{lb=EX}\p{lb=IS}\p{STerm}…]--[.:;]]|[:;](?!-?[()DP])|\.(?![\p{Lu}\d])"),
-    # short forms: 's, n't, d'Artagnan, O'Brien; a plural or a closed quote (dogs', 'water') is none
+    # short forms: 's, n't, d'Artagnan, O'Brien; a plural or a closed quote (dogs', 'water') is not one
     (r"[\p{L}\d]", r"['’](?:s(?!-)|t(?!\s\p{Lu})|re|ve|ll|d|m)\b|n['’]t\b"),
     (r"(?:(?<!\p{L})\p{L}|[\p{L}--s])['’](?<!(?:\A|[\s\p{Ps}])['‘][^'‘’]*['’])", r"\p{L}"),
     # numbers; "1." at the beginning of a line and "1, 2," count things, and a year is a number of its own

@@ -18,7 +18,7 @@ PACKED: dict[bytes, Callable[[bytes], bytes]] = {
 }
 PACKED_SUFFIXES = (".gz", ".gzip", ".bz2", ".xz")
 PARQUET = b"PAR1"
-# how files begin, what they are, and what to do
+# first bytes of files, their kinds, and the repair
 OTHERS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save its table as CSV"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save its table as CSV"),

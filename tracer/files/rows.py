@@ -20,7 +20,7 @@ from tracer.errors import TracerError, out_of_memory
 from .opened import PARQUET, content_of, suffix_of, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-CELLS = {".csv": (",", ";", "\t"), ".tsv": ("\t",), ".tab": ("\t",)}  # what may part the cells
+CELLS = {".csv": (",", ";", "\t"), ".tsv": ("\t",), ".tab": ("\t",)}  # separators of cells
 DEEP = "it is nested too deep to be read; records have a few levels at most"
 _BLANK = re.compile(r"[ \t\r\n]*")
 _WHOLE = re.compile(r"-?\d+\.0")
@@ -221,7 +221,7 @@ def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
 
 
 def _split_into_cells(file: str, text: str, mark: str) -> Iterator[Row]:
-    # not str.splitlines, which also parts at characters that are no ends of lines in CSV
+    # not str.splitlines, which also splits at characters that do not end lines in CSV
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
     names: list[str] | None = None
     line = number = 0

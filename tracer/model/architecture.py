@@ -24,7 +24,7 @@ LAYER_SITES = {
 }
 BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's output and the residual stream
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
-# what to do where a model has no such site
+# advice for a model without such a site
 INSTEAD = {
     "key": "its MLP is no pair of projections around one activation (a mixture of experts, say); use site 'mlp'",
     "pre": "its MLP has no module that gives the input of its activation function alone (gate and up projection may be "
@@ -118,7 +118,7 @@ def component(adapter: Any, site: str) -> str:
     if site not in ("attn", "mlp", "mlp_input") or part is None:
         return name
     projection = name + {"attn": ".o", "mlp": ".out"}[name]
-    if part.name is None:  # no module of its own
+    if part.name is None:  # not a module by itself
         return projection
     # the map itself says where the contribution alone can be read when the module adds the residual
     if block.hook_aliases.get(f"hook_{name}_out") == f"{projection}.hook_out":

@@ -26,7 +26,7 @@ from .soundness import check_sound
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# what transformers does not take over from the file, though the configuration has a place for it
+# fields of the file that transformers drops, though the configuration has a place for them
 _LEFT_OUT = {
     "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
     "qwen3": {"attention.key_length": "head_dim"},

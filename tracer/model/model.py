@@ -222,7 +222,7 @@ class Model:
         return digest.hexdigest()
 
     def pinned(self) -> Model:
-        """The same handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
+        """This handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
         own = {part.name: getattr(self, part.name) for part in fields(Model)}
         return _Pinned(**own, _fingerprint=self.fingerprint())
 
@@ -274,7 +274,11 @@ def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _check_head(model: Model) -> None:
-    """Raise TracerError where the module is not the whole model that its configuration names."""
+    """Check that the module is the whole model that its configuration names.
+
+    Raises:
+        TracerError: it is not.
+    """
     try:
         for site in ("embed", "unembed"):
             model.module(site)

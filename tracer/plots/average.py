@@ -208,7 +208,7 @@ def _heat_axes(averages: Sequence[AverageTrace], plan: Plan, index: int) -> dict
 
 # --- ranges ----------------------------------------------------------------------------------------------------------
 def _value_range(averages: Sequence[AverageTrace]) -> list[float]:
-    """Of the y axis: zero, and every end of every interval."""
+    """Range of the y axis: zero, and every end of every interval."""
     values = np.concatenate([np.ravel(v) for a in averages for v in (a.effect, a.low, a.high)]).astype(float)
     values = values[np.isfinite(values)]
     low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)

@@ -44,7 +44,7 @@ NO_BROWSER = (
 )
 NO_KALEIDO = "png, svg and pdf need Kaleido; install it (pip install kaleido). html needs no more than there is"
 
-# The page may run the script it contains and nothing else: no request leaves it, whatever a text says.
+# The page may run the script it contains and nothing else: no request leaves it, whatever a text holds.
 # 'unsafe-eval' is for Plotly's WebGL traces, blob: and data: for its button that saves a picture.
 PAGE = """<!doctype html>
 <html lang="en">

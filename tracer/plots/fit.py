@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLUMNS = 3
-# what windows of about 680, 960, 1300 and 1900 pixels leave to a figure, once a page has its margins and scrollbar
+# a figure's width in windows of about 680, 960, 1300 and 1900 pixels, less a page's margins and scrollbar
 WIDTHS = (620, 900, 1240, 1840)
 WIDTH = 1240
 OVERHANG = 22  # how far an axis's title may reach beyond its panel, at each side
@@ -151,7 +151,7 @@ def _listed(bars: Sequence[Any]) -> dict[str, Any]:
 
 
 def _differences(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each table what is not the same in all; what one lacks is None there."""
+    """Entries of each table that are not the same in all; those it lacks are None."""
     keys = [
         key
         for key in dict.fromkeys(key for table in tables for key in table)

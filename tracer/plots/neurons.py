@@ -100,7 +100,7 @@ def plot_neurons(attribution: NeuronAttribution, n: int = 20, threshold: float |
 
 # --- the parts of plot_neurons -------------------------------------------------------------------------------------
 def pooled(scores: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every `size` neighbours the score of largest magnitude, [layers, columns], and the neuron that has it."""
+    """The score of largest magnitude among every `size` neighbours, [layers, columns], and the neuron that has it."""
     n_layers, n_neurons = scores.shape
     columns = -(-n_neurons // size)
     padded = np.full((n_layers, columns * size), np.nan)
@@ -177,7 +177,7 @@ def _ranked(each: NeuronAttribution, ranks: int, size: int) -> Any:
 def _bars(each: NeuronAttribution, cut: float, counts: np.ndarray, size: int) -> Any:
     import plotly.graph_objects as go
 
-    held = np.zeros(each.n_layers)  # what the neurons above the threshold have of all positive scores
+    held = np.zeros(each.n_layers)  # share of the neurons above the threshold in all positive scores
     for layer, neuron in each.above(cut):
         held[layer] += each.scores[layer, neuron]
     positive = float(each.scores[each.scores > 0].sum()) or 1.0

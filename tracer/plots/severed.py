@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Result = CausalTrace | AverageTrace
 
-# in the order of the bars; violet for what is whole, the colours of the modules for what lacks them
+# in the order of the bars; violet for the whole effect, the colours of the modules for effects without them
 BARS = {
     None: ("effect of the single state", "#6a51a3"),
     "mlp": ("with MLP severed", "#4aa564"),

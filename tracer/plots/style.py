@@ -18,7 +18,7 @@ INK, QUIET, FRAME = "#26262b", "#6b6b76", "#d9d9e0"
 COLORS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
 TITLES = {"hidden": "Restoring the hidden state", "mlp": "Restoring MLP outputs", "attn": "Restoring attention outputs"}
 
-BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and what it takes together with its numbers and title
+BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and width together with its numbers and title
 EDGE = 22  # from the figure's edge to its texts
 LINE = 18  # height of a line of small text
 AXIS = {"showgrid": False, "zeroline": False, "ticks": "", "showline": True, "mirror": True, "linecolor": FRAME}
@@ -127,7 +127,7 @@ class Canvas:
         }
 
 
-SYMBOL = 45  # what Plotly takes in a legend for a symbol and the space around it
+SYMBOL = 45  # pixels that Plotly takes in a legend for a symbol and the space around it
 
 
 def legend_height(entries: Sequence[str], width: float) -> int:
@@ -140,7 +140,7 @@ def _legend(entries: Sequence[str], width: float) -> tuple[int, int]:
     """Width of an entry with its symbol, and number of entries in a line."""
     needed = max((text_width(entry, 12.5) for entry in entries), default=0) + 8 + SYMBOL
     in_line = max(int((width - 2 * EDGE) // needed), 1)
-    # Plotly breaks lines where one more entry would leave the figure, not counting the edge: none must fit
+    # Plotly breaks lines where one more entry would leave the figure, not counting the edge: no further entry must fit
     return max(int(needed), int(width // (in_line + 1)) + 1), in_line
 
 
@@ -191,7 +191,7 @@ def in_layout(name: str) -> str:
 
 
 def layer_ticks(layers: Sequence[int], room: int = 12) -> list[int]:
-    """Of `layers`, those that are labelled: every one, second, fifth, ..., at most about `room` of them."""
+    """The labelled ones of `layers`: every one, second, fifth, ..., about `room` of them at most."""
     every = next(s for s in (1, 2, 5, 10, 20) if len(layers) <= room * s or s == 20)
     return [layer for layer in layers if layer % every == 0] or [layers[0]]
 

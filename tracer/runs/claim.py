@@ -19,15 +19,15 @@ class Backend(Protocol):
         ...
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
-        """See [`tracer.runs.Claim.commit`][]."""
+        """Write down an item; see [`tracer.runs.Claim.commit`][]."""
         ...
 
     def finish(self, worker: str, key: str) -> None:
-        """See [`tracer.runs.Claim.finish`][]."""
+        """End a job as done; see [`tracer.runs.Claim.finish`][]."""
         ...
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """See [`tracer.runs.Claim.fail`][]."""
+        """End a job as failed; see [`tracer.runs.Claim.fail`][]."""
         ...
 
     def release(self, worker: str, lost: bool = False) -> None:

@@ -52,7 +52,7 @@ class Remote(Claiming):
         return value
 
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """See `tracer.runs.claim.Backend`, as for all methods."""
+        """Take a job; see `tracer.runs.claim.Backend`, as for all methods."""
         return self._call("take", worker)
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
@@ -116,7 +116,7 @@ class Actors:
 
     def __init__(self, path: Path, work: str, workers: int, address: str, given: Any) -> None:
         self._path, self._work, self._workers, self._address, self._given = path, work, workers, address, given
-        self._alive: dict[Any, tuple[Any, str]] = {}  # reference to what its work returns: the actor, and its name
+        self._alive: dict[Any, tuple[Any, str]] = {}  # reference to the work's result: the actor, and its name
 
     def __enter__(self) -> Actors:
         self._connection = _connected(self._address, self._workers)

@@ -198,7 +198,7 @@ def quoted(name: str) -> str:
 
 
 def named(tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Tables with their columns.
+    """Tables with their columns, checked.
 
     Raises:
         TracerError: names that cannot be used.

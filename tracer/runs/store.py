@@ -126,7 +126,7 @@ class Store(Claiming):
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    # --- what came out ---------------------------------------------------------------------------------------------
+    # --- results ---------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
         """The settings of the run."""
         with self._use() as db:
@@ -200,7 +200,7 @@ class Store(Claiming):
             return schema.job_of(db, row[0]), frozenset(name for (name,) in done)
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
-        """See [`tracer.runs.Claim.commit`][]."""
+        """Write down an item; see [`tracer.runs.Claim.commit`][]."""
         prepared = {table: list(encoded(given, self._columns(table), table)) for table, given in rows.items()}
         kept = {name: value(given, f"blob {name!r}") for name, given in blobs.items()}
         for name, given in kept.items():
@@ -227,7 +227,7 @@ class Store(Claiming):
             db.execute("UPDATE job_jobs SET lost = 0 WHERE job = ? AND lost", (job,))
 
     def finish(self, worker: str, key: str) -> None:
-        """See [`tracer.runs.Claim.finish`][]."""
+        """End a job as done; see [`tracer.runs.Claim.finish`][]."""
         with self._write() as db:
             job = schema.held(db, worker, key)
             query = "SELECT name FROM job_items WHERE job = ? AND item NOT IN (SELECT item FROM job_done WHERE job = ?)"
@@ -237,7 +237,7 @@ class Store(Claiming):
             db.execute("DELETE FROM job_claims WHERE job = ?", (job,))
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """See [`tracer.runs.Claim.fail`][]."""
+        """End a job as failed; see [`tracer.runs.Claim.fail`][]."""
         with self._write() as db:
             self._failed(db, schema.held(db, worker, key), error)
 

@@ -106,7 +106,7 @@ def _beating(store: Backend, worker: str) -> Iterator[None]:
 
     def beat(every: float) -> None:
         while not ended.wait(every):
-            with suppress(Exception):  # the worker itself meets what is wrong
+            with suppress(Exception):  # the worker itself meets the error
                 store.beat(worker)
 
     thread = threading.Thread(target=beat, args=(store.lease() / 4,), daemon=True)

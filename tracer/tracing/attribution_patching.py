@@ -168,7 +168,7 @@ class _Runs:
         def keep(layer: int) -> Any:
             def edit(state: Tensor) -> Tensor:
                 states[layer] = state.clone()
-                return states[layer].clone()  # some models change in place what they are given
+                return states[layer].clone()  # some models change their inputs in place
 
             return edit
 

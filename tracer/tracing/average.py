@@ -101,7 +101,7 @@ def average_traces(
         corruption = corruption.measured(model)  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"kind": kind, "window": window, "corruption": corruption, "metric": metric}
     more = {"sever": sever, "published_noise": published_noise, "tokens": tokens, "max_rows": max_rows}
-    settings |= {name: value for name, value in more.items() if value}  # what is left out an older function may lack
+    settings |= {name: value for name, value in more.items() if value}  # a trace function may lack those left out
     if layers is not None:
         settings["layers"] = columns
     changing, model = model, model.pinned()

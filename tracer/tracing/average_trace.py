@@ -30,7 +30,7 @@ CLASSES = (
 )
 SUBJECT = 3  # the first classes are the subject's
 ARRAYS = ("effect", "low", "high", "scores", "tokens")
-# what traces have to agree on before they can be pooled
+# fields in which pooled traces have to agree
 SAME = ("fingerprint", "n_layers", "kind", "window", "metric", "sever", "method", "layers")
 
 

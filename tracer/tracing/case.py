@@ -176,7 +176,7 @@ class Case:
 
 
 def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, corrupted: Tensor) -> tuple[int, ...]:
-    if foil is None:  # what the model says instead once the subject is corrupted
+    if foil is None:  # the model's answer once the subject is corrupted
         p = corrupted[:, 0].float().softmax(-1).mean(0)
         p[answer[0]] = -1
         return (int(p.argmax()),)

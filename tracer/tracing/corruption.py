@@ -109,7 +109,7 @@ class GaussianNoise:
         return deviation
 
     def measured(self, model: Model) -> GaussianNoise:
-        """The same noise with its level fixed to what it is on `model`, so that it is not measured again."""
+        """This noise with its level fixed to what it is on `model`, so that it is not measured again."""
         return replace(self, level=self.level_for(model))
 
     def draw(self, n_tokens: int, d: int, skip: int = 0) -> np.ndarray:

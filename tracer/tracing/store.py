@@ -191,6 +191,6 @@ def _plain(corruption: Any) -> dict[str, Any]:
             "one, or leave the folder out"
         )
     plain = {field.name: getattr(corruption, field.name) for field in dataclasses.fields(corruption)}
-    if plain.get("level") is not None:  # what it was measured from is done with
+    if plain.get("level") is not None:  # its source plays no part any more
         plain = {name: value for name, value in plain.items() if name not in ("sigma", "subjects")}
     return {"name": type(corruption).__name__, **plain}
