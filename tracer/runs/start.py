@@ -35,7 +35,7 @@ def run(
     It may be called again after an interruption of any kind, and by several processes of one machine at once: a job is
     done by one worker at a time, an item that is committed is not done again. A worker that dies is replaced, and its
     job is done by another; a job whose worker dies three times without a further item fails. Ctrl-C ends all workers,
-    and the run can be gone on with.
+    and the run can be continued.
 
     Args:
         path: a file made by [`tracer.runs.Store.create`][].
