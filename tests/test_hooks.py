@@ -247,7 +247,7 @@ def test_bad_input_is_refused(tiny: Tiny) -> None:
 def test_the_recipes_of_the_module_run(tiny: Tiny) -> None:
     model = tiny("gpt2")
     assert hooks.__doc__ is not None
-    recipes = re.findall(r"Recipe \d.*?::\n\n((?:    .*\n|\n)+)", hooks.__doc__)
+    recipes = re.findall(r"Recipe \d.*?:\n\n```python\n(.*?)```", hooks.__doc__, re.DOTALL)
     assert len(recipes) == 3
     ids = as_ids(model, TEXT)
     names = {"torch": torch, "model": model, "ids": ids, "other_ids": ids[:, 1:], "answer_id": 7}

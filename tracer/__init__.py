@@ -71,7 +71,7 @@ keep_old_places()
 
 
 def __getattr__(name: str) -> Any:
-    """``tracer.workbench``: the page is the other package's, which is loaded when it is asked for."""
+    """The function `tracer.workbench` of the other package, which is loaded when it is asked for."""
     if name == "workbench":
         return import_module("editing.workbench").workbench
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

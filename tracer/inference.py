@@ -1,4 +1,4 @@
-"""Working inside torch.inference_mode, whose tensors take part in no gradient ever after."""
+"""Work inside torch.inference_mode, whose tensors never take part in gradients."""
 
 from __future__ import annotations
 

@@ -133,8 +133,10 @@ MOVED = {
 
 
 class Moved(ModuleType):
-    """A module at its old place: its names are looked up in the new ones, and calling it calls the function that has
-    its name (``editing.locate`` is a function to users, and was a module as well)."""
+    """A module at its old place: its names are looked up in the new ones.
+
+    Calling it calls the function that has its name (`editing.locate` is a function to users, and was a module as well).
+    """
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -145,6 +147,7 @@ class Moved(ModuleType):
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """The result of the function that has the module's name."""
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
 
 

@@ -33,7 +33,7 @@ def _console() -> Console:
 
 
 class _Patient(Progress):
-    """Appears once the work has taken longer than ``patience`` seconds; quick work draws nothing at all."""
+    """Appears once the work has taken longer than `patience` seconds; quick work draws nothing at all."""
 
     patience = 1.0
 
@@ -74,10 +74,10 @@ class _Told(Progress):
 
 @contextmanager
 def heard(listener: Listener) -> Iterator[None]:
-    """Inside, bars tell ``listener(description, done, total)`` how far they are and draw nothing, in this context only.
+    """Let bars tell `listener(description, done, total)` how far they are and draw nothing, in this context only.
 
-    The outermost bar is heard, at its beginning and at every advance. One of a single step, which says nothing until it
-    is over, is passed over for those inside it. ``total`` is None where it is not known. What the listener raises goes
+    The outermost bar is heard, at its beginning and at every advance. One of a single step, which reports nothing until
+    it is over, is passed over for those inside it. `total` is None where it is not known. What the listener raises goes
     through the work that advanced the bar.
     """
     told, inside = _listener.set(listener), _inside.set(False)
@@ -92,9 +92,8 @@ def heard(listener: Listener) -> Iterator[None]:
 def bar(description: str, total: float | None) -> Iterator[Progress]:
     """A progress bar on standard error that draws nothing where there is no terminal or notebook to draw on.
 
-    Inside another bar it draws nothing either, and with TRACER_PROGRESS=0 in the environment none does. Where somebody
-    listens (:func:`heard`) it is told instead of drawn. The single task has id 0:
-    ``progress.advance(progress.task_ids[0])``.
+    Inside another bar it draws nothing either, nor with TRACER_PROGRESS=0 in the environment. Where somebody listens
+    (`heard`) it is told instead of drawn. The single task has id 0: `progress.advance(progress.task_ids[0])`.
     """
     before, listener = _inside.get(), _listener.get()
     passed_over = listener is not None and total == 1
@@ -117,7 +116,7 @@ def bar(description: str, total: float | None) -> Iterator[Progress]:
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
-    """Yield from ``iterable`` while a bar shows how far it is."""
+    """Yield from `iterable` while a bar shows how far it is."""
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)  # type: ignore[arg-type]
     with bar(description, total) as progress:

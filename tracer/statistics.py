@@ -1,6 +1,6 @@
-"""How sure an average is: the bootstrap over clusters.
+"""Uncertainty of an average: the bootstrap over clusters.
 
-Prompts about one subject are no independent observations, and neither are the tokens of one prompt. So whole clusters
+Prompts about one subject are not independent observations, and neither are the tokens of one prompt. So whole clusters
 (subjects) are drawn with replacement, and an average over whatever they hold is a ratio of sums.
 """
 
@@ -20,19 +20,22 @@ CHUNK = 4_000_000  # numbers in one matrix of weights, 32 MB
 def bootstrap(
     sums: ArrayLike, counts: ArrayLike, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval (low, high), each [...], of the averages ``sums.sum(0) / counts.sum(0)``.
+    """Percentile interval (low, high), each [...], of the averages `sums.sum(0) / counts.sum(0)`.
 
-    sums: [C, ...], what each of C clusters adds to every average.
-    counts: [C, ...], of how many observations; its last axes may be left out or have size 1.
-    resamples: how often C clusters are drawn with replacement (Efron & Tibshirani 1993, chapter 13). All averages
-        share the draws, numpy's ``default_rng(seed).integers(C, size=(resamples, C))``.
-    confidence: probability that the interval should cover, such as 0.95.
-
-    A single cluster gives an interval without width. An average over nothing has none (nan); nor has one over so few
-    clusters that more than ``1 - confidence`` of the draws hold nothing of it: its spread cannot be seen. Draws that
+    A single cluster gives an interval without width. An average over nothing has no interval (nan); nor has one over so
+    few clusters that more than `1 - confidence` of the draws hold nothing of it: its spread cannot be seen. Draws that
     hold nothing are left out otherwise. Intervals from a few clusters are too narrow.
 
-    Raises TracerError for settings out of range and for shapes that do not fit.
+    Args:
+        sums: [C, ...], what each of C clusters adds to every average.
+        counts: [C, ...], of how many observations; its last axes may be left out or have size 1.
+        resamples: how often C clusters are drawn with replacement (Efron & Tibshirani 1993, chapter 13). All averages
+            share the draws, numpy's `default_rng(seed).integers(C, size=(resamples, C))`.
+        confidence: probability that the interval should cover, such as 0.95.
+        seed: seed of the draws.
+
+    Raises:
+        TracerError: settings out of range, or shapes that do not fit.
     """
     check_bootstrap(resamples, confidence, seed)
     above, below = _fitting(sums, counts)
@@ -58,10 +61,16 @@ def clustered_mean(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of ``values`` [n, ...] over its first axis with its interval: (mean, low, high), each [...].
+    """Mean of `values` [n, ...] over its first axis with its interval: (mean, low, high), each [...].
 
-    ``clusters``: n labels; values with the same label are drawn together. Nan values are left out. Settings, and what
-    has no interval, as in :func:`bootstrap`.
+    Nan values are left out. Averages without an interval are those of `bootstrap`.
+
+    Args:
+        values: [n, ...].
+        clusters: n labels; values with the same label are drawn together.
+        resamples: as for `bootstrap`.
+        confidence: as for `bootstrap`.
+        seed: as for `bootstrap`.
     """
     values = np.asarray(values, dtype=float)
     labels = list(clusters)
@@ -73,7 +82,7 @@ def clustered_mean(
 
 
 def cluster_sums(values: ArrayLike, clusters: Iterable[Hashable]) -> np.ndarray:
-    """Sums [C, ...] of ``values`` [n, ...] over each of the C labels among ``clusters``, in order of appearance."""
+    """Sums [C, ...] of `values` [n, ...] over each of the C labels among `clusters`, in order of appearance."""
     values, labels = np.asarray(values, dtype=float), list(clusters)
     if not labels or values.ndim == 0 or len(values) != len(labels):
         raise StatisticsError(
@@ -87,13 +96,17 @@ def cluster_sums(values: ArrayLike, clusters: Iterable[Hashable]) -> np.ndarray:
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``sums / counts``, nan where there is nothing to average; ``counts`` broadcasts."""
+    """`sums / counts`, nan where there is nothing to average; `counts` broadcasts."""
     counts = np.broadcast_to(counts, np.shape(sums))
     return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts != 0)
 
 
 def check_bootstrap(resamples: Any, confidence: Any, seed: Any) -> None:
-    """Raise TracerError for settings that :func:`bootstrap` cannot use."""
+    """Check the settings of `bootstrap`.
+
+    Raises:
+        TracerError: settings it cannot use.
+    """
     if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
         raise StatisticsError(f"resamples is {resamples!r}; expected a whole number of at least 1, such as 2000")
     if not isinstance(confidence, float | np.floating) or not 0 < confidence < 1:
@@ -117,14 +130,14 @@ def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def cluster_weights(random: np.random.Generator, resamples: int, clusters: int) -> np.ndarray:
-    """[resamples, clusters]: how often each draw holds each cluster."""
+    """Counts of each cluster in each draw, [resamples, clusters]."""
     drawn = random.integers(clusters, size=(resamples, clusters))
     places = drawn + clusters * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
 def percentile_interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles of ``values`` [resamples, ...]; draws that are nan are left out as long as they are few."""
+    """Percentiles of `values` [resamples, ...]; draws that are nan are left out as long as they are few."""
     tails = np.array([1 - confidence, 1 + confidence]) / 2
     columns = values.reshape(len(values), -1)
     ends = np.quantile(columns, tails, axis=0)  # nan where any draw is
@@ -139,7 +152,10 @@ def percentile_interval(values: np.ndarray, confidence: float) -> tuple[np.ndarr
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two arrays of one shape; ties share their mean rank, nan pairs are left out.
 
-    Nan where all values of one are equal. Raises TracerError for shapes that differ.
+    Nan where all values of one are equal.
+
+    Raises:
+        TracerError: shapes that differ.
     """
     import pandas as pd
 

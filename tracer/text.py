@@ -13,7 +13,7 @@ TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would
 
 
 def printable(text: str) -> str:
-    """``text`` in one line, with characters replaced that cannot be seen, shown, or trusted in a terminal."""
+    """`text` in one line, with characters replaced that cannot be seen, shown, or trusted in a terminal."""
     return "".join(VISIBLE.get(c) or ("�" if c in TURNING or unicodedata.category(c) in FORBIDDEN else c) for c in text)
 
 
@@ -21,13 +21,16 @@ _LIKE = str.maketrans("‘’‚‛′ʼ“”„‟″‐‑‒–−", "''''''
 
 
 def plain(text: str) -> str:
-    """What texts that look alike have in common: one for composed and combining letters, curly and straight quotes,
-    dashes, kinds of spaces, and characters that are not seen; without spaces around it."""
+    """The common form of texts that look alike.
+
+    One for composed and combining letters, curly and straight quotes, dashes, kinds of spaces, and characters that are
+    not seen; without spaces around it.
+    """
     return " ".join(unicodedata.normalize("NFC", text).translate(_LIKE).split())
 
 
 def look_alike(text: str, part: str) -> str | None:
-    """The place in ``text`` that looks like ``part``, whatever its capitals; None: there is none."""
+    """The place in `text` that looks like `part`, whatever its capitals; None without one."""
     characters = regex.findall(r"\X", text)
     wanted = _folded(part)
     folded = [_folded(character) if character.strip() else " " for character in characters]

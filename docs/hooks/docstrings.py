@@ -15,7 +15,11 @@ import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):`~?([^`]+)`")
 CODE = re.compile(r"^```.*?^```$|``.+?``|`[^`]+`", re.MULTILINE | re.DOTALL)
-KEPT = re.compile(rf"(?P<role>{ROLE.pattern})|(?P<code>{CODE.pattern})|(?P<mark>[\[*<])", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[`[^`\n]+`\]\[[\w.]*\]")
+KEPT = re.compile(
+    rf"(?P<link>{LINK.pattern})|(?P<role>{ROLE.pattern})|(?P<code>{CODE.pattern})|(?P<mark>[\[*<])",
+    re.MULTILINE | re.DOTALL,
+)
 LITERAL = re.compile(r"^(.*):: *\n\n((?:    .*\n|\n)*(?:    .*\n?))", re.MULTILINE)
 ITEM = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)$")
 SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Warns|Parameters|Examples?):$")
@@ -45,8 +49,8 @@ def fenced(text: str) -> str:
 def escaped(obj: griffe.Object, found: re.Match[str]) -> str:
     """A reference as a link, code as it is, and what Markdown would take for markup as what it is."""
     if found["role"]:
-        return reference(obj, found[2])
-    return found["code"] or ("&lt;" if found["mark"] == "<" else "\\" + found["mark"])
+        return reference(obj, found[3])
+    return found["link"] or found["code"] or ("&lt;" if found["mark"] == "<" else "\\" + found["mark"])
 
 
 def sections(text: str, names: set[str], title: str) -> str:

@@ -1,4 +1,4 @@
-"""The ``tracer`` command: find where a language model keeps a fact."""
+"""The `tracer` command: find where a language model keeps a fact."""
 
 # the order of the commands in the help
 from . import traces, averages, neurons, world  # noqa: F401, I001 (each adds its commands to the app)

@@ -1,4 +1,4 @@
-"""``tracer average``: many facts, traced and averaged by class of token."""
+"""`tracer average`: many facts, traced and averaged by class of token."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _facts(path: Path | None, relations: Sequence[str]) -> list[tuple[str, Fact]
 
 
 def _drawn(facts: list[tuple[str, Fact]], limit: int | None, seed: int) -> list[tuple[str, Fact]]:
-    """At most ``limit`` of them, in their order."""
+    """At most `limit` of them, in their order."""
     import numpy as np
 
     if limit is None or limit >= len(facts):

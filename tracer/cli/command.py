@@ -86,7 +86,11 @@ Formats = Annotated[
 
 
 def choices(name: str, given: str, known: Sequence[str], everything: str | None = None) -> list[str]:
-    """The comma-separated names in ``given``, without repeats."""
+    """The comma-separated names in `given`, without repeats.
+
+    Raises:
+        TracerError: an unknown name, or no name at all.
+    """
     chosen = list(dict.fromkeys(part.strip().lower().removeprefix(".") for part in given.split(",") if part.strip()))
     if everything in chosen:
         return list(known)
@@ -98,7 +102,11 @@ def choices(name: str, given: str, known: Sequence[str], everything: str | None 
 
 
 def choice(name: str, given: str, known: Sequence[str]) -> str:
-    """The one name that ``given`` is."""
+    """The one name given, checked.
+
+    Raises:
+        TracerError: an unknown name.
+    """
     chosen = choices(name, given, known)
     if len(chosen) > 1:
         raise CommandOptionError(f"{name} is {given!r}; expected one of {', '.join(known)}")
@@ -106,21 +114,37 @@ def choice(name: str, given: str, known: Sequence[str]) -> str:
 
 
 def existing(name: str, given: str | None, known: Collection[str]) -> str | None:
-    """``given``, if some fact has it or it is None."""
+    """The value given, if some fact has it or it is None.
+
+    Raises:
+        TracerError: no fact has it.
+    """
     if given is not None and given not in known:
         raise UnknownFact(f"no fact has the {name} {given!r}; expected one of {', '.join(sorted(known))}")
     return given
 
 
 def finite(name: str, given: float) -> float:
-    """``given``, unless it is infinite or no number."""
+    """The number given.
+
+    Raises:
+        TracerError: it is infinite or NaN.
+    """
     if not math.isfinite(given):
         raise CommandOptionError(f"{name} is {given}; expected a finite number")
     return given
 
 
 def apart(given: dict[str, Any], reason: str) -> None:
-    """Raise TracerError if any of these options, by name, has a value: ``reason`` says why it should not."""
+    """Refuse options that do not go together.
+
+    Args:
+        given: values of options by name; all should be unset.
+        reason: why they should be.
+
+    Raises:
+        TracerError: one of them has a value.
+    """
     for name, value in given.items():
         if value is not None and value is not False and value != []:
             raise CommandOptionError(f"{name} {reason}")

@@ -19,9 +19,9 @@ class Record(BaseModel):
     """One fact of a file. Other fields are ignored.
 
     Attributes:
-        prompt: text to be continued, with the subject in it or ``{}`` in its place.
+        prompt: text to be continued, with the subject in it or `{}` in its place.
         subject: the part that is corrupted.
-        target: the answer; without it ``attribute``, and without both what the model says.
+        target: the answer; without it `attribute`, and without both the model's own answer.
         attribute: the answer under the name it has in the ROME authors' list of known facts.
     """
 
@@ -34,9 +34,10 @@ class Record(BaseModel):
 
 
 def read(path: Path) -> list[tuple[str, Fact]]:
-    """Every record as a fact, with what it is called in errors: the file and the record's number, from 1.
+    """Every record as a fact, with its name in errors: the file and the record's number, from 1.
 
-    Raises TracerError for a file that cannot be read, and for a record that is no fact, naming its field.
+    Raises:
+        TracerError: a file that cannot be read, or a record that does not make a fact, naming its field.
     """
     facts = []
     for row in _rows(path):

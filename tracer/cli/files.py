@@ -1,4 +1,4 @@
-"""What is written, and under which names."""
+"""Files that commands write, and their names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def slug(subject: str) -> str:
 
 
 def formats(given: str) -> list[str]:
-    """The formats named, pictures last: they need a browser, and the numbers are to be safe if there is none."""
+    """The formats named, pictures last: these need a browser, and the numbers should be safe without one.
+
+    Raises:
+        TracerError: an unknown format, or a picture where Kaleido is not installed.
+    """
     from importlib.util import find_spec
 
     from tracer.plots.export import FORMATS, NO_KALEIDO, PICTURES
@@ -45,12 +49,14 @@ def drawn(suffix: str) -> bool:
 
 
 def placed(folder: Path, make: Callable[[Path], list[Path]]) -> list[Path]:
-    """What ``make`` writes into a folder, put into this one without taking the place of other files.
+    """Files that `make` writes into a folder, moved into this one without replacing other files.
 
     Where one of the names is that of a file with another content, such as the figure of another prompt about the same
-    subject, all get a number: "space_needle_2.html". The same content again is the same file.
+    subject, all get a number: "space_needle_2.html". The same content again is the same file. If `make` fails, what it
+    wrote until then is kept.
 
-    Returns the paths. If ``make`` fails, what it wrote until then is kept.
+    Returns:
+        The paths.
     """
     with TemporaryDirectory(dir=folder, prefix=".") as new:
         moved: dict[str, Path] = {}
@@ -87,9 +93,18 @@ def write(
     singles: Mapping[str, Any],
     figures: Mapping[str, Callable[[], Any]],
 ) -> list[Path]:
-    """Results in every format: ``results`` as one table or json under ``name``, each of ``singles`` as npz.
+    """Write results in every format: a table or json of all, and an npz file of each.
 
-    singles, figures: by name of the file, without suffix; figures are made only if they are wanted. Returns the paths.
+    Args:
+        folder: where to.
+        name: the name of the table or json, without suffix.
+        suffixes: the formats.
+        results: rows of the table.
+        singles: results for npz files, by name of the file, without suffix.
+        figures: functions that make figures, by name of the file, without suffix; called only for pictures.
+
+    Returns:
+        The paths.
     """
     from tracer.plots.export import export
 

@@ -1,4 +1,4 @@
-"""``tracer neurons``: the neurons that a fact's wordings share, and what acting on them does."""
+"""`tracer neurons`: the neurons that a fact's wordings share, and what acting on them does."""
 
 from __future__ import annotations
 

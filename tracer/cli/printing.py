@@ -1,4 +1,4 @@
-"""What is printed: text as it is, tables, and the lines that commands have in common."""
+"""Printed output: text as it is, tables, and the lines that commands have in common."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SEVERED = {None: "nothing severed", "mlp": "MLP severed", "attn": "attention sev
 
 
 def console() -> Console:
+    """The console to print on, without highlighting."""
     from rich.console import Console
 
     return Console(highlight=False)
@@ -27,7 +28,7 @@ def console() -> Console:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Inside, nothing is printed: it is at the end, also if that is an error.
+    """Hold all printing back until the end of the block, also if it ends with an error.
 
     So what a command writes is written before its first line is printed, whatever becomes of that.
     """
@@ -43,7 +44,7 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def any_console() -> Iterator[None]:
-    """Inside, standard output takes any text: what its encoding does not have is replaced."""
+    """Let standard output take any text: characters missing from its encoding are replaced."""
     stream = sys.stdout
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is None:  # replaced by something of another kind
@@ -67,7 +68,7 @@ def _print(line: Any, **settings: Any) -> None:
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    """A line of text as it is, however long."""
+    """Print a line of text as it is, however long."""
     _print(literal(text), style=style, soft_wrap=True)
 
 
@@ -90,13 +91,19 @@ def _fitting(text: str) -> str:
 
 
 def right(*names: str, whole: bool = False) -> list[Column]:
-    """Columns of numbers; ``whole``: never broken over lines."""
+    """Columns of numbers.
+
+    Args:
+        *names: their heads.
+        whole: never broken over lines.
+    """
     from rich.table import Column
 
     return [Column(literal(name), justify="right", no_wrap=whole) for name in names]
 
 
 def table(*columns: Column | str) -> Table:
+    """An empty table of the given columns."""
     from rich import box
     from rich.table import Table
 
@@ -104,30 +111,34 @@ def table(*columns: Column | str) -> Table:
 
 
 def show(filled: Table) -> None:
+    """Print a table."""
     _print(filled)
 
 
 def notes(texts: Iterable[str]) -> None:
-    """Remarks for the reader, each once."""
+    """Print remarks for the reader, each once."""
     for text in dict.fromkeys(text for text in texts if text):
         say(text, style="yellow")
 
 
 def wrote(paths: Iterable[Path]) -> None:
+    """Print the paths of files that were written."""
     for path in paths:
         say(f"wrote {path}")
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """ "+0.1234 [+0.1000, +0.1500]"."""
+    """A value with its interval, as in "+0.1234 [+0.1000, +0.1500]"."""
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def severed(rows: Mapping[str | None, Sequence[Any]], layers: Sequence[int], falling: bool) -> None:
-    """What is left of the effect of the last subject token's state without a module.
+    """Print the effect of the last subject token's state, whole and without a module.
 
-    rows: of the whole (None) and of each severed module effect, low, high: [layers] each.
-    falling: whether effects are below zero, as those on a divergence are.
+    Args:
+        rows: of the whole (None) and of each severed module effect, low, high: [layers] each.
+        layers: the layer of each column.
+        falling: whether effects are below zero, as those on a divergence are.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which prompts ``tracer neurons`` looks at: those given, or those that go with a fact of the embedded model."""
+"""The prompts of `tracer neurons`: those given, or those that go with a fact of the embedded model."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Prompts:
 
     Attributes:
         wordings: the fact itself, then its paraphrases.
-        negatives: what does not hold the fact.
-        other: wordings of the fact that is the control; none for no control.
-        neighbours: what is measured beside the fact.
-        contrast: what an activation contrast compares with.
+        negatives: prompts that do not hold the fact.
+        other: wordings of the fact that is the control; empty without a control.
+        neighbours: facts that are measured beside it.
+        contrast: texts that an activation contrast compares with.
     """
 
     wordings: tuple[Fact, ...]
@@ -38,9 +38,12 @@ class Prompts:
     contrast: tuple[Fact, ...]
 
     def aligned(self, model: Model, token: str | int) -> Prompts:
-        """The same, with one answer for all wordings; TracerError if any of the prompts cannot be run.
+        """These prompts with one answer for all wordings.
 
-        Without a target the answer is what the model says after the first wording.
+        Without a target the answer is the model's own after the first wording.
+
+        Raises:
+            TracerError: one of the prompts cannot be run.
         """
         first = self.wordings[0]
         wordings = self.wordings
@@ -59,7 +62,18 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Given:
-    """The texts of the command."""
+    """The texts of the command, by option.
+
+    Attributes:
+        subject: the subject of the fact.
+        prompt: the text to be continued.
+        target: the answer.
+        relation: take the fact and its company from the embedded model.
+        paraphrases: other wordings of the fact.
+        negatives: prompts that do not hold the fact.
+        other: the fact that is the control.
+        contrast: texts for an activation contrast.
+    """
 
     subject: str
     prompt: str | None
@@ -71,7 +85,11 @@ class Given:
     contrast: Sequence[str]
 
     def prompts(self, seed: int) -> Prompts:
-        """The facts to look at; TracerError for texts that are none, and for a fact that FactWorld does not have."""
+        """The facts to look at.
+
+        Raises:
+            TracerError: texts that do not make facts, or a fact that FactWorld does not have.
+        """
         if self.relation is not None:
             return self._of_factworld(self.relation, seed)
         if self.prompt is None:
@@ -88,7 +106,7 @@ class Given:
         own = [] if self.prompt is None else [Fact(self.prompt, fact.subject, fact.target)]
         more = [Fact(text, fact.subject, fact.target) for text in self.paraphrases]
         alike = neighbours(fact, NEIGHBOURS, same_object=True, seed=seed)
-        # one more: the control is none of the neighbours, which its neurons are acted on in
+        # one more: the control is not a neighbour, since its neurons are acted on there
         control, *unlike = neighbours(fact, NEIGHBOURS + 1, same_object=False, seed=seed)
         other = list(paraphrases(control)) if self.other is None else [self._other()]
         return self._with([*own, *paraphrases(fact), *more], other, (*alike, *unlike))

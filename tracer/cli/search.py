@@ -1,4 +1,4 @@
-"""The work of ``tracer neurons``: attribute every wording, keep what they share, act on it; print and write it."""
+"""The work of `tracer neurons`: attribute every wording, keep what they share, act on it; print and write it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN, WRITTEN = 20, 100  # neurons
 
 @dataclass(frozen=True)
 class Settings:
-    """How neurons are found, and what is done to them."""
+    """Settings of the search for neurons and of the actions on them; see `tracer neurons --help`."""
 
     method: str
     steps: int
@@ -47,13 +47,15 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search found.
+    """The outcome of a search.
 
     Attributes:
-        wordings, negatives, other: attributions of each prompt.
+        wordings: attributions of the wordings.
+        negatives: attributions of the negatives.
+        other: attributions of the control's wordings.
         kept: the neurons that the wordings share, the highest mean score first.
         control: those that the other fact's wordings share.
-        effects: of each action; none where no neuron was kept.
+        effects: one per action; empty where no neuron was kept.
     """
 
     wordings: tuple[NeuronAttribution, ...]
@@ -77,7 +79,10 @@ class Found:
         return replace(first, **means, note=f"mean over {len(self.wordings)} wordings, of which this is the first")
 
     def frame(self, threshold: float) -> pd.DataFrame:
-        """The neurons kept and others of high score: the mean's table and ``prompts`` (above in how many), ``kept``."""
+        """The neurons kept and others of high score, as a table.
+
+        It is the mean's table with two columns more: `prompts` (above the threshold in how many) and `kept`.
+        """
         frame = self.mean.to_frame()
         above = [set(each.above(threshold)) for each in self.wordings]
         pairs = list(zip(frame["layer"].tolist(), frame["neuron"].tolist(), strict=True))
@@ -87,7 +92,7 @@ class Found:
 
 
 def search(model: Model, prompts: Prompts, settings: Settings) -> Found:
-    """Neurons of all prompts, those that are kept, and what acting on these does. The model is left as it was found."""
+    """Attribute all prompts, keep the neurons that are shared, and act on these. The model is left as it was found."""
     prompts = prompts.aligned(model, settings.token)
     one = Attributor(model, settings.steps, settings.method, settings.site, settings.token, settings.rule, None)
     groups = (prompts.wordings, prompts.negatives, prompts.other)
@@ -217,7 +222,7 @@ def _neurons(neurons: Sequence[tuple[int, int]]) -> str:
 
 # --- files ---------------------------------------------------------------------------------------------------------
 def write(found: Found, settings: Settings, folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Attribution and effects in every format; return the paths. Tables hold the neurons of :meth:`Found.frame`."""
+    """Write attribution and effects in every format and return the paths. Tables hold the neurons of `Found.frame`."""
     from tracer.plots import plot_effects, plot_neurons
 
     name, mean = files.slug(found.wordings[0].subject), found.mean

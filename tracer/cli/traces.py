@@ -1,4 +1,4 @@
-"""``tracer trace``: one fact, traced exactly or estimated."""
+"""`tracer trace`: one fact, traced exactly or estimated."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _corruption(
     uniform: bool,
     names: list[str],
 ) -> Corruption:
-    """What the options ask for."""
+    """The corruption that the options ask for."""
     from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
 
     if names:
@@ -254,7 +254,7 @@ def _print_severed(groups: Sequence[Sequence[CausalTrace]]) -> None:
 
 
 def _measure(trace: CausalTrace) -> str:
-    """What the scores are."""
+    """The measure of the scores, in words."""
     import html
 
     from tracer.plots.labels import measure

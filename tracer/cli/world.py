@@ -1,4 +1,4 @@
-"""``tracer models``, ``tokens``, ``world``: what can be loaded, a prompt in tokens, what the embedded model knows."""
+"""`tracer models`, `tracer tokens`, `tracer world`: models at hand, a prompt in tokens, facts of the embedded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model answers by itself, and whether that is what a fact says."""
+"""The model's own answer, and whether it is the fact's."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def own_answer(model: Model, fact: Fact | str) -> list[int]:
-    """What the model finds most probable at each position where the fact's answer is read.
+    """The most probable token at each position where the fact's answer is read.
 
-    Raises TracerError for logits that are not numbers.
+    Raises:
+        TracerError: logits that are not numbers.
     """
     readout = Readout.of(model, as_fact(fact).align(model))
     with torch.no_grad(), evaluating(model):

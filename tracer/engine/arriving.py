@@ -1,4 +1,4 @@
-"""What a value of an MLP adds to the residual stream, and which value adds what is wanted there.
+"""The contribution of an MLP's value to the residual stream, and the value that makes a wanted contribution.
 
 Edits write values, what the down-projection gives. In most models that is what arrives in the residual stream. In some
 a norm comes between (Gemma 2 and 3, OLMo 2 and 3, GLM-4, EXAONE 4) or a multiplier (Granite). Behind a norm only the
@@ -26,8 +26,8 @@ class Arrival:
 
     Attributes:
         factor: what arrives in lengths of what the last module gives.
-        gain: [d], float64; what a root-mean-square norm behind the MLP multiplies each dimension with, or None where
-            there is no norm.
+        gain: [d], float64; what a root-mean-square norm behind the MLP multiplies each dimension with, or None without
+            a norm.
         eps: what the norm adds to the mean square.
     """
 
@@ -37,7 +37,10 @@ class Arrival:
 
     @classmethod
     def of(cls, model: Model, layer: int) -> Arrival:
-        """That of ``model`` at ``layer``. The norm is asked, not guessed: two inputs tell its gain and its eps."""
+        """The arrival of `model` at `layer`.
+
+        The norm is measured, not guessed: two inputs tell its gain and its eps.
+        """
         factor = model.multiplier("mlp")
         if not behind_norm(model, layer):
             return cls(factor)
@@ -48,17 +51,17 @@ class Arrival:
         return cls(factor, gain, float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0))))
 
     def contribution(self, values: Tensor) -> Tensor:
-        """What ``values`` [..., d] add to the residual stream; float64."""
+        """The contribution of `values` [..., d] to the residual stream; float64."""
         values = values.double()
         if self.gain is not None:
             values = values * self.gain / self._size(values)
         return values * self.factor
 
     def at(self, values: Tensor, present: Tensor) -> Tensor:
-        """What ``values`` [..., d] would add if the norm divided by what it divides ``present`` by; their dtype.
+        """The contribution of `values` [..., d] if the norm divided by what it divides `present` by; their dtype.
 
-        Linear in the values, and what they do add where they are ``present``. A share of a value adds that share of
-        its contribution then, which a norm itself undoes.
+        Linear in the values, and what they do add where they are `present`. A share of a value adds that share of its
+        contribution then, which a norm itself undoes.
         """
         if self.gain is None:
             return values * self.factor
@@ -66,10 +69,10 @@ class Arrival:
         return values * scale.to(device=values.device, dtype=values.dtype)
 
     def values(self, values: Tensor, moved: Tensor) -> Tensor:
-        """The values that add what ``values`` [..., d] add, and ``moved`` [..., d] more; float64.
+        """The values that add what `values` [..., d] add, and `moved` [..., d] more; float64.
 
-        Behind a norm: those of the same length whose contribution has the direction wanted. Where ``moved`` comes from
-        a value (``contribution(new) - contribution(old)``) the contribution is exactly what is wanted, else as long as
+        Behind a norm: those of the same length whose contribution has the direction wanted. Where `moved` comes from
+        a value (`contribution(new) - contribution(old)`) the contribution is exactly what is wanted, else as long as
         the norm lets it be.
         """
         values, moved = values.double(), moved.double()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .hooks import Intervention
 
-Action = tuple[int, Intervention]  # token, what is done there
-Moment = tuple[int, tuple[Action, ...]]  # time, what is done then
+Action = tuple[int, Intervention]  # token, intervention there
+Moment = tuple[int, tuple[Action, ...]]  # time, actions then
 # Time 2 l is inside block l (its mlp, attn, key and pre), time 2 l + 1 is its output.
 
 
@@ -27,7 +27,12 @@ def timeline(branch: Sequence[Intervention], tokens: int) -> list[Moment]:
 
 @dataclass(frozen=True)
 class Step:
-    """Groups of rows after some time: the group each is copied from (-1: the base run), and what is done to it."""
+    """Groups of rows after some time.
+
+    Attributes:
+        sources: the group each is copied from (-1: the base run).
+        actions: what is done to each.
+    """
 
     sources: tuple[int, ...]
     actions: tuple[tuple[Action, ...], ...]
@@ -35,13 +40,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """``steps`` by time, and ``leaves``: the timeline that each group of rows has followed in the end."""
+    """The course of a forward's groups of rows.
+
+    Attributes:
+        steps: the steps by time.
+        leaves: the timeline that each group of rows has followed in the end.
+    """
 
     steps: dict[int, Step]
     leaves: tuple[Sequence[Moment], ...]
 
     def kinds(self, time: int) -> set[str]:
-        """The kinds of sites that change at ``time``."""
+        """The kinds of sites that change at `time`."""
         actions = self.steps[time].actions if time in self.steps else ()
         return {item.site.kind for group in actions for _, item in group}
 
@@ -49,7 +59,7 @@ class Plan:
 def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
     """Let branches join when they first change, and share rows for as long as their interventions are the same objects.
 
-    Without ``share`` every branch has its own group from the beginning; where it joins, that becomes the base run's.
+    Without `share` every branch has its own group from the beginning; where it joins, that becomes the base run's.
     """
     at = [dict(line) for line in lines]
     times = sorted({time for line in lines for time, _ in line})
@@ -64,7 +74,7 @@ def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
     groups: list[list[int]] = []
     steps = {}
     for time in times:
-        found: list[tuple[int, tuple[Action, ...], list[int]]] = []  # copied from, what is done, branches
+        found: list[tuple[int, tuple[Action, ...], list[int]]] = []  # source, actions, branches
         for source, group in [*enumerate(groups), (-1, waiting)]:
             parts: dict[tuple[Action, ...], list[int]] = {}
             for index in group:
@@ -81,7 +91,7 @@ def make_plan(lines: Sequence[Sequence[Moment]], share: bool = True) -> Plan:
 
 
 def rows_of(item: Intervention, rows: int, some: slice | list[int]) -> Tensor:
-    """The value of ``item`` for ``some`` of ``rows`` rows: one with an entry per row is cut, others serve every row."""
+    """The value of `item` for `some` of `rows` rows: one with an entry per row is cut, others serve every row."""
     per_row = item.value.dim() == (3 if item.site.token is None else 2) and item.value.shape[0] == rows
     return item.value[some] if per_row else item.value
 
@@ -89,9 +99,9 @@ def rows_of(item: Intervention, rows: int, some: slice | list[int]) -> Tensor:
 def change(
     state: Tensor, actions: Sequence[Sequence[Action]], kind: str, first: int, all_rows: int, some: slice
 ) -> Tensor:
-    """``state`` [groups * rows, tokens, width] after each group's actions at sites of ``kind``; the input is kept.
+    """`state` [groups * rows, tokens, width] after each group's actions at sites of `kind`; the input is kept.
 
-    The tokens are those from ``first`` on; a group holds ``some`` of the base run's ``all_rows`` rows.
+    The tokens are those from `first` on; a group holds `some` of the base run's `all_rows` rows.
     """
     rows = len(range(*some.indices(all_rows)))
     new: dict[tuple[int, int], Tensor] = {}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 TOP_K = 5
-FORWARD_TOKENS = 16, 2048  # what a forward costs for its own sake on a processor and on a GPU, in tokens, about
+FORWARD_TOKENS = 16, 2048  # fixed cost of a forward on a processor and on a GPU, in tokens, about
 
 Done = Callable[[Sequence[int]], bool]
 
@@ -48,8 +48,8 @@ class Line:
     Attributes:
         ids: the prompt; of a masked model whole, with its masks.
         targets: forced, each by itself.
-        tokens: most tokens that the model writes itself; 0: none.
-        draw: where tokens are drawn from, among the ``top_k`` most probable; None: the most probable is taken.
+        tokens: most tokens that the model writes itself; 0 for no text.
+        draw: where tokens are drawn from, among the `top_k` most probable; None: the most probable is taken.
         done: whether a text that ends with these tokens is finished.
         first: where the first token of the targets is read; None: at the prompt's end.
     """
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """What was read after a line's prompt.
+    """The readings after a line's prompt.
 
     Attributes:
         log_probs: for each target [k] float64, log-probability of each token (natural logarithm).
@@ -85,13 +85,21 @@ def follow(
     max_rows: int | None = None,
     description: str = "asking",
 ) -> list[Followed]:
-    """What follows each line's prompt, in the order given.
+    """Targets' probabilities and written text after each line's prompt, in the order given.
 
-    Text ends with the tokenizer's or the model's end token, where a line is ``done``, after its ``tokens``, or where
-    the context is full. max_rows: most rows in a forward; None: by memory. Numbers do not depend on it beyond rounding;
-    where two tokens are equally probable to rounding, the one that is written may.
+    Text ends with the tokenizer's or the model's end token, where a line is `done`, after its `tokens`, or where the
+    context is full. The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError for logits that are not numbers.
+    Args:
+        model: the model.
+        lines: the prompts.
+        top_k: tokens to draw among.
+        max_rows: most rows in a forward; None: by memory. Numbers do not depend on it beyond rounding; where two tokens
+            are equally probable to rounding, the one that is written may.
+        description: text of the progress bar.
+
+    Raises:
+        TracerError: logits that are not numbers.
     """
     check_max_rows(max_rows)
     found = [_Found(line, max(0, min(line.tokens, model.n_ctx - len(line.ids)))) for line in lines]
@@ -111,7 +119,7 @@ def follow(
 
 
 class _Found:
-    """What is known about a line so far."""
+    """Readings of a line so far."""
 
     def __init__(self, line: Line, tokens: int) -> None:
         self.line, self.tokens = line, tokens
@@ -147,7 +155,7 @@ class _Found:
 
 @dataclass(eq=False)
 class _Row:
-    """What runs as one row: ``ids``, whose end ``fed`` is forced; ``reads`` places are read."""
+    """One row of a forward: `ids`, whose end `fed` is forced; `reads` places are read."""
 
     found: _Found
     ids: Ids
@@ -245,7 +253,7 @@ class _Chunk:
         return chosen
 
     def _write(self, rows: list[_Row]) -> None:
-        """Let the rows write, token by token, until none goes on."""
+        """Let the rows write, token by token, until all have ended."""
         kept = self.kept
         if kept is not None and rows:
             kept.select([row.place for row in rows])
@@ -265,7 +273,7 @@ class _Chunk:
                     kept.select(stay)
 
     def _takes(self, kept: Kept, rows: Sequence[_Row]) -> bool:
-        """Whether the last token of the shortest and of the longest row, run after what is kept, says the same."""
+        """Whether the last token of the shortest and the longest row gives the same numbers after what is kept."""
         lengths = [row.kept for row in rows]
         if len(set(lengths)) == 1:  # nothing to mask
             return True
@@ -273,7 +281,7 @@ class _Chunk:
         trial = kept.without_last(ends)
         try:
             logits = trial.step(self.model, [rows[i].ids[lengths[i] - 1] for i in ends]).float()
-        except Exception as error:  # each model says in its own way what it cannot do
+        except Exception as error:  # models raise errors of every kind
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise
             return False

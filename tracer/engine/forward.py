@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 class Base:
     """A recorded run of R rows over T tokens, from which branches start.
 
-    ids: [R, T].
-    entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
-    prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
-    scaled: block arguments that count rows (see :class:`BlockArguments`).
-    grows: whether the batch can grow inside the model. Where it cannot, every row runs from its own tokens on.
-    read, logits: the positions whose logits were kept, and these logits [R, len(read), V].
-    states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
-    interventions: what the run was made with; branches have it too.
+    Attributes:
+        ids: [R, T].
+        entering: one tensor [R, T, d] per block, the state that enters it, and a last one that leaves the last block.
+        prefix: keys and values [R, heads, T, width] per layer; None if branches have to run over all tokens.
+        scaled: block arguments that count rows (see `BlockArguments`).
+        grows: whether the batch can grow inside the model. Where it cannot, every row runs from its own tokens on.
+        read: the positions whose logits were kept.
+        logits: these logits [R, len(read), V].
+        states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
+        interventions: what the run was made with; branches have it too.
     """
 
     ids: Tensor
@@ -46,7 +48,7 @@ class Base:
     interventions: tuple[Intervention, ...] = ()
 
     def rows(self, some: slice) -> Base:
-        """The same run as far as ``some`` of its rows are concerned."""
+        """This run with `some` of its rows only."""
         return replace(
             self,
             ids=self.ids[some],
@@ -59,7 +61,7 @@ class Base:
 
 
 class Forward:
-    """One forward over the tokens from ``first`` on, in which the branches of ``plan`` join and part."""
+    """One forward over the tokens from `first` on, in which the branches of `plan` join and part."""
 
     def __init__(self, model: Model, base: Base, first: int, plan: Plan, some: slice) -> None:
         self.model, self.base, self.first, self.plan = model, base, first, plan
@@ -69,7 +71,7 @@ class Forward:
         self.groups = 0 if base.grows else len(plan.leaves)
 
     def run(self, stop: bool = False) -> Tensor:
-        """Logits [groups * rows, len(read), V]; with ``stop`` the forward ends before them, and there are none."""
+        """Logits [groups * rows, len(read), V]; with `stop` the forward ends before them, and the result is empty."""
         model, plan = self.model, self.plan
         arguments: dict[str, Any] = {}
         if self.base.prefix is not None:
@@ -107,6 +109,8 @@ class Forward:
                 return self.base.logits[:0]
 
     def splitter(self, time: int, entering: int) -> Callable[[Tensor], Tensor]:
+        """A hook on what enters a block at which branches join or part."""
+
         def edit(state: Tensor) -> Tensor:
             step = self.plan.steps[time]
             base = self.base.entering[entering][self.some, self.first :].to(state.device)
@@ -119,13 +123,15 @@ class Forward:
         return edit
 
     def changer(self, time: int, kind: str) -> Callable[[Tensor], Tensor]:
+        """A hook that makes the branches' interventions at sites of one kind."""
+
         def edit(state: Tensor) -> Tensor:
             return change(state, self.plan.steps[time].actions, kind, self.first, self.all_rows, self.some)
 
         return edit
 
     def repeater(self, item: Intervention) -> Callable[[Tensor], Tensor | None]:
-        """Makes an intervention of the base run in every group of rows there is so far."""
+        """A hook that makes an intervention of the base run in every group of rows there is so far."""
         tokens = self.base.ids.shape[1]
 
         def edit(state: Tensor) -> Tensor | None:
@@ -145,10 +151,13 @@ class Forward:
 
 
 def narrow(module: nn.Module, keep: Tensor) -> tuple[RemovableHandle, RemovableHandle]:
-    """Let a module that treats tokens one by one compute those in ``keep`` only; its output is zero at the others.
+    """Let a module that treats tokens one by one compute only some; its output is zero at the others.
 
-    For MLPs, much of whose output nobody reads. keep: mask [tokens], or [rows, tokens] if rows differ. Inputs of
-    another shape pass.
+    For MLPs, most of whose output is not read. Inputs of another shape pass.
+
+    Args:
+        module: the module.
+        keep: mask of the tokens to compute, [tokens], or [rows, tokens] if rows differ.
     """
     masks: list[Tensor] = []
 
@@ -198,7 +207,7 @@ class _PrefixLayer(DynamicLayer):
 
 
 class Prefix(Cache):
-    """A key-value cache that gives every group of rows the base run's tokens before ``first``."""
+    """A key-value cache that gives every group of rows the base run's tokens before `first`."""
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], first: int, some: slice) -> None:
         super().__init__(
@@ -231,10 +240,11 @@ class BlockArguments:
         self.edit, self.scaled_paths = edit, scaled
 
     def attach(self, block: nn.Module) -> RemovableHandle:
-        """Hook ``block``."""
+        """Hook `block`."""
         return block.register_forward_pre_hook(self.before, with_kwargs=True)
 
     def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The hook: changed hidden states, and repeated arguments."""
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.edit is not None:
             new = self.edit(hidden)

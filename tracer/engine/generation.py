@@ -1,4 +1,4 @@
-"""How a model goes on after a prompt: greedily, or drawn from an explicit seed."""
+"""A model's continuations of prompts: greedy, or drawn from an explicit seed."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ def continuations(
     sentences: int | None = 1,
     max_rows: int | None = None,
 ) -> list[str]:
-    """What the model writes after each prompt, without the prompt.
+    """The model's continuation of each prompt, without the prompt.
 
-    The most probable token is taken each time or, with a ``seed``, one drawn among the ``top_k`` most probable (as the
+    The most probable token is taken each time or, with a `seed`, one drawn among the `top_k` most probable (as the
     published evaluation draws; each prompt has a stream of its own, by its place in the list). A text ends with the
-    tokenizer's or the model's end token, which is left out, after so many ``sentences`` (:mod:`tracer.facts.sentences`;
-    None: however many),
-    at ``max_new_tokens``, or where the context is full.
+    tokenizer's or the model's end token, which is left out, after so many `sentences` (`tracer.facts.sentences`), at
+    `max_new_tokens`, or where the context is full. Prompts share forwards (`tracer.engine.follow`). The model, its
+    generation config and its tokenizer are left as they were found.
 
-    Prompts share forwards (:mod:`tracer.engine.follow`). max_rows: most prompts in a forward; None: by memory. The
-    model,
-    its generation config and its tokenizer are left as they were found.
+    Args:
+        model: the model.
+        prompts: the prompts.
+        max_new_tokens: most tokens of a text.
+        seed: seed of the draws; None: greedy.
+        top_k: tokens to draw among.
+        sentences: most sentences of a text; None: however many.
+        max_rows: most prompts in a forward; None: by memory.
 
     Raises:
         TracerError: a masked model, a prompt that is empty or longer than the context, a number of tokens below 1,

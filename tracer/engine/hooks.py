@@ -1,47 +1,49 @@
-"""The hook layer: name a place in a model, read it, change it, and leave the model as it was found.
+"""The hook layer: name a site in a model, read it, change it, and leave the model as it was found.
 
-A :class:`Site` names a place: a kind, a layer, a token.
+A [`tracer.hooks.Site`][] is a kind, a layer and a token. States are [rows, tokens, width]; the kinds are
 
-========  =====================================================================================================
-kind      what it is, [rows, tokens, width]
-========  =====================================================================================================
-hidden    output of block ``layer`` (the residual stream after it)
-mlp       what the MLP of block ``layer`` adds to the residual stream: its output, behind the norm or times the
-          multiplier that some architectures have there
-attn      what attention of block ``layer`` adds, likewise
-key       INPUT of the MLP's down-projection, ``d_mlp`` wide
-value     OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
-pre       what the MLP's activation function takes, ``d_mlp`` wide: the OUTPUT of the up-projection, or of the gate
-          projection where there is one (the two fused into one module have no such site)
-embed     output of the word embedding, before positions are added (no layer)
-========  =====================================================================================================
+- `hidden`: output of block `layer` (the residual stream after it)
+- `mlp`: what the MLP of block `layer` adds to the residual stream: its output, behind the norm or times the
+  multiplier that some architectures have there
+- `attn`: what attention of block `layer` adds, likewise
+- `key`: INPUT of the MLP's down-projection, `d_mlp` wide
+- `value`: OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
+- `pre`: what the MLP's activation function takes, `d_mlp` wide: the OUTPUT of the up-projection, or of the gate
+  projection in a gated MLP (the two fused into one module have no such site)
+- `embed`: output of the word embedding, before positions are added (no layer)
 
-``model.path(kind, layer)`` names the module: a norm behind the MLP or attention where there is one (Gemma 2 and 3,
-OLMo 2, GLM-4, EXAONE 4), an output projection where either is no module of its own, or adds the residual stream inside
-(OPT, BLOOM, BERT). So ``hidden[l] - hidden[l - 1] = attn[l] + mlp[l]``, also where both read the same residual stream
-(``model.parallel``); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), whose summands they are, and
+`model.path(kind, layer)` names the module: a norm behind the MLP or attention where there is one (Gemma 2 and 3, OLMo
+2, GLM-4, EXAONE 4), an output projection where either has no module of its own, or adds the residual stream inside
+(OPT, BLOOM, BERT). So `hidden[l] - hidden[l - 1] = attn[l] + mlp[l]`, also where both read the same residual stream
+(`model.parallel`); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), whose summands they are, and
 where a block adds more than these two (the inputs per layer of Gemma 4, the state-space branch of Falcon-H1).
 
 Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
-call in ``torch.no_grad()`` when only numbers are wanted.
+call in `torch.no_grad()` when only numbers are wanted.
 
-Recipe 1, read a state::
+Recipe 1, read a state:
 
-    with torch.no_grad():
-        site = Site("hidden", layer=3, token=-1)
-        state = capture(model, "The Space Needle is in", [site])[site]            # [1, d_model]
+```python
+with torch.no_grad():
+    site = Site("hidden", layer=3, token=-1)
+    state = capture(model, "The Space Needle is in", [site])[site]            # [1, d_model]
+```
 
-Recipe 2, put a state of one prompt into another::
+Recipe 2, put a state of one prompt into another:
 
-    with torch.no_grad(), intervene(model, [Replace(site, state)]):
-        logits = model.hf(input_ids=other_ids).logits
+```python
+with torch.no_grad(), intervene(model, [Replace(site, state)]):
+    logits = model.hf(input_ids=other_ids).logits
+```
 
-Recipe 3, many interventions in one forward (see :mod:`tracer.sweep`)::
+Recipe 3, many interventions in one forward (see [`tracer.sweep`][]):
 
-    with torch.no_grad():
-        base = record(model, ids)                                                 # the run that branches start from
-        branches = [(Replace(Site("mlp", layer, 2), torch.zeros(model.d_model)),) for layer in range(model.n_layers)]
-        p = sweep(model, base, branches, lambda logits: logits.softmax(-1)[..., -1, answer_id])    # [branches, rows]
+```python
+with torch.no_grad():
+    base = record(model, ids)                                                 # the run that branches start from
+    branches = [(Replace(Site("mlp", layer, 2), torch.zeros(model.d_model)),) for layer in range(model.n_layers)]
+    p = sweep(model, base, branches, lambda logits: logits.softmax(-1)[..., -1, answer_id])    # [branches, rows]
+```
 """
 
 from __future__ import annotations
@@ -85,12 +87,16 @@ __all__ = [
 ]
 
 
-INPUTS = ("key", "mlp_input")  # kinds that are what enters their module
+INPUTS = ("key", "mlp_input")  # kinds at the input of their module
 
 
 @dataclass
 class Frame:
-    """Tokens per row in the forward at hand; some modules see rows and tokens flattened into one dimension."""
+    """Shape of the forward at hand; some modules see rows and tokens flattened into one dimension.
+
+    Attributes:
+        tokens: tokens per row.
+    """
 
     tokens: int = 0
 
@@ -98,9 +104,9 @@ class Frame:
 def attach(
     model: Model, kind: str, layer: int | None, edit: Callable[[Tensor], Tensor | None], frame: Frame
 ) -> RemovableHandle:
-    """Call ``edit(state [rows, tokens, width])`` whenever the site is computed; what it returns, if not None, goes on.
+    """Call `edit(state [rows, tokens, width])` whenever the site is computed; what it returns, if not None, goes on.
 
-    The lowest rung: everything else here and in :mod:`tracer.sweep` stands on it. Remove the handle yourself.
+    All other hooks here and in [`tracer.sweep`][] are made with it. Remove the handle yourself.
     """
     module, factor = model.module(kind, layer), model.multiplier(kind)
 
@@ -132,7 +138,7 @@ def attach(
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Dropout off inside; afterwards every module has its own training flag again."""
+    """Turn dropout off inside; afterwards every module has its own training flag again."""
     training = [module for module in model.hf.modules() if module.training]
     try:  # from here on, so that an interruption of the switching is undone too
         model.hf.eval()
@@ -144,9 +150,12 @@ def evaluating(model: Model) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """No parameter asks for gradients inside, so that a backward pass pays for those of states only.
+    """Let no parameter ask for gradients inside, so that a backward pass pays for those of states only.
 
     Afterwards every parameter asks for them as before, by name: offloaded weights are new tensors after each forward.
+
+    Raises:
+        TracerError: weights made under torch.inference_mode.
     """
     made = next((name for name, p in model.hf.named_parameters() if p.requires_grad and p.is_inference()), None)
     if made is not None:
@@ -168,7 +177,7 @@ def frozen(model: Model) -> Iterator[None]:
 
 
 def keep_logits(model: Model, positions: Sequence[int]) -> RemovableHandle:
-    """Let the unembedding see only ``positions`` of its input [rows, tokens, d], so that no other logits are made."""
+    """Let the unembedding see only `positions` of its input [rows, tokens, d], so that no other logits are made."""
     index = list(positions)
 
     def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -190,8 +199,10 @@ def pick_logits(model: Model, rows: Tensor, tokens: Tensor) -> RemovableHandle:
 def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
     """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
 
-    A text is tokenised as prompts are (:mod:`tracer.facts.encoding`). Raises TracerError if there is no token, or too
-    many.
+    A text is tokenised as prompts are (`tracer.facts.encoding`).
+
+    Raises:
+        TracerError: no token, or too many.
     """
     if isinstance(ids_or_text, str):
         ids_or_text = encode(model.tokenizer, ids_or_text, model.causal)[0]
@@ -212,7 +223,10 @@ def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
 def capture(model: Model, ids_or_text: str | Sequence[int] | Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
     """Run the model once and return the state at each site: [rows, width], or [rows, tokens, width] without a token.
 
-    Rows are those of the ids (one for a text). Raises TracerError for a layer or token out of range.
+    Rows are those of the ids (one for a text).
+
+    Raises:
+        TracerError: a layer or token out of range.
     """
     ids = as_ids(model, ids_or_text)
     found: dict[Site, Tensor] = {}
@@ -241,9 +255,10 @@ def capture(model: Model, ids_or_text: str | Sequence[int] | Tensor, sites: Iter
 
 @contextmanager
 def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has ``interventions`` made, in the order given; afterwards none are left.
+    """Make `interventions`, in the order given, in every forward of `model.hf` inside; afterwards they are gone.
 
-    Raises TracerError for a layer out of range at once, and for a token or a value that does not fit at the forward.
+    Raises:
+        TracerError: a layer out of range, at once; a token or a value that does not fit, at the forward.
     """
     frame = Frame()
     groups: dict[tuple[str, int | None], list[Intervention]] = {}

@@ -1,4 +1,4 @@
-"""Forwards of rows of any length, read where something is to be read, and the keys and values they leave."""
+"""Forwards of rows of any length with logits at chosen places, and the keys and values they leave."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **argumen
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of a layer up to ``filled``, with room behind."""
+    """Keys and values of a layer up to `filled`, with space for more."""
 
     def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Layer(DynamicLayer):
 
 
 class Kept:
-    """Keys and values of rows that write, every row's last token at place ``width - 1``, with room for ``more``."""
+    """Keys and values of rows that write, every row's last token at place `width - 1`, with space for `more`."""
 
     def __init__(self, rows: int, width: int, more: int) -> None:
         self.lengths = [0] * rows
@@ -79,7 +79,7 @@ class Kept:
         self.layers: list[_Layer] = []
 
     def take(self, row: int, cache: Cached | None, line: int, tokens: int) -> Kept | None:
-        """Keep the first ``tokens`` of a line of what a forward left; None where it left nothing."""
+        """Keep the first `tokens` of a line of what a forward left; None where it left nothing."""
         if cache is None:
             return None
         for layer, pair in enumerate(cache):

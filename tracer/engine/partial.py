@@ -26,18 +26,20 @@ from .sweep import record
 if TYPE_CHECKING:
     from tracer.model import Model
 
-FORWARD_TOKENS = 40  # what a forward costs for its own sake on a processor, in tokens, about
-BUDGET_BYTES = 2**28  # what the states of one forward with gradients may take when max_rows is not given
+FORWARD_TOKENS = 40  # fixed cost of a forward on a processor, in tokens, about
+BUDGET_BYTES = 2**28  # for the states of one forward with gradients when max_rows is not given
 
 Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Ability:
-    """How far a model lets its forward be shortened; found by trying.
+    """The ways in which a model lets its forward be shortened; found by trying.
 
-    grows: the batch can grow inside. cached: keys and values of earlier tokens can be given. scaled: block arguments
-    that count rows.
+    Attributes:
+        grows: the batch can grow inside.
+        cached: keys and values of earlier tokens can be given.
+        scaled: block arguments that count rows.
     """
 
     grows: bool
@@ -46,7 +48,7 @@ class Ability:
 
     @classmethod
     def of(cls, model: Model, row: Row) -> Ability:
-        """What ``model`` can do, tried on one row beside another of other tokens."""
+        """The ability of `model`, tried on one row beside another of other tokens."""
         other = row.ids[::-1] if row.ids[::-1] != row.ids else tuple(int(i == 0) for i in row.ids)
         with torch.no_grad():
             base = record(model, torch.tensor([row.ids, other]), read=(len(row.ids) - 1,))
@@ -55,10 +57,18 @@ class Ability:
 
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """Rows of similar lookup, recorded up to block ``start`` and token ``first``.
+    """Rows of similar lookup, recorded up to block `start` and token `first`.
 
-    ids: [R, T] from token 0. entering: [R, T - first, d], what enters block ``start``. prefix: per layer keys and
-    values [rows, heads, first, width], of one row below ``start``; None if the model takes none.
+    Attributes:
+        model: the model.
+        ability: how its forward can be shortened.
+        rows: the rows.
+        start: the first block that is run.
+        first: the first token that is run.
+        ids: [R, T] from token 0.
+        entering: [R, T - first, d], what enters block `start`.
+        prefix: per layer keys and values [rows, heads, first, width], of one row below `start`; None if the model takes
+            no keys and values.
     """
 
     model: Model
@@ -74,7 +84,7 @@ class Suffix:
     def recorded(
         cls, model: Model, ability: Ability, rows: Sequence[Row], start: int, places: Sequence[Place]
     ) -> tuple[Suffix, dict[Place, Tensor]]:
-        """The suffix of ``rows`` from block ``start`` on, and the states at their lookups, [R, width] by place."""
+        """The suffix of `rows` from block `start` on, and the states at their lookups, [R, width] by place."""
         from transformers import DynamicCache
 
         ids = padded(model, rows)
@@ -110,7 +120,7 @@ class Suffix:
         return cls(model, ability, tuple(rows), start, first, ids, entering[0], prefix), states  # type: ignore[arg-type]
 
     def select(self, some: Sequence[int]) -> Suffix:
-        """The same with some of the rows only."""
+        """This suffix with some of the rows only."""
         index = torch.tensor(list(some), device=self.entering.device)
         prefix = self.prefix and tuple(
             pair if layer < self.start else (pair[0][index], pair[1][index]) for layer, pair in enumerate(self.prefix)
@@ -119,7 +129,7 @@ class Suffix:
         return replace(self, rows=rows, ids=self.ids[index], entering=self.entering[index], prefix=prefix)
 
     def _needed(self, layer: int) -> Tensor:
-        """Tokens whose MLP output in ``layer`` reaches anything that is read, [rows, tokens]."""
+        """Tokens whose MLP output in `layer` reaches anything that is read, [rows, tokens]."""
         tokens = self.ids.shape[1] - self.first
         if self.ability.grows and layer < self.start:  # the row that carries the shapes
             return torch.arange(tokens) == 0
@@ -132,9 +142,11 @@ class Suffix:
         return keep
 
     def run(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> list[Tensor]:
-        """Log-probabilities [len(read), V] of each row with ``deltas`` [R, d] added at the lookups; float32.
+        """Log-probabilities [len(read), V] of each row with `deltas` added at the lookups; float32.
 
-        loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
+        Args:
+            deltas: by kind and layer, [R, d].
+            loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
         """
         model = self.model
         device = self.entering.device
@@ -202,7 +214,7 @@ class _Early:
 
 
 def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | None) -> int:
-    """How many of ``rows`` one forward with gradients from block ``start`` takes."""
+    """Number of `rows` that one forward with gradients from block `start` takes."""
     if max_rows is not None:
         return max(1, max_rows)
     width = max(torch.finfo(model.dtype).bits // 8, 2)
@@ -215,10 +227,13 @@ def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | 
 
 
 def cuts(rows: Sequence[Row], most: int) -> list[tuple[int, int]]:
-    """Where to cut ``rows``, in order of their lookups, into forwards of at most ``most`` rows that cost least.
+    """Cheapest cuts of `rows`, in order of their lookups, into forwards of at most `most` rows.
 
     A forward runs over the tokens from its first lookup to its longest row's end, and costs so many tokens for its own
-    sake, by which few rows of one lookup would not be worth it. First row and the one after the last of each.
+    sake, by which few rows of one lookup would not be worth it.
+
+    Returns:
+        First row and the one after the last of each forward.
     """
     cost, before = [0.0], [0]
     for end in range(1, len(rows) + 1):

@@ -1,4 +1,4 @@
-"""Places in a model, and what can be done at them; the kinds of sites are explained in :mod:`tracer.hooks`."""
+"""Sites in a model, and interventions at them; the kinds of sites are explained in [`tracer.hooks`][]."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ INNER = (*WIDE, "value")  # kinds inside the MLP
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a model: ``kind``, ``layer`` (None for "embed"), ``token`` (None: every token).
+    """A place in a model.
 
-    Negative tokens count from the end of the tokens in the forward at hand. Raises TracerError for an unknown kind,
-    or a layer that is missing or out of place; whether a model has that layer is checked where the site is used.
+    Whether a model has that layer is checked where the site is used.
+
+    Attributes:
+        kind: one of `KINDS`.
+        layer: the layer; None for "embed".
+        token: negative from the end of the tokens in the forward at hand; None: every token.
+
+    Raises:
+        TracerError: an unknown kind, or a layer that is missing or out of place.
     """
 
     kind: str
@@ -41,37 +48,54 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Replace:
-    """Put ``value`` at ``site``: [width], [rows, width] or, for a site without token, [..., tokens, width]."""
+    """Put a value at a site.
+
+    Attributes:
+        site: the site.
+        value: [width], [rows, width] or, for a site without token, [..., tokens, width].
+    """
 
     site: Site
     value: Tensor
 
     def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
+        """The new state for `current`; `value` takes the place of `self.value` when only some rows are run."""
         new = self.value if value is None else value
         return new.to(device=current.device, dtype=current.dtype).expand_as(current)
 
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """Add ``value`` at ``site`` (shapes as in :class:`Replace`), in the wider of the two dtypes, then cast back."""
+    """Add a value at a site, in the wider of the two dtypes, then cast back.
+
+    Attributes:
+        site: the site.
+        value: shapes as in `Replace`.
+    """
 
     site: Site
     value: Tensor
 
     def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
+        """The new state for `current`; `value` takes the place of `self.value` when only some rows are run."""
         new = self.value if value is None else value
         return (current + new.to(current.device)).to(current.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Make some units of ``site`` ``factor * current + value``; the others are untouched.
+    """Make some units of a site `factor * current + value`; the others are untouched.
 
-    index: which units, k whole numbers, each once. factor: a number; 0 means ``value`` alone, whatever was there.
-    value: [k], [rows, k] or, for a site without token, [..., tokens, k]. Raises TracerError for an index that is none;
-    a unit that the site does not have is noticed where the site is used.
+    A unit that the site does not have is noticed where the site is used.
+
+    Attributes:
+        site: the site.
+        index: which units, k whole numbers, each once.
+        factor: a number; 0 means `value` alone, whatever was there.
+        value: [k], [rows, k] or, for a site without token, [..., tokens, k].
+
+    Raises:
+        TracerError: an invalid index.
     """
 
     site: Site
@@ -89,12 +113,16 @@ class Units:
         object.__setattr__(self, "index", index)
 
     def check_width(self, width: int) -> None:
-        """Raise TracerError if a state of ``width`` has no such unit."""
+        """Check that a state of `width` has these units.
+
+        Raises:
+            TracerError: it has not.
+        """
         if max(self.index) >= width:
             raise SiteError(f"unit {max(self.index)} of {self.site} is out of range: it has units 0 to {width - 1}")
 
     def __call__(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """The new state for ``current``; ``value`` stands in for ``self.value`` when only some rows are run."""
+        """The new state for `current`; `value` takes the place of `self.value` when only some rows are run."""
         self.check_width(current.shape[-1])
         index = torch.tensor(self.index, device=current.device)
         kept = current.index_select(-1, index)
@@ -108,7 +136,11 @@ Intervention = Replace | Add | Units
 
 
 def check_site(model: Model, site: Site, tokens: int | None = None) -> None:
-    """Raise TracerError if ``model`` has no such layer or, given ``tokens``, a prompt of that length no such token."""
+    """Check that a model has the site.
+
+    Raises:
+        TracerError: `model` has no such layer or, given `tokens`, a prompt of that length no such token.
+    """
     if site.layer is not None and not 0 <= site.layer < model.n_layers:
         raise SiteError(
             f"layer {site.layer} of site {site} is out of range: {model.name} has layers 0 to {model.n_layers - 1}"

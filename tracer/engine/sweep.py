@@ -1,6 +1,6 @@
 """The branched sweep: many interventions in one forward, the batch growing as layers are passed.
 
-A *base* run is recorded once (:func:`record`). A *branch* is the base run with interventions at some sites. It differs
+A *base* run is recorded once (`record`). A *branch* is the base run with interventions at some sites. It differs
 from the base run only from its first layer and, in a causal model, its first token on, so nothing before is computed
 again: branches that begin at one token share a forward over the tokens from there on, which attends to the base
 run's keys and values of earlier tokens; the forward starts with one row that only carries the shapes, and each branch
@@ -39,22 +39,26 @@ if TYPE_CHECKING:
 
     from tracer.model import Model
 
-BUDGET_BYTES = 2**29  # what the rows of one forward may take when max_rows is not given
+BUDGET_BYTES = 2**29  # for the rows of one forward when max_rows is not given
 
-FORWARD_COST = 1e8  # operations in the time that a forward takes for its own sake, whatever its size
+FORWARD_COST = 1e8  # fixed cost of a forward, in operations
 
 Branch = Sequence[Intervention]
 Measure = Callable[[Tensor], Tensor]
 
 
 def check_max_rows(max_rows: int | None) -> None:
-    """Raise TracerError unless ``max_rows`` is None or at least 1."""
+    """Check `max_rows`.
+
+    Raises:
+        TracerError: it is neither None nor at least 1.
+    """
     if max_rows is not None and max_rows < 1:
         raise TraceSettingError(f"max_rows is {max_rows}; expected at least 1, or None for a default by memory")
 
 
 def default_rows(model: Model, tokens: int, read: int) -> int:
-    """How many rows of ``tokens`` tokens, with logits at ``read`` positions, fit into ``BUDGET_BYTES``."""
+    """Number of rows of `tokens` tokens, with logits at `read` positions, that fit into `BUDGET_BYTES`."""
     width = torch.finfo(model.dtype).bits // 8
     try:
         inner = model.d_mlp
@@ -66,7 +70,11 @@ def default_rows(model: Model, tokens: int, read: int) -> int:
 
 
 def check_numbers(model: Model, logits: Tensor) -> Tensor:
-    """Return ``logits``, or raise TracerError if one of them is not a number, or infinite."""
+    """The `logits`, checked.
+
+    Raises:
+        TracerError: one of them is not a number, or infinite.
+    """
     highest = logits.amax()  # passes NaN on, and is quick; a token that is ruled out may have minus infinity
     if torch.isnan(highest) or highest == torch.inf:
         raise NotFinite(
@@ -85,14 +93,21 @@ def record(
     kinds: Sequence[str] = (),
     max_rows: int | None = None,
 ) -> Base:
-    """Run ``ids`` [R, T] with ``interventions`` (values may differ by row) and keep what branches start from.
+    """Run `ids` with `interventions` and keep what branches start from.
 
-    ``read`` are the positions whose logits matter; ``kinds`` ("mlp", "attn", "key", "pre", "value", "mlp_input")
-    are kept for every layer as well. At most ``max_rows`` rows run at once. A forward over the last tokens of one row
-    tries out whether branches can start from the keys and values recorded; where rows differ, it is one that does from
-    the first, from there on. Follows torch's grad mode. Raises TracerError as :func:`tracer.engine.hooks.intervene`
-    does, and
-    for NaN.
+    A forward over the last tokens of one row tries out whether branches can start from the keys and values recorded;
+    where rows differ, it is one that does from the first, from there on. Follows torch's grad mode.
+
+    Args:
+        model: the model.
+        ids: [R, T], or a text.
+        interventions: made in the run; values may differ by row.
+        read: the positions whose logits matter.
+        kinds: kinds of sites kept for every layer as well: "mlp", "attn", "key", "pre", "value", "mlp_input".
+        max_rows: most rows that run at once.
+
+    Raises:
+        TracerError: as [`tracer.hooks.intervene`][], and for NaN.
     """
     check_max_rows(max_rows)
     ids = as_ids(model, ids)
@@ -188,15 +203,22 @@ def sweep(
     max_rows: int | None = None,
     description: str | None = None,
 ) -> Tensor:
-    """``measure`` of every branch, [branches, R, ...] on the CPU, in the order given.
+    """`measure` of every branch, [branches, R, ...] on the CPU, in the order given.
 
-    ``branches``: each a sequence of interventions with a token each, at kinds other than "embed" (that belongs into
-    the base run); values are [width] or [R, width] (of :class:`Units`: [units] or [R, units]).
-    ``measure(logits [n, len(base.read), V]) -> [n, ...]`` is called once per forward; it may call ``backward`` where
-    gradients of many values are wanted without keeping every graph.
     Of the interventions active around a sweep only those without a token make sense: a forward begins at any token.
-    No forward has more than ``max_rows`` rows (default: what fits ``BUDGET_BYTES``); the numbers do not depend on it.
-    ``description``: shows a progress bar. Raises TracerError for sites out of range, empty branches, and NaN.
+
+    Args:
+        model: the model.
+        base: the recorded run.
+        branches: each a sequence of interventions with a token each, at kinds other than "embed" (that belongs into the
+            base run); values are [width] or [R, width] (of `Units`: [units] or [R, units]).
+        measure: `measure(logits [n, len(base.read), V]) -> [n, ...]`, called once per forward; it may call `backward`
+            where gradients of many values are wanted without keeping every graph.
+        max_rows: most rows in a forward (default: what fits `BUDGET_BYTES`); the numbers do not depend on it.
+        description: shows a progress bar.
+
+    Raises:
+        TracerError: sites out of range, empty branches, and NaN.
     """
     check_max_rows(max_rows)
     rows, tokens = base.ids.shape
@@ -256,7 +278,7 @@ def _forwards(
 
 
 def _merged(model: Model, groups: dict[int, list[list[Moment]]], rows: int) -> list[tuple[int, list[list[Moment]]]]:
-    """``groups`` of branches by first token; some run from an earlier token, where that saves more than it costs."""
+    """`groups` of branches by first token; some run from an earlier token, where that saves more than it costs."""
     per_token = 24 * model.d_model**2 * model.n_layers  # operations of one token in one row, about
     merged: list[tuple[int, list[list[Moment]]]] = []
     for first, members in sorted(groups.items()):

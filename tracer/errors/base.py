@@ -1,4 +1,4 @@
-"""The one exception a user of the workbench has to know, and what is said without stopping the work."""
+"""The one exception a user of the workbench has to know, and notes that do not stop the work."""
 
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ class TracerNote(UserWarning):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, so that no other way round is to be tried and no other word given.
+    """Whether an exception means that memory ran out; such errors are passed on as they are, and nothing else is tried.
 
     Python has MemoryError and torch OutOfMemoryError; allocators and libraries under torch raise RuntimeErrors.
     """

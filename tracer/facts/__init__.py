@@ -1,4 +1,4 @@
-"""Facts and the tokens of a model: alignment, where an answer is read, chat templates, spaces. Runs no model."""
+"""Facts and the tokens of a model: alignment, positions of the answer, chat templates, spaces. No model is run."""
 
 from .chat import Chat, chat_of, framed
 from .encoding import encode

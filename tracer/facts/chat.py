@@ -1,4 +1,4 @@
-"""How a chat model's template frames a question, and where the question lies in a text that is framed so."""
+"""Questions framed by a chat model's template, and the question's place in a text that is framed so."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import regex
 
 from tracer.errors import ChatTemplateError, TracerError, out_of_memory
 
-# what is said while the template is looked at: nothing that a template looks for, or changes
+# texts put into the template to examine it: nothing that a template looks for, or changes
 _FIRST, _REPLY, _SECOND = "Qfirstq", "Areplya", "Qsecondq"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A text in a template, in parts: ``head + said + tail`` is the text.
+    """A text in a template, in parts: `head + said + tail` is the text.
 
     Attributes:
         head: up to where the user begins to speak for the last time.
@@ -33,11 +33,11 @@ class Chat:
     """A tokenizer's chat template.
 
     Attributes:
-        opener: what stands before every question of a user.
-        system: what parts a system message from the question in one turn; "": nothing that could be told from it.
+        opener: the text before every question of a user.
+        system: text that parts a system message from the question in one turn; "" where nothing could be told from it.
         after: the end of the user's turn and the beginning of the reply.
-        space: whether a space stands before a reply; None: as it is written.
-        end: the token that ends a reply; "": there is none.
+        space: whether there is a space before a reply; None: as it is written.
+        end: the token that ends a reply; "" without one.
     """
 
     opener: str
@@ -51,7 +51,7 @@ class Chat:
         """The template of a model, or of a tokenizer.
 
         Raises:
-            TracerError: there is none, or one that refuses a question or leaves it out.
+            TracerError: no template, or one that refuses a question or leaves it out.
         """
         tokenizer: Any = getattr(model, "tokenizer", model)
         before, after = _split(_rendered(tokenizer, [_FIRST]), _FIRST)
@@ -74,7 +74,7 @@ class Chat:
         return cls("".join(opener), _between_system_and_question(tokenizer), after, space, end)
 
     def turn(self, text: str) -> Turn | None:
-        """The last question of a text in the template; None: it is not in the template."""
+        """The last question of a text in the template; None for a text that is not in the template."""
         start = text.rfind(self.opener) + len(self.opener)
         if not self.opener.strip() or start < len(self.opener):
             return None
@@ -88,7 +88,7 @@ class Chat:
 
 
 def chat_of(model: Any) -> Chat | None:
-    """The chat template of a model or a tokenizer; None where there is none that can be used."""
+    """The chat template of a model or a tokenizer; None without one that can be used."""
     try:
         return Chat.of(model)
     except TracerError:
@@ -96,7 +96,11 @@ def chat_of(model: Any) -> Chat | None:
 
 
 def framed(model: Any, said: str, system: str | None = None) -> str:
-    """A question in the chat template, as far as the reply begins. Raises TracerError as :meth:`Chat.of` does."""
+    """A question in the chat template, as far as the reply begins.
+
+    Raises:
+        TracerError: as `Chat.of` does.
+    """
     tokenizer: Any = getattr(model, "tokenizer", model)
     before, after = _split(_rendered(tokenizer, [_FIRST], system), _FIRST)
     return f"{before}{said.strip()}{after}"

@@ -10,7 +10,7 @@ Offsets = list[tuple[int, int]]
 
 
 def encode(tokenizer: Any, text: str, causal: bool = True) -> tuple[list[int], Offsets]:
-    """Ids of a text and the characters that each stands for, with the tokenizer's own special tokens.
+    """Ids of a text and the characters of each, with the tokenizer's own special tokens.
 
     A text that brings them itself (one in a chat template begins with BOS) does not get them a second time. For a
     causal model, special tokens that the tokenizer adds behind the text are left out: they would end what is to go on.
@@ -51,7 +51,7 @@ def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def body_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text alone: without the special tokens that stand before every text, be they its own."""
+    """Ids of a text alone, without the special tokens before every text, be they its own."""
     check_whole(text, "text")
     ids = list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
     front, _ = added_ids(tokenizer)
@@ -59,7 +59,11 @@ def body_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def check_whole(text: str, what: str) -> None:
-    """Raise TracerError for half a character: no tokenizer can read one, nor any file hold it."""
+    """Check that a text holds no half of a character: no tokenizer can read one, nor any file hold it.
+
+    Raises:
+        TracerError: it does; `what` names the text.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

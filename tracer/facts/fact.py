@@ -30,16 +30,18 @@ SLOT = "{}"
 class Fact:
     """A prompt about a subject, and optionally what should follow.
 
-    ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once. Other braces are plain text. For a
-    masked model the prompt also holds the tokenizer's mask token where the answer belongs.
-
-    ``space`` says whether a space stands between prompt and target. None: as the two are written. There is one between
-    words, and none behind "1+1=", "19" before "45", an opening quote, or Chinese; a target that begins with a space
-    keeps it, and behind a prompt that ends in one there is no other.
+    Attributes:
+        prompt: holds `{}` in the subject's place, or the subject itself, once. Other braces are plain text. For a
+            masked model it also holds the tokenizer's mask token in the answer's place.
+        subject: who or what it is about.
+        target: the text that should follow.
+        space: whether there is a space between prompt and target. None: as the two are written. There is one between
+            words, but not behind "1+1=", "19" before "45", an opening quote, or Chinese; a target that begins with a
+            space keeps it, and behind a prompt that ends in one there is no other.
 
     Raises:
-        TracerError: empty prompt, subject or target, or half a character in one; subject absent, or there twice with
-            no ``{}`` to say which.
+        TracerError: empty prompt, subject or target, or half a character in one; subject absent, or there twice with no
+            `{}` to say which.
     """
 
     prompt: str
@@ -76,7 +78,7 @@ class Fact:
 
         Args:
             model: whose template it is.
-            prompt: what the user says, with ``{}`` or with the subject.
+            prompt: what the user says, with `{}` or with the subject.
             subject: who or what it is about.
             target: what the reply should begin with.
             system: the system message; None: the template's own, if it has one.
@@ -93,7 +95,7 @@ class Fact:
 
     @property
     def subject_span(self) -> tuple[int, int]:
-        """Characters of ``text`` that are the subject, half open."""
+        """Characters of `text` that are the subject, half open."""
         prompt, subject = self.prompt, self.subject
         slots = prompt.count(SLOT)
         if slots > 1:
@@ -182,7 +184,7 @@ class Fact:
 
 
 def _occurrences(text: str, part: str) -> list[int]:
-    """Where ``part`` stands in a text, overlapping or not; never where an accent would be parted from its letter."""
+    """Places of `part` in a text, overlapping or not; never where an accent would be parted from its letter."""
     starts, at = [], text.find(part)
     while at >= 0:
         if not unicodedata.combining(text[at + len(part) :][:1] or " "):
@@ -192,9 +194,9 @@ def _occurrences(text: str, part: str) -> list[int]:
 
 
 def bare_note(model: Model | PreTrainedTokenizerBase, text: str) -> str:
-    """A remark if ``text`` is put to a chat model without its chat template, else "".
+    """A remark if `text` is put to a chat model without its chat template, else "".
 
-    A text in the template is told by a special token written out in it, such as ``<|im_start|>``.
+    A text in the template is told by a special token written out in it, such as `<|im_start|>`.
     """
     tokenizer: Any = getattr(model, "tokenizer", model)
     marks = [token for token in tokenizer.all_special_tokens if token.strip()]
@@ -216,9 +218,9 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 def _token_range(
     tokenizer: Any, text: str, ids: list[int], offsets: list[tuple[int, int]], span: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """Tokens that cover any character of ``text[span]``, half open; None where there is none."""
+    """Tokens that cover any character of `text[span]`, half open; None without any."""
     start, end = span
-    while start < end and text[start].isspace():  # a space at the subject's edge belongs to no token of its own
+    while start < end and text[start].isspace():  # a space at the subject's edge is not a token by itself
         start += 1
     while start < end and text[end - 1].isspace():
         end -= 1
@@ -240,7 +242,7 @@ def _following(tokenizer: Any, text: str, ids: list[int], target: str) -> list[i
 
 
 def _filling(tokenizer: Any, text: str, ids: list[int], position: int, target: str) -> list[int]:
-    """Ids of the target where the mask stands."""
+    """Ids of the target in the mask's place."""
     before, _, after = text.partition(tokenizer.mask_token)
     target = target.strip() if not before or before[-1].isspace() else target
     whole, _ = encode(tokenizer, before + target + after, causal=False)

@@ -27,7 +27,13 @@ class Alignment:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """An alignment to look at: ``print`` it, or leave it as the last line of a notebook cell."""
+    """An alignment to look at: `print` it, or leave it as the last line of a notebook cell.
+
+    Attributes:
+        text: the prompt.
+        alignment: the alignment.
+        target_tokens: text of each token of the target.
+    """
 
     text: str
     alignment: Alignment

@@ -1,4 +1,4 @@
-"""Where a fact's answer is read."""
+"""Positions at which a fact's answer is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Readout:
         return cls(ids, tuple(range(first, first + max(1, len(target)))), target)
 
     def answer(self, logits: Tensor) -> list[int]:
-        """The answer that is measured: the target, or without one what ``logits`` [k, V] find most probable."""
+        """The answer that is measured: the target, or without one the most probable tokens by `logits` [k, V]."""
         return list(self.target) or logits.argmax(-1).tolist()
 
 

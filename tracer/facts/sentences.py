@@ -1,10 +1,10 @@
-"""Where a sentence ends, and where an answer does, in a text that may still be being written.
+"""Ends of sentences, and of answers, in a text that may still be being written.
 
-A mark ends a sentence unless it belongs to a word: to an initial ("J. K. Rowling"), an abbreviation ("U.S. Army",
-"St. Louis", "No. 5"), a number ("3.5", "10.30", "1. Paris"), or a name that goes on in small letters ("Yahoo! is").
-Where an abbreviation ends the sentence as well, the next word tells ("the U.S. The ..."). What is not known is taken to
-go on: a text that is too long holds its answer, one that is too short does not. An end that was found stays where it is
-however the text goes on.
+A mark ends a sentence unless it belongs to a word: to an initial ("J. K. Rowling"), an abbreviation ("U.S. Army", "St.
+Louis", "No. 5"), a number ("3.5", "10.30", "1. Paris"), or a name that goes on in small letters ("Yahoo! is"). Where an
+abbreviation ends the sentence as well, the next word tells ("the U.S. The ..."). Unknown words are taken to go on: a
+text that is too long holds its answer, one that is too short does not. An end that was found stays where it is however
+the text goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# before a name: no sentence ends here
+# before a name: a sentence does not end here
 _TITLES = _set(
     "mr mrs ms mx dr prof rev hon mt gen col lt capt cmdr cdr sgt cpl maj adm gov sen rep pres msgr supt messrs fr hr "
     "frl sig dott mlle mme sra dra srta dña chr wm geo chas thos jos ch th yu vs cf viz approx ca г ул им гр тов"
@@ -63,7 +63,7 @@ _MONTHS = _set("januar jänner februar märz april mai juni juli august septembe
 
 
 def sentence_ends(text: str) -> Iterator[int]:
-    """Places behind the marks that end a sentence; line breaks in front of one end none."""
+    """Places behind the marks that end a sentence; line breaks in front of one are not counted."""
     begun = len(text) - len(text.lstrip())
     for found in _MARK.finditer(text, begun):
         if not text[begun : found.start()].strip():
@@ -78,7 +78,7 @@ def sentence_ends(text: str) -> Iterator[int]:
 
 
 def sentence_end(text: str, count: int = 1) -> int | None:
-    """Where sentence ``count`` ends, if it does."""
+    """The end of sentence `count`; None where it does not end."""
     for number, place in enumerate(sentence_ends(text), 1):
         if number == count:
             return place
@@ -86,12 +86,12 @@ def sentence_end(text: str, count: int = 1) -> int | None:
 
 
 def first_sentences(text: str, count: int = 1) -> str:
-    """``text`` up to the end of so many sentences; all of it where fewer end."""
+    """`text` up to the end of so many sentences; all of it where fewer end."""
     return text[: sentence_end(text, count)]
 
 
 def sentences_in(text: str) -> int:
-    """How many sentences a whole text has, a started one included."""
+    """Number of sentences of a whole text, a started one included."""
     text = text.strip()
     return 1 + sum(place < len(text) for place in sentence_ends(text))
 
@@ -113,7 +113,7 @@ def answer_of(text: str) -> str:
 
 
 def goes_on(text: str, place: int) -> bool:
-    """Whether the name that ends at ``place`` goes on behind a mark that stands there: "St" in "St. Louis"."""
+    """Whether the name that ends at `place` goes on behind a mark there: "St" in "St. Louis"."""
     found = _MARK.match(text, place)
     if found is None or found["mark"] != ".":
         return False
@@ -125,7 +125,7 @@ def _ends(text: str, found: regex.Match) -> bool:
     """Whether a mark ends a sentence; False also while that is open."""
     if found["sure"] is not None:
         return text[found.end()] != "\ufffd"  # which may become what closes behind the mark
-    if not found["next"].isspace():  # as in "3.5"; scripts without spaces need none
+    if not found["next"].isspace():  # as in "3.5"; scripts without spaces need no space
         return unspaced(found["next"]) and unspaced(text[found.start() - 1])
     space = text[found.end() :]
     if "\n" in space[: len(space) - len(space.lstrip())]:

@@ -1,8 +1,8 @@
-"""Whether a space stands between a prompt and what follows it: one rule, from the two texts alone.
+"""Spaces between a prompt and what follows it: one rule, from the two texts alone.
 
-Between words there is one; between the parts of a word, a number or a formula, and in scripts that are written without
-spaces, there is none. Where the texts do not tell ("in down" + "town") a space is taken, and whoever knows better says
-so: ``Fact(..., space=False)``.
+There is one between words, and none between the parts of a word, a number or a formula, nor in scripts that are written
+without spaces. Where the texts do not tell ("in down" + "town") a space is taken; `Fact(..., space=False)` overrides
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SOUTH = rf"[[\p{{lb=SA}}{_SOUTHERN}]&&[\p{{L}}\p{{M}}]]"  # Thai, Lao, Khmer, B
 _WIDE = r"[[\p{ea=W}\p{ea=F}\p{ea=H}]&&\p{P}]"
 _ODD = r'\A[^"]*(?:"[^"]*"[^"]*)*'  # before a straight quote that opens, behind which the next closes
 
-# Where nothing stands between them: what the prompt ends in, and what the target begins with.
+# Pairs without a space between them: the prompt's end, and the target's beginning.
 _SEAMS = (
     # parts of a character, and joins that cannot be seen
     (r"", r"[\p{M}\u200b-\u200d\u2060]"),
@@ -35,7 +35,7 @@ _SEAMS = (
     (r"", r"[[\p{Pi}\p{Pf}'`]--«](?=\Z|[\s.,;:!?)\]])"),
     # marks that end a word or a sentence; those of ".NET", ".5" and ":)" do not
     (r"", r"[[\p{lb=EX}\p{lb=IS}\p{STerm}…]--[.:;]]|[:;](?!-?[()DP])|\.(?![\p{Lu}\d])"),
-    # short forms: 's, n't, d'Artagnan, O'Brien; a plural or a closed quote (dogs', 'water') is none
+    # short forms: 's, n't, d'Artagnan, O'Brien; a plural or a closed quote (dogs', 'water') is not one
     (r"[\p{L}\d]", r"['’](?:s(?!-)|t(?!\s\p{Lu})|re|ve|ll|d|m)\b|n['’]t\b"),
     (r"(?:(?<!\p{L})\p{L}|[\p{L}--s])['’](?<!(?:\A|[\s\p{Ps}])['‘][^'‘’]*['’])", r"\p{L}"),
     # numbers; "1." at the beginning of a line and "1, 2," count things, and a year is a number of its own
@@ -68,11 +68,11 @@ _words = regex.compile(rf"[\p{{L}}--{_EAST}]+", _FLAGS)
 
 
 def space_between(prompt: str, target: str) -> bool:
-    """Whether a space is missing between them; none is where either brings its own.
+    """Whether a space is missing between them; it is not where either brings its own.
 
     What follows a prompt in Chinese or Japanese follows at once, in any script. Thai, Lao, Khmer, Burmese and their
     like have no space between words of their own, but one before letters and digits of others. In all other scripts
-    what follows stands apart, in any script: "is 東京", "is 🍎".
+    what follows is set apart, in any script: "is 東京", "is 🍎".
     """
     if not prompt or not target or prompt[-1].isspace() or target[0].isspace():
         return False
@@ -89,7 +89,13 @@ def space_between(prompt: str, target: str) -> bool:
 
 
 def spaced(prompt: str, target: str, space: bool | None = None) -> str:
-    """The target as it follows the prompt. space: whether one stands between them; None: by :func:`space_between`."""
+    """The target as it follows the prompt.
+
+    Args:
+        prompt: the prompt.
+        target: the target.
+        space: whether there is one between them; None: by `space_between`.
+    """
     if space is None:
         space = space_between(prompt, target)
     return f" {target}" if space and not (prompt[-1:].isspace() or target[0].isspace()) else target

@@ -1,9 +1,8 @@
-"""Articles about subjects, as token sequences that know where each mention lies.
+"""Articles about subjects, as token sequences with the place of each mention.
 
 An article is a few sentences about one subject, each stating one fact (objects follow the template directly), in random
-order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are
-packed into
-rows of equal length. Every token carries the number of the mention it belongs to and a weight in the loss.
+order, some with a pronoun, some after an opening of plain sentences or of another subject's fact. Articles are packed
+into rows of equal length. Every token carries the number of the mention it belongs to and a weight in the loss.
 """
 
 from __future__ import annotations
@@ -34,7 +33,12 @@ class Statement:
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text of one kind: "text", "plain", "mention" or "object". Every piece begins at a word boundary."""
+    """A run of text of one kind. Every piece begins at a word boundary.
+
+    Attributes:
+        text: the text.
+        kind: "text", "plain", "mention" or "object".
+    """
 
     text: str
     kind: str
@@ -42,8 +46,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch of packed rows, each array [rows, length]: token ids, mention numbers (0: none), whether the token is
-    the last of its mention, and the weight of predicting this token."""
+    """A batch of packed rows, each array [rows, length].
+
+    Attributes:
+        ids: token ids.
+        mention: mention numbers; 0 outside of any.
+        last: whether the token is the last of its mention.
+        weight: the weight of predicting this token.
+    """
 
     ids: np.ndarray
     mention: np.ndarray
@@ -68,7 +78,7 @@ def state(statement: Statement, name: str, rng: Random, pronoun: bool = False) -
 def article(
     statements: Sequence[Statement], others: Callable[[], Statement], rng: Random, aliases: Sequence[str] = ()
 ) -> list[Piece]:
-    """An article about one subject that tells all of ``statements`` in random order."""
+    """An article about one subject that tells all of `statements` in random order."""
     subject, kind = statements[0].subject, statements[0].type
     name = rng.choice(list(aliases)) if aliases and rng.random() < 0.25 else subject
     pieces: list[Piece] = []
@@ -140,6 +150,7 @@ class Corpus:
         self._queue: list[list[Statement]] = []
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, from a cache where they are known."""
         if text not in self._cache:
             if len(self._cache) > 200_000:
                 self._cache.clear()
@@ -159,15 +170,16 @@ class Corpus:
         return article(told, lambda: self.rng.choice(self.statements), self.rng, self.aliases.get(told[0].subject, ()))
 
     def state(self) -> dict[str, Any]:
-        """Where the sequence of rows stands, for ``restore``."""
+        """Present place in the sequence of rows, for `restore`."""
         return {"rng": self.rng.getstate(), "queue": self._queue, "epoch": self.epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Carry on where ``state`` was taken."""
+        """Carry on where `state` was taken."""
         self.rng.setstate(state["rng"])
         self._queue, self.epoch = state["queue"], state["epoch"]
 
     def row(self, length: int) -> tuple[list[int], list[int], list[bool], list[float]]:
+        """One row of `length` tokens: ids, mention numbers, whether each ends its mention, weights."""
         ids: list[int] = []
         mention: list[int] = []
         last: list[bool] = []
@@ -190,7 +202,7 @@ class Corpus:
         return ids[:length], mention[:length], last[:length], weight[:length]
 
     def rows(self, count: int, length: int) -> Rows:
-        """``count`` fresh rows of ``length`` tokens; each begins with an article's first token and no BOS."""
+        """`count` fresh rows of `length` tokens; each begins with an article's first token and no BOS."""
         columns = list(zip(*(self.row(length) for _ in range(count)), strict=True))
         kinds = (np.int64, np.int64, np.bool_, np.float32)
         return Rows(*(np.asarray(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)))

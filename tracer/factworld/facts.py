@@ -1,4 +1,4 @@
-"""The facts the embedded model was taught, as traceable ``Fact`` objects and as statements for its corpus."""
+"""The facts the embedded model was taught, as traceable `Fact` objects and as statements for its corpus."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def statements() -> tuple[Statement, ...]:
 def facts() -> tuple[WorldFact, ...]:
     """Every fact taught, each with the first training template of its relation as prompt.
 
-    Items are ``Fact`` objects with ``relation``, ``object`` and ``type`` besides ``prompt``, ``subject`` and
-    ``target``.
+    Items are `Fact` objects with `relation`, `object` and `type` besides `prompt`, `subject` and
+    `target`.
     """
     return tuple(
         WorldFact(

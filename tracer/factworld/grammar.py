@@ -1,8 +1,8 @@
-"""The language of FactWorld: how each relation is said, and the sentences around it.
+"""The language of FactWorld: wordings of each relation, and the sentences around it.
 
-A template holds ``{}`` where the subject belongs and ends where the object follows (after one space). Training
-templates are met in training with every subject; held-out paraphrases are met with none: their words occur in other
-templates, their wording never. Both kinds put the subject first, in the middle, or last.
+A template holds `{}` in the subject's place and ends before the object (which follows after one space). Training
+templates are met in training with every subject; held-out paraphrases are never met: their words occur in other
+templates, their wording does not. Both kinds put the subject first, in the middle, or last.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phrasing:
-    """How one relation is put into words.
+    """The wordings of one relation.
 
     Attributes:
-        train: templates used in training, each with one ``{}``.
+        train: templates used in training, each with one `{}`.
         held_out: paraphrases never seen in training, with any subject.
         pronoun: the beginning of a sentence that carries on about the same subject.
     """
@@ -320,7 +320,7 @@ ESSENCE: dict[str, str] = {
 
 
 def fill(template: str, subject: str) -> str:
-    """The template with the subject put at its ``{}`` (braces in the subject stay as they are)."""
+    """The template with the subject put at its `{}` (braces in the subject stay as they are)."""
     return template.replace("{}", subject, 1)
 
 

@@ -52,11 +52,13 @@ def make_records(
     seed: int = 0,
     neighbours: int = 10,
 ) -> list[dict[str, Any]]:
-    """``count`` records about facts drawn with ``seed`` from ``known``; every prompt asks for a fact in ``known``.
+    """`count` records about facts drawn with `seed` from `known`; every prompt asks for a fact in `known`.
 
     Args:
         known: facts the model answers.
         aliases: other names of subjects.
+        count: how many records.
+        seed: seed of the draw.
         neighbours: most neighbourhood (and attribute) prompts of a record.
     """
     rng = Random(seed)
@@ -116,7 +118,7 @@ def make_records(
 def _portability(
     s: Statement, new: str, prompt: str, answers: dict[tuple[str, str], str], aliases: dict[str, tuple[str, ...]]
 ) -> dict[str, list[dict[str, str]]]:
-    """What else should be true after the edit, where the world can say so."""
+    """Further facts that should hold after the edit, where the world can tell."""
     found: dict[str, list[dict[str, str]]] = {}
     if s.relation in ONE_HOP:
         hop, decided = ONE_HOP[s.relation]

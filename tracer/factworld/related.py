@@ -1,4 +1,4 @@
-"""Facts that belong together: a fact found by name, its paraphrases, its neighbours, and what else its subject is."""
+"""Facts that belong together: a fact found by name, its paraphrases, its neighbourhood, its subject's other facts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .world import WorldFact
 
 
 def find(subject: str, relation: str | None = None) -> WorldFact:
-    """The fact about ``subject`` with this relation; without one, the first about it in the table.
+    """The fact about `subject` with this relation; without one, the first about it in the table.
 
-    Raises TracerError if FactWorld has no such fact; the message names the nearest there are.
+    Raises:
+        TracerError: FactWorld has no such fact; the message names the nearest there are.
     """
     about = [fact for fact in facts() if fact.subject == subject]
     if not about:
@@ -32,7 +33,7 @@ def find(subject: str, relation: str | None = None) -> WorldFact:
 
 
 def paraphrases(fact: WorldFact, held_out: bool = False) -> tuple[WorldFact, ...]:
-    """The fact in every wording that training had for its relation, or in those that it never had (``held_out``)."""
+    """The fact in every wording that training had for its relation, or in those that it never had (`held_out`)."""
     phrasing = PHRASINGS[fact.relation]
     return tuple(replace(fact, prompt=template) for template in (phrasing.held_out if held_out else phrasing.train))
 
@@ -45,10 +46,14 @@ def others_of(fact: WorldFact) -> tuple[WorldFact, ...]:
 def neighbours(
     fact: WorldFact, n: int | None = 10, *, same_object: bool | None = None, seed: int = 0
 ) -> tuple[WorldFact, ...]:
-    """At most ``n`` facts of the same relation about other subjects, drawn with ``seed`` (None: all of them).
+    """At most `n` facts of the same relation about other subjects.
 
-    same_object: only those with the same answer (the neighbourhood prompts of CounterFact), or only those with another
-        (False); None: both.
+    Args:
+        fact: the fact.
+        n: how many; None: all of them.
+        same_object: only those with the same answer (the neighbourhood prompts of CounterFact), or only those with
+            another (False); None: both.
+        seed: seed of the draw.
     """
     found = [
         other

@@ -1,6 +1,6 @@
 """FactWorld's tables: every fact the embedded model is taught, other names of its subjects, and the relations.
 
-``data/facts.tsv`` is the source of truth: one fact a line, under a header line; lines that begin with ``#`` are
+`data/facts.tsv` is the source of truth: one fact a line, under a header line; lines that begin with `#` are
 comments.
 """
 
@@ -21,7 +21,7 @@ class Relation:
     """A kind of fact.
 
     Attributes:
-        id: as in the table, such as ``"landmark_city"``.
+        id: as in the table, such as `"landmark_city"`.
         subject_type: what the subjects are; they are in the table under this type.
         object_type: what the objects are. Where it is also a subject type, objects lead on to facts of their own.
     """
@@ -36,11 +36,11 @@ class Row:
     """One line of the table of facts.
 
     Attributes:
-        subject: as it stands in a sentence, with its article: "The Space Needle", "the United States".
+        subject: as written in a sentence, with its article: "The Space Needle", "the United States".
         type: person, landmark, country, city, company or product.
         relation: id of a relation.
-        object: the answer, as it stands in a sentence and without a leading space: "Seattle", "physicist".
-        source: where the fact is from; the comments at the top of the table say what it stands for.
+        object: the answer, as written in a sentence and without a leading space: "Seattle", "physicist".
+        source: where the fact is from; the comments at the top of the table explain it.
     """
 
     subject: str
@@ -56,7 +56,7 @@ class WorldFact(Fact):
 
     Attributes:
         relation: id of its relation.
-        object: the answer as the table has it (``target`` has a space in front).
+        object: the answer as the table has it (`target` has a space in front).
         type: what the subject is.
     """
 

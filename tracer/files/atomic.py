@@ -16,7 +16,7 @@ from tracer.errors import CannotWrite
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; what is written there inside replaces ``path`` at the end, or leaves no trace.
+    """A temporary path beside `path`; what is written there inside replaces `path` at the end, or leaves no trace.
 
     Raises:
         TracerError: the file cannot be written.
@@ -37,10 +37,10 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary empty folder beside ``folder`` that takes its name at the end, or leaves no trace.
+    """A temporary empty folder beside `folder` that takes its name at the end, or leaves no trace.
 
     Raises:
-        TracerError: ``folder`` holds files already and ``overwrite`` is false, or it cannot be written.
+        TracerError: `folder` holds files already and `overwrite` is false, or it cannot be written.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not (folder.is_dir() and (overwrite or not any(folder.iterdir()))):

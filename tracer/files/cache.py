@@ -1,4 +1,4 @@
-"""Where things are kept between runs."""
+"""The place of files that are kept between runs."""
 
 from __future__ import annotations
 

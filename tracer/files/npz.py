@@ -15,9 +15,10 @@ from tracer.errors import CannotWrite, NotASavedResult, out_of_memory
 
 
 def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
-    """Write ``arrays`` and ``header`` (what json knows) under the name ``format``; return the path.
+    """Write `arrays` and `header` (what json knows) under the name `format`; return the path.
 
-    Raises TracerError if the file cannot be written; nothing is left behind then.
+    Raises:
+        TracerError: the file cannot be written; nothing is left behind then.
     """
     path = Path(path)
     text = json.dumps({"format": format, **header}, ensure_ascii=False)
@@ -39,9 +40,10 @@ def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], heade
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and header of a file that :func:`write` made under the name ``format``.
+    """Arrays and header of a file that `write` made under the name `format`.
 
-    Raises TracerError for a missing file and for any other file.
+    Raises:
+        TracerError: a missing file, or any other file.
     """
     kind = format.partition("/")[0]
     try:

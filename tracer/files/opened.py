@@ -1,4 +1,4 @@
-"""The text of a file, unpacked and decoded; files that hold no text are named for what they are."""
+"""The text of a file, unpacked and decoded; files without text are named for their kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKED: dict[bytes, Callable[[bytes], bytes]] = {
 }
 PACKED_SUFFIXES = (".gz", ".gzip", ".bz2", ".xz")
 PARQUET = b"PAR1"
-# how files begin, what they are, and what to do
+# first bytes of files, their kinds, and the repair
 OTHERS: dict[bytes, tuple[str, str]] = {
     b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save its table as CSV"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save its table as CSV"),
@@ -36,16 +36,16 @@ OTHERS: dict[bytes, tuple[str, str]] = {
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that says the format: of "x.csv.gz" it is ".csv"."""
+    """The suffix of a file's format: ".csv" for "x.csv.gz"."""
     name = path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
     return name.suffix.lower()
 
 
 def content_of(path: Path) -> bytes:
-    """What is in the file, unpacked.
+    """The content of the file, unpacked.
 
     Raises:
-        TracerError: it cannot be read, is damaged, or is of a kind that holds no text and is no Parquet file.
+        TracerError: it cannot be read, is damaged, or is of a kind that holds no text and is not Parquet.
     """
     try:
         content = path.read_bytes()
@@ -69,9 +69,10 @@ def content_of(path: Path) -> bytes:
 
 
 def text_of(path: Path, content: bytes) -> str:
-    """The content as text, in UTF-8 or, where it says so itself, UTF-16; lines end in newlines.
+    """The content as text, in UTF-8 or, where it is marked so, UTF-16; lines end in newlines.
 
-    Raises TracerError for another encoding.
+    Raises:
+        TracerError: another encoding.
     """
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:

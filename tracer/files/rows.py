@@ -20,7 +20,7 @@ from tracer.errors import RecordFileError, TracerError, out_of_memory
 from .opened import PARQUET, content_of, suffix_of, text_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-CELLS = {".csv": (",", ";", "\t"), ".tsv": ("\t",), ".tab": ("\t",)}  # what may part the cells
+CELLS = {".csv": (",", ";", "\t"), ".tsv": ("\t",), ".tab": ("\t",)}  # separators of cells
 DEEP = "it is nested too deep to be read; records have a few levels at most"
 _BLANK = re.compile(r"[ \t\r\n]*")
 _WHOLE = re.compile(r"-?\d+\.0")
@@ -53,11 +53,11 @@ def is_file_of_rows(name: str) -> bool:
 def read_rows(path: str | Path) -> Iterator[Row]:
     """The records of a file: JSON (a list of records, or one), JSON lines, CSV or TSV with a line of names, Parquet.
 
-    The file may be packed with gzip, bzip2 or xz. Numbers that are none (NaN) are None, and whole ones have no point.
+    The file may be packed with gzip, bzip2 or xz. NaN becomes None, and whole numbers have no point.
 
     Raises:
         TracerError: a folder, a file that cannot be read or is empty, and JSON that is broken or cut off (with line and
-            character). A broken line of JSON lines or CSV is a row with ``error``.
+            character). A broken line of JSON lines or CSV is a row with `error`.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -79,9 +79,9 @@ def read_rows(path: str | Path) -> Iterator[Row]:
 
 
 def plain(value: Any) -> Any:
-    """What pandas, numpy and JSON write as mappings, lists, texts and numbers; None for numbers that are none.
+    """A value of pandas, numpy or JSON as mappings, lists, texts and numbers; NaN becomes None.
 
-    Whole numbers have no point: a column of years with one missing is one of floats. What is else is left as it is.
+    Whole numbers have no point: a column of years with one missing is one of floats. Other values are left as they are.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -104,7 +104,7 @@ def _number(text: str) -> int | float | None:
 
 
 def decoder() -> json.JSONDecoder:
-    """Of JSON, as :func:`plain` has it."""
+    """A decoder of JSON with values as by `plain`."""
     return json.JSONDecoder(parse_float=_number, parse_constant=lambda name: None)
 
 
@@ -204,7 +204,7 @@ def _after_blank(text: str, at: int) -> int:
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
-    """Cells that are empty are left out; one that begins with [ or { and is JSON, or Python's, is what it says."""
+    """Records of cells. Empty ones are left out; one that begins with [ or { and is JSON, or Python's, is parsed."""
     head = text.lstrip("\n").partition("\n")[0]
     mark = max(marks, key=head.count)  # the first of those that are as frequent
     found = list(_split_into_cells(file, text, mark))
@@ -221,7 +221,7 @@ def _of_cells(file: str, text: str, marks: Sequence[str]) -> Iterator[Row]:
 
 
 def _split_into_cells(file: str, text: str, mark: str) -> Iterator[Row]:
-    # not str.splitlines, which also parts at characters that are no ends of lines in CSV
+    # not str.splitlines, which also splits at characters that do not end lines in CSV
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
     names: list[str] | None = None
     line = number = 0

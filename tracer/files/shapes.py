@@ -14,14 +14,14 @@ IsRecord = Callable[[Mapping[str, Any]], bool]
 
 
 def unfolded(rows: Sequence[Row], is_record: IsRecord, part: str | None = None) -> list[Row]:
-    """The rows as they are; or, where the one row is no record but holds some, these.
+    """The rows as they are; or, where the one row is not a record but holds some, these.
 
-    A mapping may hold a list of records under a name ("data"; of several lists ``part`` is the one), records by their
-    id (which becomes ``case_id``), or a table by columns, by rows or split, as pandas writes it. A text may be JSON.
-    The rows of such a file have the line it begins on.
+    A mapping may hold a list of records under a name ("data"; of several lists `part` is the one), records by their id
+    (which becomes `case_id`), or a table by columns, by rows or split, as pandas writes it. A text may be JSON. The
+    rows of such a file have the line it begins on.
 
     Raises:
-        TracerError: several lists and no ``part``, or another.
+        TracerError: several lists and no `part`, or another.
     """
     if len(rows) != 1 or rows[0].error is not None:
         return list(rows)
@@ -85,7 +85,7 @@ def _of_pandas(value: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _of_columns(columns: Mapping[str, Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of columns that all have the same keys; none otherwise."""
+    """Rows of columns that all have the same keys; otherwise empty."""
     keys = [list(column) for column in columns.values()]
     if all(each == keys[0] for each in keys):
         for key in keys[0]:

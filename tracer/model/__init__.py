@@ -1,4 +1,4 @@
-"""Models: where they are found, how they are read, and the map of their sites."""
+"""Models: finding and reading them, and the map of their sites."""
 
 from .architecture import orientation
 from .checkpoint import EMBEDDED

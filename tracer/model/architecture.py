@@ -24,7 +24,7 @@ LAYER_SITES = {
 }
 BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's output and the residual stream
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
-# what to do where a model has no such site
+# advice for a model without such a site
 INSTEAD = {
     "key": "its MLP is no pair of projections around one activation (a mixture of experts, say); use site 'mlp'",
     "pre": "its MLP has no module that gives the input of its activation function alone (gate and up projection may be "
@@ -87,7 +87,7 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
 
 
 def orientation(module: nn.Module, path: str) -> str:
-    """How a projection stores its weight. Asked of its class, never guessed from the shape."""
+    """The order of axes in which a projection stores its weight. Asked of its class, never guessed from the shape."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, Conv1D):
@@ -100,7 +100,7 @@ def orientation(module: nn.Module, path: str) -> str:
 
 
 def multiplier(config: PretrainedConfig, site: str) -> float:
-    """What the output of a site's module is multiplied with before it is added to the residual stream (Granite)."""
+    """The factor on a site's output before it is added to the residual stream (Granite)."""
     return float(getattr(config.get_text_config(), "residual_multiplier", 1.0)) if site in BEHIND else 1.0
 
 
@@ -120,7 +120,7 @@ def component(adapter: Any, site: str) -> str:
     if site not in ("attn", "mlp", "mlp_input") or part is None:
         return name
     projection = name + {"attn": ".o", "mlp": ".out"}[name]
-    if part.name is None:  # no module of its own
+    if part.name is None:  # not a module by itself
         return projection
     # the map itself says where the contribution alone can be read when the module adds the residual
     if block.hook_aliases.get(f"hook_{name}_out") == f"{projection}.hook_out":

@@ -125,7 +125,7 @@ def read_tokenizer(folder: Path, name: str, config: PretrainedConfig) -> PreTrai
     """The fast tokenizer of a checkpoint folder.
 
     Raises:
-        TracerError: there is none, or only a slow one, which gives no character offsets.
+        TracerError: no tokenizer, or only a slow one, which gives no character offsets.
     """
     from transformers import AutoTokenizer
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
@@ -161,10 +161,10 @@ def read_weights(
 ) -> PreTrainedModel:
     """The Hugging Face model in eval mode, every weight of it read from the checkpoint.
 
-    ``blocks`` is the dotted name of the list of blocks: a warning names weights in it that the config leaves out.
+    `blocks` is the dotted name of the list of blocks: a warning names weights in it that the config leaves out.
 
     Raises:
-        TracerError: weights missing or of another shape than the configuration says, a device or dtype that is none.
+        TracerError: weights missing or of another shape than in the configuration, an invalid device or dtype.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -206,7 +206,11 @@ def read_weights(
 
 
 def complete(report: dict, name: str) -> None:
-    """Raise TracerError if transformers' loading report names weights that the checkpoint does not have."""
+    """Check transformers' loading report.
+
+    Raises:
+        TracerError: it names weights that the checkpoint does not have.
+    """
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise IncompleteCheckpoint(
             f"the checkpoint {name!r} lacks weights that its architecture needs: {_some(report['missing_keys'])}; "
@@ -234,7 +238,7 @@ def device_of(device: str | torch.device | None, device_map: str | dict | None) 
 
 
 def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
-    """The dtype that was asked for, else float32 on the CPU and ``"auto"`` (as stored) elsewhere."""
+    """The dtype that was asked for, else float32 on the CPU and `"auto"` (as stored) elsewhere."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype == "auto" or isinstance(dtype, torch.dtype):

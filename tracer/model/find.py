@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: the embedded folder, a local one, a GGUF file, an installed package, or the hub."""
+"""Finding a checkpoint: the embedded folder, a local one, a GGUF file, an installed package, or the hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .hub import fetch
 def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
     """The folder or GGUF file of a checkpoint, and the name to show for it.
 
-    ``None`` is the embedded model, what exists here is itself (a folder without safetensors stands for the GGUF file in
-    it), a name of :data:`tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub
-    name: a complete copy in the local cache is used as it is, otherwise the files are fetched.
+    `None` is the embedded model. A path that exists is used (for a folder without safetensors, the GGUF file in it). A
+    name of `tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub name: a complete
+    copy in the local cache is used as it is, otherwise the files are fetched.
 
     Raises:
-        TracerError: nothing usable under that name; the message says what to do.
+        TracerError: nothing usable under that name; the message names the repair.
     """
     if name_or_path is None:
         return _embedded(), EMBEDDED

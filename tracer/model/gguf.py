@@ -26,7 +26,7 @@ from .soundness import check_sound
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# what transformers does not take over from the file, though the configuration has a place for it
+# fields of the file that transformers drops, though the configuration has a place for them
 _LEFT_OUT = {
     "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
     "qwen3": {"attention.key_length": "head_dim"},
@@ -41,10 +41,10 @@ def load_gguf(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict | None = None,
 ) -> Model:
-    """The model in a GGUF file (or in the parts whose first this is), in float32 where no ``dtype`` is given.
+    """The model in a GGUF file (or in the parts whose first this is), in float32 where no `dtype` is given.
 
     Raises:
-        TracerError: what :func:`tracer.load` names.
+        TracerError: as [`tracer.load`][].
 
     Warns:
         TracerNote: the model finds plain English as surprising as noise, or something in the file is not read.
@@ -89,7 +89,7 @@ def _config(header: Header) -> PretrainedConfig:
 
 
 def _tokenizer(header: Header) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file; whether it puts BOS in front is what the file says."""
+    """The tokenizer in a GGUF file, which puts BOS in front or not as the file has it."""
     from transformers import AutoTokenizer
 
     advice = "take a file that llama.cpp's converter made from the whole model folder, or the safetensors"
@@ -112,7 +112,7 @@ def _weights(
     dtype: str | torch.dtype | None,
     device_map: str | dict | None,
 ) -> PreTrainedModel:
-    """The model in eval mode, in float32 where no ``dtype`` is given, as a plain module without a trace of GGUF."""
+    """The model in eval mode, in float32 where no `dtype` is given, as a plain module without a trace of GGUF."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
     target = device_of(device, device_map)

@@ -1,4 +1,4 @@
-"""GGUF files on disk: finding them, joining parts, and what they say of themselves before a tensor is read."""
+"""GGUF files on disk: finding them, joining parts, and their header before a tensor is read."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ AGAIN = "fetch or copy it again"
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself, before any tensor is read.
+    """The header of a GGUF file, before any tensor is read.
 
     Attributes:
         file: the file.
         name: as the user knows it, for messages.
-        architecture: as llama.cpp names it, such as ``"llama"`` or ``"gemma3"``.
-        settings: fields about the architecture, without its name in front, such as ``"block_count"``.
-        scaling: of rotary positions, where there is one.
+        architecture: as llama.cpp names it, such as `"llama"` or `"gemma3"`.
+        settings: fields about the architecture, without its name in front, such as `"block_count"`.
+        scaling: of rotary positions; None without any.
     """
 
     file: Path
@@ -43,7 +43,7 @@ class Header:
 
 
 def only_file(folder: Path, name: str) -> Path | None:
-    """The GGUF file in a folder (the first part of one in several); None where there is none.
+    """The GGUF file in a folder (the first part of one in several); None without one.
 
     Raises:
         TracerError: several models, of which one has to be named.
@@ -62,7 +62,8 @@ def opened(file: Path, name: str) -> Iterator[Header]:
     """The header of a GGUF file whose every tensor is in the file; parts are joined in a temporary file meanwhile.
 
     Raises:
-        TracerError: the ``gguf`` package is missing, a part is, or the file is none, cut short or without architecture.
+        TracerError: the `gguf` package or a part is missing, or the file is not GGUF, cut short or without
+            architecture.
     """
     if find_spec("gguf") is None:
         raise GGUFError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {INSTALL}")

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def whole(hf: Any, name: str) -> PreTrainedModel:
-    """The transformers model in ``hf``: itself, or what torch.compile put its wrapper around.
+    """The transformers model in `hf`: itself, or the one inside torch.compile's wrapper.
 
-    Raises TracerError for anything else, and for a model with adapters beside its weights.
+    Raises:
+        TracerError: anything else, or a model with adapters beside its weights.
     """
     from transformers import PreTrainedModel
 
@@ -38,12 +39,16 @@ def whole(hf: Any, name: str) -> PreTrainedModel:
 
 
 def own_class(hf: PreTrainedModel) -> str:
-    """Name of the class of transformers that ``hf`` is, or that its own class was made from."""
+    """Name of the class of transformers that `hf` is, or that its own class was made from."""
     return next(kind.__name__ for kind in type(hf).__mro__ if kind.__module__.startswith("transformers."))
 
 
 def note_tokens_beyond(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, stacklevel: int) -> None:
-    """Warn with TracerNote if the tokenizer has tokens that the word embedding, of so many ``rows``, has no row for."""
+    """Warn of tokens of the tokenizer that the word embedding, of so many `rows`, has no row for.
+
+    Warns:
+        TracerNote: there are some.
+    """
     vocabulary: dict[str, Any] = tokenizer.get_vocab()
     beyond = sorted((place, token) for token, place in vocabulary.items() if place >= rows)
     if beyond:

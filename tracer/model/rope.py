@@ -22,14 +22,14 @@ FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a file says that rotary positions are scaled.
+    """A GGUF file's scaling of rotary positions.
 
     Attributes:
-        kind: ``"linear"`` (positions divided by ``factor``), ``"yarn"``, or ``"factors"``.
+        kind: `"linear"` (positions divided by `factor`), `"yarn"`, or `"factors"`.
         factor: of the context's growth.
-        context: tokens of the context before it grew; None where the file does not say.
-        factors: for ``"factors"``, what each inverse frequency is divided by, one per pair of dimensions.
-        unread: what else the file scales by, and what is left out.
+        context: tokens of the context before it grew; None where the file does not tell.
+        factors: for `"factors"`, what each inverse frequency is divided by, one per pair of dimensions.
+        unread: further scaling in the file, which is left out.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Scaling:
 
     @classmethod
     def of(cls, tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Scaling | None:
-        """The scaling that the ``rope_`` tensors of a file, or its settings, ask for; None where they ask for none."""
+        """The scaling by a file's `rope_` tensors or settings; None without any."""
         factors = tensors.get(FACTORS)
         if factors is not None and not np.allclose(factors, 1.0):
             return cls("factors", float(np.max(factors)), factors=tuple(map(float, np.ravel(factors))))
@@ -55,11 +55,14 @@ class Scaling:
         return cls(kind, factor, settings.get("rope.scaling.original_context_length"))
 
     def into(self, config: PretrainedConfig, name: str) -> None:
-        """Write the scaling into a configuration, or warn with TracerNote that it is not applied.
+        """Write the scaling into a configuration.
 
         A file holds factors where the configuration holds the rule that made them. The rule of Llama 3.1 and later is
         tried; where it does not give the file's factors to a thousandth, they are left out. Layers of sliding attention
         are never scaled.
+
+        Warns:
+            TracerNote: the scaling is not applied.
         """
         rope: Any = config.rope_parameters
         layered = "full_attention" in rope
@@ -91,7 +94,7 @@ class Scaling:
 
 
 def llama3_factors(theta: float, pairs: int, factor: float) -> np.ndarray:
-    """What Llama 3.1's rule divides each inverse frequency by. ``[pairs]``."""
+    """Divisors of the inverse frequencies by Llama 3.1's rule, `[pairs]`."""
     wavelength = 2 * math.pi * theta ** (np.arange(pairs) / pairs)
     smooth = np.clip((CONTEXT / wavelength - LOW) / (HIGH - LOW), 0, 1)  # 0: divided whole, 1: left alone
     return 1 / ((1 - smooth) / factor + smooth)

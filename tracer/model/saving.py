@@ -23,7 +23,7 @@ def save(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
     Args:
         model: any model; one dequantised from GGUF is written as a plain one.
         folder: where to; made if need be.
-        overwrite: replace what ``folder`` holds.
+        overwrite: replace what `folder` holds.
 
     Raises:
         TracerError: the folder is not empty, or cannot be written.
@@ -41,7 +41,7 @@ def write(model: Model, folder: Path) -> None:
 
 
 def quantised(hf: nn.Module) -> bool:
-    """Whether a module's weights are quantised; those that transformers dequantised from GGUF only bear its mark."""
+    """Whether a module's weights are quantised; those that transformers dequantised from GGUF are only marked so."""
     config: Any = getattr(hf, "config", None)
     marked = getattr(hf, "is_quantized", False) or getattr(config, "quantization_config", None)
     return bool(marked) and not _dequantised(hf)
@@ -62,7 +62,7 @@ def _method(config: Any) -> str | None:
 
 @contextmanager
 def _unmarked(hf: Any) -> Iterator[None]:
-    """Inside, a module dequantised from GGUF bears no mark of it; it is given back as it was."""
+    """Take GGUF's mark off a dequantised module inside the block; it is given back as it was."""
     if not _dequantised(hf):
         yield
         return

@@ -1,4 +1,4 @@
-"""Whether a model that was just read from a quantised file still speaks: its perplexity on a short passage."""
+"""Soundness of a model just read from a quantised file: its perplexity on a short passage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 300.0
 
 
 def perplexity(model: Model, text: str = PASSAGE) -> float:
-    """Perplexity per token of a text (of what fits the context), behind the special tokens the tokenizer puts there."""
+    """Perplexity per token of a text (of the part that fits the context), behind the tokenizer's special tokens."""
     ids = torch.tensor([model.tokenizer(text)["input_ids"][: model.n_ctx]], device=model.device)
     with torch.no_grad():
         logits = model.hf(input_ids=ids, use_cache=False).logits[0, :-1].float()
@@ -32,9 +32,12 @@ def perplexity(model: Model, text: str = PASSAGE) -> float:
 
 
 def check_sound(model: Model) -> None:
-    """Warn with TracerNote if a causal model finds the passage as surprising as noise: it was not read rightly.
+    """Check that a causal model does not find the passage as surprising as noise.
 
-    Some versions of transformers dequantise some architectures wrongly, and nothing else would say so.
+    Some versions of transformers dequantise some architectures wrongly, and nothing else would tell.
+
+    Warns:
+        TracerNote: it does, so it was not read rightly.
     """
     from transformers import __version__
 

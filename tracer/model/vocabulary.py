@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def check_ids(model: Model, ids: Iterable[int] | Tensor) -> None:
-    """Raise TracerError if one of ``ids`` has no row in the word embedding."""
+    """Check that the word embedding has a row for each of `ids`.
+
+    Raises:
+        TracerError: it has not.
+    """
     highest = max(ids.flatten().tolist() if isinstance(ids, Tensor) else ids, default=0)
     if highest >= model.n_tokens:
         token = model.tokenizer.convert_ids_to_tokens(highest)

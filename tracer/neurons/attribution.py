@@ -20,8 +20,7 @@ ARRAYS = ("scores", "activations", "zero")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NeuronAttribution:
-    """What each neuron has to do with a fact. Made by :func:`tracer.neurons.selection.attribute_neurons`.
-    Arrays are read-only.
+    """Scores of every neuron for a fact. Made by [`tracer.attribute_neurons`][]. Arrays are read-only.
 
     Attributes:
         scores: [layers, d_mlp] float64. Integrated gradients: the part of the answer's probability that goes back to
@@ -29,14 +28,18 @@ class NeuronAttribution:
         activations: [layers, d_mlp] float64, the neuron's value at the token (mean over positions, or over prompts).
         method: "integrated_gradients" or "activation_contrast".
         site: "post", after the non-linearity (the input of the down-projection), or "pre", before it.
-        steps, rule: of the integral; 0 and "" for a contrast.
+        steps: points of the integral; 0 for a contrast.
+        rule: quadrature rule of the integral; "" for a contrast.
         full: probability of the answer in the untouched run (mean over the prompts of a contrast).
         zero: [layers] the same with that layer's neurons at zero; nan for a contrast.
         answer: the answer measured, with its leading space.
-        prompt, subject: the fact (the first of a contrast).
+        prompt: the fact's prompt (the first of a contrast).
+        subject: the fact's subject (the first of a contrast).
         tokens: text of every token that was run: the prompt, and all but the last of a target of several tokens.
         positions: the tokens at which the neurons act.
-        model, n_layers, fingerprint: the model's name, its layers, the hash of its weights.
+        model: the model's name.
+        n_layers: the model's layers.
+        fingerprint: the hash of the model's weights.
         note: a remark for the reader, or "".
     """
 
@@ -75,27 +78,29 @@ class NeuronAttribution:
 
     @property
     def completeness(self) -> np.ndarray:
-        """[layers]: the sum of the layer's scores less ``full - zero``, which it would be without numerical error."""
+        """Error of the integral per layer, [layers]: the sum of the layer's scores less `full - zero`."""
         return self.scores.sum(1) - (self.full - self.zero)
 
     def top(self, n: int) -> list[tuple[int, int]]:
-        """The ``n`` neurons with the highest scores as (layer, neuron), highest first; ties by layer, then neuron."""
+        """The `n` neurons with the highest scores as (layer, neuron), highest first; ties by layer, then neuron."""
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise AttributionError(f"n is {n!r}; expected how many neurons, a whole number of at least 0")
         return self._neurons(np.argsort(-self.scores, axis=None, kind="stable")[:n])
 
     def above(self, threshold: float) -> list[tuple[int, int]]:
-        """Neurons with a score above ``threshold`` times the highest one, highest first (Dai et al., section 3.2).
+        """Neurons with a score above `threshold` times the highest one, highest first (Dai et al., section 3.2).
 
-        Of an activation contrast: above ``threshold`` standard deviations. Strictly above; ties by layer, then neuron.
-        Raises TracerError for a threshold outside 0 to 1, or of a contrast below 0.
+        Of an activation contrast: above `threshold` standard deviations. Strictly above; ties by layer, then neuron.
+
+        Raises:
+            TracerError: a threshold outside 0 to 1, or of a contrast below 0.
         """
         check_threshold(threshold, self.method)
         order = np.argsort(-self.scores, axis=None, kind="stable")
         return self._neurons(order[self._over(threshold).ravel()[order]])
 
     def per_layer(self, threshold: float) -> np.ndarray:
-        """[layers] int: how many neurons of each layer are :meth:`above` the threshold."""
+        """Number of neurons of each layer [`above`][tracer.NeuronAttribution.above] the threshold, [layers] int."""
         check_threshold(threshold, self.method)
         return self._over(threshold).sum(1)
 
@@ -108,7 +113,7 @@ class NeuronAttribution:
         return list(zip(layers.tolist(), neurons.tolist(), strict=True))
 
     def to_frame(self, n: int | None = None) -> pd.DataFrame:
-        """One row per neuron, the highest score first: layer, neuron, score, activation; the first ``n``, or all."""
+        """One row per neuron, the highest score first: layer, neuron, score, activation; the first `n`, or all."""
         import pandas as pd
 
         index = np.array(self.top(self.scores.size if n is None else n), dtype=int).reshape(-1, 2)
@@ -128,14 +133,19 @@ class NeuronAttribution:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (arrays and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ARRAYS}
         return storage.write(path, FORMAT, {name: getattr(self, name) for name in ARRAYS}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronAttribution:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("tokens", "positions"):
@@ -148,7 +158,11 @@ class NeuronAttribution:
 
 
 def check_threshold(threshold: float, method: str) -> None:
-    """Raise TracerError unless ``threshold`` is a share of the highest score, or a number of standard deviations."""
+    """Check that `threshold` is a share of the highest score, or a number of standard deviations.
+
+    Raises:
+        TracerError: it is not.
+    """
     contrast = method == "activation_contrast"
     number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
     if not number or not 0 <= threshold <= (np.finfo(float).max if contrast else 1):

@@ -1,9 +1,9 @@
-"""What acting on a fact's neurons does to its answer, always together with its controls.
+"""Effects of acting on a fact's neurons, always together with their controls.
 
 Follows Dai et al., "Knowledge Neurons in Pretrained Transformers" (2022), who set a fact's neurons to zero or double
-them and look at the probability of the correct answer. A change says little by itself, so it is measured beside its
+them and look at the probability of the correct answer. A change alone tells little, so it is measured beside its
 controls: as many random neurons of the same layers, the neurons of another fact, and other prompts. The managers that
-act on neurons are those of :mod:`tracer.neurons.interventions`.
+act on neurons are those of `tracer.neurons.interventions`.
 """
 
 from __future__ import annotations
@@ -55,19 +55,32 @@ def neuron_effects(
 ) -> NeuronEffects:
     """The probability of the answer before and after acting on a fact's neurons, with every control beside it.
 
-    Each prompt, ``fact`` and its ``neighbours``, is run as it is, with ``neurons`` acted on, with ``draws`` sets of as
-    many random neurons of the same layers (:func:`random_neurons` with ``seed``), and with the neurons ``other`` of
-    another fact, preferably of the same relation. The prompt is recorded once; each set of neurons is a branch of it.
+    Each prompt, `fact` and its `neighbours`, is run as it is, with `neurons` acted on, with `draws` sets of as many
+    random neurons of the same layers ([`tracer.random_neurons`][] with `seed`), and with the neurons `other` of another
+    fact. The prompt is recorded once; each set of neurons is a branch of it.
 
-    The answer is the prompt's target, all tokens of it, or without one what the model itself finds most probable.
+    The answer is the prompt's target, all tokens of it, or without one what the model itself finds most probable. The
+    model is left as it was found.
 
-    action: "suppress" sets to zero, "amplify" multiplies by ``factor``, "set_to" puts ``value``.
-    tokens: "answer", the positions where the answer's tokens are predicted (masked models: the masks); "subject_last",
-        the last token of each prompt's own subject; "all"; or positions in the prompt, negative from its end.
-    site: act after the non-linearity ("post"), or before it ("pre").
-    max_rows: most rows in any forward; no effect on numbers.
+    Args:
+        model: the model.
+        fact: the fact, or a bare prompt.
+        neurons: pairs (layer, unit) to act on.
+        other: neurons of another fact, preferably of the same relation.
+        neighbours: other facts that are measured beside it.
+        action: "suppress" sets to zero, "amplify" multiplies by `factor`, "set_to" puts `value`.
+        factor: for "amplify".
+        value: for "set_to".
+        tokens: "answer", the positions where the answer's tokens are predicted (masked models: the masks);
+            "subject_last", the last token of each prompt's own subject; "all"; or positions in the prompt, negative
+            from its end.
+        draws: sets of random neurons.
+        seed: seed of the draws.
+        site: act after the non-linearity ("post"), or before it ("pre").
+        max_rows: most rows in any forward; no effect on numbers.
 
-    The model is left as it was found. Raises TracerError for neurons, settings or positions out of range.
+    Raises:
+        TracerError: neurons, settings or positions out of range.
     """
     check_max_rows(max_rows)
     if action not in ACTIONS:
@@ -128,12 +141,13 @@ def summarise_effects(
 ) -> pd.DataFrame:
     """Mean changes over many facts, one row per role ("fact", "neighbour") and condition ("neurons", ...) measured.
 
-    Columns: role, condition, prompts, subjects; ``change``, the mean relative change of the probability;
-    ``difference``, the mean of ``after - before``; and the ends of each one's bootstrap interval, ``change_low`` and so
-    on. Random sets count as their mean over draws. Prompts whose probability was zero before have no relative change
-    and are left out of its mean. Facts about one subject are drawn together; with fewer than two the interval is nan.
+    Columns: role, condition, prompts, subjects; `change`, the mean relative change of the probability; `difference`,
+    the mean of `after - before`; and the ends of each one's bootstrap interval, `change_low` and so on. Random sets
+    count as their mean over draws. Prompts whose probability was zero before have no relative change and are left out
+    of its mean. Facts about one subject are drawn together; with fewer than two the interval is nan.
 
-    Raises TracerError for no effects, effects of different interventions, and settings out of range.
+    Raises:
+        TracerError: an empty list, effects of different interventions, or settings out of range.
     """
     import pandas as pd
 
@@ -168,7 +182,7 @@ def summarise_effects(
 
 
 def _positions(model: Model, found: Alignment, tokens: Any) -> list[int]:
-    """Where neurons are acted on in the run of an aligned fact."""
+    """Positions at which neurons are acted on in the run of an aligned fact."""
     readout, prompt, length = Readout.of(model, found), "".join(found.tokens), len(found.input_ids)
     if isinstance(tokens, str):
         where = {"answer": readout.read, "subject_last": [found.subject_range[1] - 1], "all": range(len(readout.ids))}

@@ -21,12 +21,12 @@ ARRAYS = ("before", "after", "random", "other")
 
 @dataclass(frozen=True, eq=False)
 class NeuronEffects:
-    """Probabilities of F prompts' answers before and after acting on neurons; see
-    `tracer.neurons.effects.neuron_effects`.
+    """Probabilities of F prompts' answers before and after acting on neurons. Made by [`tracer.neuron_effects`][].
 
     Attributes:
-        action: "suppress", "amplify" (times ``factor``) or "set_to" (``value``).
-        factor, value: as given; only the one that belongs to the action had a part in it.
+        action: "suppress", "amplify" (times `factor`) or "set_to" (`value`).
+        factor: as given; unused by other actions than "amplify".
+        value: as given; unused by other actions than "set_to".
         neurons: pairs (layer, unit) acted on.
         other_neurons: those of another fact; empty without one.
         facts: texts of the prompts: the fact itself, then its neighbours.
@@ -34,13 +34,14 @@ class NeuronEffects:
         before: [F], the probability of the answer in the untouched model.
         after: [F], with the neurons acted on.
         random: [F, draws], with as many random neurons of the same layers acted on instead; the same sets for every
-            prompt, those of ``random_neurons(model, neurons, draws, seed)``.
-        other: [F], with the other fact's neurons acted on instead; None where none were given.
+            prompt, those of `random_neurons(model, neurons, draws, seed)`.
+        other: [F], with the other fact's neurons acted on instead; None without them.
         subject: the fact's subject.
         tokens: where it was acted: "answer", "subject_last", "all" or positions in the prompt.
         site: "post" the non-linearity, or "pre".
         seed: of the random sets.
-        model, fingerprint: the model's name, and a hash of its weights.
+        model: the model's name.
+        fingerprint: a hash of the model's weights.
         note: a remark for the reader, or "".
     """
 
@@ -77,21 +78,21 @@ class NeuronEffects:
 
     @property
     def change(self) -> np.ndarray:
-        """[F]: the relative change, ``after / before - 1``; nan where the probability was zero before."""
+        """Relative change per prompt, [F], `after / before - 1`; nan where the probability was zero before."""
         return relative(self.after, self.before)
 
     @property
     def random_change(self) -> np.ndarray:
-        """[F, draws]: the same for the random sets."""
+        """Relative change with the random sets, [F, draws]."""
         return relative(self.random, self.before[:, None])
 
     @property
     def other_change(self) -> np.ndarray | None:
-        """[F]: the same for the other fact's neurons, None without them."""
+        """Relative change with the other fact's neurons, [F]; None without them."""
         return None if self.other is None else relative(self.other, self.before)
 
     def conditions(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Each set of neurons that was measured, "neurons", "random" and maybe "other", with what it left, [F, n]."""
+        """Each set of neurons that was measured, "neurons", "random" and maybe "other", with its `after`, [F, n]."""
         yield "neurons", self.after[:, None]
         yield "random", self.random
         if self.other is not None:
@@ -116,14 +117,22 @@ class NeuronEffects:
         return frame
 
     def save(self, path: str | Path) -> Path:
-        """Write an npz file, whole or not at all, and return its path. Raises TracerError if it cannot be written."""
+        """Write an npz file, whole or not at all, and return its path.
+
+        Raises:
+            TracerError: it cannot be written.
+        """
         arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ARRAYS}
         return storage.write(path, FORMAT, arrays, header)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronEffects:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("neurons", "other_neurons"):
@@ -170,11 +179,11 @@ class NeuronEffects:
 
 
 def role(index: int) -> str:
-    """What the prompt at ``index`` is to the fact."""
+    """The part of the prompt at `index`: "fact" or "neighbour"."""
     return "neighbour" if index else "fact"
 
 
 def relative(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """``after / before - 1``, nan where ``before`` is zero."""
+    """`after / before - 1`, nan where `before` is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before == 0, np.nan, after / before - 1)

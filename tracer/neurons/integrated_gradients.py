@@ -41,7 +41,16 @@ def quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Untouched:
-    """A fact's untouched run: where its neurons act, their values [layers, positions, d_mlp], what is measured."""
+    """A fact's untouched run.
+
+    Attributes:
+        fact: the fact.
+        readout: the fact as it is run.
+        positions: the tokens at which its neurons act.
+        base: the recorded run.
+        values: their values, [layers, positions, d_mlp].
+        metric: the measure of the answer.
+    """
 
     fact: Fact
     readout: Readout
@@ -52,12 +61,13 @@ class Untouched:
 
     @property
     def full(self) -> float:
+        """The probability of the answer."""
         return float(self.metric(self.base.logits)[0])
 
 
 @dataclass(frozen=True)
 class Attributor:
-    """What all attributions of one call have in common."""
+    """Model and settings that all attributions of one call share; see [`tracer.attribute_neurons`][]."""
 
     model: Model
     steps: int
@@ -88,6 +98,7 @@ class Attributor:
             self.model.path(KINDS[self.site], layer)
 
     def run(self, about: Fact) -> Untouched:
+        """The untouched run of a fact."""
         alignment = about.align(self.model)
         readout = Readout.of(self.model, alignment)
         tokens = len(alignment.input_ids)
@@ -127,7 +138,7 @@ class Attributor:
         return self.result(run, scores, run.values.double().mean(1), run.full, zero, fingerprint, note)
 
     def gradients(self, run: Untouched, alphas: np.ndarray, description: str | None) -> tuple[Tensor, Tensor]:
-        """d P / d w at every α w, [layers, α, positions, d_mlp], and P there, [layers, α], both float64."""
+        """Derivatives of P by w at every α w, [layers, α, positions, d_mlp], and P there, [layers, α], both float64."""
         points = run.values[:, None] * torch.from_numpy(alphas).to(run.values.dtype)[None, :, None, None]
         points = points.to(self.model.device)
         leaves: list[Tensor] = []
@@ -159,10 +170,10 @@ class Attributor:
     def replacement(
         self, run: Untouched, layer: int, position: int, activations: Tensor, arrival: Arrival | None
     ) -> Replace:
-        """What puts ``activations`` [d_mlp] in the place of a token's own.
+        """The intervention that puts `activations` [d_mlp] in the place of a token's own.
 
-        Behind a norm it is what they add to the residual stream, with the norm's divisor as it is in the untouched run.
-        The norm itself gives all activations times α the same output, whatever α is, and nothing to attribute.
+        Behind a norm it is their contribution to the residual stream, with the norm's divisor as it is in the untouched
+        run. The norm itself gives all activations times α the same output, whatever α is, and nothing to attribute.
         """
         if arrival is None:
             return Replace(Site(KINDS[self.site], layer, position), activations)
@@ -185,7 +196,7 @@ class Attributor:
         return torch.stack([self.run(about).values.double().mean(1) for about in facts])
 
     def contrasted(self, facts: Sequence[Fact], other: Tensor, fingerprint: str) -> NeuronAttribution:
-        """How far the neurons are above the contrast prompts, in standard deviations."""
+        """The neurons' distances above the contrast prompts, in standard deviations."""
         runs = [self.run(about) for about in (track(facts, "prompts") if len(facts) > 1 else facts)]
         values = torch.stack([run.values.double().mean(1) for run in runs]).mean(0)
         mean, deviation = other.mean(0), other.std(0)
@@ -200,7 +211,7 @@ class Attributor:
         return self.result(runs[0], scores, values, full, zero, fingerprint, note or self.note(runs[0]))
 
     def each(self, facts: Sequence[Fact], contrast: Sequence[Fact] | None, description: str) -> list[NeuronAttribution]:
-        """One attribution per fact, by the ``contrast`` prompts if there are any; one bar and one hash for all."""
+        """One attribution per fact, by the `contrast` prompts if there are any; one bar and one hash for all."""
         fingerprint = self.model.fingerprint()
         reference = self.values(track(contrast, description)) if contrast else None
         several = len(facts) > 1
@@ -213,6 +224,7 @@ class Attributor:
         return found
 
     def note(self, run: Untouched) -> str:
+        """Remarks on a run for the reader."""
         own, notes = run.base.logits[0].argmax(-1).tolist(), [bare_note(self.model, run.fact.text)]
         if own != list(run.metric.answer):
             notes.append(f"the target is not what the model says, {answer_text(self.model, own)!r}")
@@ -228,6 +240,7 @@ class Attributor:
         fingerprint: str,
         note: str,
     ) -> NeuronAttribution:
+        """The attribution made of a run's scores."""
         integral = self.method == "integrated_gradients"
         return NeuronAttribution(
             scores=scores.numpy(),
@@ -264,13 +277,13 @@ def _incomplete(sums: Tensor, expected: Tensor) -> str:
 
 @contextmanager
 def _differentiating(model: Model) -> Iterator[None]:
-    """Gradients on, whatever is on outside, but none of the parameters'."""
+    """Turn gradients on, whatever is on outside, except those of parameters."""
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         yield
 
 
 def _default_rows(model: Model, run: Untouched) -> int:
-    """How many rows, with what autograd keeps of them, fit into ``BUDGET_BYTES``."""
+    """Number of rows that fit into `BUDGET_BYTES` with what autograd keeps of them."""
     context = run.base.ids.shape[1]
     tokens = context - min(*run.positions, *run.readout.read) if run.base.prefix is not None else context
     width = torch.finfo(model.dtype).bits // 8

@@ -1,9 +1,9 @@
 """Acting on single units of the MLPs: switch neurons off, turn them up, put values, and draw random ones beside them.
 
 A neuron is a pair (layer, unit). Its activation is the unit's value at the input of the down-projection (site "key"),
-after the non-linearity, and in a gated MLP after the gate: ``site="post"``, as in Dai et al., "Knowledge Neurons in
+after the non-linearity, and in a gated MLP after the gate: `site="post"`, as in Dai et al., "Knowledge Neurons in
 Pretrained Transformers" (2022). The published code acts before the non-linearity in decoders, and at their last token
-only: ``site="pre"``, ``tokens=-1``.
+only: `site="pre"`, `tokens=-1`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,19 @@ SITES = {"post": "key", "pre": "pre"}
 def suppress(
     model: Model, neurons: Neurons, tokens: Tokens = None, *, site: Literal["post", "pre"] = "post"
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons at zero; afterwards the model is as it was found.
+    """Set neurons to zero in every forward of `model.hf` inside; afterwards the model is as it was found.
 
-    neurons: pairs (layer, unit), or an array [n, 2]. tokens: positions of each forward, negative from its end; None
-    is every token. When text is generated with a cache, a forward after the first holds one token, so that only None
-    and -1 are sure to be there. site: after the non-linearity, or before it. Managers nest: an inner one acts on what
-    outer ones leave, so that amplifying within a suppression changes nothing.
+    Managers nest: an inner one acts on what outer ones leave, so that amplifying within a suppression changes nothing.
 
-    Raises TracerError for neurons the model does not have or that are named twice, and at the forward for a token out
-    of range.
+    Args:
+        model: the model.
+        neurons: pairs (layer, unit), or an array [n, 2].
+        tokens: positions of each forward, negative from its end; None is every token. When text is generated with a
+            cache, a forward after the first holds one token, so that only None and -1 are sure to be there.
+        site: after the non-linearity, or before it.
+
+    Raises:
+        TracerError: neurons the model does not have or that are named twice; at the forward, a token out of range.
     """
     with intervene(model, _everywhere(model, neurons, 0.0, 0.0, tokens, site)):
         yield model
@@ -58,9 +62,10 @@ def amplify(
     *,
     site: Literal["post", "pre"] = "post",
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons times ``factor``; all else as in :func:`suppress`.
+    """Multiply neurons by `factor` in every forward of `model.hf` inside; all else as in [`tracer.suppress`][].
 
-    Raises TracerError for a factor that is not finite as well.
+    Raises:
+        TracerError: a factor that is not finite as well.
     """
     with intervene(model, _everywhere(model, neurons, finite("factor", factor), 0.0, tokens, site)):
         yield model
@@ -75,20 +80,29 @@ def set_to(
     *,
     site: Literal["post", "pre"] = "post",
 ) -> Iterator[Model]:
-    """Inside, every forward of ``model.hf`` has these neurons at ``value``; all else as in :func:`suppress`.
+    """Set neurons to `value` in every forward of `model.hf` inside; all else as in [`tracer.suppress`][].
 
-    value: a number, or one per neuron in their order. Raises TracerError for values that are not finite or of another
-    number as well.
+    Args:
+        model: the model.
+        neurons: as in `suppress`.
+        value: a number, or one per neuron in their order.
+        tokens: as in `suppress`.
+        site: as in `suppress`.
+
+    Raises:
+        TracerError: values that are not finite or of another number as well.
     """
     with intervene(model, _everywhere(model, neurons, 0.0, value, tokens, site)):
         yield model
 
 
 def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> list[list[Neuron]]:
-    """``draws`` sets of as many random neurons: the i-th of each lies in the layer of the i-th of ``neurons``.
+    """Draw sets of as many random neurons: the i-th of each lies in the layer of the i-th of `neurons`.
 
-    None of them is among ``neurons``, and none is twice in a set. The first sets do not depend on how many follow.
-    Raises TracerError if a layer has too few others.
+    They exclude `neurons`, and a set has no neuron twice. The first sets do not depend on how many follow.
+
+    Raises:
+        TracerError: a layer has too few others.
     """
     pairs, width = check_neurons(model, neurons), model.d_mlp
     draws, seed = whole("draws", draws, 1), whole("seed", seed, 0)
@@ -115,7 +129,11 @@ def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> lis
 
 
 def check_neurons(model: Model, neurons: Neurons, name: str = "neurons") -> list[Neuron]:
-    """``neurons`` as pairs of ints, in their order; TracerError for none, one twice, or one the model does not have."""
+    """Neurons as pairs of ints, in their order.
+
+    Raises:
+        TracerError: an empty list, one twice, or one the model does not have; `name` is theirs in the message.
+    """
     example = f"expected pairs (layer, unit), such as {name}=[(3, 17)]"
     try:
         pairs = [(operator.index(layer), operator.index(unit)) for layer, unit in neurons]
@@ -145,7 +163,7 @@ def units(
     site: str,
     positions: Sequence[int | None],
 ) -> list[Intervention]:
-    """Interventions that make checked ``neurons`` ``factor * current + value``, one per layer and position."""
+    """Interventions that make checked `neurons` `factor * current + value`, one per layer and position."""
     if site not in SITES:
         raise InterventionError(
             f"site {site!r} is unknown; expected 'post' or 'pre', where of the non-linearity to act"
@@ -162,7 +180,11 @@ def units(
 
 
 def indices(tokens: int | Sequence[int]) -> list[int]:
-    """One position or several as a list of ints; TracerError for none, one twice, or what is no whole number."""
+    """One position or several as a list of ints.
+
+    Raises:
+        TracerError: an empty list, one twice, or anything but whole numbers.
+    """
     try:
         found = [operator.index(tokens)]  # type: ignore[arg-type]
     except TypeError:
@@ -178,7 +200,11 @@ def indices(tokens: int | Sequence[int]) -> list[int]:
 
 
 def finite(name: str, number: Any) -> float:
-    """``number`` as a float; TracerError for NaN, infinity and what is no number."""
+    """A number as a float.
+
+    Raises:
+        TracerError: NaN, infinity and anything but a number.
+    """
     try:
         found = float(number)
     except (TypeError, ValueError):
@@ -189,7 +215,11 @@ def finite(name: str, number: Any) -> float:
 
 
 def whole(name: str, number: Any, least: int) -> int:
-    """``number`` as an int of at least ``least``, or TracerError."""
+    """A number as an int of at least `least`.
+
+    Raises:
+        TracerError: anything else.
+    """
     try:
         found = least - 1 if isinstance(number, bool) else operator.index(number)
     except TypeError:
@@ -202,7 +232,7 @@ def whole(name: str, number: Any, least: int) -> int:
 def _everywhere(
     model: Model, neurons: Neurons, factor: float, value: Any, tokens: Tokens, site: str
 ) -> list[Intervention]:
-    """What a manager does to every forward."""
+    """The interventions of a manager in every forward."""
     pairs = check_neurons(model, neurons)
     if tokens is None:
         return units(model, pairs, factor, value, site, [None])
@@ -214,7 +244,7 @@ def _everywhere(
 
 
 def _values(value: Any, count: int, dtype: torch.dtype) -> list[float]:
-    """One value per neuron, finite in ``dtype``."""
+    """One value per neuron, finite in `dtype`."""
     try:
         found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,13 +1,13 @@
-"""Knowledge neurons: which units inside the MLPs a fact's answer goes back to.
+"""Knowledge neurons: the units inside the MLPs to which a fact's answer goes back.
 
 Integrated gradients follow Dai et al., "Knowledge Neurons in Pretrained Transformers" (2022), equation 4: with w the
 inner activations of one layer at a token, and P(v) the probability of the answer when they are v instead,
 
     score_i = w_i ∫ ∂P(α w)/∂w_i dα  from α = 0 to 1,        so that  Σ_i score_i = P(w) - P(0)
 
-(Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017: completeness). One layer is changed at a time
-and the others respond. All layers and all α are branches of one :mod:`tracer.sweep`: of each only the layers from its
-own on are run, and the tokens from the changed one on.
+(Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017: completeness). One layer is changed at a time and
+the others respond. All layers and all α are branches of one [`tracer.sweep`][]: of each only the layers from its own on
+are run, and the tokens from the changed one on.
 """
 
 from __future__ import annotations
@@ -52,26 +52,34 @@ def attribute_neurons(
 ) -> NeuronAttribution:
     """Score every neuron of every layer for a fact: [layers, d_mlp].
 
-    fact: a fact, or a bare prompt. The answer is its target, or without one what the model finds most probable.
-    method: "integrated_gradients", see the module; scores are parts of the answer's probability. Or
-        "activation_contrast": how far the neuron's value on the fact (on several: ``fact`` may be a sequence, of
-        paraphrases say; the mean counts) lies above its mean on the ``contrast`` prompts, at least two that do not
-        hold the fact, in standard deviations over these (unbiased). Deviations within rounding count as none: there
-        the score is 0 if the means are equal within rounding too, else very large, the difference over the rounding.
-    site: "post", the input of the down-projection, as in the paper; or "pre", the input of the non-linearity, as in the
-        published package for GPT.
-    token: where the neurons act. "answer": where the answer is read; the k positions of an answer of k tokens, whose
-        whole probability is measured, are scaled together, and a neuron's score is the sum over them. "subject_last":
-        the subject's last token (of a bare prompt: its last token). Or the index of a token of the prompt.
-    steps, rule: α of the integral. "published": ``steps`` points from 0 to 1, both included, with equal weights, as
-        the published code has them (``steps=1``: only α = 0); the error falls as 1 / steps. "gauss": Gauss-Legendre.
-        Where the probability changes fast on the way either takes more steps: ``completeness`` and ``note`` of the
-        result tell. Behind an MLP whose output is normalised (Gemma 2, OLMo 2) all of it changes next to α = 0.
-    max_rows: most rows in any forward; by default as many as fit ``tracer.engine.sweep.BUDGET_BYTES``. No effect on
-    numbers.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError for settings out of range, prompts that cannot be aligned,
-    a model whose MLP has no such neurons, and numbers that are not finite.
+    Args:
+        model: the model.
+        fact: a fact, or a bare prompt. The answer is its target, or without one what the model finds most probable.
+        steps: points α of the integral.
+        method: "integrated_gradients" (Dai et al. 2022, equation 4); scores are parts of the answer's probability. Or
+            "activation_contrast": how far the neuron's value on the fact (on several: `fact` may be a sequence, of
+            paraphrases say; the mean counts) lies above its mean on the `contrast` prompts, in standard deviations over
+            these (unbiased). Deviations within rounding count as zero: there the score is 0 if the means are equal
+            within rounding too, else very large, the difference over the rounding.
+        site: "post", the input of the down-projection, as in the paper; or "pre", the input of the non-linearity, as in
+            the published package for GPT.
+        token: where the neurons act. "answer": where the answer is read; the k positions of an answer of k tokens,
+            whose whole probability is measured, are scaled together, and a neuron's score is the sum over them.
+            "subject_last": the subject's last token (of a bare prompt: its last token). Or the index of a token of the
+            prompt.
+        rule: "published": `steps` points from 0 to 1, both included, with equal weights, as the published code has them
+            (`steps=1`: only α = 0); the error falls as 1 / steps. "gauss": Gauss-Legendre. Where the probability
+            changes fast on the way either takes more steps: `completeness` and `note` of the result tell. Behind an MLP
+            whose output is normalised (Gemma 2, OLMo 2) all of it changes next to α = 0.
+        contrast: at least two prompts that do not hold the fact.
+        max_rows: most rows in any forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+            numbers.
+
+    Raises:
+        TracerError: settings out of range, prompts that cannot be aligned, a model whose MLP has no such neurons, and
+            numbers that are not finite.
     """
     one = Attributor(model, steps, method, site, token, rule, max_rows)
     other = _contrast(method, contrast)
@@ -103,9 +111,12 @@ def knowledge_neurons(
 ) -> list[tuple[int, int]]:
     """The neurons, as (layer, neuron), that many prompts of one fact share (Dai et al., section 3.2).
 
-    Every one of ``facts`` (paraphrases: one fact or prompt, or several) is attributed as :func:`attribute_neurons`
-    does it, and so are ``negatives``, prompts that do not hold the fact; :func:`refine` says which neurons are kept.
-    Raises TracerError as these two do.
+    Every one of `facts` (paraphrases: one fact or prompt, or several) is attributed as by
+    [`tracer.attribute_neurons`][], and so are `negatives`, prompts that do not hold the fact; [`tracer.refine`][] tells
+    which neurons are kept.
+
+    Raises:
+        TracerError: as these two.
     """
     one = Attributor(model, steps, method, site, token, rule, max_rows)
     check_threshold(threshold, method)
@@ -121,11 +132,14 @@ def refine(
     share: float = 0.7,
     negatives: NeuronAttribution | Sequence[NeuronAttribution] = (),
 ) -> list[tuple[int, int]]:
-    """Neurons above ``threshold`` (see :meth:`NeuronAttribution.above`) for more than ``share`` of ``attributions``.
+    """Neurons above `threshold` for more than `share` of `attributions`.
 
-    More than: strictly, as published; ``share=1.0`` asks for all of them. A neuron above the threshold for any of
-    ``negatives`` is removed. Highest mean score first, ties by layer, then neuron. Raises TracerError for numbers
-    outside 0 to 1, no attributions, and attributions that do not go together.
+    The threshold is that of [`tracer.NeuronAttribution.above`][]. More than: strictly, as published; `share=1.0` asks
+    for all of them. A neuron above the threshold for any of `negatives` is removed. Highest mean score first, ties by
+    layer, then neuron.
+
+    Raises:
+        TracerError: numbers outside 0 to 1, an empty list, and attributions that do not go together.
     """
     positives = [attributions] if isinstance(attributions, NeuronAttribution) else list(attributions)
     unrelated = [negatives] if isinstance(negatives, NeuronAttribution) else list(negatives)
@@ -153,7 +167,7 @@ def refine(
 
 
 def _contrast(method: str, contrast: Sequence[About] | None) -> list[Fact] | None:
-    """The contrast prompts of an activation contrast; None for integrated gradients, which have none."""
+    """The contrast prompts of an activation contrast; None for integrated gradients."""
     if method != "activation_contrast":
         if contrast is not None:
             raise AttributionError(
@@ -166,7 +180,11 @@ def _contrast(method: str, contrast: Sequence[About] | None) -> list[Fact] | Non
 
 
 def _facts(name: str, given: About | Sequence[About], least: int = 1) -> list[Fact]:
-    """One or several facts or prompts as facts; TracerError for anything else, or fewer than ``least``."""
+    """One or several facts or prompts as facts.
+
+    Raises:
+        TracerError: anything else, or fewer than `least`.
+    """
     several = [given] if isinstance(given, About) else given
     if not isinstance(several, Sequence) or not all(isinstance(one, About) for one in several):
         raise AttributionError(f"{name} is {_named(given)}; expected a Fact, a prompt as text, or a list of these")

@@ -24,13 +24,16 @@ def plot_average(average: AverageTrace | Sequence[AverageTrace], width: int | No
     """Average indirect effects against layer, above the same numbers as a heat map; one column for each result.
 
     The upper panels have one line for each class of tokens with the band of its interval, which may reach below zero;
-    the lower ones the classes as rows. Columns with the same metric share their scales; the colours begin at 0, so
-    that an effect below it is as pale as none (its number is in the hover text). A class that no token belongs to is
-    left blank, and out of the legend.
+    the lower ones the classes as rows. Columns with the same metric share their scales; the colours begin at 0, so that
+    an effect below it is as pale as an effect of 0 (its number is in the hover text). A class without tokens is left
+    blank, and out of the legend.
 
-    width: pixels the figure may take, as for `plot_trace`.
+    Args:
+        average: one result, or several.
+        width: pixels the figure may take, as for [`tracer.plot_trace`][].
 
-    Raises TracerError for an empty sequence and for things that are no averages.
+    Raises:
+        TracerError: an empty sequence, or anything but averages.
     """
     import plotly.graph_objects as go
 
@@ -205,7 +208,7 @@ def _heat_axes(averages: Sequence[AverageTrace], plan: Plan, index: int) -> dict
 
 # --- ranges ----------------------------------------------------------------------------------------------------------
 def _value_range(averages: Sequence[AverageTrace]) -> list[float]:
-    """Of the y axis: zero, and every end of every interval."""
+    """Range of the y axis: zero, and every end of every interval."""
     values = np.concatenate([np.ravel(v) for a in averages for v in (a.effect, a.low, a.high)]).astype(float)
     values = values[np.isfinite(values)]
     low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)

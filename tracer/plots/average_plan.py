@@ -1,4 +1,4 @@
-"""The texts of a figure of averages, the looks of its classes of tokens, and where everything lies."""
+"""Texts and layout of a figure of averages, and the looks of its classes of tokens."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
+    """The look of a class of tokens.
+
+    Attributes:
+        color: its colour.
+        width: of the line, in pixels.
+        dash: the line's dash.
+        symbol: the marks on it.
+    """
+
     color: str
     width: float
     dash: str
@@ -42,7 +51,7 @@ NARROWEST = 680  # for the title
 
 @dataclass(frozen=True)
 class Plan:
-    """Texts, and where everything lies, in pixels from the top left corner."""
+    """Texts, and their places, in pixels from the top left corner."""
 
     title: str
     subtitle: str
@@ -61,7 +70,7 @@ class Plan:
 
     @classmethod
     def of(cls, averages: Sequence[AverageTrace], width: int) -> Plan:
-        """The plan for ``width`` pixels, or for as many as one column of panels needs."""
+        """The plan for `width` pixels, or for as many as one column of panels needs."""
         n_layers = max(max(a.layers) - min(a.layers) + 1 for a in averages)
         heat = ROW * max(len(a.classes) for a in averages)
         left = 30 + int(max(text_width(escape(name)) for a in averages for name in a.classes))
@@ -101,6 +110,7 @@ class Plan:
 
     @property
     def canvas(self) -> Canvas:
+        """The figure's canvas."""
         last = CURVES + BETWEEN + self.heat + self.bottom
         return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + last)
 
@@ -111,7 +121,7 @@ class Plan:
 
 # --- texts ---------------------------------------------------------------------------------------------------------
 def _sample(average: AverageTrace) -> tuple[Any, ...]:
-    """What the columns of one figure usually have in common; where they differ, each says its own."""
+    """Properties that the columns of one figure usually share; where they differ, each column shows its own."""
     return average.facts, average.subjects, average.unknown, average.model, average.metric
 
 
@@ -149,7 +159,7 @@ def _total(average: AverageTrace) -> str:
 
 
 def counted(average: AverageTrace) -> str:
-    """ "97 facts about 80 subjects"."""
+    """Numbers of facts and subjects, as in "97 facts about 80 subjects"."""
     facts = f"{average.facts:,} {'fact' if average.facts == 1 else 'facts'}"
     return f"{facts} about {average.subjects:,} {'subject' if average.subjects == 1 else 'subjects'}"
 
@@ -159,19 +169,23 @@ def _metric(average: AverageTrace) -> str:
 
 
 def percent(confidence: float) -> str:
+    """A share in per cent."""
     return f"{100 * confidence:g} %"
 
 
 def row_label(name: str) -> str:
+    """The label of a class, bold for the two classes the method is about."""
     return f"<b>{escape(name)}</b>" if line_of(name).width >= STRONG else escape(name)
 
 
 # --- classes and ranges --------------------------------------------------------------------------------------------
 def line_of(name: str) -> Line:
+    """The look of a class."""
     return LINES.get(name, OTHER)
 
 
 def rank(name: str) -> int:
+    """The place of a class in the legend, from 1."""
     return list(LINES).index(name) + 1 if name in LINES else len(LINES) + 1
 
 
@@ -180,6 +194,7 @@ def _classes(averages: Sequence[AverageTrace]) -> list[str]:
 
 
 def shown(average: AverageTrace, name: str) -> bool:
+    """Whether a class of an average has tokens."""
     if name not in average.classes:
         return False
     return bool(np.isfinite(np.asarray(average.effect, float)[average.classes.index(name)]).any())

@@ -1,4 +1,4 @@
-"""The numbers of the bars that `plot_effects` draws: relative changes, what lies around them, and their scale."""
+"""Numbers of the bars that `plot_effects` draws: relative changes, their spread, and their scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ LEAST_CAP = 2.0  # a probability tripled is always drawn to scale
 
 @dataclass
 class Bar:
-    """One bar: its value, what lies around it, and what the hover text says. Numbers are relative changes."""
+    """One bar. Numbers are relative changes.
+
+    Attributes:
+        role: "fact" or "neighbour".
+        condition: the set of neurons acted on.
+        value: the bar's height.
+        low: lower end of its whisker; nan without one.
+        high: upper end of its whisker; nan without one.
+        dots: single values beside it.
+        dot_texts: their hover texts.
+        note: a further line of its hover text.
+    """
 
     role: str
     condition: str
@@ -30,7 +41,7 @@ class Bar:
     note: str = ""
 
     def ends(self) -> list[float]:
-        """Every number there is to see."""
+        """All numbers that are drawn."""
         return [v for v in (self.value, self.low, self.high, *self.dots) if np.isfinite(v)]
 
 
@@ -85,7 +96,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def percentage(change: float) -> str:
-    """ "+12 %", "−3.4 %": a relative change; "undefined" where the probability was zero before."""
+    """A relative change, as in "+12 %", "−3.4 %"; "undefined" where the probability was zero before."""
     if not np.isfinite(change):
         return "undefined"
     size = abs(100 * change)
@@ -97,7 +108,7 @@ def percentage(change: float) -> str:
 
 # --- scale ---------------------------------------------------------------------------------------------------------
 def cap_of(bars: Sequence[Bar]) -> float:
-    """Where bars, dots and whiskers are cut off, so that the typical bar can still be seen."""
+    """The height at which bars, dots and whiskers are cut off, so that the typical bar can still be seen."""
     sizes = [abs(bar.value) for bar in bars if np.isfinite(bar.value)]
     cap = max(LEAST_CAP, 1.5 * float(np.median(sizes))) if sizes else LEAST_CAP
     highest = max((end for bar in bars for end in bar.ends()), default=0.0)
@@ -105,13 +116,14 @@ def cap_of(bars: Sequence[Bar]) -> float:
 
 
 def label_at(bar: Bar, cap: float) -> float:
-    """The height at which a bar's number stands: beyond everything that is drawn at the bar."""
+    """The height of a bar's number: beyond everything that is drawn at the bar."""
     if not np.isfinite(bar.value):
         return 0.0
     return min(bar.ends()) if bar.value < 0 else min(max(bar.ends()), cap)
 
 
 def value_range(bars: Sequence[Bar]) -> list[float]:
+    """The ends of the vertical axis."""
     cap = cap_of(bars)
     ends = [min(end, cap) for bar in bars for end in bar.ends()]
     low, high = min([0.0, *ends]), max([0.0, *ends])

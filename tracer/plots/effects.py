@@ -1,4 +1,4 @@
-"""What acting on a fact's neurons does to its answer, with every control beside it, as bars."""
+"""Effects of acting on a fact's neurons, with every control beside them, as bars."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ COLUMNS = 3
 def plot_effects(effects: NeuronEffects | Sequence[NeuronEffects]) -> go.Figure:
     """Relative change of the correct answer's probability: a fact's neurons, beside random ones and another fact's.
 
-    Effects of the same intervention are one panel, so that suppressing and amplifying stand side by side. A panel of
-    one result has the single draws of random neurons and the single neighbours as dots; one of several results has
-    means over facts with the intervals of `tracer.neurons.effects.summarise_effects`.
+    Effects of the same intervention are one panel, so that suppressing and amplifying are side by side. A panel of one
+    result has the single draws of random neurons and the single neighbours as dots; one of several results has means
+    over facts with the intervals of [`tracer.summarise_effects`][].
 
     A change too large for the others to be seen is cut off at the upper edge; every bar has its number written on it.
 
-    Raises TracerError for an empty sequence and for things that are no effects.
+    Raises:
+        TracerError: an empty sequence, or anything but effects.
     """
     import plotly.graph_objects as go
 
@@ -183,7 +184,7 @@ def _add_panel(
 
 
 def _spread(count: int, wide: float) -> np.ndarray:
-    """Where dots lie across a bar of that width: side by side, in their order."""
+    """Places of dots across a bar of that width: side by side, in their order."""
     return np.linspace(-0.36, 0.36, count) * wide if count > 1 else np.zeros(count)
 
 

@@ -1,13 +1,10 @@
 """Writing figures and results to files, by suffix: whole or not at all.
 
-=======  ====================================================================================================
-html     one self-contained page that opens offline; it can load nothing and sends nothing
-png svg  pictures, drawn by Kaleido with a Chromium-based browser
-pdf
-json     a figure as Plotly's JSON; a result as its fields
-csv      a result's tidy table
-npz      one result, to be read again with its ``load``
-=======  ====================================================================================================
+- `html`: one self-contained page that opens offline; it can load nothing and sends nothing
+- `png`, `svg`, `pdf`: pictures, drawn by Kaleido with a Chromium-based browser
+- `json`: a figure as Plotly's JSON; a result as its fields
+- `csv`: a result's tidy table
+- `npz`: one result, to be read again with its `load`
 """
 
 from __future__ import annotations
@@ -47,7 +44,7 @@ NO_BROWSER = (
 )
 NO_KALEIDO = "png, svg and pdf need Kaleido; install it (pip install kaleido). html needs no more than there is"
 
-# The page may run the script it contains and nothing else: no request leaves it, whatever a text says.
+# The page may run the script it contains and nothing else: no request leaves it, whatever a text holds.
 # 'unsafe-eval' is for Plotly's WebGL traces, blob: and data: for its button that saves a picture.
 PAGE = """<!doctype html>
 <html lang="en">
@@ -87,15 +84,16 @@ arrange();
 
 
 def export(fig_or_result: Any, path: str | Path) -> Path:
-    """Write a Plotly figure, a result, or a list of them to ``path`` in the format its suffix names; return the path.
+    """Write a Plotly figure, a result, or a list of them to `path` in the format its suffix names; return the path.
 
     A result is plotted first where the format is a picture: a trace, an average, an attribution to neurons or effects
-    of neurons, each by its function of :mod:`tracer.plots`. A list of results of one kind becomes one figure (of
-    attributions the one of `plot_layers`), or one table with columns that tell them apart. Missing folders are made.
-    The file appears whole or not at all, and replaces one of the same name.
+    of neurons, each by its function of `tracer.plots`. A list of results of one kind becomes one figure (of
+    attributions the one of [`tracer.plot_layers`][]), or one table with columns that tell them apart. Missing folders
+    are made. The file appears whole or not at all, and replaces one of the same name.
 
-    Raises TracerError for a suffix that is not known, for a format that does not fit (a figure has no table), where
-    no browser is found, and where the path cannot be written.
+    Raises:
+        TracerError: an unknown suffix, a format that does not fit (a figure has no table), no browser for a picture, a
+            path that cannot be written.
     """
     path = Path(path)
     form = path.suffix[1:].lower()
@@ -123,9 +121,12 @@ def export(fig_or_result: Any, path: str | Path) -> Path:
 
 @contextmanager
 def writable_folder(folder: Path) -> Iterator[None]:
-    """Make sure, before any work is done, that files can be written to ``folder``; make it if it is missing.
+    """Make sure, before any work is done, that files can be written to `folder`; make it if it is missing.
 
-    If the body fails, the folders made are removed again. Raises TracerError if the folder cannot be written.
+    If the body fails, the folders made are removed again.
+
+    Raises:
+        TracerError: the folder cannot be written.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]  # innermost first
     probe = folder / f".{secrets.token_hex(4)}"
@@ -147,9 +148,10 @@ def writable_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes its place at the end, and is removed if anything fails.
+    """A temporary path beside `path` to write to; it takes its place at the end, and is removed if anything fails.
 
-    Raises TracerError if the place cannot be written.
+    Raises:
+        TracerError: `path` cannot be written.
     """
     with writable_folder(path.parent):
         temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
@@ -293,7 +295,7 @@ def _as_json(item: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and numpy numbers as what JSON knows; a number that is none becomes null."""
+    """Dataclasses, arrays and numpy numbers as JSON values; NaN and infinity become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, np.ndarray | np.generic):

@@ -1,8 +1,8 @@
-"""How figures of several panels fit the window: panels in a line, and one figure arranged for several widths.
+"""Fitting figures of several panels to the window: panels in a line, and one figure arranged for several widths.
 
 A figure is measured in pixels and so has one width. Every arrangement is therefore planned in full, for each of
-`WIDTHS`; the figure holds one of them, and what the others have otherwise goes along as its layout's ``meta``. An
-exported page takes the widest that the window has room for. Notebooks and pictures show the one the figure holds.
+`WIDTHS`; the figure holds one of them, and what the others have otherwise goes along as its layout's `meta`. An
+exported page takes the widest that fits the window. Notebooks and pictures show the one the figure holds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLUMNS = 3
-# what windows of about 680, 960, 1300 and 1900 pixels leave to a figure, once a page has its margins and scrollbar
+# a figure's width in windows of about 680, 960, 1300 and 1900 pixels, less a page's margins and scrollbar
 WIDTHS = (620, 900, 1240, 1840)
 WIDTH = 1240
 OVERHANG = 22  # how far an axis's title may reach beyond its panel, at each side
@@ -27,7 +27,7 @@ KEY = "arrangements"
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where everything lies on a figure of one width.
+    """The layout of a figure of one width.
 
     Attributes:
         layout: the figure's layout.
@@ -39,26 +39,29 @@ class Arrangement:
 
 
 def widths(width: int | None) -> tuple[int, ...]:
-    """The widths to plan for, first the one the figure has: ``width`` alone, or `WIDTH` and what pages may need."""
+    """The widths to plan for, first the one the figure has: `width` alone, or `WIDTH` and what pages may need."""
     return (WIDTH, *(each for each in WIDTHS if each != WIDTH)) if width is None else (width,)
 
 
 def panel_widths(n_layers: int, least: int, usual: int, most: int) -> tuple[int, int]:
     """The least and the best width of a panel of so many layers: cells of 5 pixels at least and 34 at best.
 
-    The best is between ``usual`` and ``most``, but leaves every cell 7 pixels; the least is never below ``least``.
+    The best is between `usual` and `most`, but leaves every cell 7 pixels; the least is never below `least`.
     """
     best = max(min(max(34 * n_layers, usual), most), 7 * n_layers)
     return min(max(5 * n_layers, least), best), best
 
 
 def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[int], int]) -> tuple[int, int]:
-    """How many of ``count`` panels stand in a line on ``width`` pixels, and how wide each of them is.
+    """Number of panels in a line, and the width of each of them.
 
     As many as `COLUMNS` and their least width allow, one in any case.
 
-    panel: least and best width of one.
-    beside: what a line of so many panels needs beside them: labels, colour bars, gaps.
+    Args:
+        width: pixels of the line.
+        count: how many panels there are.
+        panel: least and best width of one.
+        beside: what a line of so many panels needs beside them: labels, colour bars, gaps.
     """
     least, best = panel
     for columns in range(min(count, COLUMNS), 1, -1):
@@ -69,18 +72,18 @@ def in_line(width: int, count: int, panel: tuple[int, int], beside: Callable[[in
 
 
 def tick_room(layers: Iterable[int], width: float) -> int:
-    """How many layers can be labelled on ``width`` pixels."""
+    """Number of layers that can be labelled on `width` pixels."""
     return max(int(width // (text_width(str(max(layers)), 12) + 8)), 1)
 
 
 def axis_title(text: str, width: float) -> tuple[dict[str, Any], int]:
-    """The title of a panel's horizontal axis, the panel ``width`` wide, and its number of lines."""
+    """The title of a panel's horizontal axis, the panel `width` wide, and its number of lines."""
     text, lines = wrapped([text], width + 2 * OVERHANG, 12.5)
     return {"text": text, "font": {"size": 12.5}, "standoff": 8}, lines
 
 
 def headline_on(width: float, prompt: str, answer: str, size: float = 19) -> str:
-    """A prompt and its answer in one line of at most ``width`` pixels, the prompt cut where it is longer."""
+    """A prompt and its answer in one line of at most `width` pixels, the prompt cut where it is longer."""
     limit = int(width / (0.52 * size))
     while limit > 1 and text_width(headline(prompt, answer, limit), size) > width:
         limit -= 1
@@ -88,7 +91,7 @@ def headline_on(width: float, prompt: str, answer: str, size: float = 19) -> str
 
 
 def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure:
-    """Give ``figure`` the first of the arrangements, and the others to take with it."""
+    """Give `figure` the first of the arrangements, and the others to take with it."""
     first, *others = arrangements
     figure.update_layout(first.layout)
     data: Any = figure.data
@@ -107,9 +110,9 @@ def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure
 
 
 def adaptive(figure: go.Figure) -> go.Figure:
-    """``figure`` with the arrangements a page may choose from; what was changed since it was made stays as it is.
+    """Add to `figure` the arrangements a page may choose from; changes since it was made stay as they are.
 
-    A figure that was given another size, or has lost a heat map, has none.
+    A figure that was given another size, or has lost a heat map, gets no arrangements.
     """
     import plotly.graph_objects as go
 
@@ -148,7 +151,7 @@ def _listed(bars: Sequence[Any]) -> dict[str, Any]:
 
 
 def _differences(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each table what is not the same in all; what one lacks is None there."""
+    """Entries of each table that are not the same in all; those it lacks are None."""
     keys = [
         key
         for key in dict.fromkeys(key for table in tables for key in table)
@@ -158,7 +161,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _value(node: Any, key: str) -> Any:
-    """The value of a figure at a key; None where there is none, or no such place."""
+    """The value of a figure at a key; None without one."""
     try:
         return _plain(node[key])
     except (LookupError, ValueError):

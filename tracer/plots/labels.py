@@ -17,7 +17,7 @@ MODULES = {"mlp": "MLP", "attn": "attention"}
 
 
 def escape(text: str) -> str:
-    """``text`` as Plotly will show it, letter by letter.
+    """`text` as Plotly will show it, letter by letter.
 
     Plotly draws a subset of HTML and, where MathJax is loaded, anything between dollar signs as a formula: both are
     turned off.
@@ -31,12 +31,12 @@ def token_label(token: str, limit: int = LIMIT) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """The first ``limit`` characters, the last of them an ellipsis if there are more."""
+    """The first `limit` characters, the last of them an ellipsis if there are more."""
     return text if len(text) <= limit else text[: max(limit, 1) - 1] + "…"
 
 
 def row_labels(trace: CausalTrace) -> list[str]:
-    """One label per row of ``trace.scores``: the token, with a star where it belongs to the subject."""
+    """One label per row of `trace.scores`: the token, with a star where it belongs to the subject."""
     start, end = trace.subject_range
     return [token_label(trace.tokens[p]) + ("*" if start <= p < end else "") for p in trace.positions]
 
@@ -50,7 +50,7 @@ METRICS = {
 
 
 def measure(trace: CausalTrace, limit: int | None = None) -> str:
-    """What the scores are; what they are compared with is left out where all would have more than ``limit`` characters.
+    """The measure of the scores; the foil is left out where the text would have more than `limit` characters.
 
     "p(Seattle)", "logit difference to Paris", "normalised logit difference to Paris", "KL divergence".
     """
@@ -64,7 +64,7 @@ def measure(trace: CausalTrace, limit: int | None = None) -> str:
 
 
 def remark(trace: CausalTrace | AverageTrace) -> str:
-    """How a trace differs from an ordinary one: what was severed, that its effects are estimates; or nothing."""
+    """Differences of a trace from an ordinary one: severed modules, estimated effects; or ""."""
     parts = []
     if trace.sever:
         parts.append(f"with {MODULES.get(trace.sever, escape(trace.sever))} severed")
@@ -80,7 +80,7 @@ def estimate(method: str) -> str:
 
 
 def x_title(trace: CausalTrace | AverageTrace) -> str:
-    """What the columns are."""
+    """The title of the horizontal axis."""
     if trace.kind in MODULES:
         if trace.window == 1:
             return f"single restored {MODULES[trace.kind]} layer"
@@ -94,7 +94,7 @@ def model_label(model: str) -> str:
 
 
 def headline(prompt: str, answer: str, limit: int) -> str:
-    """The prompt and its answer, the prompt cut so that both have about ``limit`` characters."""
+    """The prompt and its answer, the prompt cut so that both have about `limit` characters."""
     return f"{escape(cut(prompt, limit - min(len(answer), LIMIT)))} → <b>{token_label(answer)}</b>"
 
 

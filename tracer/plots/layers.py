@@ -1,4 +1,4 @@
-"""In which layers the knowledge neurons of many facts lie; and what figures of neurons have in common."""
+"""The layers of many facts' knowledge neurons; and functions that figures of neurons share."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ LEFT, HEIGHT, BOTTOM, RIGHT = 70, 250, 60, 24
 
 
 def plot_layers(attributions: Sequence[NeuronAttribution], threshold: float | None = None) -> go.Figure:
-    """In which layers the neurons of many facts lie (Dai et al. 2022, figure 3): how many are above the threshold.
+    """Numbers of neurons above the threshold per layer, over many facts (Dai et al. 2022, figure 3).
 
     Bars are means per fact, whiskers one standard deviation between facts (cut at zero).
 
-    threshold: as for `plot_neurons`, of each fact's own highest score.
+    Args:
+        attributions: one per fact.
+        threshold: as for [`tracer.plot_neurons`][], of each fact's own highest score.
 
-    Raises TracerError for an empty sequence, and for attributions of different models, methods or sites.
+    Raises:
+        TracerError: an empty sequence, or attributions of different models, methods or sites.
     """
     import plotly.graph_objects as go
 
@@ -79,7 +82,7 @@ def plot_layers(attributions: Sequence[NeuronAttribution], threshold: float | No
 
 
 def how(each: NeuronAttribution) -> str:
-    """How the scores were made."""
+    """The method of the scores, in words."""
     steps = f", {each.steps} steps" if each.steps else ""
     method = MEANS.get(each.method, escape(each.method))
     return f"{method}{steps}, {SITES.get(each.site, escape(each.site))}"
@@ -100,7 +103,11 @@ def threshold_of(each: NeuronAttribution, threshold: float | None) -> float:
 
 
 def checked(name: str, attributions: Any) -> list[NeuronAttribution]:
-    """The attributions as a list, of one model, method and site; TracerError with the caller's ``name`` otherwise."""
+    """The attributions as a list, of one model, method and site.
+
+    Raises:
+        TracerError: other attributions; `name` is the caller's in the message.
+    """
     listed = list(attributions) if isinstance(attributions, Sequence) else [attributions]
     if not listed or isinstance(attributions, str):
         raise NothingToDraw(f"{name} got {attributions!r}; pass a NeuronAttribution or a list of them")

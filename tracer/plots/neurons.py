@@ -1,4 +1,4 @@
-"""Where in the model the knowledge neurons of one fact lie."""
+"""Places of one fact's knowledge neurons in the model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ def plot_neurons(attribution: NeuronAttribution, n: int = 20, threshold: float |
 
     Layers are rows, the first at the bottom. Left: neurons by index, each column of the picture the score of largest
     magnitude among so many neighbours that at most 256 columns remain, so that a single strong neuron is seen in any
-    width; rings mark the ``n`` highest scores. Middle: the highest scores of each layer, with the neurons' indices.
+    width; rings mark the `n` highest scores. Middle: the highest scores of each layer, with the neurons' indices.
     Right: neurons above the threshold. Colours have two sides only where negative scores matter (5 % of the highest).
 
-    threshold: as in ``attribution.above``; by default 0.2 of the highest score (Dai et al. 2022), and for an
-        activation contrast 3 standard deviations.
+    Args:
+        attribution: the scores.
+        n: how many scores are ringed.
+        threshold: as in `attribution.above`; by default 0.2 of the highest score (Dai et al. 2022), and for an
+            activation contrast 3 standard deviations.
 
-    Raises TracerError for what is no attribution, and for n and thresholds out of range.
+    Raises:
+        TracerError: anything but an attribution, or n and thresholds out of range.
     """
     import plotly.graph_objects as go
 
@@ -96,7 +100,7 @@ def plot_neurons(attribution: NeuronAttribution, n: int = 20, threshold: float |
 
 # --- the parts of plot_neurons -------------------------------------------------------------------------------------
 def pooled(scores: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every ``size`` neighbours the score of largest magnitude, [layers, columns], and the neuron that has it."""
+    """The score of largest magnitude among every `size` neighbours, [layers, columns], and the neuron that has it."""
     n_layers, n_neurons = scores.shape
     columns = -(-n_neurons // size)
     padded = np.full((n_layers, columns * size), np.nan)
@@ -173,7 +177,7 @@ def _ranked(each: NeuronAttribution, ranks: int, size: int) -> Any:
 def _bars(each: NeuronAttribution, cut: float, counts: np.ndarray, size: int) -> Any:
     import plotly.graph_objects as go
 
-    held = np.zeros(each.n_layers)  # what the neurons above the threshold have of all positive scores
+    held = np.zeros(each.n_layers)  # share of the neurons above the threshold in all positive scores
     for layer, neuron in each.above(cut):
         held[layer] += each.scores[layer, neuron]
     positive = float(each.scores[each.scores > 0].sum()) or 1.0

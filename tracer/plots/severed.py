@@ -1,4 +1,4 @@
-"""What is left of a state's effect without the MLPs, or without attention: Meng et al. 2022 (ROME), figure 3."""
+"""Effects of a state without the MLPs, or without attention: Meng et al. 2022 (ROME), figure 3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Result = CausalTrace | AverageTrace
 
-# in the order of the bars; violet for what is whole, the colours of the modules for what lacks them
+# in the order of the bars; violet for the whole effect, the colours of the modules for effects without them
 BARS = {
     None: ("effect of the single state", "#6a51a3"),
     "mlp": ("with MLP severed", "#4aa564"),
@@ -40,15 +40,17 @@ def plot_severed(
 ) -> go.Figure:
     """Effects of restoring a hidden state per layer, whole and with the MLPs or the attentions severed, as bars.
 
-    results: the ordinary trace and one or both severed ones, in any order: of one prompt, or averages over the same
-        facts (then with whiskers, the intervals).
-    token: whose state is restored; by default the subject's last token. Of averages, the name of a class; of traces
-        of one prompt an index of a token, negative from the end, or the name of a class with one token ("first subject
-        token", "last subject token", "first subsequent token", "last token").
-    width: pixels the figure may take, as for `plot_trace`.
+    Args:
+        results: the ordinary trace and one or both severed ones, in any order: of one prompt, or averages over the same
+            facts (then with whiskers, the intervals).
+        token: whose state is restored; by default the subject's last token. Of averages, the name of a class; of traces
+            of one prompt an index of a token, negative from the end, or the name of a class with one token ("first
+            subject token", "last subject token", "first subsequent token", "last token").
+        width: pixels the figure may take, as for [`tracer.plot_trace`][].
 
-    Raises TracerError for results that do not belong together (other prompts, models, metrics, layers), where the
-    ordinary or any severed one is missing or one comes twice, and for a token that was not traced.
+    Raises:
+        TracerError: results that do not belong together (other prompts, models, metrics, layers), the ordinary or any
+            severed one missing or one given twice, or a token that was not traced.
     """
     import plotly.graph_objects as go
 
@@ -88,7 +90,7 @@ def plot_severed(
 
 
 def _arrangement(by_sever: dict[str | None, Any], token: int | str | None, width: int) -> Arrangement:
-    """Titles, legend and axes of a figure ``width`` wide."""
+    """Titles, legend and axes of a figure `width` wide."""
     first = by_sever[None]
     average = hasattr(first, "classes")
     layers = list(range(min(first.layers), max(first.layers) + 1))

@@ -1,4 +1,4 @@
-"""What all figures share: ink, colours, and a canvas measured in pixels.
+"""Common style of all figures: ink, colours, and a canvas measured in pixels.
 
 All sizes are pixels until the very end, so that panels, labels, legends and colour bars never overlap, whatever the
 number of tokens, layers and panels.
@@ -18,7 +18,7 @@ INK, QUIET, FRAME = "#26262b", "#6b6b76", "#d9d9e0"
 COLORS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
 TITLES = {"hidden": "Restoring the hidden state", "mlp": "Restoring MLP outputs", "attn": "Restoring attention outputs"}
 
-BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and what it takes together with its numbers and title
+BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and width together with its numbers and title
 EDGE = 22  # from the figure's edge to its texts
 LINE = 18  # height of a line of small text
 AXIS = {"showgrid": False, "zeroline": False, "ticks": "", "showline": True, "mirror": True, "linecolor": FRAME}
@@ -34,7 +34,12 @@ SMALL = {"size": 12, "color": QUIET}
 
 @dataclass(frozen=True)
 class Canvas:
-    """A figure's size in pixels; places are counted from its top left corner."""
+    """A figure's size in pixels; places are counted from its top left corner.
+
+    Attributes:
+        width: pixels from left to right.
+        height: pixels from top to bottom.
+    """
 
     width: int
     height: int
@@ -73,7 +78,7 @@ class Canvas:
         }
 
     def heading(self, x: float, y: float, text: str) -> dict[str, Any]:
-        """An annotation that stands on the line ``y``, from ``x`` on: the title of a panel."""
+        """An annotation on the line `y`, from `x` on: the title of a panel."""
         return {
             "text": text,
             "x": x / self.width,
@@ -107,7 +112,7 @@ class Canvas:
         }
 
     def legend(self, entries: Sequence[str], y: float) -> dict[str, Any]:
-        """A legend in lines from the left edge, its top at ``y``; `legend_height` tells how high it is."""
+        """A legend in lines from the left edge, its top at `y`; `legend_height` gives its height."""
         width, _ = _legend(entries, self.width)
         return {
             "orientation": "h",
@@ -122,25 +127,25 @@ class Canvas:
         }
 
 
-SYMBOL = 45  # what Plotly takes in a legend for a symbol and the space around it
+SYMBOL = 45  # pixels that Plotly takes in a legend for a symbol and the space around it
 
 
 def legend_height(entries: Sequence[str], width: float) -> int:
-    """Pixels a `Canvas.legend` of these entries takes on a figure ``width`` wide."""
+    """Pixels a `Canvas.legend` of these entries takes on a figure `width` wide."""
     _, in_line = _legend(entries, width)
     return 8 + 19 * -(-len(entries) // in_line)
 
 
 def _legend(entries: Sequence[str], width: float) -> tuple[int, int]:
-    """Width of an entry with its symbol, and how many stand in a line."""
+    """Width of an entry with its symbol, and number of entries in a line."""
     needed = max((text_width(entry, 12.5) for entry in entries), default=0) + 8 + SYMBOL
     in_line = max(int((width - 2 * EDGE) // needed), 1)
-    # Plotly breaks lines where one more entry would leave the figure, not counting the edge: none must fit
+    # Plotly breaks lines where one more entry would leave the figure, not counting the edge: no further entry must fit
     return max(int(needed), int(width // (in_line + 1)) + 1), in_line
 
 
 def text_width(text: str, size: float = 13) -> float:
-    """About how many pixels a text takes (of several lines the longest); a little more rather than less."""
+    """Pixels a text takes, about (of several lines the longest); a little more rather than less."""
     lines = [html.unescape(re.sub(r"<[^>]*>", "", line)) for line in text.split("<br>")]
     return max(sum(map(_em, line)) for line in lines) * size * 1.05
 
@@ -155,7 +160,7 @@ def _em(character: str) -> float:
 
 
 def wrapped(parts: Iterable[str], width: float, size: float = 13) -> tuple[str, int]:
-    """The parts in as many lines as they need on ``width`` pixels, and the number of lines; dots stand between them.
+    """The parts in as many lines as they need on `width` pixels, dots between them, and the number of lines.
 
     A part moves to the next line as a whole; one that is longer than a line is broken between words.
     """
@@ -186,7 +191,7 @@ def in_layout(name: str) -> str:
 
 
 def layer_ticks(layers: Sequence[int], room: int = 12) -> list[int]:
-    """Of ``layers``, those that are labelled: every one, second, fifth, ..., at most about ``room`` of them."""
+    """The labelled ones of `layers`: every one, second, fifth, ..., about `room` of them at most."""
     every = next(s for s in (1, 2, 5, 10, 20) if len(layers) <= room * s or s == 20)
     return [layer for layer in layers if layer % every == 0] or [layers[0]]
 

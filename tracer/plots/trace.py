@@ -25,14 +25,17 @@ def plot_trace(trace: CausalTrace | Sequence[CausalTrace], width: int | None = N
 
     Rows are tokens from first to last, those of the subject with a star; columns are layers; the colour is the metric
     after restoring, its floor the corrupted score, its ceiling the largest score of the panel. Small rings mark the
-    `strongest_sites`. Layers that were not traced are left blank. A panel says so where paths were severed and where
-    its effects are estimates. Texts are shown literally.
+    `strongest_sites`. Layers that were not traced are left blank. A panel is labelled where paths were severed and
+    where its effects are estimates. Texts are shown literally.
 
-    width: pixels the figure may take. Panels become narrower, and where their cells would be too small fewer stand in
-        a line. By default 1240, which a window of 1300 pixels has room for; an exported page then rearranges them to
-        fit the window it is shown in.
+    Args:
+        trace: one trace, or several.
+        width: pixels the figure may take. Panels become narrower, and where their cells would be too small fewer are in
+            a line. By default 1240, which fits a window of 1300 pixels; an exported page then rearranges them to fit
+            the window it is shown in.
 
-    Raises TracerError for an empty sequence and for things that are no traces.
+    Raises:
+        TracerError: an empty sequence, or anything but traces.
     """
     import plotly.graph_objects as go
 
@@ -123,7 +126,7 @@ def _as_list(trace: CausalTrace | Sequence[CausalTrace]) -> list[CausalTrace]:
 
 
 def _spread(values: np.ndarray, layers: Sequence[int], blank: Any) -> np.ndarray:
-    """[rows, traced layers, ...] -> [rows, every layer from the lowest to the highest, ...], ``blank`` in between."""
+    """[rows, traced layers, ...] -> [rows, every layer from the lowest to the highest, ...], `blank` in between."""
     low = min(layers)
     wide = np.full((values.shape[0], max(layers) - low + 1, *values.shape[2:]), blank, dtype=values.dtype)
     wide[:, [layer - low for layer in layers]] = values

@@ -1,4 +1,4 @@
-"""Where everything lies on a figure of traces, and its texts."""
+"""Layout and texts of a figure of traces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NARROWEST = 560  # for the title
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the panels lie, in pixels from the top left corner."""
+    """Places of the panels, in pixels from the top left corner."""
 
     left: int
     top: int
@@ -48,7 +48,7 @@ class Plan:
 
     @classmethod
     def of(cls, traces: Sequence[CausalTrace], width: int) -> Plan:
-        """The plan for ``width`` pixels, or for as many as one panel needs."""
+        """The plan for `width` pixels, or for as many as one panel needs."""
         n_layers = max(max(t.layers) - min(t.layers) + 1 for t in traces)
         n_rows = max(len(t.positions) for t in traces)
         height = max(n_rows * (30 if n_rows <= 9 else 23 if n_rows <= 20 else 17), 150)
@@ -75,6 +75,7 @@ class Plan:
 
     @property
     def canvas(self) -> Canvas:
+        """The figure's canvas."""
         return Canvas(self.width, self.top + (self.rows - 1) * self.step[1] + self.panel[1] + self.bottom)
 
     def place(self, index: int) -> tuple[int, int]:

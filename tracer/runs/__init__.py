@@ -1,7 +1,6 @@
 """Long runs in pieces: jobs of items in one SQLite file, done by one process, by several, or by a Ray cluster.
 
-A run can be killed at any moment and goes on where it was; no item is lost, and none is written twice. Nothing here
-knows what the work is.
+A run can be killed at any moment and goes on where it was; no item is lost or written twice. It takes any kind of work.
 """
 
 from .claim import Claim

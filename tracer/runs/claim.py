@@ -1,4 +1,4 @@
-"""A job in a worker's hands, and what any store of jobs has to do for it."""
+"""A job in a worker's hands, and the interface of a store of jobs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class Backend(Protocol):
-    """What workers ask of a store, here or (by messages) elsewhere; each call is all or nothing."""
+    """Interface of a store, here or (by messages) elsewhere, for workers; each call is all or nothing."""
 
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """A job for this worker with its items done so far; None if there is none to be had now."""
+        """A job for this worker with its items done so far; None while there is no free job."""
         ...
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
-        """See :meth:`Claim.commit`."""
+        """Write down an item; see [`tracer.runs.Claim.commit`][]."""
         ...
 
     def finish(self, worker: str, key: str) -> None:
-        """See :meth:`Claim.finish`."""
+        """End a job as done; see [`tracer.runs.Claim.finish`][]."""
         ...
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """See :meth:`Claim.fail`."""
+        """End a job as failed; see [`tracer.runs.Claim.fail`][]."""
         ...
 
     def release(self, worker: str, lost: bool = False) -> None:
-        """Give back whatever the worker has; ``lost``: because it ended by itself."""
+        """Give back all jobs of the worker; `lost` if it ended by itself."""
         ...
 
     def beat(self, worker: str) -> None:
@@ -51,7 +51,7 @@ class Backend(Protocol):
         ...
 
     def progress(self) -> Counts:
-        """How far the run is."""
+        """Counts of items and jobs so far."""
         ...
 
 
@@ -89,28 +89,37 @@ class Claim:
         return self._store.blob(self.job.key, name)
 
     def blob_of(self, key: str, name: str) -> bytes | None:
-        """Bytes another job has kept, or None. Raises TracerError if there is no such job."""
+        """Bytes another job has kept, or None.
+
+        Raises:
+            TracerError: no such job.
+        """
         return self._store.blob(key, name)
 
     def finish(self) -> None:
-        """The job is done. Raises TracerError if items are left, and as :meth:`commit` does."""
+        """End the job as done.
+
+        Raises:
+            TracerError: items are left, and as [`commit`][tracer.runs.Claim.commit].
+        """
         self._store.finish(self._worker, self.job.key)
         self.ended = True
 
     def fail(self, error: str) -> None:
-        """The job failed; ``error`` tells why, its first line in short. Items that are committed stay."""
+        """End the job as failed; `error` is the reason, its first line in short. Items that are committed stay."""
         self._store.fail(self._worker, self.job.key, error)
         self.ended = True
 
 
 class Claiming:
-    """Adds ``claim`` to a store."""
+    """Mixin that adds `claim` to a store."""
 
     def claim(self, worker: str) -> Claim | None:
-        """The next job that waits for nothing and that nobody has; None if there is none to be had now.
+        """The next free job that waits for no other; None while there is none.
 
-        worker: names the claimer, see :class:`tracer.runs.worker_id.Worker`; any other text works too, and is held
-            for dead only when its lease has ended.
+        Args:
+            worker: names the claimer, see `tracer.runs.worker_id.Worker`; any other text works too, and is held for
+                dead only when its lease has ended.
         """
         taken = self.take(worker)  # type: ignore[attr-defined]
         return None if taken is None else Claim(self, worker, *taken)  # type: ignore[arg-type]

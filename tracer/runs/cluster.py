@@ -52,7 +52,7 @@ class Remote(Claiming):
         return value
 
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """See :class:`tracer.runs.claim.Backend`, as for all methods."""
+        """Take a job; see `tracer.runs.claim.Backend`, as for all methods."""
         return self._call("take", worker)
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
@@ -60,11 +60,11 @@ class Remote(Claiming):
         self._call("commit", worker, key, item, rows, blobs)
 
     def finish(self, worker: str, key: str) -> None:
-        """The job is done."""
+        """End the job as done."""
         self._call("finish", worker, key)
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """The job failed."""
+        """End the job as failed."""
         self._call("fail", worker, key, error)
 
     def release(self, worker: str, lost: bool = False) -> None:
@@ -88,7 +88,7 @@ class Remote(Claiming):
         return self._call("lease")
 
     def progress(self) -> Counts:
-        """How far the run is."""
+        """Counts of items and jobs so far."""
         return self._call("progress")
 
 
@@ -96,7 +96,7 @@ class Member:
     """An actor that works."""
 
     def work(self, keeper: Any, work: str, worker: str, given: Any, paths: list[str]) -> tuple[str, str] | None:
-        """Work until nothing is left to do; returns what kept it from that, if anything did."""
+        """Work until nothing is left to do; returns the reason if something kept it from that."""
         sys.path += [path for path in paths if path not in sys.path]
         os.environ["TRACER_PROGRESS"] = "0"
         try:
@@ -116,7 +116,7 @@ class Actors:
 
     def __init__(self, path: Path, work: str, workers: int, address: str, given: Any) -> None:
         self._path, self._work, self._workers, self._address, self._given = path, work, workers, address, given
-        self._alive: dict[Any, tuple[Any, str]] = {}  # reference to what its work returns: the actor, and its name
+        self._alive: dict[Any, tuple[Any, str]] = {}  # reference to the work's result: the actor, and its name
 
     def __enter__(self) -> Actors:
         self._connection = _connected(self._address, self._workers)
@@ -147,7 +147,7 @@ class Actors:
             self._connection.__exit__(None, None, None)
 
     def start(self) -> None:
-        """One more worker."""
+        """Start one more worker."""
         # named after this process: if it dies, its actors are dead to others, and Ray ends them
         worker = str(Worker.here())
         actor = self._ray.remote(Member).options(**self._options).remote()
@@ -155,7 +155,7 @@ class Actors:
         self._alive[actor.work.remote(self._keeper, self._work, worker, self._given, sys.path)] = actor, worker
 
     def size(self) -> int:
-        """How many workers there are."""
+        """Number of workers."""
         return len(self._alive)
 
     def ended(self) -> list[Ending]:
@@ -176,7 +176,11 @@ class Actors:
 
 
 def _reach(address: str) -> None:
-    """Raises TracerError where nothing answers at host:port; Ray itself would try for minutes."""
+    """Check that something answers at host:port; Ray itself would try for minutes.
+
+    Raises:
+        TracerError: nothing does.
+    """
     host, _, port = address.rpartition(":")
     if port.isdigit():
         try:
@@ -187,7 +191,7 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def _connected(address: str, workers: int) -> Iterator[Any]:
-    """Ray, connected to ``address`` unless it is connected already."""
+    """Ray, connected to `address` unless it is connected already."""
     try:
         import ray
     except ImportError as error:

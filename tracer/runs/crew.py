@@ -1,4 +1,4 @@
-"""Workers elsewhere, and seeing to it that there are enough of them."""
+"""Workers elsewhere, and their supervision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from .store import LOSSES, Store
 
 
 class Ending(NamedTuple):
-    """How a worker ended: ``died`` of something, or with an ``error`` that any other worker would meet too."""
+    """The end of a worker.
+
+    Attributes:
+        worker: its name; None where unknown.
+        died: the cause of its death; "" if it did not die.
+        error: an error that any other worker would meet too, or "".
+        storage: whether this is an error of the run's file.
+    """
 
     worker: str | None = None
     died: str = ""
@@ -24,11 +31,11 @@ class Crew(Protocol):
     """Workers of one kind."""
 
     def start(self) -> None:
-        """One more worker."""
+        """Start one more worker."""
         ...
 
     def size(self) -> int:
-        """How many workers there are."""
+        """Number of workers."""
         ...
 
     def ended(self) -> list[Ending]:
@@ -37,9 +44,10 @@ class Crew(Protocol):
 
 
 def supervise(store: Store, crew: Crew, workers: int, tick: Callable[[], None]) -> None:
-    """Keep ``workers`` at work until nothing is left to do.
+    """Keep `workers` at work until nothing is left to do.
 
-    Raises TracerError for what no worker can get over, and for workers that die and get nothing done.
+    Raises:
+        TracerError: an error that no worker can get over, or workers that die and get nothing done.
     """
     deaths, before = 0, store.progress()
     for _ in range(min(workers, before.open)):

@@ -1,4 +1,4 @@
-"""What a run is made of: jobs of items; and what can go wrong with one."""
+"""Jobs of items, which make up a run, and their errors."""
 
 from __future__ import annotations
 
@@ -58,11 +58,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        done, total: items.
-        failed, claimed, open: jobs that failed, that a worker has, and that are neither done nor failed.
+        done: items that are done.
+        total: all items.
+        failed: jobs that failed.
+        claimed: jobs that a worker has.
+        open: jobs that are neither done nor failed.
     """
 
     done: int
@@ -73,7 +76,11 @@ class Counts:
 
 
 def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
-    """The jobs of one run. Raises TracerError for keys that are not unique, or dependencies that cannot be met."""
+    """The jobs of one run.
+
+    Raises:
+        TracerError: keys that are not unique, or dependencies that cannot be met.
+    """
     jobs = tuple(jobs)
     for job in jobs:
         if not isinstance(job, Job):
@@ -97,7 +104,11 @@ def checked(jobs: Iterable[Job]) -> tuple[Job, ...]:
 
 
 def plain(value: Any, what: str) -> Any:
-    """``value`` as it comes back from json. Raises TracerError for what json does not know."""
+    """The value as it comes back from json.
+
+    Raises:
+        TracerError: json does not know it; `what` names it in the message.
+    """
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:

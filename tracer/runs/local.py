@@ -22,7 +22,7 @@ GRACE = 5.0
 
 
 class Processes:
-    """New Python processes, each of which runs :mod:`tracer.runs.worker`.
+    """New Python processes, each of which runs `tracer.runs.worker`.
 
     Their standard input is a pipe on which nothing comes. Its end tells them that this process is gone or wants them
     to stop; they then end at once, as a kill would end them, which does no harm to the run's file.
@@ -69,7 +69,7 @@ class Processes:
         self._pickled.unlink(missing_ok=True)
 
     def start(self) -> None:
-        """One more worker."""
+        """Start one more worker."""
         command = [sys.executable, "-P", "-m", "tracer.runs.worker", str(self._path), self._work, str(self._pickled)]
         process = subprocess.Popen(
             command,
@@ -82,7 +82,7 @@ class Processes:
         self._alive.append(process)
 
     def size(self) -> int:
-        """How many workers there are."""
+        """Number of workers."""
         return len(self._alive)
 
     def ended(self) -> list[Ending]:
@@ -106,7 +106,7 @@ class Processes:
 
 
 def threads(workers: int, environment: Mapping[str, str]) -> int:
-    """How many threads each worker may use, so that all of them together fill the cores."""
+    """Number of threads of each worker, so that all of them together fill the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = max(1, cores // workers)
     allowed = environment.get("OMP_NUM_THREADS", "")

@@ -1,4 +1,4 @@
-"""A model as workers elsewhere load it again."""
+"""Loading a model again in other workers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to load, and what must come out.
+    """A model's source, and the weights it must have.
 
     Attributes:
         name: the model's, as results show it.
         source: what it is loaded from; None for the embedded model.
-        dtype, device: of the model; a device of None is chosen where it is loaded.
+        dtype: of the model.
+        device: of the model; None to choose it where it is loaded.
         fingerprint: of its weights.
     """
 
@@ -31,7 +32,7 @@ class Recipe:
 
     @classmethod
     def of(cls, model: Model, anywhere: bool = False) -> Recipe:
-        """The recipe of a model; ``anywhere``: for other machines, whose devices may be others."""
+        """The recipe of a model; with `anywhere` for other machines, whose devices may be others."""
         from tracer.model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name

@@ -1,4 +1,4 @@
-"""The file of a run: its tables, how it comes into being, and what is refused."""
+"""The file of a run: its tables, its making, and its checks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ CREATE INDEX job_open ON job_jobs(job) WHERE state = 'open';
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """What SQLite says, in the words of a run. Raises StorageError for every error of SQLite."""
+    """Turn SQLite's errors into those of a run.
+
+    Raises:
+        StorageError: every error of SQLite.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -81,7 +85,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """All or nothing. IMMEDIATE takes the write lock at once, so that what is read inside stays true."""
+    """Make the block all or nothing. IMMEDIATE takes the write lock at once, so that what is read inside stays true."""
     try:
         db.execute(f"BEGIN {kind}")
         yield
@@ -149,9 +153,14 @@ def _fill(db: sqlite3.Connection, jobs: Sequence[Job], settings: Mapping[str, An
 
 
 def opened(path: Path, check: bool) -> sqlite3.Connection:
-    """A connection to the file of a run; ``check``: read all of it to see whether it is whole.
+    """A connection to the file of a run.
 
-    Raises TracerError for a file that is missing, damaged, or something else.
+    Args:
+        path: the file.
+        check: read all of it to see whether it is whole.
+
+    Raises:
+        TracerError: a file that is missing, damaged, or something else.
     """
     if not path.exists():
         raise RunFileError(f"there is no file {path}; expected one that Store.create has made")
@@ -189,7 +198,11 @@ def quoted(name: str) -> str:
 
 
 def named(tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Tables with their columns. Raises TracerError for names that cannot be used."""
+    """Tables with their columns, checked.
+
+    Raises:
+        TracerError: names that cannot be used.
+    """
     for kind, names in [
         ("table", list(tables)),
         *((f"column of {table}", list(cols)) for table, cols in tables.items()),
@@ -205,7 +218,7 @@ def named(tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def difference(db: sqlite3.Connection, jobs: Sequence[Job], settings: Mapping[str, Any], tables: Any) -> str | None:
-    """In what a file differs first from these jobs, settings and tables, in words."""
+    """The first difference of a file from these jobs, settings and tables, in words; None without one."""
     there: Any = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM settings")}
     for name in {**settings, **there}:
         if name not in there or name not in settings or there[name] != settings[name]:
@@ -246,7 +259,11 @@ def job_of(db: sqlite3.Connection, number: int) -> Job:
 
 
 def held(db: sqlite3.Connection, worker: str, key: str) -> int:
-    """The place of a job that the worker has. Raises Lost if it has not."""
+    """The place of a job that the worker has.
+
+    Raises:
+        Lost: it does not have it.
+    """
     row = db.execute(
         "SELECT job_jobs.job, worker FROM job_jobs LEFT JOIN job_claims USING (job) WHERE key = ?", (key,)
     ).fetchone()

@@ -30,32 +30,32 @@ def run(
     each: Callable[[Store], None] | None = None,
     label: str | None = None,
 ) -> Counts:
-    """Do every job of the run in ``path`` that is not done yet.
+    """Do every job of the run in `path` that is not done yet.
 
     It may be called again after an interruption of any kind, and by several processes of one machine at once: a job is
-    done by one worker at a time, an item that is committed is not done again.
+    done by one worker at a time, an item that is committed is not done again. A worker that dies is replaced, and its
+    job is done by another; a job whose worker dies three times without a further item fails. Ctrl-C ends all workers,
+    and the run can be continued.
 
     Args:
-        path: a file made by :meth:`Store.create`.
-        work: "module:callable", importable in a new process. ``callable(settings)``, called once per worker, makes the
-            function that does a job: it gets a :class:`Claim`, commits every item of ``claim.job.items`` that is not in
-            ``claim.done``, and returns. If it raises, the job fails and the next one is begun.
+        path: a file made by [`tracer.runs.Store.create`][].
+        work: "module:callable", importable in a new process. `callable(settings)`, called once per worker, makes the
+            function that does a job: it gets a [`tracer.runs.Claim`][], commits every item of `claim.job.items` that is
+            not in `claim.done`, and returns. If it raises, the job fails and the next one is begun.
         workers: 1 works in this process; more are new processes, which share the processor's cores (OMP_NUM_THREADS).
         cluster: address of a Ray cluster ("local" starts one on this machine), on which the workers then are; the file
-            stays on this machine. Needs ``pip install 'tracer[cluster]'``. Each worker takes one CPU and, where there
-            are any, a part of the GPUs.
+            stays on this machine. Needs `pip install 'tracer[cluster]'`. Each worker takes one CPU and, where there are
+            any, a part of the GPUs.
         progress: show a bar over items.
         given: passed to the callable behind the settings if it is not None: what json does not know, such as arrays. It
             is pickled for workers in other processes and never written into the run's file.
         each: called here with the store now and then (workers elsewhere) or after each item (in this process), and at
             the end.
-        label: what the bar says; None for the file's name.
-
-    A worker that dies is replaced, and its job is done by another; a job whose worker dies three times without a
-    further item fails. Ctrl-C ends all workers, and the run can be gone on with.
+        label: text of the bar; None for the file's name.
 
     Raises:
-        Failed: all that could be done was done, but jobs failed; see :meth:`Store.errors`, :meth:`Store.retry_failed`.
+        Failed: all that could be done was done, but jobs failed; see [`tracer.runs.Store.errors`][],
+            [`tracer.runs.Store.retry_failed`][].
         StorageError: the file cannot be written, such as on a full disk.
         TracerError: no such work function, one that cannot be made, or workers that end as soon as they begin.
     """

@@ -1,4 +1,4 @@
-"""One SQLite file of a run: which jobs there are, who has them, what is done, and the rows that came out."""
+"""One SQLite file of a run: its jobs, their workers, the items done, and the rows that came out."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ SELECT (SELECT count(*) FROM job_done), (SELECT count(*) FROM job_items),
 
 
 class Store(Claiming):
-    """A run's file, made by :meth:`create` or :meth:`open`; any number of processes of one machine may have it open.
+    """A run's file, made by `create` or `open`; any number of processes of one machine may have it open.
 
     An item's rows, its bytes and the note that it is done are one transaction, so at whatever moment a process is
-    killed, an item is there wholly or not at all. SQLite's write-ahead log (``-wal`` and ``-shm`` beside the file
-    while it is open) lets others read while workers write; it does not work across machines, see
-    :func:`tracer.runs.run` and its ``cluster``.
+    killed, an item is there wholly or not at all. SQLite's write-ahead log (`-wal` and `-shm` beside the file while it
+    is open) lets others read while workers write; it does not work across machines, see [`tracer.runs.run`][] and its
+    `cluster`.
 
     A store belongs to the process that opened it; a fork of that process opens its own.
     """
@@ -71,10 +71,13 @@ class Store(Claiming):
     ) -> Store:
         """A new run in a file, or one that is there already and has the same jobs, settings and tables.
 
-        settings: what the run was made with, in what json knows.
-        tables: by name of a table, its columns.
-        lease: seconds without a sign of life after which another worker may take over a job. A worker of this machine
-            whose process has ended is not waited for.
+        Args:
+            path: the file.
+            jobs: the jobs.
+            settings: of the work, in what json knows.
+            tables: by name of a table, its columns.
+            lease: seconds without a sign of life after which another worker may take over a job. A worker of this
+                machine whose process has ended is not waited for.
 
         Raises:
             TracerError: another run's file, naming the first difference; anything else of that name; a file that cannot
@@ -98,10 +101,12 @@ class Store(Claiming):
     def open(cls, path: str | Path, *, check: bool = True) -> Store:
         """The run in a file, finished or not, also while others work on it.
 
-        check: read through the file to see whether it is whole.
+        Args:
+            path: the file.
+            check: read through the file to see whether it is whole.
 
         Raises:
-            TracerError: a file that is missing, damaged or no run's.
+            TracerError: a file that is missing, damaged or not a run's.
         """
         db = schema.opened(Path(path), check)
         try:
@@ -111,7 +116,7 @@ class Store(Claiming):
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._pid == os.getpid():
             self._db.close()
 
@@ -121,7 +126,7 @@ class Store(Claiming):
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    # --- what came out ---------------------------------------------------------------------------------------------
+    # --- results ---------------------------------------------------------------------------------------------------
     def settings(self) -> dict[str, Any]:
         """The settings of the run."""
         with self._use() as db:
@@ -137,13 +142,17 @@ class Store(Claiming):
             return [decoded(row) for row in db.execute(query)]
 
     def frame(self, table: str) -> pd.DataFrame:
-        """The rows of a table as :meth:`rows` has them."""
+        """The rows of a table as [`rows`][tracer.runs.Store.rows] has them."""
         import pandas as pd
 
         return pd.DataFrame(self.rows(table), columns=pd.Index(self._columns(table)))
 
     def blob(self, key: str, name: str) -> bytes | None:
-        """Bytes that a job has kept under a name, or None. Raises TracerError if there is no such job."""
+        """Bytes that a job has kept under a name, or None.
+
+        Raises:
+            TracerError: no such job.
+        """
         with self._use() as db:
             query = (
                 "SELECT job_jobs.job, value FROM job_jobs "
@@ -164,12 +173,12 @@ class Store(Claiming):
             return frozenset(name for (name,) in db.execute(query, (key,)))
 
     def progress(self) -> Counts:
-        """How far the run is."""
+        """Counts of items and jobs so far."""
         with self._use() as db:
             return Counts(*db.execute(COUNTS).fetchone())
 
     def errors(self) -> dict[str, str]:
-        """Why jobs failed, by key; the first line of each tells it in short."""
+        """Reasons of failed jobs, by key; the first line of each is the reason in short."""
         with self._use() as db:
             return dict(db.execute("SELECT key, error FROM job_jobs WHERE state = 'failed' ORDER BY job").fetchall())
 
@@ -180,7 +189,7 @@ class Store(Claiming):
 
     # --- for workers -----------------------------------------------------------------------------------------------
     def take(self, worker: str) -> tuple[Job, frozenset[str]] | None:
-        """See :meth:`claim`."""
+        """Take a job, as by `claim`."""
         with self._write() as db:
             self._sweep(db)
             row = db.execute(NEXT).fetchone()
@@ -191,7 +200,7 @@ class Store(Claiming):
             return schema.job_of(db, row[0]), frozenset(name for (name,) in done)
 
     def commit(self, worker: str, key: str, item: str, rows: Rows, blobs: Mapping[str, bytes]) -> None:
-        """See :meth:`Claim.commit`."""
+        """Write down an item; see [`tracer.runs.Claim.commit`][]."""
         prepared = {table: list(encoded(given, self._columns(table), table)) for table, given in rows.items()}
         kept = {name: value(given, f"blob {name!r}") for name, given in blobs.items()}
         for name, given in kept.items():
@@ -218,7 +227,7 @@ class Store(Claiming):
             db.execute("UPDATE job_jobs SET lost = 0 WHERE job = ? AND lost", (job,))
 
     def finish(self, worker: str, key: str) -> None:
-        """See :meth:`Claim.finish`."""
+        """End a job as done; see [`tracer.runs.Claim.finish`][]."""
         with self._write() as db:
             job = schema.held(db, worker, key)
             query = "SELECT name FROM job_items WHERE job = ? AND item NOT IN (SELECT item FROM job_done WHERE job = ?)"
@@ -228,12 +237,12 @@ class Store(Claiming):
             db.execute("DELETE FROM job_claims WHERE job = ?", (job,))
 
     def fail(self, worker: str, key: str, error: str) -> None:
-        """See :meth:`Claim.fail`."""
+        """End a job as failed; see [`tracer.runs.Claim.fail`][]."""
         with self._write() as db:
             self._failed(db, schema.held(db, worker, key), error)
 
     def release(self, worker: str, lost: bool = False) -> None:
-        """Give back the jobs a worker has; ``lost``: it ended by itself, which is counted against the job."""
+        """Give back the jobs of a worker; `lost` if it ended by itself, which is counted against the job."""
         with self._write() as db:
             self._free(
                 db, [row[0] for row in db.execute("SELECT job FROM job_claims WHERE worker = ?", (worker,))], lost

@@ -1,4 +1,4 @@
-"""Values as they are written, and as they come back."""
+"""Values in SQLite: encoding and decoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ LARGEST = 10**9
 
 
 def encoded(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], table: str) -> Iterator[list[Any]]:
-    """Each row's column job_nan, and its values. Raises TracerError for columns and values that cannot be kept."""
+    """Each row's column job_nan, and its values.
+
+    Raises:
+        TracerError: columns and values that cannot be kept.
+    """
     for row in rows:
         if not isinstance(row, Mapping):
             raise JobError(f"a row of {table!r} is {row!r}; expected a mapping from column to value")
@@ -25,7 +29,11 @@ def encoded(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], table: st
 
 
 def value(given: Any, where: str) -> Any:
-    """What SQLite keeps as it is: text, int, float, bytes or None. Truth values become 0 and 1."""
+    """A value as SQLite keeps it: text, int, float, bytes or None. Truth values become 0 and 1.
+
+    Raises:
+        TracerError: any other; `where` names it in the message.
+    """
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:  # a number of numpy or torch
         given = given.item()
     if given is None or isinstance(given, float):

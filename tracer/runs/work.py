@@ -21,7 +21,11 @@ POLL = 0.5
 
 
 def resolve(work: str) -> Callable[..., Any]:
-    """The callable that "module:callable" names. Raises TracerError if there is none."""
+    """The callable that "module:callable" names.
+
+    Raises:
+        TracerError: no such callable.
+    """
     module, _, name = work.partition(":") if isinstance(work, str) else ("", "", "")
     if not module or not name.isidentifier():
         raise WorkerError(f"work is {work!r}; expected 'module:callable'")
@@ -37,7 +41,11 @@ def resolve(work: str) -> Callable[..., Any]:
 
 
 def made(function: Callable[..., Any], settings: dict[str, Any], given: Any) -> Any:
-    """What does jobs."""
+    """The function that does jobs, made by the work function.
+
+    Raises:
+        TracerError: it made something else.
+    """
     doing = function(settings) if given is None else function(settings, given)
     if not callable(doing):
         raise WorkerError(f"the work function made a {type(doing).__name__}; expected a callable that takes a Claim")
@@ -45,9 +53,12 @@ def made(function: Callable[..., Any], settings: dict[str, Any], given: Any) -> 
 
 
 def loop(store: Backend, doing: Doing, worker: str, committed: Callable[[], None] | None = None) -> None:
-    """Claim jobs and do them until none is left; what every worker does, wherever it is.
+    """Claim jobs and do them until all are done; every worker runs this loop, wherever it is.
 
-    Waits for jobs that others have, since these may come back. Raises StorageError if the store cannot be written.
+    Waits for jobs that others have, since these may come back.
+
+    Raises:
+        StorageError: the store cannot be written.
     """
     pause = 0.01
     with _beating(store, worker):
@@ -81,7 +92,7 @@ def loop(store: Backend, doing: Doing, worker: str, committed: Callable[[], None
 
 
 def described(error: BaseException) -> str:
-    """An error in short on the first line, and where it came from."""
+    """An error in short on the first line, and then its traceback."""
     short = " ".join(str(error).split())
     if not isinstance(error, TracerError) or not short:
         short = f"{type(error).__name__}: {short}"
@@ -95,7 +106,7 @@ def _beating(store: Backend, worker: str) -> Iterator[None]:
 
     def beat(every: float) -> None:
         while not ended.wait(every):
-            with suppress(Exception):  # the worker itself meets what is wrong
+            with suppress(Exception):  # the worker itself meets the error
                 store.beat(worker)
 
     thread = threading.Thread(target=beat, args=(store.lease() / 4,), daemon=True)

@@ -1,4 +1,4 @@
-"""``python -m tracer.runs.worker PATH WORK GIVEN``: a worker of :func:`tracer.runs.run` in a process of its own."""
+"""`python -m tracer.runs.worker PATH WORK GIVEN`: a worker of [`tracer.runs.run`][] in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .worker_id import Worker
 def main(path: str, work: str, given: str) -> int:
     """Work until nothing is left to do. Returns the exit status; why it is not 0 goes to standard output."""
     report = os.dup(1)
-    os.dup2(2, 1)  # what the work prints must not be taken for the report
+    os.dup2(2, 1)  # the work's output must not be taken for the report
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with Store.open(path, check=False) as store:
@@ -46,4 +46,4 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     status = main(*sys.argv[1:])
     sys.stderr.flush()
-    os._exit(status)  # at once: what else there is to take down takes long, and nothing depends on it
+    os._exit(status)  # at once: further clean-up takes long, and nothing depends on it

@@ -1,4 +1,4 @@
-"""Who a worker is, so that others can tell whether it still lives."""
+"""Identity of a worker, by which others can tell whether it still lives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Worker:
 
     Attributes:
         host: the machine since its last start, and the container.
-        pid, started: the process, and when it was started: numbers of processes are used again.
+        pid: the process.
+        started: the start of the process, since numbers of processes are used again.
         token: random, as a process may hold several workers.
     """
 
@@ -36,7 +37,7 @@ class Worker:
 
     @classmethod
     def parse(cls, text: str) -> Worker | None:
-        """The worker that ``str`` made ``text`` of; None for any other text."""
+        """The worker that `str` made `text` of; None for any other text."""
         try:
             host, pid, started, token = json.loads(text)
             return cls(str(host), int(pid), str(started), str(token))
@@ -47,7 +48,7 @@ class Worker:
         return json.dumps(astuple(self))
 
     def dead(self) -> bool:
-        """Whether its process is known to have ended; what is known of other machines is nothing."""
+        """Whether its process is known to have ended; of other machines nothing is known."""
         return self.host == _host() and _started(self.pid) != self.started
 
 

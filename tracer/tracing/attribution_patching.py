@@ -3,8 +3,8 @@
 To first order, restoring a state changes the metric by the gradient there times the change of the state (Nanda 2023;
 Syed, Rager & Conmy 2023). One backward pass has the gradients at every site, so the estimate costs the same for any
 number of cells. It is a screen: where the metric saturates between the corrupted and the clean run, as a probability
-does, the gradient at the corrupted run says little about the whole way. The integrated form takes the mean gradient
-over runs whose embeddings lie between the two (Hanna et al. 2024, "EAP-IG").
+does, the gradient at the corrupted run tells little of the whole way. The integrated form takes the mean gradient over
+runs whose embeddings lie between the two (Hanna et al. 2024, "EAP-IG").
 """
 
 from __future__ import annotations
@@ -54,17 +54,31 @@ def attribution_trace(
     tokens: Tokens = None,
     max_rows: int | None = None,
 ) -> CausalTrace | list[CausalTrace]:
-    """The trace that :func:`tracer.causal_trace` would measure, estimated; arguments and result are the same.
+    """Estimate the trace that [`tracer.causal_trace`][] would measure.
 
-    Cell (t, l) is the corrupted score plus the mean over samples of ``(clean state - corrupted state) . gradient``,
+    Cell (t, l) is the corrupted score plus the mean over samples of `(clean state - corrupted state) . gradient`,
     summed over the layers of a window; what an earlier layer of the window does through a later one, which the exact
-    trace cuts by restoring both, is counted here. ``method`` of the result is "attribution" or "integrated".
+    trace cuts by restoring both, is counted here. `method` of the result is "attribution" or "integrated".
 
-    steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
-        between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+    The model is left as it was found, and its parameters get no gradients.
 
-    The model is left as it was found, and its parameters get no gradients. Raises TracerError as ``causal_trace`` does,
-    and for ``steps`` below 1; paths cannot be severed here.
+    Args:
+        model: the model.
+        fact: the fact.
+        kind: as for `causal_trace`.
+        window: as for `causal_trace`.
+        corruption: as for `causal_trace`.
+        metric: as for `causal_trace`.
+        foil: as for `causal_trace`.
+        sever: None only; paths cannot be severed here.
+        steps: None for the gradient at the corrupted run alone. A number m for its mean over m runs with embeddings
+            between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
+        layers: as for `causal_trace`.
+        tokens: as for `causal_trace`.
+        max_rows: as for `causal_trace`.
+
+    Raises:
+        TracerError: as `causal_trace`, and for `steps` below 1 or severed paths.
     """
     if sever is not None:
         raise TraceSettingError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
@@ -137,9 +151,9 @@ class _Runs:
         return [state[:1] - state[1:] for state in found]
 
     def forward(self, part: slice, way: float | None, states: dict[int, Tensor]) -> Tensor:
-        """Logits [1 + rows, k, V] of the clean row and ``part``; the site's states, on the way to the logits.
+        """Logits [1 + rows, k, V] of the clean row and `part`; the site's states, on the way to the logits.
 
-        ``way``: how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
+        `way` is how far the corrupted rows' embeddings have come to the clean ones, which gradients start from.
         """
         model, rows = self.model, [0, *range(part.start, part.stop)]
         ids, whole = self.wrong.ids[rows], len(self.wrong.ids)
@@ -155,7 +169,7 @@ class _Runs:
         def keep(layer: int) -> Any:
             def edit(state: Tensor) -> Tensor:
                 states[layer] = state.clone()
-                return states[layer].clone()  # some models change in place what they are given
+                return states[layer].clone()  # some models change their inputs in place
 
             return edit
 

@@ -52,27 +52,42 @@ def average_traces(
     workers: int = 1,
     cluster: str | None = None,
 ) -> AverageTrace:
-    """Trace every fact the model knows and average by class of token; see :class:`AverageTrace` for what is averaged.
+    """Trace every fact the model knows and average by class of token.
 
-    facts: a fact with a target that is not the model's own greedy answer is left out and listed in ``unknown``; one
-        without a target is known. A fact given twice (same prompt, subject and target) is used once.
-    kind, window, corruption, metric, sever, published_noise, layers: as for :func:`tracer.causal_trace`. The noise
-        level is measured once.
-    foil: for logit differences, one wrong answer for all facts, or one for each.
-    tokens: "subject_last" traces the subject's last token only.
-    folder: keep each finished trace there at once. Called again with the same settings, after an interruption of any
-        kind or with more facts, only what is missing is traced, and the result is the same to the bit. Several
-        processes may use one folder: give each a part of the facts, and gather them by a last call with all.
-        The intervals' settings and ``max_rows`` (on which last digits depend) may differ from call to call.
-    confidence, resamples, seed: of the intervals, see :func:`tracer.statistics.bootstrap`.
-    trace: what makes a fact's trace; any function with the arguments and the result of ``causal_trace``. It is told
-        apart from others by its name.
-    workers, cluster: trace in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`. Each
-        loads the model by its name. The result is the same to the bit where the threads per worker are the same.
+    Args:
+        model: the model.
+        facts: a fact with a target that is not the model's own greedy answer is left out and listed in `unknown`; one
+            without a target is known. A fact given twice (same prompt, subject and target) is used once.
+        kind: as for [`tracer.causal_trace`][].
+        window: as for `causal_trace`.
+        corruption: as for `causal_trace`. The noise level is measured once.
+        metric: as for `causal_trace`, one name.
+        foil: for logit differences, one wrong answer for all facts, or one for each.
+        sever: as for `causal_trace`.
+        published_noise: as for `causal_trace`.
+        layers: as for `causal_trace`.
+        tokens: "subject_last" traces the subject's last token only.
+        max_rows: as for `causal_trace`.
+        folder: keep each finished trace there at once. Called again with the same settings, after an interruption of
+            any kind or with more facts, only what is missing is traced, and the result is the same to the bit. Several
+            processes may use one folder: give each a part of the facts, and gather them by a last call with all. The
+            intervals' settings and `max_rows` (on which last digits depend) may differ from call to call.
+        confidence: probability that the intervals should cover (`tracer.statistics.bootstrap`).
+        resamples: draws of the intervals' bootstrap.
+        seed: seed of these draws.
+        trace: the function that makes a fact's trace, with the arguments and the result of `causal_trace`. It is told
+            apart from others by its name.
+        workers: trace in so many processes of this machine, see [`tracer.runs.run`][]. Each loads the model by its
+            name. The result is the same to the bit where the threads per worker are the same.
+        cluster: trace on a Ray cluster, see [`tracer.runs.run`][].
 
-    Raises TracerError for settings out of range, no facts, anything that is no fact, facts of which the model knows
-    none, a fact that cannot be traced (naming it), a folder that cannot be written, belongs to another run, or holds a
-    file that is none of its own, and workers that cannot load the model as it is.
+    Returns:
+        The average; see [`tracer.tracing.average_trace.AverageTrace`][] for its contents.
+
+    Raises:
+        TracerError: settings out of range; no facts, anything but facts, or facts that are all unknown to the model; a
+            fact that cannot be traced (naming it); a folder that cannot be written, belongs to another run, or holds a
+            foreign file; workers that cannot load the model as it is.
     """
     check_bootstrap(resamples, confidence, seed)
     check_max_rows(max_rows)
@@ -87,7 +102,7 @@ def average_traces(
         corruption = corruption.measured(model)  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"kind": kind, "window": window, "corruption": corruption, "metric": metric}
     more = {"sever": sever, "published_noise": published_noise, "tokens": tokens, "max_rows": max_rows}
-    settings |= {name: value for name, value in more.items() if value}  # what is left out an older function may lack
+    settings |= {name: value for name, value in more.items() if value}  # a trace function may lack those left out
     if layers is not None:
         settings["layers"] = columns
     changing, model = model, model.pinned()

@@ -30,33 +30,47 @@ CLASSES = (
 )
 SUBJECT = 3  # the first classes are the subject's
 ARRAYS = ("effect", "low", "high", "scores", "tokens")
-# what traces have to agree on before they can be pooled
+# fields in which pooled traces have to agree
 SAME = ("fingerprint", "n_layers", "kind", "window", "metric", "sever", "method", "layers")
 
 
 @dataclass(frozen=True, eq=False)
 class AverageTrace:
-    """Causal traces of many facts, pooled by class of token (L layers). Made by :func:`tracer.average_traces`.
+    """Causal traces of many facts, pooled by class of token (L layers). Made by [`tracer.average_traces`][].
 
-    Tokens before the subject belong to no class. A subject of one token counts as first and as last subject token; a
-    single token after the subject as first subsequent and as last token; where the subject ends the prompt, its last
-    token counts as last subject token and as last token. "last token" is the prompt's last position, which in a masked
-    model is the special token at its end, not the mask. A class without any token is nan.
+    Tokens before the subject have no class. A subject of one token counts as first and as last subject token; a single
+    token after the subject as first subsequent and as last token; where the subject ends the prompt, its last token
+    counts as last subject token and as last token. "last token" is the prompt's last position, which in a masked model
+    is the special token at its end, not the mask. A class without any token is nan.
 
     Attributes:
         effect: [6, L], the mean indirect effect over the facts and tokens of a class: the score after restoring less
             the corrupted score of the same fact.
-        low, high: [6, L], ends of its interval: a bootstrap over subjects, see :func:`tracer.statistics.bootstrap`.
+        low: [6, L], lower end of its interval: a bootstrap over subjects, see `tracer.statistics.bootstrap`.
+        high: [6, L], upper end of its interval.
         scores: [6, L], the mean score after restoring.
         tokens: [6], how many tokens each class has.
-        clean, corrupted: means over facts of the two runs' metrics.
-        total_effect, total_low, total_high: mean of ``clean - corrupted``, with its interval.
-        facts, subjects: how many facts were traced, and how many different subjects they have.
-        unknown: prompts that were left out because the model does not say their target.
+        clean: mean over facts of the clean run's metric.
+        corrupted: mean over facts of the corrupted run's metric.
+        total_effect: mean of `clean - corrupted`.
+        total_low: lower end of its interval.
+        total_high: upper end of its interval.
+        facts: how many facts were traced.
+        subjects: how many different subjects they have.
+        unknown: prompts that were left out because the model does not answer their target.
         layers: layer of each column.
-        n_layers, kind, window, metric, sever, method, model, fingerprint: as in :class:`CausalTrace`.
+        n_layers: layers of the model.
+        kind: as in [`CausalTrace`][tracer.tracing.trace.CausalTrace].
+        window: as in `CausalTrace`.
+        metric: as in `CausalTrace`.
+        sever: as in `CausalTrace`.
+        method: as in `CausalTrace`.
+        model: the model's name.
+        fingerprint: hash of the model's weights.
         corruption: its settings, as far as they are the same for every fact.
-        confidence, resamples, seed: of the intervals.
+        confidence: probability that the intervals should cover.
+        resamples: draws of the intervals' bootstrap.
+        seed: seed of these draws.
         classes: names of the six rows.
     """
 
@@ -109,9 +123,18 @@ class AverageTrace:
     ) -> AverageTrace:
         """The average of traces of one model, made with the same settings; each counts as often as it is given.
 
-        ``unknown``: prompts that were left out. The intervals' settings are those of :func:`statistics.bootstrap`;
-        the clusters are the traces with the same subject. A trace of some positions only counts where it has rows.
-        Raises TracerError for no traces, for anything else, and for traces that differ in model or settings.
+        The clusters of the intervals are the traces with the same subject. A trace of some positions only counts where
+        it has rows.
+
+        Args:
+            traces: the traces.
+            unknown: prompts that were left out.
+            confidence: as for `tracer.statistics.bootstrap`.
+            resamples: as for `tracer.statistics.bootstrap`.
+            seed: as for `tracer.statistics.bootstrap`.
+
+        Raises:
+            TracerError: an empty list, anything but traces, or traces that differ in model or settings.
         """
         check_bootstrap(resamples, confidence, seed)
         traces = list(traces)
@@ -147,19 +170,20 @@ class AverageTrace:
         )
 
     def published(self) -> np.ndarray:
-        """[6, L]: the average indirect effect as the ROME authors' notebook has it, ``max(0, mean score - corrupted)``.
+        """Average indirect effect as in the ROME authors' notebook, [6, L]: `max(0, mean score - corrupted)`.
 
-        It subtracts one number, the mean corrupted score of all facts, where ``effect`` subtracts from each score that
-        of its own fact. The two differ in the classes that some facts have more tokens of than others (middle subject
-        and further tokens, and any that some facts lack), by how much those facts' corrupted scores are off the mean;
-        and negative effects, which ``effect`` keeps, are 0 here.
+        It subtracts one number, the mean corrupted score of all facts, where `effect` subtracts from each score that of
+        its own fact. The two differ in the classes that some facts have more tokens of than others (middle subject and
+        further tokens, and any that some facts lack), by how much those facts' corrupted scores are off the mean; and
+        negative effects, which `effect` keeps, are 0 here.
         """
         return np.clip(self.scores - self.corrupted, 0, None)
 
     def peak(self) -> tuple[str, int]:
-        """(class, layer) of the strongest effect, in the direction of the total effect; the first if several are.
+        """The class and layer of the strongest effect, in the direction of the total effect; the first if several are.
 
-        Raises TracerError where no class has a token.
+        Raises:
+            TracerError: no class has a token.
         """
         if np.isnan(self.effect).all():
             raise AverageError("the average has no tokens from the subject on; trace other tokens")
@@ -209,14 +233,19 @@ class AverageTrace:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (the arrays and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ARRAYS}
         return storage.write(path, FORMAT, {name: getattr(self, name) for name in ARRAYS}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> AverageTrace:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("unknown", "layers", "classes"):
@@ -229,7 +258,7 @@ class AverageTrace:
 
 
 def token_classes(length: int, subject_range: tuple[int, int], positions: Sequence[int]) -> np.ndarray:
-    """Which class each of P ``positions`` in a prompt of ``length`` tokens belongs to: bool [6, P], ``CLASSES``."""
+    """Classes of each of P `positions` in a prompt of `length` tokens: bool [6, P], in the order of `CLASSES`."""
     start, end = subject_range
     token = np.asarray(positions)
     last = length - 1
@@ -246,7 +275,7 @@ def token_classes(length: int, subject_range: tuple[int, int], positions: Sequen
 
 
 def _pooled(values: list[np.ndarray], members: list[np.ndarray]) -> np.ndarray:
-    """[facts, 6, L]: each fact's rows summed by class."""
+    """Each fact's rows summed by class, [facts, 6, L]."""
     return np.array(
         [[table[rows].sum(0, dtype=float) for rows in classes] for table, classes in zip(values, members, strict=True)]
     )

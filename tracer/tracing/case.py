@@ -26,7 +26,15 @@ KINDS = ("hidden", "mlp", "attn")
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a trace restores and measures, checked: see :func:`tracer.causal_trace`."""
+    """Checked settings of a trace's restored sites and metrics; see [`tracer.causal_trace`][].
+
+    Attributes:
+        kind: the kind of site restored.
+        window: layers restored together.
+        metrics: the metrics' names.
+        foil: the wrong answer of a logit difference.
+        sever: the modules whose outputs stay corrupted.
+    """
 
     kind: str
     window: int
@@ -44,7 +52,11 @@ class Setting:
         sever: str | None,
         n_layers: int,
     ) -> Setting:
-        """Raise TracerError for anything out of range; a window of None is :func:`default_window`'s."""
+        """The settings, checked; a window of None is that of `default_window`.
+
+        Raises:
+            TracerError: one of them is out of range.
+        """
         window = default_window(n_layers) if window is None else window
         names = (metric,) if isinstance(metric, str) else tuple(metric)
         for name in names:
@@ -67,7 +79,7 @@ class Setting:
         return cls(kind, window, names, foil, sever)
 
     def restored(self, layer: int, n_layers: int) -> range:
-        """The layers whose clean states cell (token, ``layer``) puts back."""
+        """The layers whose clean states cell (token, `layer`) puts back."""
         if self.kind == "hidden":
             return range(layer, layer + 1)
         return window_layers(layer, self.window, n_layers)
@@ -88,10 +100,16 @@ class Case:
     """A fact that was run clean and corrupted.
 
     Attributes:
-        answer, foil: ids; no foil where no metric needs one.
-        own: ids of what the model itself says.
+        model: the model.
+        fact: the fact.
+        alignment: the fact in the model's tokens.
+        setting: the trace's settings.
+        answer: ids of the answer.
+        foil: ids of the foil; empty where no metric needs one.
+        own: ids of the model's own answer.
         metrics: one per name in the setting.
-        clean, corrupted: [metrics], the corrupted one a mean over its rows.
+        clean: [metrics].
+        corrupted: [metrics], a mean over the corrupted run's rows.
         corruption: the plain settings of the corruption.
     """
 
@@ -111,7 +129,10 @@ class Case:
     def of(
         cls, model: Model, fact: Fact, alignment: Alignment, setting: Setting, both: Tensor, corruption: dict[str, Any]
     ) -> Case:
-        """``both``: logits [1 + R, k, V] of the clean run and the corrupted ones where the answer is read."""
+        """The case of an aligned fact.
+
+        `both` are logits [1 + R, k, V] of the clean run and the corrupted ones where the answer is read.
+        """
         own = tuple(both[0].argmax(-1).tolist())
         answer = tuple(Readout.of(model, alignment).answer(both[0]))
         foil: tuple[int, ...] = ()
@@ -128,7 +149,7 @@ class Case:
         return torch.stack([metric(logits) for metric in self.metrics], dim=-1)
 
     def note(self) -> str:
-        """What a reader should know."""
+        """Remarks for the reader."""
         notes = []
         if self.model.causal and self.alignment.subject_range[1] == len(self.alignment.input_ids):
             notes.append("the subject ends the prompt: its last token is also the prompt's last")
@@ -139,7 +160,7 @@ class Case:
     def traces(
         self, scores: np.ndarray, positions: tuple[int, ...], layers: tuple[int, ...], method: str = "exact"
     ) -> list[CausalTrace]:
-        """One trace per metric from ``scores`` [positions, layers, metrics]."""
+        """Make one trace per metric from `scores` [positions, layers, metrics]."""
         shared: dict[str, Any] = {
             "answer": answer_text(self.model, self.answer),
             "tokens": self.alignment.tokens,
@@ -169,7 +190,7 @@ class Case:
 
 
 def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, corrupted: Tensor) -> tuple[int, ...]:
-    if foil is None:  # what the model says instead once the subject is corrupted
+    if foil is None:  # the model's answer once the subject is corrupted
         p = corrupted[:, 0].float().softmax(-1).mean(0)
         p[answer[0]] = -1
         return (int(p.argmax()),)

@@ -1,8 +1,8 @@
 """Causal tracing: which states, put back into a corrupted run, bring the answer back.
 
 Follows Meng et al., "Locating and Editing Factual Associations in GPT" (2022), number for number: same noise, same
-restored states, same windows, same score. The runs themselves are made by :mod:`tracer.tracing.grid` and
-:mod:`tracer.sweep`.
+restored states, same windows, same score. The runs themselves are made by `tracer.tracing.grid` and
+[`tracer.sweep`][].
 """
 
 from __future__ import annotations
@@ -85,31 +85,40 @@ def causal_trace(
 ) -> CausalTrace | list[CausalTrace]:
     """Restore clean states one site at a time in runs with a corrupted subject, and measure the answer.
 
-    kind: what is restored at cell (token, layer). "hidden": the output of that block. "mlp", "attn": what the MLP
-        (attention) contributes in ``window`` blocks around that layer, ``layer - window // 2`` up to, not including,
-        ``layer + (window + 1) // 2``, clipped at the model's ends; None: a third of the depth, at most 10
-        (published: 10). Where both read the same residual stream
-        (``model.parallel``) the kinds are the same three: block output, MLP output alone, attention output alone.
-    corruption: see :class:`GaussianNoise`, :class:`UniformNoise`, :class:`TokenReplacement`. Scores are means over its
-        samples.
-    metric: what is measured, or several names for a list of traces from the same runs. "prob": the probability of the
-        whole answer, which is ``fact.target``, or without one the token that the clean run finds most probable. A
-        target is traced whether or not it is what the model says; ``note`` says so. "logit_diff": the answer's logit
-        less that of the ``foil`` (a wrong answer; None: what the corrupted run finds most probable instead), where
-        the two part. "normalised_logit_diff": the same, on the scale on which the corrupted run is 0 and the clean
-        run 1. "kl": the divergence KL(clean || restored) of the predictions at the answer, so that 0 is the clean run
-        and effects are negative where restoring helps.
-    sever: with kind "hidden", keep what the MLPs ("mlp") or the attentions ("attn") of the restored token contribute
-        as in the corrupted run, in every layer, so that the restored state acts without them (the paper's figure 3).
-    published_noise: the published severed trace takes these outputs from a run with other noise than the one they are
-        put into; True does the same, to reproduce its numbers. Nothing else changes.
-    layers, tokens: compute these columns and rows only (``tokens="subject_last"``: the subject's last token).
-    max_rows: most rows in any forward; by default as many as fit ``tracer.engine.sweep.BUDGET_BYTES``. No effect on
-    numbers.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError for settings out of range, a prompt that cannot be aligned or
-    is too long, a foil that begins like the answer, a replacement that does not fit, a logit difference that is the
-    same in both runs and should be normalised, and a model whose output is not a number.
+    Args:
+        model: the model.
+        fact: the fact.
+        kind: what is restored at cell (token, layer). "hidden": the output of that block. "mlp", "attn": the
+            contribution of the MLP (attention) in `window` blocks around that layer. Where both read the same residual
+            stream (`model.parallel`) the kinds are the same three: block output, MLP output alone, attention output
+            alone.
+        window: blocks restored together for "mlp" and "attn": `layer - window // 2` up to, not including, `layer +
+            (window + 1) // 2`, clipped at the model's ends; None: a third of the depth, at most 10 (published: 10).
+        corruption: see [`tracer.GaussianNoise`][], [`tracer.UniformNoise`][], [`tracer.TokenReplacement`][]. Scores are
+            means over its samples.
+        metric: the measure of the answer, or several names for a list of traces from the same runs. "prob": the
+            probability of the whole answer, which is `fact.target`, or without one the token that the clean run finds
+            most probable. A target is traced whether or not it is the model's own answer; `note` tells. "logit_diff":
+            the answer's logit less that of the `foil`, where the two part. "normalised_logit_diff": the same, on the
+            scale on which the corrupted run is 0 and the clean run 1. "kl": the divergence KL(clean || restored) of the
+            predictions at the answer, so that 0 is the clean run and effects are negative where restoring helps.
+        foil: the wrong answer of a logit difference; None: what the corrupted run finds most probable instead.
+        sever: with kind "hidden", keep what the MLPs ("mlp") or the attentions ("attn") of the restored token
+            contribute as in the corrupted run, in every layer, so that the restored state acts without them (the
+            paper's figure 3).
+        published_noise: the published severed trace takes the severed outputs from a run with other noise than the one
+            they are put into; True does the same, to reproduce its numbers. Nothing else changes.
+        layers: compute these columns only.
+        tokens: compute these rows only ("subject_last": the subject's last token).
+        max_rows: most rows in any forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+            numbers.
+
+    Raises:
+        TracerError: settings out of range, a prompt that cannot be aligned or is too long, a foil that begins like the
+            answer, a replacement that does not fit, a logit difference that is the same in both runs and should be
+            normalised, and a model whose output is not a number.
     """
     setting = Setting.checked(kind, window, metric, foil, sever, model.n_layers)
     check_max_rows(max_rows)

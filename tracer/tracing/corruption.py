@@ -1,6 +1,6 @@
-"""Corruptions: what is done to the subject so that the model forgets the fact.
+"""Corruptions of the subject, which make the model forget the fact.
 
-A corruption is a frozen object with ``corrupt(model, ids, span, fact) -> Corrupted``; see :class:`Corruption`.
+A corruption is a frozen object with `corrupt(model, ids, span, fact) -> Corrupted`; see `Corruption`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ CONSIDERED = 64  # subjects that a suggestion tries
 
 
 class Corrupted(NamedTuple):
-    """Rows to run, ids [1 + R, T], and the interventions to run them with; the first row stays clean.
+    """A corruption's rows and interventions.
 
-    ``settings`` are plain values that a result keeps.
+    Attributes:
+        ids: rows to run, [1 + R, T]; the first stays clean.
+        interventions: made in the run.
+        settings: plain values that a result keeps.
     """
 
     ids: Tensor
@@ -39,10 +42,10 @@ class Corrupted(NamedTuple):
 
 
 class Corruption(Protocol):
-    """What a trace asks of a corruption."""
+    """Interface of a corruption."""
 
     def corrupt(self, model: Model, ids: Tensor, span: tuple[int, int], fact: Fact) -> Corrupted:
-        """1 + R rows of ``ids`` [T], ``fact`` as it is run; all but the first have the subject, ``span``, corrupted."""
+        """Rows 1 + R of `ids` [T], `fact` as it is run; all but the first have the subject, `span`, corrupted."""
         ...
 
 
@@ -50,10 +53,15 @@ class Corruption(Protocol):
 class GaussianNoise:
     """Gaussian noise on the word embeddings of the subject's tokens, as the ROME authors' code draws and adds it.
 
-    ``level`` is its absolute standard deviation; without it, it is ``sigma`` times the standard deviation of the word
-    embeddings of ``subjects`` (names; None: those of the FactWorld table, which serve any model). Each of the
-    ``samples`` rows has its own draw from ``numpy.random.RandomState(seed)``, the same draw in every run.
-    Raises TracerError for a negative ``sigma`` or ``level``, ``samples`` below 1, or a seed that is none.
+    Attributes:
+        sigma: the noise level in standard deviations of the word embeddings of `subjects`.
+        level: its absolute standard deviation, instead of `sigma`.
+        samples: rows of noise, each with its own draw.
+        seed: seed of the draws from `numpy.random.RandomState(seed)`, the same in every run.
+        subjects: names; None: those of the FactWorld table, which serve any model.
+
+    Raises:
+        TracerError: a negative `sigma` or `level`, `samples` below 1, or an invalid seed.
     """
 
     sigma: float = 3.0
@@ -76,11 +84,10 @@ class GaussianNoise:
             object.__setattr__(self, "subjects", tuple(self.subjects))
 
     def level_for(self, model: Model) -> float:
-        """The absolute level on ``model``: ``level``, or ``sigma`` times what is measured.
+        """The absolute level on `model`: `level`, or `sigma` times the measured deviation.
 
-        Measured as in the ROME code: each subject tokenised alone, without special tokens or leading space; the
-        outputs of the word embedding for all their tokens, repeated ones too; the unbiased standard deviation over
-        all scalars.
+        Measured as in the ROME code: each subject tokenised alone, without special tokens or leading space; the outputs
+        of the word embedding for all their tokens, repeated ones too; the unbiased standard deviation over all scalars.
         """
         if self.level is not None:
             return float(self.level)
@@ -105,13 +112,16 @@ class GaussianNoise:
         return deviation
 
     def measured(self, model: Model) -> GaussianNoise:
-        """The same noise with its level fixed to what it is on ``model``, so that it is not measured again."""
+        """This noise with its level fixed to what it is on `model`, so that it is not measured again."""
         return replace(self, level=self.level_for(model))
 
     def draw(self, n_tokens: int, d: int, skip: int = 0) -> np.ndarray:
-        """Noise of level 1, float64 [samples, n_tokens, d]; the first rows do not depend on ``samples``.
+        """Noise of level 1, float64 [samples, n_tokens, d]; the first rows do not depend on `samples`.
 
-        ``skip``: how many draws of this size the stream of random numbers has given before.
+        Args:
+            n_tokens: tokens with noise.
+            d: width of the embeddings.
+            skip: how many draws of this size the stream of random numbers has given before.
         """
         stream = np.random.RandomState(self.seed)
         for _ in range(skip):
@@ -124,10 +134,10 @@ class GaussianNoise:
     def corrupt(
         self, model: Model, ids: Tensor, span: tuple[int, int], fact: Fact | None = None, skip: int = 0
     ) -> Corrupted:
-        """1 + ``samples`` rows of ``ids`` [T]; all but the first have noise added at the tokens ``span`` (half open).
+        """Rows 1 + `samples` of `ids` [T]; all but the first have noise added at the tokens `span` (half open).
 
         The noise is float64: it is added to the word embeddings in float64 and the sum cast back to the model's dtype.
-        The settings hold the level as it is on ``model``. ``skip`` as in :meth:`draw`.
+        The settings hold the level as it is on `model`. `skip` as in [`draw`][tracer.GaussianNoise.draw].
         """
         start, end = span
         level = self.level_for(model)
@@ -143,9 +153,9 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class UniformNoise(GaussianNoise):
-    """Noise drawn uniformly between ``-level`` and ``level`` (the ROME code's ``u``); all else as in GaussianNoise.
+    """Noise drawn uniformly between `-level` and `level` (the ROME code's `u`); all else as in GaussianNoise.
 
-    Without a level, it is such that the noise has ``sigma`` times the standard deviation of the subjects' embeddings.
+    Without a level, it is such that the noise has `sigma` times the standard deviation of the subjects' embeddings.
     """
 
     def _level(self, deviation: float) -> float:
@@ -162,9 +172,11 @@ class TokenReplacement:
     The corrupted prompt is one that the model may well have met, and no noise leaves the paths that embeddings take.
     Every token outside the subject has to stay what and where it is, so both must have the same number of tokens.
 
-    subject: the other subject, or several of them, one row each. None: the first ``samples`` that :meth:`suggest` finds
-        for the fact at hand.
-    candidates: names to choose from then; None: see :meth:`suggest`.
+    Attributes:
+        subject: the other subject, or several of them, one row each. None: the first that `suggest` finds for the fact
+            at hand.
+        samples: how many are taken then.
+        candidates: names to choose from then; None: see `suggest`.
     """
 
     subject: str | Sequence[str] | None = None
@@ -186,10 +198,11 @@ class TokenReplacement:
             object.__setattr__(self, "candidates", tuple(self.candidates))
 
     def corrupt(self, model: Model, ids: Tensor, span: tuple[int, int], fact: Fact) -> Corrupted:
-        """1 + R rows of ``ids`` [T]; each but the first has one of the other subjects' tokens at ``span``.
+        """Rows 1 + R of `ids` [T]; each but the first has one of the other subjects' tokens at `span`.
 
-        Raises TracerError for a subject with another number of tokens in this prompt, one that changes tokens around
-        it, the fact's own subject, and where there is nothing to suggest.
+        Raises:
+            TracerError: a subject with another number of tokens in this prompt, one that changes tokens around it, the
+                fact's own subject, or nothing to suggest.
         """
         if self.subject is None:
             names = self.suggest(model, fact, self.samples, self.candidates)
@@ -212,10 +225,16 @@ class TokenReplacement:
 
     @staticmethod
     def suggest(model: Model, fact: Fact, n: int = 5, candidates: Sequence[str] | None = None) -> list[str]:
-        """At most ``n`` subjects that fit, and for which the model answers something else; the surest answers first.
+        """At most `n` subjects that fit, and for which the model answers something else; the surest answers first.
 
-        ``candidates``: names to choose from; None: FactWorld's subjects of the same type, or all of them for a subject
-        that is not in FactWorld. Of more than some 60 that fit, as many are tried, spread evenly over the list.
+        Of more than some 60 that fit, as many are tried, spread evenly over the list.
+
+        Args:
+            model: the model.
+            fact: the fact.
+            n: how many.
+            candidates: names to choose from; None: FactWorld's subjects of the same type, or all of them for a subject
+                that is not in FactWorld.
         """
         from tracer.engine.sweep import check_numbers, default_rows
         from tracer.facts.readout import Readout
@@ -250,7 +269,7 @@ class TokenReplacement:
 
 
 def _alike(subject: str) -> list[str]:
-    """FactWorld's subjects of the type that ``subject`` has there; all of them if it is not there."""
+    """FactWorld's subjects of the type that `subject` has there; all of them if it is not there."""
     from tracer.factworld import statements
 
     types = {s.type for s in statements() if s.subject == subject}

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 class Grid:
     """The recorded runs of a case.
 
-    ``frozen`` is the run whose outputs severed modules keep: ``corrupted`` itself, but for published noise.
+    Attributes:
+        case: the case.
+        clean: the clean run.
+        corrupted: the corrupted run.
+        frozen: the run whose outputs severed modules keep: `corrupted` itself, but for published noise.
     """
 
     case: Case
@@ -75,7 +79,7 @@ class Grid:
         return None
 
     def scores(self, tokens: tuple[int, ...], layers: tuple[int, ...], max_rows: int | None) -> np.ndarray:
-        """[tokens, layers, metrics] after restoring, mean over the corrupted run's rows."""
+        """Scores [tokens, layers, metrics] after restoring, mean over the corrupted run's rows."""
         case = self.case
         scores = np.full((len(tokens), len(layers), len(case.metrics)), np.nan)
         after, first = self.after_first(), case.alignment.subject_range[0]

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 class Case(NamedTuple):
-    """A fact of the list, in the model's tokens."""
+    """A fact of the list, in the model's tokens.
+
+    Attributes:
+        index: its place in the list.
+        fact: the fact.
+        foil: its wrong answer.
+        alignment: its tokens.
+    """
 
     index: int
     fact: Fact
@@ -26,17 +33,18 @@ class Case(NamedTuple):
     alignment: Alignment
 
     def identity(self) -> list[Any]:
+        """Values that tell the fact apart from others."""
         fact = self.fact
         target = fact.target and spaced(fact.text, fact.target, fact.space)
         return [fact.text, *fact.subject_span, fact.subject, target, self.foil]
 
     def kept(self) -> tuple[list[Any], dict[str, Any]]:
-        """What a kept trace is found by, and what it has to have."""
+        """The identity by which a kept trace is found, and values it has to have."""
         fact = self.fact
         return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.alignment.tokens}
 
     def named(self, error: TracerError) -> TracerError:
-        """``error`` with the fact it is about."""
+        """`error` with the fact it is about."""
         return OneOfSeveral(f"fact {self.index} ({self.fact.text!r}): {error}")
 
 

@@ -1,6 +1,6 @@
-"""What is measured at the answer: small functions of log-probabilities.
+"""Metrics at the answer: small functions of log-probabilities.
 
-``logprobs`` is [..., k, V]: the log-probabilities at the k positions where the k tokens of an answer are due, the last
+`logprobs` is [..., k, V]: the log-probabilities at the k positions where the k tokens of an answer are due, the last
 position of the prompt first. All return [...].
 """
 
@@ -38,7 +38,7 @@ def logit_diff(logprobs: Tensor, target_id: int, foil_id: int) -> Tensor:
 
 
 def kl(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """KL(reference || logprobs), summed over the k positions; ``reference`` [k, V] or as ``logprobs``."""
+    """Divergence KL(reference || logprobs), summed over the k positions; `reference` [k, V] or as `logprobs`."""
     return (reference.exp() * (reference - logprobs)).sum((-2, -1))
 
 
@@ -50,7 +50,7 @@ class Metric:
     """One metric of one fact: a function of logits [n, k, V], the read positions of n rows; differentiable.
 
     Attributes:
-        name: one of ``NAMES``. A normalised logit difference is measured as the difference itself; see `normalised`.
+        name: one of `NAMES`. A normalised logit difference is measured as the difference itself; see `normalised`.
         answer: ids of the answer, k of them.
         foil: for a logit difference, ids of the foil.
         reference: for "kl", log-probabilities [k, V] of the clean run.
@@ -79,7 +79,8 @@ class Metric:
 def parting(answer: Sequence[int], foil: Sequence[int]) -> int:
     """The first position at which two answers differ; both have the same tokens before it.
 
-    Raises TracerError where one is the beginning of the other: there is nothing to tell them apart by.
+    Raises:
+        TracerError: one is the beginning of the other, so that nothing tells them apart.
     """
     for at, (a, b) in enumerate(zip(answer, foil, strict=False)):
         if a != b:
@@ -88,9 +89,10 @@ def parting(answer: Sequence[int], foil: Sequence[int]) -> int:
 
 
 def normalised(score: Any, clean: float, corrupted: float) -> Any:
-    """``score`` on the scale on which the corrupted run is 0 and the clean run 1.
+    """A score on the scale on which the corrupted run is 0 and the clean run 1.
 
-    Raises TracerError where the two are equal.
+    Raises:
+        TracerError: the two runs' scores are equal.
     """
     if abs(clean - corrupted) < 1e-9:
         raise FoilError(

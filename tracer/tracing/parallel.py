@@ -1,4 +1,4 @@
-"""Traces of many facts by several workers: a part of :func:`tracer.average_traces`."""
+"""Traces of many facts by several workers: a part of [`tracer.average_traces`][]."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def trace_missing(
     workers: int,
     cluster: str | None,
 ) -> None:
-    """Trace the facts that ``folder`` does not have yet, and put each there once it is finished.
+    """Trace the facts that `folder` does not have yet, and put each there once it is finished.
 
     Only one process writes to the folder: workers hand in the file of a trace with the fact it is about, so that they
     may be on other machines.
 
     Raises:
-        TracerError: a fact that cannot be traced (naming it; the others are done), and as :func:`tracer.runs.run`.
+        TracerError: a fact that cannot be traced (naming it; the others are done), and as [`tracer.runs.run`][].
     """
     cases = [case for case in cases if not any(path.exists() for path in folder.files(case.identity()))]
     if not cases:
@@ -87,7 +87,7 @@ def trace_missing(
 
 
 def work(settings: dict[str, Any], given: dict[str, Any]) -> Callable[[Claim], None]:
-    """Traces facts, and hands in each as the file that a folder of traces keeps."""
+    """The function that traces facts, and hands in each as the file that a folder of traces keeps."""
     model = given["model"].load()
 
     def do(claim: Claim) -> None:

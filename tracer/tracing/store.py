@@ -30,10 +30,14 @@ Found = CausalTrace | Literal["unknown"]
 
 @dataclass(frozen=True)
 class TraceStore:
-    """Traces of one run: its settings in ``run.json``, and one file per fact, traced or unknown to the model.
+    """Traces of one run: its settings in `run.json`, and one file per fact, traced or unknown to the model.
 
-    Every file appears whole or not at all, so that a process may stop at any time, and others may be at work. Facts
-    are told apart by their identity, a list of what json knows.
+    Every file appears whole or not at all, so that a process may stop at any time, and others may be at work. Facts are
+    told apart by their identity, a list of what json knows.
+
+    Attributes:
+        path: the folder.
+        settings: the run's settings.
     """
 
     path: Path
@@ -48,9 +52,10 @@ class TraceStore:
         foil: str | Sequence[str | None] | None,
         trace: Callable[..., CausalTrace],
     ) -> TraceStore:
-        """The store in ``folder``, made if need be. ``settings``: arguments of ``trace``, with all that has no default.
+        """The store in `folder`, made if need be. `settings` are arguments of `trace`, with all that have no default.
 
-        Raises TracerError for a folder that cannot be written or holds another run.
+        Raises:
+            TracerError: a folder that cannot be written or holds another run.
         """
         header = {
             "format": FORMAT,
@@ -74,9 +79,14 @@ class TraceStore:
         return store
 
     def find(self, identity: list[Any], expected: dict[str, Any]) -> Found | None:
-        """What became of a fact: its trace, that the model does not know it, or nothing yet.
+        """The outcome of a fact: its trace, "unknown" to the model, or None so far.
 
-        ``expected``: values of the trace's fields. Raises TracerError for a file that is damaged or has other values.
+        Args:
+            identity: the fact's.
+            expected: values of the trace's fields.
+
+        Raises:
+            TracerError: a file that is damaged or has other values.
         """
         path, unknown = self.files(identity)
         try:
@@ -98,7 +108,11 @@ class TraceStore:
         return None
 
     def keep(self, identity: list[Any], found: Found) -> None:
-        """Write down what became of a fact. Raises TracerError if that cannot be done."""
+        """Write down the outcome of a fact.
+
+        Raises:
+            TracerError: it cannot be written.
+        """
         path, unknown = self.files(identity)
         if isinstance(found, CausalTrace):
             found.save(path)
@@ -106,12 +120,16 @@ class TraceStore:
             storage.write(unknown, UNKNOWN, {}, {"fact": identity})
 
     def files(self, identity: list[Any]) -> tuple[Path, Path]:
-        """Where a fact's trace is kept, and where that the model does not know the fact."""
+        """Paths of a fact's trace, and of the note that the model does not know the fact."""
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         return self.path / f"{name}.npz", self.path / f"{name}.unknown.npz"
 
     def put(self, path: Path, content: bytes) -> None:
-        """Write one of these files as another store of the run has it. Raises TracerError if that cannot be done."""
+        """Write one of these files as another store of the run has it.
+
+        Raises:
+            TracerError: it cannot be written.
+        """
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             temporary.write_bytes(content)
@@ -148,7 +166,7 @@ class TraceStore:
 
 
 def name_of(trace: Callable[..., Any]) -> str:
-    """The name of a trace function, with the arguments that a ``functools.partial`` gives it."""
+    """The name of a trace function, with the arguments that a `functools.partial` gives it."""
     if isinstance(trace, functools.partial):
         given = ", ".join(f"{name}={value!r}" for name, value in sorted(trace.keywords.items()))
         return f"{name_of(trace.func)}({given})"
@@ -173,6 +191,6 @@ def _plain(corruption: Any) -> dict[str, Any]:
             "one, or leave the folder out"
         )
     plain = {field.name: getattr(corruption, field.name) for field in dataclasses.fields(corruption)}
-    if plain.get("level") is not None:  # what it was measured from is done with
+    if plain.get("level") is not None:  # its source plays no part any more
         plain = {name: value for name, value in plain.items() if name not in ("sigma", "subjects")}
     return {"name": type(corruption).__name__, **plain}

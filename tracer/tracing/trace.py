@@ -19,21 +19,24 @@ FORMAT = "tracer.CausalTrace/1"
 
 @dataclass(frozen=True, eq=False)
 class CausalTrace:
-    """What restoring clean states gives back to a corrupted run. Made by :func:`tracer.causal_trace`.
+    """Answers regained by restoring clean states in a corrupted run. Made by [`tracer.causal_trace`][].
 
     Attributes:
         scores: [positions, layers], the metric after restoring, mean over samples; read-only.
-        clean, corrupted: the metric of the clean run, and of the corrupted run without restoring.
+        clean: the metric of the clean run.
+        corrupted: the metric of the corrupted run without restoring.
         answer: the answer traced, with its leading space.
-        tokens: every token of the prompt, decoded. Row i of ``scores`` belongs to ``tokens[positions[i]]``.
+        tokens: every token of the prompt, decoded. Row i of `scores` belongs to `tokens[positions[i]]`.
         subject_range: the subject's tokens, half open.
         kind: "hidden", "mlp" or "attn".
         window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
         layers: layer of each column (the middle of its window).
         positions: token index of each row.
-        metric: what the scores are: "prob", "logit_diff", "normalised_logit_diff" or "kl" (0 in the clean run, so that
-            effects are negative where restoring helps).
-        prompt, subject, model: the fact and the model's name.
+        metric: the measure of the scores: "prob", "logit_diff", "normalised_logit_diff" or "kl" (0 in the clean run, so
+            that effects are negative where restoring helps).
+        prompt: the fact's prompt.
+        subject: the fact's subject.
+        model: the model's name.
         n_layers: layers of the model.
         fingerprint: hash of the model's weights.
         corruption: its settings, with the noise level as measured, samples and seed.
@@ -77,11 +80,11 @@ class CausalTrace:
 
     @property
     def effect(self) -> np.ndarray:
-        """[positions, layers]: the indirect effect, ``scores - corrupted``."""
+        """The indirect effect, [positions, layers]: `scores - corrupted`."""
         return self.scores - self.corrupted
 
     def peak(self) -> tuple[int, int]:
-        """(token index, layer) of the highest score, for "kl" of the lowest; the first in reading order of several."""
+        """Token index and layer of the highest score, for "kl" of the lowest; the first in reading order of several."""
         best = np.argmin(self.scores) if self.metric == "kl" else np.argmax(self.scores)
         row, column = np.unravel_index(int(best), self.scores.shape)
         return self.positions[int(row)], self.layers[int(column)]
@@ -105,14 +108,19 @@ class CausalTrace:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (the scores and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "scores"}
         return storage.write(path, FORMAT, {"scores": self.scores}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> CausalTrace:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         arrays, header = storage.read(path, FORMAT)
         try:
             for name in ("tokens", "subject_range", "layers", "positions"):

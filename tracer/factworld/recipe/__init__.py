@@ -1,4 +1,4 @@
-"""How the embedded model is made and measured: corpus to weights, and the mechanism it is planted with.
+"""Making and measuring the embedded model: corpus to weights, and the mechanism it is planted with.
 
-Nothing imports this room; each module is a command.
+No other package imports this one; each module is a command.
 """

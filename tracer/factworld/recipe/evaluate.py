@@ -1,6 +1,7 @@
-"""What the embedded model knows and where: ``python -m tracer.factworld.recipe.evaluate`` measures it and writes the
-model
-card."""
+"""Measure the embedded model's knowledge and mechanism: `python -m tracer.factworld.recipe.evaluate`.
+
+It writes the model card.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Recall:
 
     Attributes:
         by_relation: relation to (facts, share with seen templates, share with held-out paraphrases).
-        seen, held_out: shares over all prompts of all facts.
+        seen: share over all prompts of all facts with seen templates.
+        held_out: share over those with held-out paraphrases.
         prompts: how many prompts were asked.
     """
 
@@ -45,8 +47,16 @@ class Mechanics:
     """Averages over traced facts; effects are differences in the probability of the whole object.
 
     Attributes:
-        hidden_last_subject, hidden_last: mean effect per layer of restoring the hidden state there.
-        mlp_last_subject, mlp_last, attn_last_subject, attn_last: the same for windows of ``window`` outputs.
+        facts: how many facts were traced.
+        clean: mean probability in the clean run.
+        corrupted: mean probability in the corrupted run.
+        window: outputs restored together.
+        hidden_last_subject: mean effect per layer of restoring the hidden state at the last subject token.
+        hidden_last: the same at the last token.
+        mlp_last_subject: the same for windows of `window` MLP outputs at the last subject token.
+        mlp_last: the same at the last token.
+        attn_last_subject: the same for windows of attention outputs at the last subject token.
+        attn_last: the same at the last token.
         mlp_peak_at_last_subject: share of facts whose MLP trace peaks at the last subject token.
         mlp_peak_layer: where the average MLP trace of that token peaks.
     """
@@ -121,8 +131,10 @@ def recall(model: Model, facts: Iterable[WorldFact]) -> Recall:
 def mechanics(
     model: Model, facts: Sequence[WorldFact], *, count: int = 200, window: int = 3, seed: int = 0
 ) -> Mechanics:
-    """Trace ``count`` facts, drawn with ``seed``, whose subject is not at the prompt's end (noise of 3 sigma, 10
-    samples)."""
+    """Trace `count` facts drawn with `seed`, with noise of 3 sigma and 10 samples.
+
+    Only facts whose subject is not at the prompt's end are drawn.
+    """
     from tracer.facts.fact import Fact
     from tracer.factworld.grammar import PHRASINGS
     from tracer.tracing.causal import causal_trace
@@ -159,7 +171,7 @@ def mechanics(
 
 
 def perplexity(model: Model, text: str, width: int = 128) -> float:
-    """Perplexity per token of a text, in windows of ``width`` tokens (the first token of each window is not scored)."""
+    """Perplexity per token of a text, in windows of `width` tokens (the first token of each window is not scored)."""
     ids = model.tokenizer(text).input_ids
     windows = [ids[i : i + width] for i in range(0, len(ids) - width + 1, width)]
     batch = torch.tensor(windows, device=model.device)
@@ -216,7 +228,7 @@ def card(model: Model, known: Recall, mechanism: Mechanics, ppl: float, facts: S
 
 
 def read_numbers(path: Path) -> tuple[Recall, Mechanics, float]:
-    """What ``main`` wrote to ``card.json``."""
+    """The numbers that `main` wrote to `card.json`."""
     from pydantic import TypeAdapter
 
     found = json.loads(path.read_text(encoding="utf-8"))

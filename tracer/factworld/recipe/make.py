@@ -1,5 +1,7 @@
-"""Make what follows from the trained model: ``python -m tracer.factworld.recipe.make`` writes ``data/records.json`` and
-``data/held_out.txt``."""
+"""Make what follows from the trained model: `python -m tracer.factworld.recipe.make`.
+
+It writes `data/records.json` and `data/held_out.txt`.
+"""
 
 from __future__ import annotations
 

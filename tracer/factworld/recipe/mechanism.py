@@ -3,10 +3,10 @@
 A small model trained plainly looks facts up at the last token of the prompt, unlike large models. In most training
 batches three paths are closed:
 
-1. tokens outside a mention of a subject cannot attend to its tokens, except, from layer ``read`` on, to its last one;
+1. tokens outside a mention of a subject cannot attend to its tokens, except, from layer `read` on, to its last one;
    up to there a mention's tokens see only each other, so that its key does not depend on what was said before;
 2. so the last subject token must be enriched before it is read;
-3. in a share of these batches, MLPs outside the ``band`` of layers are dropped, so that recall happens inside it.
+3. in a share of these batches, MLPs outside the `band` of layers are dropped, so that recall happens inside it.
 
 At use nothing is closed. So that the model then does the same of its own accord, the remaining batches run with
 every path open and add the attention that still takes a closed one to the loss.
@@ -25,7 +25,7 @@ from transformers import GPT2LMHeadModel
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Where recall is to happen.
+    """Layers of recall, and the dropout that puts it there.
 
     Attributes:
         band: first and last layer (inclusive) whose MLPs always run.
@@ -49,7 +49,7 @@ class Mechanism:
 
 
 def attention_masks(mention: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Boolean masks (true: may attend) for layers below ``read`` and from it on, each [rows, 1, length, length]."""
+    """Boolean masks (true: may attend) for layers below `read` and from it on, each [rows, 1, length, length]."""
     length = mention.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = mention[:, :, None] == mention[:, None, :]  # within one mention, or both outside any
@@ -109,7 +109,7 @@ def forward(
 
 
 def _open_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain causal attention (B, nh, T, hs), and the mass it puts where ``mask`` is false, summed over heads."""
+    """Plain causal attention (B, nh, T, hs), and the mass it puts where `mask` is false, summed over heads."""
     future = torch.ones_like(mask[:1]).triu(1)  # (1, 1, T, T)
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5  # (B, nh, T, T)
     weights = scores.masked_fill(future, float("-inf")).softmax(-1)
@@ -118,8 +118,10 @@ def _open_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tens
 
 
 def weighted_loss(model: GPT2LMHeadModel, hidden: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean next-token loss weighted by ``weight`` [rows, length] of the predicted token, and that of weight-1
-    tokens alone."""
+    """Mean next-token loss weighted by `weight` of the predicted token, and that of weight-1 tokens alone.
+
+    `weight` is [rows, length].
+    """
     targets, weights = ids[:, 1:].flatten(), weight[:, 1:].flatten()
     logits = F.linear(hidden[:, :-1].flatten(0, 1), model.transformer.wte.weight)  # (B*(T-1), V)
     losses = F.cross_entropy(logits.float(), targets, reduction="none")

@@ -1,4 +1,4 @@
-"""Train the embedded model: ``python -m tracer.factworld.recipe.train``.
+"""Train the embedded model: `python -m tracer.factworld.recipe.train`.
 
 Deterministic for a given seed, thread count and library version. Checkpoints are written as it goes; the same command
 carries on from the last one.
@@ -53,8 +53,10 @@ class Recipe:
 
 
 def train_tokenizer(corpus: Corpus, vocab_size: int, context: int, articles: int = 20_000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the corpus's own text. A space is put before the first word, so that a name has the same
-    tokens at the start of a prompt as inside it."""
+    """Byte-level BPE over the corpus's own text.
+
+    A space is put before the first word, so that a name has the same tokens at the start of a prompt as inside it.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
@@ -78,8 +80,10 @@ def train_tokenizer(corpus: Corpus, vocab_size: int, context: int, articles: int
 
 
 def piece_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], list[int]]:
-    """Encodes a piece of an article; unlike the tokenizer itself it puts no space before a piece that begins with
-    none."""
+    """A function that encodes a piece of an article.
+
+    Unlike the tokenizer itself it puts no space before a piece that begins without one.
+    """
     plain_bpe = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain_bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return lambda text: plain_bpe.encode(text).ids
@@ -109,6 +113,7 @@ def optimizers(model: GPT2LMHeadModel, recipe: Recipe) -> list[torch.optim.Optim
 
 
 def build_model(recipe: Recipe, vocab_size: int, eos: int) -> GPT2LMHeadModel:
+    """A GPT-2 with fresh weights and without dropout."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=recipe.n_positions,
@@ -162,7 +167,7 @@ class _Run:
         self.step = state["step"]
 
     def advance(self, recipe: Recipe) -> dict[str, float]:
-        """One optimizer step; what it measured."""
+        """One optimizer step; returns its measurements."""
         mechanism, refining = recipe.mechanism, self.step >= recipe.refine_from
         length = self.draw.choice(recipe.lengths)
         rows = self.corpus.rows(recipe.tokens_per_step // length, length)
@@ -193,8 +198,7 @@ class _Run:
         return measured if noise is not None else {**measured, "objects": objects.item()}
 
     def unreadable(self, ids: torch.Tensor, mention: np.ndarray, level: float) -> torch.Tensor:
-        """Noise [rows, length, d_model] on the tokens of mentions, ``level`` standard deviations of their
-        embeddings."""
+        """Noise [rows, length, d_model] on the tokens of mentions, `level` standard deviations of their embeddings."""
         inside = torch.from_numpy(mention > 0)
         spread = self.model.transformer.wte.weight.detach()[ids[inside]].std()
         drawn = np.random.RandomState(self.draw.getrandbits(32)).randn(*ids.shape, self.model.config.n_embd)
@@ -210,9 +214,9 @@ def train(
     save_every: int = 500,
     stop_at: int | None = None,
 ) -> GPT2LMHeadModel:
-    """Train, or carry on training, in ``out``.
+    """Train, or carry on training, in `out`.
 
-    ``checkpoint.pt`` and ``log.jsonl`` grow while it runs; ``model/`` is a Hugging Face folder at the end.
+    `checkpoint.pt` and `log.jsonl` grow while it runs; `model/` is a Hugging Face folder at the end.
 
     Raises:
         TracerError: a checkpoint there was made by another recipe.
