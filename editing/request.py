@@ -19,15 +19,15 @@ class EditWarning(UserWarning):
 
 @dataclass(frozen=True)
 class EditRequest:
-    """One fact to write: after ``prompt`` about ``subject`` the model should say ``target_new``.
+    """One fact to write: after `prompt` about `subject` the model should say `target_new`.
 
-    ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once; it is kept with ``{}``, and the
+    `prompt` holds `{}` where the subject belongs, or the subject itself, once; it is kept with `{}`, and the
     subject without spaces around it. Targets are kept as they follow the prompt: with one leading space, or none where
-    none belongs (as :class:`tracer.Fact` says: behind "1+1=", a prompt that ends in a space, Chinese, ...). ``space``
-    says it where the texts do not tell. ``target_true`` is what the model is to stop saying, where that is known.
+    none belongs (as [`tracer.Fact`][] says: behind "1+1=", a prompt that ends in a space, Chinese, ...). `space`
+    says it where the texts do not tell. `target_true` is what the model is to stop saying, where that is known.
 
     Raises:
-        TracerError: as :class:`tracer.Fact` does, for an empty target, and for a new target that is the true one.
+        TracerError: as [`tracer.Fact`][] does, for an empty target, and for a new target that is the true one.
     """
 
     prompt: str
@@ -88,7 +88,7 @@ class EditRequest:
         *,
         system: str | None = None,
     ) -> EditRequest:
-        """A request whose prompt is put to a chat model in its template: see :meth:`tracer.Fact.chat`.
+        """A request whose prompt is put to a chat model in its template: see [`tracer.Fact.chat`][].
 
         Contexts of an edit are then put before the prompt inside the user's turn.
         """
@@ -99,9 +99,9 @@ class EditRequest:
     def of(cls, given: Any) -> EditRequest:
         """A request from a request, or from a mapping in one of the layouts in use.
 
-        This project's field names; CounterFact and FactWorld records (``requested_rewrite``); ROME's request dicts
-        (``target_new`` a dict with ``str``); EasyEdit's CounterFact and zsRE layouts (``prompt``, ``subject``,
-        ``target_new``, ``ground_truth``); MEND's zsRE layout (``src``, ``subject``, ``alt``, ``answers``). ``space``
+        This project's field names; CounterFact and FactWorld records (`requested_rewrite`); ROME's request dicts
+        (`target_new` a dict with `str`); EasyEdit's CounterFact and zsRE layouts (`prompt`, `subject`,
+        `target_new`, `ground_truth`); MEND's zsRE layout (`src`, `subject`, `alt`, `answers`). `space`
         may stand beside them.
 
         Raises:
@@ -129,8 +129,9 @@ def as_requests(given: Any) -> tuple[EditRequest, ...]:
     """Requests from one request or record, or from an iterable of them.
 
     Raises:
-        TracerError: nothing to edit, something that is no request (its place is named), or two requests that
-            contradict each other (both are named).
+        TracerError: nothing to edit, something that is no request (its place is named), or two requests that contradict
+            each other (both are named).
+
     Warns:
         EditWarning: the same subject in two requests; the first two are named.
     """
@@ -186,7 +187,7 @@ def _more(pairs: Sequence[tuple[int, int]], joint: str) -> str:
 
 
 def _string(value: Any) -> str | None:
-    """Text of a target: a string, a dict with ``str``, or the first of a list."""
+    """Text of a target: a string, a dict with `str`, or the first of a list."""
     while isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         value = value.get("str") if isinstance(value, Mapping) else next(iter(value), None)
     return None if value is None else str(value)

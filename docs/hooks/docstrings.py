@@ -15,7 +15,10 @@ import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):`~?([^`]+)`")
 CODE = re.compile(r"^```.*?^```$|``.+?``|`[^`]+`", re.MULTILINE | re.DOTALL)
-KEPT = re.compile(rf"(?P<role>{ROLE.pattern})|(?P<code>{CODE.pattern})|(?P<mark>[\[*<])", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[`[^`]+`\]\[\]")
+KEPT = re.compile(
+    rf"(?P<role>{ROLE.pattern})|(?P<code>{LINK.pattern}|{CODE.pattern})|(?P<mark>[\[*<])", re.MULTILINE | re.DOTALL
+)
 LITERAL = re.compile(r"^(.*):: *\n\n((?:    .*\n|\n)*(?:    .*\n?))", re.MULTILINE)
 ITEM = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)$")
 SECTION = re.compile(r"^(?:Args|Attributes|Raises|Returns|Yields|Warns|Parameters|Examples?):$")

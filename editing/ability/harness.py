@@ -48,13 +48,13 @@ def ability(
 ) -> AbilityResult:
     """Score a model on tasks; it, its tokenizer and all random states are left as they are found.
 
-    Nothing is loaded again: the harness is given ``model.hf`` itself, with the edits it has.
+    Nothing is loaded again: the harness is given `model.hf` itself, with the edits it has.
 
     Args:
         model: a causal model.
         tasks: names, also with commas between: "factworld" (multiple choice about facts that no edit record is about;
-            for the embedded model, needs no network), "csqa", "anli" (three rounds), "mmlu", "squad2", or any task,
-            tag or group of the harness, whose data come from the hub.
+            for the embedded model, needs no network), "csqa", "anli" (three rounds), "mmlu", "squad2", or any task, tag
+            or group of the harness, whose data come from the hub.
         limit: most questions of each task; None: all.
         fewshot: worked examples before each question; None: as each task says.
         batch_size: questions in one forward.
@@ -179,7 +179,7 @@ def _loaded(manager: Any, wanted: Sequence[str]) -> Any:
 
 
 def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Results are ``{task: {"acc,none": value, "acc_stderr,none": error, ...}}``."""
+    """Results are `{task: {"acc,none": value, "acc_stderr,none": error, ...}}`."""
     groups, counts = found.get("group_subtasks") or {}, found["n-samples"]
 
     def asked(task: str) -> int:

@@ -1,6 +1,6 @@
 """The questions of the task "factworld", made from what the embedded model was taught.
 
-``python -m editing.ability.questions`` writes them anew.
+`python -m editing.ability.questions` writes them anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COUNT, CHOICES = 400, 4
 
 
 def questions(seed: int = 0) -> list[dict[str, Any]]:
-    """``COUNT`` facts with ``CHOICES`` answers each: the right one, and others of the same relation.
+    """`COUNT` facts with `CHOICES` answers each: the right one, and others of the same relation.
 
     Each is about a subject that no edit record and no other question is about, in a wording that training never had;
     relations take turns, so that all are asked about equally often. Fields: prompt, choices, answer (place of the right

@@ -35,7 +35,7 @@ class Score:
 
 @dataclass(frozen=True)
 class AbilityResult:
-    """What :func:`editing.ability` measures.
+    """What [`editing.ability.ability`][] measures.
 
     Attributes:
         scores: by task, then metric, in the order the tasks were named.
@@ -60,7 +60,11 @@ class AbilityResult:
         return pd.DataFrame([asdict(score) for score in self.scores], columns=pd.Index(_columns(Score)))
 
     def score(self, task: str, metric: str) -> Score:
-        """The score of a metric of a task. Raises TracerError where there is none."""
+        """The score of a metric of a task.
+
+        Raises:
+            TracerError: where there is none.
+        """
         for score in self.scores:
             if (score.task, score.metric) == (task, metric):
                 return score

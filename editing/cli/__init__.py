@@ -1,4 +1,4 @@
-"""The ``tracer`` command with everything: what :mod:`tracer.cli` has, and what edits models and measures that."""
+"""The `tracer` command with everything: what `tracer.cli` has, and what edits models and measures that."""
 
 from tracer.cli import app
 

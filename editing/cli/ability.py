@@ -1,4 +1,4 @@
-"""``tracer ability``: what a model can do beside the facts that were edited, before and after edits."""
+"""`tracer ability`: what a model can do beside the facts that were edited, before and after edits."""
 
 from __future__ import annotations
 

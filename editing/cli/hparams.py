@@ -1,4 +1,4 @@
-"""Hyper-parameters from the command line: ``name=value``, read by the types of a method's settings."""
+"""Hyper-parameters from the command line: `name=value`, read by the types of a method's settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ RANGE = re.compile(r"(\d+)-(\d+)")
 def read(method: Method, assignments: Sequence[str], layers: str | None, seed: int | None) -> dict[str, Any]:
     """What is set, by name. A value is JSON, "none", numbers with commas between, or text as it stands.
 
-    Raises TracerError for a name that the method does not have, a value of another type, and what is set twice.
+    Raises:
+        TracerError: a name that the method does not have, a value of another type, and what is set twice.
     """
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -52,7 +53,8 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
 def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
     """What is set for several methods at once, each value read by the first that has the name.
 
-    Raises TracerError as :func:`read` does; for a name that none of them has.
+    Raises:
+        TracerError: as `read` does; for a name that none of them has.
     """
     from editing.methods.compute import method_named
 
@@ -68,12 +70,20 @@ def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, An
 
 
 def layers_of(text: str) -> tuple[int, ...]:
-    """Layers from "2,3" or "3-8", or both. Raises TracerError for anything else."""
+    """Layers from "2,3" or "3-8", or both.
+
+    Raises:
+        TracerError: anything else.
+    """
     return tuple(_layers(text))
 
 
 def covariance(method: Method, path: Path) -> dict[str, Any]:
-    """The covariance in a file, as a hyper-parameter. Raises TracerError for a method that uses none."""
+    """The covariance in a file, as a hyper-parameter.
+
+    Raises:
+        TracerError: a method that uses none.
+    """
     from editing.covariance.covariance import Covariance
 
     if "covariance" not in _types(method):
@@ -103,7 +113,11 @@ def _layers(given: str) -> list[int]:
 
 
 def _value(method: Method, name: str, text: str) -> Any:
-    """A value of the type the settings have. Raises TracerError for an unknown name and for what is no such value."""
+    """A value of the type the settings have.
+
+    Raises:
+        TracerError: an unknown name and for what is no such value.
+    """
     types = _types(method)
     if name == "covariance":
         raise TracerError("a covariance is read from a file; name it by --covariance FILE")

@@ -1,4 +1,4 @@
-"""Where ``tracer edit`` writes: checked before the work, written after it."""
+"""Where `tracer edit` writes: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Places:
     Attributes:
         save: file for the edit.
         reports: files for the outcome, by suffix a figure or numbers.
-        form: what ``out`` is to hold: a LoRA adapter ("peft") or the edited model ("hf"); None: nothing is exported.
+        form: what `out` is to hold: a LoRA adapter ("peft") or the edited model ("hf"); None: nothing is exported.
         out: that folder, new or empty.
         ledger: folder of an editor's history.
     """
@@ -43,7 +43,9 @@ class Places:
     def checked(
         cls, save: Path | None, reports: Sequence[Path], form: str | None, out: Path | None, ledger: Path | None
     ) -> Places:
-        """Raises TracerError for names of files and folders that cannot be meant."""
+        """Raises:
+        TracerError: names of files and folders that cannot be meant.
+        """
         if form is not None:
             form = choice("export", form, EXPORTS)
             if out is None:
@@ -68,7 +70,8 @@ class Places:
     def writable(self) -> Iterator[None]:
         """Every folder can be written to; those made are removed again if the work fails.
 
-        Raises TracerError for one that cannot.
+        Raises:
+            TracerError: one that cannot.
         """
         folders = [path.parent for path in (self.save, *self.reports) if path is not None]
         with ExitStack() as stack:

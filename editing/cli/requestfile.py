@@ -18,10 +18,11 @@ EXPECTED = (
 
 
 def read(path: Path, limit: int | None = None) -> list[tuple[EditRequest, Probes]]:
-    """The first ``limit`` requests of a file, each with what its record says to ask.
+    """The first `limit` requests of a file, each with what its record says to ask.
 
-    Raises TracerError for a file that cannot be read or holds no requests, and for a record that is none; the message
-    names the record and its line.
+    Raises:
+        TracerError: a file that cannot be read or holds no requests, and for a record that is none; the message names
+            the record and its line.
     """
     found = []
     for row in _rows(path):

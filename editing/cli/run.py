@@ -1,4 +1,4 @@
-"""The work of ``tracer edit``: ask, edit, ask again, show, write; or take edits of a ledger back."""
+"""The work of `tracer edit`: ask, edit, ask again, show, write; or take edits of a ledger back."""
 
 from __future__ import annotations
 
@@ -106,7 +106,11 @@ class Saved:
         return items, job.model or (None if edit.model == EMBEDDED else edit.model)
 
     def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, None]:
-        """The edit. Raises TracerError if it is of other weights, and that was not allowed."""
+        """The edit.
+
+        Raises:
+            TracerError: if it is of other weights, and that was not allowed.
+        """
         return load_edit(self.path, editor.model, job.anyway), None
 
 
@@ -143,7 +147,7 @@ def make(job: Job, source: Computed | Saved) -> None:
 
 
 def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:
-    """Undo the last ``count`` edits of a ledger, and show what the model says to their requests again."""
+    """Undo the last `count` edits of a ledger, and show what the model says to their requests again."""
     assert places.ledger is not None
     if not (places.ledger / FILE).exists():
         Ledger.open(places.ledger)  # TracerError, before a folder is made

@@ -1,4 +1,4 @@
-"""What ``tracer edit`` prints: what was written where, and what became of the answers."""
+"""What `tracer edit` prints: what was written where, and what became of the answers."""
 
 from __future__ import annotations
 

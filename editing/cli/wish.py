@@ -1,4 +1,4 @@
-"""What ``tracer edit`` is asked for: the requests, and the prompts that show what became of them."""
+"""What `tracer edit` is asked for: the requests, and the prompts that show what became of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ class Wish:
         return {**named, **space, "--requests": self.path, "--limit": self.limit}
 
     def items(self) -> list[Item]:
-        """The requests. Raises TracerError where there are none, and for those that cannot be made."""
+        """The requests.
+
+        Raises:
+            TracerError: where there are none, and for those that cannot be made.
+        """
         if self.path is not None:
             named = {name: value for name, value in self.given().items() if name not in ("--requests", "--limit")}
             apart(named, "names one fact, and --requests many; leave one of them out")
@@ -87,7 +91,7 @@ class Wish:
         return replace(joined, questions=questions, generate=generate).completed(model)
 
     def _more(self, request: EditRequest, true: str | None = None) -> tuple[Question, ...]:
-        """The questions of --paraphrase and --neighbour; ``true`` is the answer to the request itself."""
+        """The questions of --paraphrase and --neighbour; `true` is the answer to the request itself."""
         new = request.target_new
         found = [Question.about("paraphrase", self._text(text, request), request, true) for text in self.paraphrases]
         for given in self.neighbours:

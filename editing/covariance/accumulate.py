@@ -53,7 +53,11 @@ class Sums:
         packed.write(path, self.FORMAT, tensors, header)
 
     def restore(self, path: Path) -> None:
-        """Carry on where the file was written. Raises TracerError for a file that is none."""
+        """Carry on where the file was written.
+
+        Raises:
+            TracerError: a file that is none.
+        """
         tensors, header = packed.read(path, self.FORMAT)
         found = {name: packed.unpack(tensor) for name, tensor in tensors.items()}
         for layer, total in self.totals.items():

@@ -22,7 +22,7 @@ from .covariance import Covariance
 class Cache:
     """Covariances of one model over one corpus, one file a layer.
 
-    ``known``: fields of every :class:`Covariance` of it. The name of a file is a hash of what decides its numbers:
+    `known`: fields of every `Covariance` of it. The name of a file is a hash of what decides its numbers:
     fingerprint, layer, dtype, hash of the token windows, window, tokens.
     """
 
@@ -32,12 +32,12 @@ class Cache:
 
     @classmethod
     def of(cls, place: bool | str | Path, known: dict[str, Any], dtype: torch.dtype) -> Cache:
-        """The cache in the folder ``place``, or in the usual one for True."""
+        """The cache in the folder `place`, or in the usual one for True."""
         folder = cache_folder() / "covariance" if place is True else Path(str(place)).expanduser()
         return cls(folder, known, dtype)
 
     def path(self, *further: Any) -> Path:
-        """Where the covariance of a layer is kept, or the state named by ``further``."""
+        """Where the covariance of a layer is kept, or the state named by `further`."""
         same = [self.known[name] for name in ("fingerprint", "corpus", "window", "tokens")]
         key = json.dumps([*same, str(self.dtype), *further])
         return self.folder / f"{blake3(key.encode()).hexdigest()[:32]}.safetensors"

@@ -33,10 +33,10 @@ SHIPPED = Path(__file__).parents[1] / "data" / "covariance" / "factworld.safeten
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
-    """Uncentred second moments of the keys of one model, per layer. Made by :func:`editing.estimate_covariance`.
+    """Uncentred second moments of the keys of one model, per layer. Made by [`editing.estimate_covariance`][].
 
     Attributes:
-        moments: by layer, E[k k^T] [d_mlp, d_mlp] on the CPU, in the dtype it was summed in. Read :meth:`matrix`.
+        moments: by layer, E[k k^T] [d_mlp, d_mlp] on the CPU, in the dtype it was summed in. Read `matrix`.
         fingerprint: hash of the weights of the model.
         model: that model's name.
         corpus: hash of the token windows the keys were gathered on.
@@ -83,13 +83,17 @@ class Covariance:
         return next(iter(self.moments.values())).dtype
 
     def matrix(self, layer: int) -> Tensor:
-        """E[k k^T] of a layer, [d_mlp, d_mlp], a copy. Raises TracerError for a layer that is not there."""
+        """E[k k^T] of a layer, [d_mlp, d_mlp], a copy.
+
+        Raises:
+            TracerError: a layer that is not there.
+        """
         return self._moment(layer).clone()
 
     def condition(self, layer: int) -> float:
         """Largest over smallest eigenvalue, in float64; infinite where the smallest is not positive.
 
-        Takes O(d_mlp^3) once: 0.3 s at 1,024, most of an hour at 16,384. :meth:`solver` gets by with an estimate.
+        Takes O(d_mlp^3) once: 0.3 s at 1,024, most of an hour at 16,384. `solver` gets by with an estimate.
         """
         if ("condition", layer) not in self._kept:
             values = torch.linalg.eigvalsh(self._moment(layer).double())
@@ -124,9 +128,9 @@ class Covariance:
         return self._kept[layer, damping]
 
     def check(self, model: Model, layers: Iterable[int], fingerprint: str | None = None) -> None:
-        """See that these are the moments of ``model`` at ``layers``.
+        """See that these are the moments of `model` at `layers`.
 
-        ``fingerprint``: hash to expect instead of that of the model's weights as they are; for a model edited since
+        `fingerprint`: hash to expect instead of that of the model's weights as they are; for a model edited since
         its moments were taken, that of the weights before.
 
         Raises:
@@ -149,7 +153,8 @@ class Covariance:
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file that holds the upper triangles; return the path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: if it cannot be written; nothing is left behind then.
         """
         header = {
             "layers": list(self.layers),
@@ -167,11 +172,11 @@ class Covariance:
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, layers: Iterable[int] | None = None) -> Covariance:
-        """The covariance in a file of :meth:`save`; of it, only ``layers`` where they are given.
+        """The covariance in a file of `save`; of it, only `layers` where they are given.
 
         Raises:
-            TracerError: a file that is none, is cut short or damaged; a layer it lacks; with a model, one whose
-                weights are not those it was taken from.
+            TracerError: a file that is none, is cut short or damaged; a layer it lacks; with a model, one whose weights
+                are not those it was taken from.
         """
         wanted = None if layers is None else list(layers)
         tensors, header = packed.read(path, FORMAT, None if wanted is None else [f"layer{i}" for i in wanted])
@@ -226,7 +231,7 @@ class Covariance:
 class Solver:
     """C^-1 by a Cholesky factor [d_mlp, d_mlp], float64 on the CPU.
 
-    ``condition`` is an estimate from below of largest over smallest eigenvalue, damping included.
+    `condition` is an estimate from below of largest over smallest eigenvalue, damping included.
     """
 
     factor: Tensor = field(repr=False)
@@ -234,7 +239,7 @@ class Solver:
 
     @classmethod
     def of(cls, covariance: Covariance, layer: int, damping: float) -> Solver:
-        """See :meth:`Covariance.solver`."""
+        """See `Covariance.solver`."""
         matrix = covariance.matrix(layer).double()
         ridge = damping * matrix.diagonal().mean()
         matrix.diagonal().add_(ridge)
@@ -259,7 +264,7 @@ class Solver:
         return cls(factor, condition)
 
     def solve(self, keys: Tensor) -> Tensor:
-        """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of ``keys``."""
+        """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of `keys`."""
         if keys.dim() not in (1, 2) or len(keys) != len(self.factor):
             raise TracerError(f"keys of shape {list(keys.shape)}: expected [{len(self.factor)}], or that by n")
         columns = keys.detach().double().cpu().reshape(len(keys), -1)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def covariance_for(model: Model, layers: Iterable[int], fingerprint: str | None = None) -> Covariance:
-    """The covariance that an edit of ``model`` at ``layers`` uses when none is given.
+    """The covariance that an edit of `model` at `layers` uses when none is given.
 
     That which comes with the package, for the embedded model as it is; else that of the default text, from the cache
-    or estimated now (see :func:`editing.estimate_covariance`).
+    or estimated now (see [`editing.estimate_covariance`][]).
 
-    ``fingerprint``: of the weights a model had before it was edited; theirs is used where it is to be had. Keys change
+    `fingerprint`: of the weights a model had before it was edited; theirs is used where it is to be had. Keys change
     only above the lowest layer edited, and little.
     """
     layers = list(layers)

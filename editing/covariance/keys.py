@@ -42,7 +42,7 @@ def marks_of(corpus: Windows) -> list[int]:
 
 
 def reached(ends: np.ndarray, marks: Iterable[int]) -> set[int]:
-    """How many windows it takes to reach each of the ``marks``."""
+    """How many windows it takes to reach each of the `marks`."""
     return {int(np.searchsorted(ends, mark)) + 1 for mark in marks}
 
 
@@ -54,7 +54,7 @@ def read_groups(
     batch_tokens: int,
     stops: set[int],
 ) -> Iterator[tuple[int, int]]:
-    """Add the keys of groups of windows to ``sums``, and look at the change at ``stops``.
+    """Add the keys of groups of windows to `sums`, and look at the change at `stops`.
 
     Yields after every batch: the window behind the group where that is done, else 0; and how many tokens were read.
     """
@@ -76,7 +76,7 @@ def read_groups(
 
 
 def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
-    """``rows``, longest first, in batches of at most ``size`` tokens with padding, or one row."""
+    """`rows`, longest first, in batches of at most `size` tokens with padding, or one row."""
     while rows:
         take = max(1, size // len(rows[0]))
         yield list(rows[:take])
@@ -84,7 +84,7 @@ def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]
 
 
 def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -> None:
-    """Run the model over ``rows``, padded on the right, as far as the last layer, and add up its keys."""
+    """Run the model over `rows`, padded on the right, as far as the last layer, and add up its keys."""
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     real = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -122,7 +122,9 @@ def _device(model: Model, layer: int) -> torch.device:
 
 
 def check_finite(model: Model, sums: Sums) -> None:
-    """Raises TracerError if keys were not finite."""
+    """Raises:
+    TracerError: if keys were not finite.
+    """
     for layer, total in sums.totals.items():
         if not total.diagonal().isfinite().all():
             raise TracerError(

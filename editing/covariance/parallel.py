@@ -33,7 +33,7 @@ ITEM = "sums"
 
 
 def parts(corpus: Windows, size: int, marks: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Groups of windows as :meth:`Windows.groups` makes them, in up to ``PARTS`` parts of about as many tokens."""
+    """Groups of windows as `Windows.groups` makes them, in up to `PARTS` parts of about as many tokens."""
     ends = [corpus.tokens * part // PARTS for part in range(1, PARTS + 1)]
     stops = {int(np.searchsorted(corpus.ends, end)) + 1 for end in ends if end}
     found: list[list[tuple[int, int]]] = [[]]
@@ -54,13 +54,15 @@ def shared_sums(
     workers: int,
     cluster: str | None,
 ) -> Sums:
-    """What :func:`editing.covariance.estimate.sums_of` returns but for the last digits, since parts are summed by
+    """What `editing.covariance.estimate.sums_of` returns but for the last digits, since parts are summed by
     themselves first.
 
-    keep: beside it lies the file of the run, so that an interrupted run can be gone on with; it is removed at the end.
+    Args:
+        keep: beside it lies the file of the run, so that an interrupted run can be gone on with; it is removed at the
+            end.
 
     Raises:
-        TracerError: keys that are not finite, and as :func:`tracer.runs.run`.
+        TracerError: keys that are not finite, and as [`tracer.runs.run`][].
     """
     marks = marks_of(corpus)
     cut = parts(corpus, GROUP * batch_tokens, marks)

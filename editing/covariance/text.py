@@ -58,24 +58,24 @@ class Windows:
         return int(self.ends[-1])
 
     def groups(self, size: int, marks: Iterable[int] = ()) -> list[tuple[int, int]]:
-        """First window and the one after the last, of groups of about ``size`` tokens.
+        """First window and the one after the last, of groups of about `size` tokens.
 
-        Groups end with the window that reaches a multiple of ``size`` tokens, or one of the ``marks``.
+        Groups end with the window that reaches a multiple of `size` tokens, or one of the `marks`.
         """
         goals = sorted({*range(size, self.tokens, size), *marks, self.tokens})
         stops = np.unique(np.searchsorted(self.ends, goals)) + 1
         return [(int(a), int(b)) for a, b in zip([0, *stops[:-1]], stops, strict=True)]
 
     def rows(self, first: int, stop: int) -> list[np.ndarray]:
-        """The ids of windows ``first`` up to ``stop``."""
+        """The ids of windows `first` up to `stop`."""
         starts = np.concatenate([[0], self.ends])[first:stop]
         return [np.array(self.ids[a:b]) for a, b in zip(starts, self.ends[first:stop], strict=True)]
 
 
 @contextmanager
 def windows(model: Model, text: Text | None, window: int, max_tokens: int | None) -> Iterator[Windows]:
-    """``text`` in windows of at most ``window`` tokens, ``max_tokens`` in all; what the text may be is said in
-    :func:`editing.estimate_covariance`.
+    """`text` in windows of at most `window` tokens, `max_tokens` in all; what the text may be is said in
+    [`editing.estimate_covariance`][].
 
     The ids lie in a temporary file, four bytes a token, that is gone afterwards.
 
@@ -116,7 +116,7 @@ def reads_english(model: Model) -> bool:
 
 
 def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator[list[int]]:
-    """Token ids without special tokens, at most ``size`` at a time, never of two texts."""
+    """Token ids without special tokens, at most `size` at a time, never of two texts."""
     for blocks in texts:
         rest: list[int] = []
         for piece in pieces(blocks):
@@ -131,7 +131,7 @@ def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator
 
 
 def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[str]:
-    """``blocks`` joined and cut into pieces of at most ``size`` characters (a little more if need be).
+    """`blocks` joined and cut into pieces of at most `size` characters (a little more if need be).
 
     Cuts lie where tokenizers cut too: behind a single line end between words, else before a space.
     """
@@ -220,7 +220,7 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def _data_set(name: str) -> Iterator[Iterable[str]]:
-    """Every row of ``name:configuration:split``, streamed."""
+    """Every row of `name:configuration:split`, streamed."""
     try:
         import datasets
     except ImportError as error:

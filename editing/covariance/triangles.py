@@ -16,7 +16,7 @@ from tracer.files import new_file
 
 
 def add_upper(total: Tensor, keys: Tensor) -> None:
-    """Add K^T K to the upper triangle of ``total`` [d, d], for ``keys`` K [n, d]; below the diagonal holds no meaning.
+    """Add K^T K to the upper triangle of `total` [d, d], for `keys` K [n, d]; below the diagonal holds no meaning.
 
     Blocks below the diagonal are left out, which spares nearly half of the work.
     """
@@ -42,7 +42,7 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def mirror(upper: Tensor) -> Tensor:
-    """The symmetric matrix [d, d] whose upper triangle is that of ``upper``."""
+    """The symmetric matrix [d, d] whose upper triangle is that of `upper`."""
     upper = upper.triu()
     return upper + upper.triu(1).mT
 
@@ -56,9 +56,10 @@ def width_of(packed: Tensor) -> int:
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write ``tensors`` and ``header`` (what json knows) under the name ``format``, whole or not at all.
+    """Write `tensors` and `header` (what json knows) under the name `format`, whole or not at all.
 
-    Raises TracerError if the file cannot be written; nothing is left behind then.
+    Raises:
+        TracerError: if the file cannot be written; nothing is left behind then.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -79,15 +80,16 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
 
 
 def header(path: str | Path, format: str) -> dict[str, Any]:
-    """The header of a file that :func:`write` made; raises TracerError as :func:`read` does."""
+    """The header of a file that `write` made; raises TracerError as `read` does."""
     return read(path, format, ())[1]
 
 
 def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that :func:`write` made under the name ``format``; of the tensors, those in
-    ``names`` that are there.
+    """Tensors and header of a file that `write` made under the name `format`; of the tensors, those in
+    `names` that are there.
 
-    Raises TracerError for a missing file, another file, and one that is cut short or damaged.
+    Raises:
+        TracerError: a missing file, another file, and one that is cut short or damaged.
     """
     from safetensors import safe_open
 

@@ -16,7 +16,7 @@ REWORDED = ("rephrase_prompt", "rephrase_prompts", "rephrase", "rephrased_prompt
 
 
 class FieldError(TracerError):
-    """A field of a record that cannot be used; ``field`` is its name."""
+    """A field of a record that cannot be used; `field` is its name."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,11 @@ class FieldError(TracerError):
 
 
 def text(record: Mapping[str, Any], *names: str) -> str:
-    """The text of a field, the first of ``names`` that is there. Raises FieldError where none is, or it holds none."""
+    """The text of a field, the first of `names` that is there.
+
+    Raises:
+        FieldError: where none is, or it holds none.
+    """
     found = optional(record, *names)
     if found is not None:
         return found
@@ -35,9 +39,9 @@ def text(record: Mapping[str, Any], *names: str) -> str:
 
 
 def optional(record: Mapping[str, Any], *names: str) -> str | None:
-    """The text of the first field of ``names`` that is there; None: there is none, or it is empty.
+    """The text of the first field of `names` that is there; None: there is none, or it is empty.
 
-    A target may be a dict with ``str``, or a list of wordings, of which the first counts.
+    A target may be a dict with `str`, or a list of wordings, of which the first counts.
     """
     for name in names:
         things = answers(record.get(name), name)
@@ -61,7 +65,7 @@ def several(record: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 def posed(record: Mapping[str, Any], *names: str) -> list[tuple[str, Wordings | None]]:
     """Questions of fields that hold a text or a list of them; with the answers that some bring, else None.
 
-    Such are pairs of prompt and answer, and mappings as :func:`questions` takes them.
+    Such are pairs of prompt and answer, and mappings as `questions` takes them.
     """
     found: list[tuple[str, Wordings | None]] = []
     for name in names:
@@ -80,9 +84,9 @@ def posed(record: Mapping[str, Any], *names: str) -> list[tuple[str, Wordings | 
 
 
 def answers(value: Any, field: str) -> Wordings:
-    """What has to be named, each with its wordings: ``"a"``, ``["a", "also a"]`` or ``[["a", "also a"], ["b"]]``.
+    """What has to be named, each with its wordings: `"a"`, `["a", "also a"]` or `[["a", "also a"], ["b"]]`.
 
-    Numbers are written out, a dict stands for its ``str`` (CounterFact), and empty ones are left out.
+    Numbers are written out, a dict stands for its `str` (CounterFact), and empty ones are left out.
     """
     if value is None:
         return ()
@@ -102,9 +106,9 @@ def answers(value: Any, field: str) -> Wordings:
 
 
 def questions(value: Any, field: str) -> Iterator[tuple[str, Wordings]]:
-    """Pairs of prompt and answers of a list of mappings with ``prompt`` and ``ground_truth`` (KnowEdit), or of one.
+    """Pairs of prompt and answers of a list of mappings with `prompt` and `ground_truth` (KnowEdit), or of one.
 
-    The answer may also be called ``target`` (FactWorld) or ``answer``, and a pair be a list of two. A prompt may be a
+    The answer may also be called `target` (FactWorld) or `answer`, and a pair be a list of two. A prompt may be a
     list, of which every one is asked; of as many answers each has its own.
     """
     if value is not None and not isinstance(value, Mapping | Sequence):

@@ -30,7 +30,7 @@ class Layout:
         name: as it is asked for.
         has: fields that every record of it has.
         convert: makes a record of one. Raises FieldError, TracerError or pydantic's ValidationError.
-        prepare: makes ``convert`` of all rows of a file, where one row alone does not tell enough.
+        prepare: makes `convert` of all rows of a file, where one row alone does not tell enough.
         source: what the records are said to come from; None: the layout's name.
         fits: more that has to hold of a record's fields.
         names: fields of a rewrite that are called otherwise here, for messages.
@@ -138,9 +138,10 @@ def is_record(value: Mapping[str, Any]) -> bool:
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fields") -> Layout:
-    """The layout of the first records: the first of ``LAYOUTS`` that one of them matches.
+    """The layout of the first records: the first of `LAYOUTS` that one of them matches.
 
-    other: what the rows are where none has fields.
+    Args:
+        other: what the rows are where none has fields.
 
     Raises:
         TracerError: none; the message says what each layout has.
@@ -162,7 +163,11 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fi
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of that name. Raises TracerError for another name."""
+    """The layout of that name.
+
+    Raises:
+        TracerError: another name.
+    """
     if name not in LAYOUTS:
         raise TracerError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

@@ -68,16 +68,17 @@ def load_records(
         layout: name of a layout; None: recognised from the fields of the first records. "zsre-true" writes the true
             answer, as ROME and MEMIT do, where "zsre" writes the alternative.
         limit: the first so many records; None: all.
-        split: part of a set, of a file whose records have a field ``split``, or the name of one of several lists.
+        split: part of a set, of a file whose records have a field `split`, or the name of one of several lists.
         skip: leave out so many at the beginning.
-        strict: True: refuse a file with wrong records as a whole. False: load what can be loaded, and warn of the
-            rest. None: True for a file, False for a set, whose flaws its users cannot mend.
+        strict: True: refuse a file with wrong records as a whole. False: load what can be loaded, and warn of the rest.
+            None: True for a file, False for a set, whose flaws its users cannot mend.
 
     Raises:
-        TracerError: nothing to be read; or, with ``strict``, records that are wrong, all in one message with file,
-            line, record and field.
+        TracerError: nothing to be read; or, with `strict`, records that are wrong, all in one message with file, line,
+            record and field.
+
     Warns:
-        RecordWarning: without ``strict``, how many records were left out, and why (the first few); and once per file
+        RecordWarning: without `strict`, how many records were left out, and why (the first few); and once per file
             which fields with texts are not used.
     """
     loaded = read_records(path_or_name, layout=layout, limit=limit, split=split, skip=skip)
@@ -113,7 +114,7 @@ def read_records(
     split: str | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """As :func:`load_records`, with the problems as values.
+    """As `load_records`, with the problems as values.
 
     Wrong are records without the fields of their layout, without the subject in the prompt, whose new target is the old
     one, and those with a case id that came before. Records without a case id are numbered from 0, with " (no id)"
@@ -142,10 +143,13 @@ def read_records(
 
 
 def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditRecord]:
-    """Records from mappings in one of the layouts that files have, such as ``tracer.factworld.records()``.
+    """Records from mappings in one of the layouts that files have, such as `tracer.factworld.records()`.
 
-    Raises TracerError for anything else, and for records that are wrong, all in one message. Warns of fields with
+     Warns of fields with
     texts that are not used.
+
+    Raises:
+        TracerError: anything else, and for records that are wrong, all in one message.
     """
     rows = [Row("the list", number, None, plain(value)) for number, value in enumerate(given, 1)]
     mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
@@ -162,7 +166,7 @@ def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditReco
 
 
 def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = None) -> list[Fact]:
-    """Facts to be traced: the known facts of the ROME paper (``prompt``, ``subject``, ``attribute``).
+    """Facts to be traced: the known facts of the ROME paper (`prompt`, `subject`, `attribute`).
 
     Known facts have no new target, so they are no records. Of a file or set of records it gives what they are to
     replace, where that is known: prompt, subject and old target.
@@ -191,7 +195,11 @@ def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = N
 
 
 def save_records(path: str | Path, records: Iterable[EditRecord]) -> None:
-    """Write records as JSON lines that :func:`load_records` reads back as they are. Raises TracerError as it fails."""
+    """Write records as JSON lines that `load_records` reads back as they are.
+
+    Raises:
+        TracerError: as it fails.
+    """
     with new_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records:
             file.write(record.model_dump_json(exclude_defaults=True) + "\n")

@@ -48,7 +48,7 @@ class Problem:
 
 
 def listed(problems: Sequence[Problem], most: int) -> str:
-    """Lines on the first ``most`` kinds of problems: one problem of each in full, and the places of the others."""
+    """Lines on the first `most` kinds of problems: one problem of each in full, and the places of the others."""
     kinds: dict[tuple[str, str | None, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)

@@ -23,14 +23,14 @@ CRITERIA: dict[str, Kind] = {
 
 
 def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
-    """``edit`` is a whole sentence that ends in the new target; the six criteria are lists of tests.
+    """`edit` is a whole sentence that ends in the new target; the six criteria are lists of tests.
 
-    The file names subject and target by number only, so that the sentence has to be cut (:mod:`.sentences`), for which
+    The file names subject and target by number only, so that the sentence has to be cut (`sentences`), for which
     the whole file is looked at: how a relation is worded shows in what is asked about different subjects. A record
     whose sentence cannot be cut is a problem.
 
-    A test with several queries of which one is enough (``test_condition`` OR) has one ``either``. Its
-    ``condition_queries`` become questions of kind "condition", which it ``needs``, each with the answers it has there:
+    A test with several queries of which one is enough (`test_condition` OR) has one `either`. Its
+    `condition_queries` become questions of kind "condition", which it `needs`, each with the answers it has there:
     as published, a test counts only if the unedited model answers all of them.
     """
     known = wordings(*_prompts(rows))

@@ -44,8 +44,10 @@ def around(prompts: Sequence[str]) -> Wording:
 def prompt_of(sentence: str, former: str | None, wording: Wording | None, targets: Iterable[str]) -> str | None:
     """The sentence without its target.
 
-    former: the sentence that was true before; it has the same prompt. wording: of the relation, where the file tells.
-    targets: names that the new target may have.
+    Args:
+        former: the sentence that was true before; it has the same prompt.
+        wording: of the relation, where the file tells.
+        targets: names that the new target may have.
     """
     worded = wording is not None and bool(wording[1]) and sentence.startswith(wording[0])
     ends = [wording[1]] if wording is not None and worded else [f" {end}" for end in ENDS]
@@ -101,7 +103,8 @@ def _common(prompt: str, other: str) -> str:
 def wordings(asked: Mapping[str, Iterable[str]], edited: Mapping[str, Iterable[str]]) -> dict[str, Wording]:
     """Relation -> its wording, of those that are asked about two names or more; else with what edits have.
 
-    asked, edited: relation -> prompts.
+    Args:
+        asked, edited: relation -> prompts.
     """
     found = {}
     for relation in {*asked, *edited}:

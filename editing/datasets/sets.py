@@ -23,7 +23,7 @@ class Part:
     Attributes:
         files: groups of files relative to the folder, of which the first that is there whole is read.
         hub: repository of a data set.
-        file: its file there; None: all its rows, or those of ``split``.
+        file: its file there; None: all its rows, or those of `split`.
         split: of the repository.
     """
 

@@ -1,7 +1,7 @@
 """CounterFact's snippets: texts about subjects for which a target is true, in a file beside the records.
 
-``attribute_snippets.json`` is published with CounterFact (Meng et al. 2022): entries with ``relation_id``,
-``target_id`` and ``samples`` of ``name`` and ``text``. Those of the new target are what continued texts are compared
+`attribute_snippets.json` is published with CounterFact (Meng et al. 2022): entries with `relation_id`,
+`target_id` and `samples` of `name` and `text`. Those of the new target are what continued texts are compared
 with (consistency); those about the edited subject itself are its essence texts.
 """
 
@@ -25,7 +25,8 @@ Samples = Sequence[Mapping[str, Any]]
 def with_snippets(records: Sequence[EditRecord], rows: Sequence[Row]) -> list[EditRecord]:
     """The records with the texts that the file beside theirs has for them; unchanged where there is none.
 
-    Raises TracerError for a file of that name that is another.
+    Raises:
+        TracerError: a file of that name that is another.
     """
     found: dict[str, dict[tuple[str, str], Samples]] = {}
     keys: dict[str, tuple[str, tuple[str, str]]] = {}

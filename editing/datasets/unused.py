@@ -27,7 +27,7 @@ class Unused:
 
 
 class Watched(dict[str, Any]):
-    """A record, mappings in it included, that notes in ``seen`` the fields that are read."""
+    """A record, mappings in it included, that notes in `seen` the fields that are read."""
 
     def __init__(self, value: Mapping[str, Any], seen: set[str], path: str = "") -> None:
         inside = {
@@ -51,7 +51,7 @@ class Watched(dict[str, Any]):
 
 
 def unused_of(file: str, records: Iterable[Watched], seen: set[str], ignored: Sequence[str]) -> list[Unused]:
-    """Fields that no record was asked for and that hold texts of some words in one of them, except ``ignored``."""
+    """Fields that no record was asked for and that hold texts of some words in one of them, except `ignored`."""
     counts: Counter[str] = Counter()
     asking: set[str] = set()
     for record in records:

@@ -30,11 +30,11 @@ SHOWN = 5  # requests written out in full
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a method changes. Made by :func:`editing.compute_edit` or :meth:`editing.Editor.edit`.
+    """What a method changes. Made by [`editing.compute_edit`][] or [`editing.Editor.edit`][].
 
     Attributes:
-        factors: by full parameter name in ``model.hf``: U [rows, r] and V [columns, r], float32 on the CPU; the change
-            is U V^T in the orientation the weight is stored in.
+        factors: by full parameter name in `model.hf`: U [rows, r] and V [columns, r], float32 on the CPU; the change is
+            U V^T in the orientation the weight is stored in.
         method: name of the method; of a composition, the names joined by "+".
         settings: its hyper-parameters as used, with what had been left to be measured; what json knows. Under
             "orientation" how the weights are stored, "in_out" or "out_in", where that is known.
@@ -112,7 +112,11 @@ class Edit:
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
     def scale(self, factor: float) -> Edit:
-        """The same edit, ``factor`` times as large. Raises TracerError for a factor that is not finite."""
+        """The same edit, `factor` times as large.
+
+        Raises:
+            TracerError: a factor that is not finite.
+        """
         if not math.isfinite(factor):
             raise TracerError(f"an edit cannot be scaled by {factor}; give a finite number")
         factors = {name: (u * factor, v) for name, (u, v) in self.factors.items()}
@@ -122,7 +126,7 @@ class Edit:
     def compose(self, *others: Edit) -> Edit:
         """The sum of edits that were computed on the same weights; ranks add up, requests are joined.
 
-        The settings of each stand under ``"parts"``, its evidence under its place: ``"0/..."``, ``"1/..."``.
+        The settings of each stand under `"parts"`, its evidence under its place: `"0/..."`, `"1/..."`.
 
         Raises:
             TracerError: an edit computed on other weights.
@@ -170,7 +174,7 @@ class Edit:
 
     # --- use -------------------------------------------------------------------------------------------------------
     def check(self, model: Model) -> None:
-        """Raise TracerError if ``model`` has other weights than those the edit was computed on."""
+        """Raise TracerError if `model` has other weights than those the edit was computed on."""
         found = model.fingerprint()
         if found != self.fingerprint:
             raise TracerError(
@@ -193,13 +197,13 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
-        """The same as :func:`load_edit`."""
+        """The same as `load_edit`."""
         return load_edit(path, model, anyway)
 
     def to_peft(self, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
-        """Write the edit as a LoRA adapter that ``peft.PeftModel.from_pretrained(hf, folder)`` loads.
+        """Write the edit as a LoRA adapter that `peft.PeftModel.from_pretrained(hf, folder)` loads.
 
-        See :func:`editing.edits.lora.to_peft`.
+        See [`editing.edits.lora.to_peft`][].
         """
         from .lora import to_peft
 
@@ -236,7 +240,7 @@ class Edit:
 
 
 def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
-    """Read what :meth:`Edit.save` wrote; nothing in the file is run.
+    """Read what `Edit.save` wrote; nothing in the file is run.
 
     Args:
         model: refuse an edit that was computed on other weights than this model has; not checked without it.

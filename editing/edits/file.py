@@ -21,7 +21,7 @@ SUFFIX = ".safetensors"
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write ``tensors`` and ``header`` (what json knows) under the name ``format``; return the path.
+    """Write `tensors` and `header` (what json knows) under the name `format`; return the path.
 
     A path without a suffix gets ".safetensors".
 
@@ -45,7 +45,7 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that :func:`write` made under the name ``format``.
+    """Tensors and header of a file that `write` made under the name `format`.
 
     Raises:
         TracerError: there is no such file, it is another one, cut short or damaged.

@@ -27,17 +27,17 @@ def to_peft(
     model: Model | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``, whole or not at all; return it.
+    """Write `adapter_config.json` and `adapter_model.safetensors` into `folder`, whole or not at all; return it.
 
-    ``peft.PeftModel.from_pretrained(hf, folder)`` on the weights the edit was computed on gives the edited model, and
-    ``merge_and_unload`` its weights.
+    `peft.PeftModel.from_pretrained(hf, folder)` on the weights the edit was computed on gives the edited model, and
+    `merge_and_unload` its weights.
 
     Args:
         factors: the edit's.
         orientation: of the weights, "in_out" or "out_in", where the edit says it.
         base: name of the model the edit is for.
         model: tells how the weights are stored, where the edit does not, and whether the model is a masked one.
-        overwrite: replace what ``folder`` holds.
+        overwrite: replace what `folder` holds.
 
     Raises:
         TracerError: an edit without factors, one that does not say how its weights are stored (and no model given),

@@ -23,7 +23,7 @@ _BLOCK = 1 << 20  # numbers of a weight in double precision at a time: 8 MB
 
 
 def names_of(model: Model, layers: Iterable[int]) -> list[str]:
-    """Names of the down-projection weights of ``layers``, in that order.
+    """Names of the down-projection weights of `layers`, in that order.
 
     Raises:
         TracerError: a layer that does not exist.
@@ -32,7 +32,11 @@ def names_of(model: Model, layers: Iterable[int]) -> list[str]:
 
 
 def parameter(model: Model, name: str) -> nn.Parameter:
-    """The parameter of ``model.hf`` with a name. Raises TracerError if there is none."""
+    """The parameter of `model.hf` with a name.
+
+    Raises:
+        TracerError: if there is none.
+    """
     try:
         return model.hf.get_parameter(name)
     except AttributeError as error:
@@ -76,7 +80,7 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
 
 
 def orientation_of(model: Model, names: Iterable[str]) -> str | None:
-    """How the named weights are stored: ``"in_out"`` (all of Conv1D) or ``"out_in"`` (all of Linear), else None."""
+    """How the named weights are stored: `"in_out"` (all of Conv1D) or `"out_in"` (all of Linear), else None."""
     try:
         paths = [name.removesuffix(".weight") for name in names]
         found = {orientation(model.hf.get_submodule(path), path) for path in paths}
@@ -107,7 +111,7 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
-    """The new value of every weight in ``factors``, on its device; nothing is written.
+    """The new value of every weight in `factors`, on its device; nothing is written.
 
     Raises:
         TracerError: a weight that cannot be edited, factors of another shape, or a result that is not finite.
@@ -136,7 +140,7 @@ def bits(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def write(model: Model, new: Mapping[str, Tensor]) -> None:
-    """Copy ``new`` into the model's own weights, all of them or none; a Ctrl-C takes effect afterwards."""
+    """Copy `new` into the model's own weights, all of them or none; a Ctrl-C takes effect afterwards."""
     weights = {name: parameter(model, name) for name in new}
     before = bits(model, new)
     with uninterrupted(), torch.no_grad():
@@ -154,7 +158,7 @@ def applied(model: Model, factors: Factors) -> Iterator[Model]:
     """Inside, the model has W + U V^T for its weights W; afterwards it has the exact bits of before, whatever happens.
 
     Raises:
-        TracerError: as :func:`proposed` does; the model is untouched then.
+        TracerError: as `proposed` does; the model is untouched then.
     """
     new = proposed(model, factors)
     before = bits(model, new)
@@ -174,12 +178,12 @@ def digest(tensor: Tensor) -> str:
 
 
 def digests(model: Model, names: Iterable[str]) -> dict[str, str]:
-    """:func:`digest` of each named weight of a model."""
+    """`digest` of each named weight of a model."""
     return {name: digest(parameter(model, name)) for name in names}
 
 
 def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 to ``dtype`` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
+    """float64 to `dtype` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
 
     Rounding to odd on the way there keeps the second rounding from being misled by the first (Boldo and Melquiond,
     "When double rounding is odd", 2005).

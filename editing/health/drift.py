@@ -27,12 +27,13 @@ KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that
 
 @dataclass(frozen=True)
 class Drifted:
-    """What :class:`Drift` found.
+    """What `Drift` found.
 
     Attributes:
         kl: mean over tokens of KL(before || after), in nats.
         perplexity: of the text, exp of the mean loss per token.
-        before: the same before any edit. words: size of the vocabulary, the perplexity of guessing.
+        before: the same before any edit.
+        words: size of the vocabulary, the perplexity of guessing.
     """
 
     kl: float
@@ -48,7 +49,7 @@ class Drifted:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Next-token distributions of the unedited model over a text. Made by :meth:`recorded`.
+    """Next-token distributions of the unedited model over a text. Made by `recorded`.
 
     The distributions are kept whole, since a sum over the most probable tokens alone misses what an edit raises from
     nothing: 4 bytes for each of N tokens and V entries of the vocabulary, 51 MB for GPT-2's 50,257 and 256 tokens.
@@ -67,10 +68,11 @@ class Drift:
     def recorded(
         cls, model: Model, text: str | Sequence[str] | None = None, *, tokens: int = TOKENS, width: int = WIDTH
     ) -> Drift:
-        """Run the first ``tokens`` of ``text`` through the model as it is now, in windows of ``width`` tokens.
+        """Run the first `tokens` of `text` through the model as it is now, in windows of `width` tokens.
 
-        text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
-            plain English for others.
+        Args:
+            text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
+                plain English for others.
 
         Raises:
             TracerError: no text, one of fewer than two tokens, settings out of range, a masked model, logits that are
@@ -81,11 +83,15 @@ class Drift:
         return cls(ids, lead, torch.cat(parts))
 
     def measure(self, model: Model) -> float:
-        """Mean of KL(before || after) over the tokens, in nats, with ``model`` as it is now."""
+        """Mean of KL(before || after) over the tokens, in nats, with `model` as it is now."""
         return self.both(model).kl
 
     def both(self, model: Model) -> Drifted:
-        """Drift and perplexity, from the same forward. Raises TracerError for logits that are not numbers."""
+        """Drift and perplexity, from the same forward.
+
+        Raises:
+            TracerError: logits that are not numbers.
+        """
         kl = 0.0
         loss = 0.0
         for rows, after in _run(model, self.ids, self.lead):
@@ -101,7 +107,7 @@ class Drift:
         return _perplexity(_loss(self.before, self.ids, self.lead), self.ids, self.lead)
 
     def read(self, model: Model) -> Drifted:
-        """As :meth:`both`; infinite where the model gives no numbers any more."""
+        """As `both`; infinite where the model gives no numbers any more."""
         try:
             return self.both(model)
         except TracerError:
@@ -113,7 +119,7 @@ def perplexity(
 ) -> float:
     """Perplexity per token of a text: exp of the mean loss of all tokens but the first of each window.
 
-    Arguments and errors as of :meth:`Drift.recorded`; tokens: None takes the whole text.
+    Arguments and errors as of `Drift.recorded`; tokens: None takes the whole text.
     """
     ids, lead = windows(model, text, tokens, width)
     loss = sum(_loss(log_probs, ids[rows], lead) for rows, log_probs in _run(model, ids, lead))

@@ -25,16 +25,16 @@ TOKENS = 128
 
 
 class HarmWarning(EditWarning):
-    """An edit that ruins the model it is made on. The edit's ``note`` says it too."""
+    """An edit that ruins the model it is made on. The edit's `note` says it too."""
 
 
 def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
-    """The edits with what each does to unrelated text in ``evidence`` ("perplexity" before and after, and "drift").
+    """The edits with what each does to unrelated text in `evidence` ("perplexity" before and after, and "drift").
 
     The text is FactWorld's held-out text for the embedded model, a passage of plain English for others.
 
     Args:
-        check: "warn" warns of an edit that ruins the model and says so in its ``note``, "refuse" raises; None measures
+        check: "warn" warns of an edit that ruins the model and says so in its `note`, "refuse" raises; None measures
             nothing. A masked model has no perplexity and is not measured.
 
     Raises:

@@ -65,7 +65,9 @@ class Reading:
 class Monitor:
     """Reads a model's health against what it was before its edits.
 
-    model: as it is before the first edit. drift: recorded on it; None: only norms are read.
+    Args:
+        model: as it is before the first edit.
+        drift: recorded on it; None: only norms are read.
     """
 
     def __init__(self, model: Model, drift: Drift | None, limits: Limits) -> None:
@@ -81,7 +83,7 @@ class Monitor:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What :meth:`resume` needs; what json knows."""
+        """What `resume` needs; what json knows."""
         return {"norms": self._norms, "before": self._before}
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -89,7 +91,7 @@ class Monitor:
         self._norms, self._before = dict(state["norms"]), float(state["before"])
 
     def read(self, now: Drifted | None = None) -> list[Reading]:
-        """Health after an edit; ``now``: what the drift is, if it has been read already."""
+        """Health after an edit; `now`: what the drift is, if it has been read already."""
         limits, growth = self.limits, [norm_of(self.model, name) / norm for name, norm in self._norms.items() if norm]
         found = [Reading(NORM, max(growth, default=1.0), _limit(limits.norm_growth))]
         if self.drift is not None:

@@ -30,7 +30,7 @@ MOST = 6  # layers of a window: as many as MEMIT writes at in GPT-J, where it is
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Which layers to write at, and the evidence, for F facts and L layers. Made by :func:`editing.locate`.
+    """Which layers to write at, and the evidence, for F facts and L layers. Made by [`editing.localisation.choose.locate`][].
 
     Attributes:
         using: "trace", "neurons" or "sweep".
@@ -41,11 +41,11 @@ class Located:
             "neurons": "mass", the attribution of the layer's neurons summed, which is the part of the answer's
             probability that is gone without them; "count", how many are above the threshold. "sweep": "reliability",
             "generalisation", "locality" after an edit at the layer, and "reliability margin", ... as
-            :func:`editing.edit_scores` defines them.
+            `editing.edit_scores` defines them.
         unedited: [F] by name, the measures of a sweep before any edit; empty otherwise.
         prompts, subjects, answers: of each fact; the answer is what was traced, or the new target of an edit.
         unknown: prompts that were left out because the model does not say their target.
-        settings: what was run, what json knows; ``share`` and ``most`` are those of :func:`suggest`.
+        settings: what was run, what json knows; `share` and `most` are those of `suggest`.
         model, n_layers, fingerprint: the model's name, L, and the hash of its weights.
         note: a remark for the reader, or "".
     """
@@ -92,9 +92,9 @@ class Located:
         most: int = MOST,
         **more: Any,
     ) -> Located:
-        """From evidence alone: the layers are those that :func:`suggest` names. ``more``: the other fields.
+        """From evidence alone: the layers are those that `suggest` names. `more`: the other fields.
 
-        ``share``: None stands for 0.95 of a sweep and 0.8 of other evidence.
+        `share`: None stands for 0.95 of a sweep and 0.8 of other evidence.
         """
         share = SHARE[using] if share is None else share
         profile = profile_of(using, evidence)
@@ -124,7 +124,8 @@ class Located:
     def rank_correlation(self, other: Located) -> float:
         """Spearman's rank correlation of the two profiles over layers; nan if one is flat.
 
-        Raises TracerError for evidence about different models.
+        Raises:
+            TracerError: evidence about different models.
         """
         check_one_model([self, other])
         return rank_correlation(self.profile, other.profile)
@@ -158,7 +159,8 @@ class Located:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (arrays and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Raises:
+            TracerError: if it cannot be written; nothing is left behind then.
         """
         header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ARRAYS}
         arrays = {f"{name}/{key}": array for name in ARRAYS for key, array in getattr(self, name).items()}
@@ -166,7 +168,11 @@ class Located:
 
     @classmethod
     def load(cls, path: str | Path) -> Located:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read what `save` wrote; nothing in the file is run.
+
+        Raises:
+            TracerError: any other file.
+        """
         found, header = storage.read(path, FORMAT)
         try:
             for name in TUPLES:
@@ -179,7 +185,7 @@ class Located:
 
 
 def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[L]: see :attr:`Located.profile`."""
+    """[L]: see `Located.profile`."""
     means = [_mean(evidence[name]) for name in USING[using]]
     if using != "sweep":
         return means[0]
@@ -201,11 +207,12 @@ def suggest(
     """(layers, window) that a profile [L] speaks for: the best first, and in order.
 
     The window grows from the best layer, each time by the better of the two beside it, for as long as that has at
-    least ``share`` of the best value and there are no more than ``most`` layers; a layer that was not measured (nan)
+    least `share` of the best value and there are no more than `most` layers; a layer that was not measured (nan)
     is never taken. Where the best value is not above zero, it is that layer alone. Of equal layers the one with more
-    of ``ties`` [L] counts as better, then the lower one.
+    of `ties` [L] counts as better, then the lower one.
 
-    Raises TracerError for a share outside 0 to 1, fewer than one layer, and a profile without a number.
+    Raises:
+        TracerError: a share outside 0 to 1, fewer than one layer, and a profile without a number.
     """
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
         raise TracerError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")

@@ -30,7 +30,7 @@ class Entry:
     """One line of an editor's history.
 
     Attributes:
-        index: 1 for the first edit; ``checkout(index)`` gives the model right after it.
+        index: 1 for the first edit; `checkout(index)` gives the model right after it.
         edit: the edit.
         active: whether the model has it now.
     """
@@ -49,19 +49,19 @@ class _State:
 class Editor:
     """Edits on one model, made in place, with their history.
 
-    ``model`` is the caller's own and is changed by :meth:`edit`, :meth:`apply`, :meth:`undo` and :meth:`checkout`, each
-    of which is made in full or not at all; :meth:`fork` gives a copy to edit instead. The bits of every weight that was
+    `model` is the caller's own and is changed by `edit`, `apply`, `undo` and `checkout`, each
+    of which is made in full or not at all; `fork` gives a copy to edit instead. The bits of every weight that was
     written to are kept, so that going back gives the same bits, and every state's hash is compared with the one noted
     when it was made.
 
     Args:
         model: the model to edit.
-        folder: write a ledger there as it goes, for :meth:`open`; see :meth:`record`.
+        folder: write a ledger there as it goes, for `open`; see `record`.
         budget: bytes of memory for the weights between the first and the present state. A state that does not fit is
             computed again from the edits when it is asked for.
 
     Raises:
-        TracerError: ``folder`` holds a ledger already.
+        TracerError: `folder` holds a ledger already.
     """
 
     def __init__(self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET) -> None:
@@ -77,7 +77,7 @@ class Editor:
 
     @classmethod
     def open(cls, folder: str | Path, model: Model | None = None, *, budget: int = BUDGET) -> Editor:
-        """The editor whose ledger is in ``folder``, where it was left, with the same bits; it goes on writing there.
+        """The editor whose ledger is in `folder`, where it was left, with the same bits; it goes on writing there.
 
         Args:
             model: the model as it was before the first edit, which is changed in place; loaded by the name it was
@@ -142,12 +142,12 @@ class Editor:
         """Compute an edit on the model as it is now, make it, and return it.
 
         Edits that were undone before are dropped from the history. Arguments are those of
-        :func:`editing.compute_edit`; methods that use a covariance take that of the model as loaded, unless one of the
+        [`editing.compute_edit`][]; methods that use a covariance take that of the model as loaded, unless one of the
         model as it is now is given. Whatever goes wrong, model and history stay as they were; a Ctrl-C that comes while
         weights and ledger are being written takes effect right after, with the edit made.
 
         Raises:
-            TracerError: as :func:`editing.compute_edit` does; weights that are not finite in the model's number type;
+            TracerError: as [`editing.compute_edit`][] does; weights that are not finite in the model's number type;
                 weights that something else has changed since the last edit.
         """
         edit = self.compute(requests, method, **hparams)
@@ -155,11 +155,11 @@ class Editor:
         return edit
 
     def compute(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
-        """The edit that :meth:`edit` would make, without making it.
+        """The edit that `edit` would make, without making it.
 
-        Methods that weigh old keys are told which weights there were before the first edit (``origin``), since those
+        Methods that weigh old keys are told which weights there were before the first edit (`origin`), since those
         are what the covariance is of; methods that protect earlier edits (AlphaEdit) are given those the model has
-        (``earlier``). ``hparams`` may say otherwise.
+        (`earlier`). `hparams` may say otherwise.
         """
         from editing.methods.compute import compute_edit, method_named
 
@@ -193,11 +193,11 @@ class Editor:
         """Inside, the model has an edit, which is given; afterwards it has the exact bits of before.
 
         Args:
-            requests: what :meth:`edit` takes, or an :class:`editing.Edit`.
-            anyway: as in :meth:`apply`.
+            requests: what `edit` takes, or an [`editing.Edit`][].
+            anyway: as in `apply`.
 
         Raises:
-            TracerError: as :meth:`edit` and :meth:`apply` do.
+            TracerError: as `edit` and `apply` do.
         """
         model = self._unchanged()
         edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
@@ -209,10 +209,10 @@ class Editor:
     # --- there and back --------------------------------------------------------------------------------------------
     @ordinary()
     def undo(self, n: int = 1, anyway: bool = False) -> None:
-        """Take the last ``n`` edits back; they stay in the history. See :meth:`checkout`.
+        """Take the last `n` edits back; they stay in the history. See `checkout`.
 
         Raises:
-            TracerError: fewer edits than that; and as :meth:`checkout` does.
+            TracerError: fewer edits than that; and as `checkout` does.
         """
         if not _is_count(n) or not 1 <= n <= self.position:
             raise TracerError(
@@ -222,7 +222,7 @@ class Editor:
 
     @ordinary()
     def checkout(self, k: int, anyway: bool = False) -> None:
-        """Give the model the weights it had right after edit ``k``; 0 gives those it was loaded with.
+        """Give the model the weights it had right after edit `k`; 0 gives those it was loaded with.
 
         Later edits stay in the history, to be checked out again, until a new edit is made from here.
 
@@ -254,7 +254,7 @@ class Editor:
             self._note(_State(steps, k))
 
     def reset(self) -> None:
-        """Give the model the weights it was loaded with: ``checkout(0)``."""
+        """Give the model the weights it was loaded with: `checkout(0)`."""
         self.checkout(0)
 
     def fork(self) -> Editor:
@@ -267,7 +267,7 @@ class Editor:
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
-        """Write the history to ``folder``, and every change of it from now on, so that :meth:`open` finds it again.
+        """Write the history to `folder`, and every change of it from now on, so that `open` finds it again.
 
         A process that is killed at any instant leaves the ledger as it was before the edit at hand, or after.
 
@@ -280,7 +280,7 @@ class Editor:
         """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
 
         Args:
-            overwrite: replace what ``folder`` holds.
+            overwrite: replace what `folder` holds.
 
         Raises:
             TracerError: the folder is not empty, or cannot be written.
@@ -313,7 +313,7 @@ class Editor:
 
     @contextmanager
     def _all_or_nothing(self, new: Mapping[str, Tensor]) -> Iterator[None]:
-        """The model has ``new`` inside, and keeps it if a new state was noted by the end."""
+        """The model has `new` inside, and keeps it if a new state was noted by the end."""
         before, state = bits(self.model, new), self._state
         try:
             write(self.model, new)
@@ -324,7 +324,11 @@ class Editor:
             raise
 
     def _unchanged(self) -> Model:
-        """The model with its fingerprint taken. Raises TracerError if it is not the one of the present state."""
+        """The model with its fingerprint taken.
+
+        Raises:
+            TracerError: if it is not the one of the present state.
+        """
         model, steps, position = self.model.pinned(), self._state.steps, self.position
         if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
             raise TracerError(self._complaint(self._changed(self._versions.names())))
@@ -335,7 +339,7 @@ class Editor:
         return [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
 
     def _noted(self, name: str, k: int) -> str:
-        """Digest of a weight in state ``k``, as it was noted."""
+        """Digest of a weight in state `k`, as it was noted."""
         found = (step.digests[name] for step in reversed(self._state.steps[:k]) if name in step.digests)
         return next(found, None) or digest(self._versions.bits(name, (), parameter(self.model, name).device))
 

@@ -42,7 +42,7 @@ class Base:
 
 
 class Ledger:
-    """A folder that follows an editor. Made by :meth:`create` or :meth:`open`; one process writes to it at a time."""
+    """A folder that follows an editor. Made by `create` or `open`; one process writes to it at a time."""
 
     def __init__(self, folder: Path, base: Base, text: str | None = None, steps: Sequence[Step] = ()) -> None:
         self.folder, self.base = folder, base
@@ -50,7 +50,7 @@ class Ledger:
 
     @classmethod
     def create(cls, folder: str | Path, base: Base, steps: Sequence[Step], position: int) -> Ledger:
-        """A new ledger of ``steps`` in ``folder``, which is made if need be; see :meth:`write`.
+        """A new ledger of `steps` in `folder`, which is made if need be; see `write`.
 
         Raises:
             TracerError: the folder holds a ledger already, or cannot be written.
@@ -70,7 +70,7 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: str | Path) -> tuple[Ledger, tuple[Step, ...], int]:
-        """The ledger in ``folder``, its steps, and how many of them the model had.
+        """The ledger in `folder`, its steps, and how many of them the model had.
 
         Raises:
             TracerError: there is none, or one of its files is missing or damaged.
@@ -100,7 +100,7 @@ class Ledger:
         return cls(path.parent, base, text, steps), tuple(steps), position
 
     def write(self, steps: Sequence[Step], position: int) -> None:
-        """Make the folder say that ``steps`` were made and that the model has the first ``position`` of them.
+        """Make the folder say that `steps` were made and that the model has the first `position` of them.
 
         Raises:
             TracerError: something else has written to the folder, or it cannot be written; it is left as it was.

@@ -1,4 +1,4 @@
-"""What :func:`editing.locate` measures layer by layer: traces, neurons, edits."""
+"""What [`editing.localisation.choose.locate`][] measures layer by layer: traces, neurons, edits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ About = Fact | EditRequest | Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What was measured for F facts: ``arrays`` [F, layers] by name, and other fields of a ``Located``."""
+    """What was measured for F facts: `arrays` [F, layers] by name, and other fields of a `Located`."""
 
     arrays: dict[str, np.ndarray]
     more: dict[str, Any]

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlphaEditSettings(SpreadSettings):
-    """Hyper-parameters of AlphaEdit; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of AlphaEdit; see [`editing.methods.value.settings.ValueSettings`][].
 
-    nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2 for
-    every model, whatever the scale of its keys); None: as many of the smallest as together hold ``nullspace_share`` of
-    the trace. ridge: what the change costs (``L2``), as a share of the new keys' mean squared length in the free space;
-    ridge_absolute: the same as a number, as published. earlier: edits whose keys are to keep their values, as an
-    editor gives it.
+    Attributes:
+        nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2
+            for every model, whatever the scale of its keys); None: as many of the smallest as together hold
+            `nullspace_share` of the trace.
+        ridge: what the change costs (`L2`), as a share of the new keys' mean squared length in the free space;
+        ridge_absolute: the same as a number, as published.
+        earlier: edits whose keys are to keep their values, as an editor gives it.
     """
 
     nullspace_threshold: float | None = None

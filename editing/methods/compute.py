@@ -51,7 +51,11 @@ METHODS = {
 
 
 def method_named(name: str) -> Method:
-    """The method with this name, dashes and capitals as they come. Raises TracerError for another."""
+    """The method with this name, dashes and capitals as they come.
+
+    Raises:
+        TracerError: another.
+    """
     key = str(name).lower().replace("-", "_")
     if key not in METHODS:
         raise TracerError(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
@@ -60,7 +64,11 @@ def method_named(name: str) -> Method:
 
 
 def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
-    """The method's settings with ``hparams``. Raises TracerError for a name or a value they do not have."""
+    """The method's settings with `hparams`.
+
+    Raises:
+        TracerError: a name or a value they do not have.
+    """
     known = [field.name for field in fields(method.settings)]
     wrong = [name for name in hparams if name not in known]
     if wrong:
@@ -81,17 +89,17 @@ def compute_edit(
     check: Check = "warn",
     **hparams: Any,
 ) -> Edit:
-    """The edit that makes ``requests`` true, computed on the model as it is; the model is left as it was.
+    """The edit that makes `requests` true, computed on the model as it is; the model is left as it was.
 
     Args:
-        requests: an :class:`EditRequest`, a record in a layout it knows, or a list of them.
+        requests: an `EditRequest`, a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora or kn.
-        locate: a :class:`tracer.CausalTrace`, :class:`tracer.NeuronAttribution` or :class:`editing.Located` that says
-            which layers are written.
+        locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
+            says which layers are written.
         known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
         check: what becomes of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the
-            edit's ``evidence``), or moves nothing: "warn" warns, "refuse" raises, None does not look.
-        hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
+            edit's `evidence`), or moves nothing: "warn" warns, "refuse" raises, None does not look.
+        hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][].
 
     Raises:
         TracerError: requests that are none or contradict each other, a target that is said already, an unknown method
@@ -117,8 +125,8 @@ def compute_edits(
 ) -> list[Edit]:
     """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
 
-    For many edits to be tried one at a time this is several times as fast as :func:`compute_edit` on each. Arguments
-    and errors are those of :func:`compute_edit`; ``seconds`` of each edit is its share, by requests.
+    For many edits to be tried one at a time this is several times as fast as `compute_edit` on each. Arguments
+    and errors are those of `compute_edit`; `seconds` of each edit is its share, by requests.
     """
     if known not in ("refuse", "edit"):
         raise TracerError(f"known is {known!r}; expected 'refuse' or 'edit'")
@@ -189,7 +197,8 @@ def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
 def _noted(edit: Edit, check: Check) -> Edit:
     """The edit, with a word where some of its values do nothing to their targets.
 
-    Raises TracerError for one that moves nothing at all, with "refuse"; warns with "warn".
+    Raises:
+        TracerError: one that moves nothing at all, with "refuse"; warns with "warn".
     """
     idle = (edit.evidence or {}).get("idle")
     if idle is None or not bool(idle.any()):

@@ -37,13 +37,13 @@ class LoRASettings:
 
     Attributes:
         layers: which blocks get adapters; None: those from a quarter to half of the depth. (Published: all of them.)
-        modules: names, as in ``model.hf``, of the projections in each of these blocks that do, such as
-            ``("q_proj", "v_proj")``; None: the MLP's down-projection.
-        rank, alpha: the change is ``alpha / rank * B A``.
+        modules: names, as in `model.hf`, of the projections in each of these blocks that do, such as
+            `("q_proj", "v_proj")`; None: the MLP's down-projection.
+        rank, alpha: the change is `alpha / rank * B A`.
         dropout: of the adapters' input while they are trained. (Published: 0.1.)
         steps: passes over the requests, at most.
         lr: learning rate of Adam. (Published: 5e-3.)
-        objective, stop_loss, batch_size: see :class:`editing.methods.training.Schedule`. (Published: no limit of the
+        objective, stop_loss, batch_size: see [`editing.methods.training.Schedule`][]. (Published: no limit of the
         loss.)
         weight_decay: Adam's L2 term on A and B.
         seed: of A and of dropout; the global random state is left alone.
@@ -87,7 +87,8 @@ class LoRASettings:
 def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[Change]:
     """One change per group, each trained by itself on the model as it is, from the same random start.
 
-    Raises TracerError for modules that the model does not have, and for weights that cannot be edited.
+    Raises:
+        TracerError: modules that the model does not have, and for weights that cannot be edited.
     """
     middle = tuple(range(model.n_layers // 4, model.n_layers // 2 + 1))
     chosen = replace(settings, layers=settings.layers or middle)
@@ -98,7 +99,11 @@ def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[
 
 
 def projections(model: Model, settings: LoRASettings) -> list[str]:
-    """Paths, in ``model.hf``, of the modules that get adapters. Raises TracerError for a name that finds none."""
+    """Paths, in `model.hf`, of the modules that get adapters.
+
+    Raises:
+        TracerError: a name that finds none.
+    """
     assert settings.layers is not None
     if settings.modules is None:
         return [model.path("key", layer) for layer in settings.layers]
@@ -155,7 +160,7 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Inside, the modules at ``paths`` are peft's adapters around them, float32 at least, which are given by path.
+    """Inside, the modules at `paths` are peft's adapters around them, float32 at least, which are given by path.
 
     Afterwards, and after any error, also one of peft's while it wraps, the modules, parameters' flags, attributes of
     the model and the random state are those of before.

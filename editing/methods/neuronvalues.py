@@ -34,7 +34,7 @@ class Part:
     arrival: Arrival
 
     def written(self, directions: Tensor) -> Tensor:
-        """What is to be added per unit so that ``directions`` [n, d] arrive, times the activation.
+        """What is to be added per unit so that `directions` [n, d] arrive, times the activation.
 
         Behind a norm: so that the layer's contribution at the token has the direction that they would give it.
         """
@@ -50,10 +50,11 @@ class Part:
 def parts_of(
     model: Model, ids: Sequence[int], token: int, neurons: Sequence[tuple[int, int]], *, in_lengths: bool, signed: bool
 ) -> dict[int, Part]:
-    """The part of every layer that has some of ``neurons``, at a token of a prompt.
+    """The part of every layer that has some of `neurons`, at a token of a prompt.
 
-    in_lengths: a unit is the length of the neuron's value as it arrives; else it is 1. signed: it is negative where the
-    activation is.
+    Args:
+        in_lengths: a unit is the length of the neuron's value as it arrives; else it is 1.
+        signed: it is negative where the activation is.
     """
     layers = sorted({layer for layer, _ in neurons})
     sites = {(kind, layer): Site(kind, layer, token) for layer in layers for kind in ("key", "value")}
@@ -80,7 +81,7 @@ def values_of(model: Model, layer: int) -> Tensor:
 
 @contextmanager
 def moved(model: Model, units: Mapping[int, Tensor], directions: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, row i of a forward is run with the values of ``units`` moved along their layer's ``directions[i]``."""
+    """Inside, row i of a forward is run with the values of `units` moved along their layer's `directions[i]`."""
 
     def moving(own: Tensor, along: Tensor) -> Any:
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

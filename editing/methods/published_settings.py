@@ -1,7 +1,7 @@
 """Hyper-parameters of the published code, by method and model, each with the file it was read from.
 
 The numbers are those of the files; the names are this project's. What a file leaves to its code, such as the lengths of
-context templates, is what that code has. See ``note`` of a section for what is done differently here.
+context templates, is what that code has. See `note` of a section for what is done differently here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Source(Strict):
 
 
 class Section(Strict):
-    """One method: arguments for :func:`editing.compute_edit`, and their source."""
+    """One method: arguments for [`editing.compute_edit`][], and their source."""
 
     source: Source
     settings: dict[str, Any] = Field(min_length=1)
@@ -39,7 +39,7 @@ class Section(Strict):
 
 
 class Sizes(Strict):
-    """What a model is recognised by; ``model_type`` is that of its Hugging Face configuration."""
+    """What a model is recognised by; `model_type` is that of its Hugging Face configuration."""
 
     model_type: str
     n_layers: int = Field(gt=0)
@@ -56,16 +56,22 @@ class Published(Strict):
 
 
 def published(method: str, model: Model | str) -> dict[str, Any]:
-    """Arguments for :func:`editing.compute_edit` with the constants that were published for a method and a model.
+    """Arguments for [`editing.compute_edit`][] with the constants that were published for a method and a model.
 
-    model: a model, recognised by its type and sizes (its relatives of the same type and sizes have the same constants),
-    or a name of :func:`published_models`. Raises TracerError where nothing was published; the message lists what was.
+    Args:
+        model: a model, recognised by its type and sizes (its relatives of the same type and sizes have the same
+            constants), or a name of `published_models`. Raises TracerError where nothing was published; the message
+            lists what was.
     """
     return dict(published_section(method, model).settings)
 
 
 def published_section(method: str, model: Model | str) -> Section:
-    """The same with its source. Raises TracerError as :func:`published` does."""
+    """The same with its source.
+
+    Raises:
+        TracerError: as `published` does.
+    """
     every = published_models()
     if isinstance(model, str):
         found = every.get(model.lower())

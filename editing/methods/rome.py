@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ROMESettings(ValueSettings):
-    """Hyper-parameters of ROME; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of ROME; see [`editing.methods.value.settings.ValueSettings`][].
 
     With several layers each is written on top of those before it. mom2_adjustment: False leaves C out (u = k* / |k*|).
-    mean_key: the mean key in the denominator too (R-ROME).
+
+    Attributes:
+        mean_key: the mean key in the denominator too (R-ROME).
     """
 
     mom2_adjustment: bool = True
@@ -42,7 +44,7 @@ class ROMESettings(ValueSettings):
 
 @dataclass(frozen=True)
 class RROMESettings(ROMESettings):
-    """Hyper-parameters of R-ROME; see :class:`ROMESettings`."""
+    """Hyper-parameters of R-ROME; see `ROMESettings`."""
 
     mean_key: bool = True
 
@@ -51,7 +53,7 @@ def default_layer(model: Model) -> int:
     """The layer at a tenth of the depth, and not below the third.
 
     Chosen on SmolLM2 135M, of 30 layers, among 2, 3 and 5: a later one takes more neighbours along. On Gemma 3 270M, of
-    18, layer 3 does so too, and layer 1 writes less well (``benchmarks/edit_rules.py``).
+    18, layer 3 does so too, and layer 1 writes less well (`benchmarks/edit_rules.py`).
     """
     return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
 
@@ -103,7 +105,7 @@ def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings:
 def _written(
     values: Sequence[Optimised], layer: int, settings: ROMESettings
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """u [d_mlp, n] and v [d_model, n] that write ``values`` at ``layer`` one after the other, and what led to them."""
+    """u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, and what led to them."""
     keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
     if settings.mom2_adjustment:
         assert settings.covariance is not None

@@ -12,7 +12,7 @@ _asked: ContextVar[dict[str, float] | None] = ContextVar("asked", default=None)
 
 @contextmanager
 def timed() -> Iterator[dict[str, float]]:
-    """Inside, the seconds of every :func:`part` by name, of this thread; a part that runs several times is summed."""
+    """Inside, the seconds of every `part` by name, of this thread; a part that runs several times is summed."""
     seconds: dict[str, float] = {}
     token = _asked.set(seconds)
     try:
@@ -23,7 +23,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """What runs inside is the part ``name``; costs nothing where nobody asks. Parts do not lie in one another."""
+    """What runs inside is the part `name`; costs nothing where nobody asks. Parts do not lie in one another."""
     seconds, began = _asked.get(), time.monotonic()
     try:
         yield

@@ -1,7 +1,7 @@
 """The loop that the methods of fine-tuning share: Adam on some parameters of their own until the targets are said.
 
-What is trained is never the model: a method adds tensors of its own to the forward (:mod:`editing.methods.ft`,
-:mod:`editing.methods.lora`), and the model's weights stay the bits they are.
+What is trained is never the model: a method adds tensors of its own to the forward (`editing.methods.ft`,
+`editing.methods.lora`), and the model's weights stay the bits they are.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training did: ``loss`` [passes, requests] before each pass and, last, of the state that was reached."""
+    """What training did: `loss` [passes, requests] before each pass and, last, of the state that was reached."""
 
     loss: Tensor
     note: str
@@ -82,12 +82,15 @@ def train(
     before_step: Adjust | None = None,
     after_step: Adjust | None = None,
 ) -> Trained:
-    """Train ``parameters``, leaves that ask for gradients and act on the model's forward already.
+    """Train `parameters`, leaves that ask for gradients and act on the model's forward already.
 
-    before_step: called with gradients in place. after_step: called after each step of Adam, to project. Modules are in
-    training or evaluation mode as they are found; the last losses are taken in evaluation mode.
+    Args:
+        before_step: called with gradients in place.
+        after_step: called after each step of Adam, to project. Modules are in training or evaluation mode as they are
+            found; the last losses are taken in evaluation mode.
 
-    Raises TracerError for a masked model, requests that cannot be aligned, and losses that are not finite.
+    Raises:
+        TracerError: a masked model, requests that cannot be aligned, and losses that are not finite.
     """
     rows = [lesson(model, request, schedule.objective) for request in requests]
     chunks = [range(i, min(i + schedule.batch_size, len(rows))) for i in range(0, len(rows), schedule.batch_size)]
@@ -123,7 +126,11 @@ def train(
 
 
 def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Layers in order, each once; None stays None. Raises TracerError for none at all, and for what is no number."""
+    """Layers in order, each once; None stays None.
+
+    Raises:
+        TracerError: none at all, and for what is no number.
+    """
     if given is None:
         return None
     try:
@@ -139,7 +146,8 @@ def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
 def lesson(model: Model, request: EditRequest, objective: str) -> Row:
     """A request as it is trained on.
 
-    Raises TracerError for a masked model and as :meth:`tracer.Fact.align` does.
+    Raises:
+        TracerError: a masked model and as [`tracer.Fact.align`][] does.
     """
     if not model.causal:
         raise TracerError(

@@ -47,7 +47,8 @@ def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: i
 
     Whiskers are bootstrap intervals over subjects. What was not measured has no bar, and no number.
 
-    Raises TracerError for anything else, and for an evaluation without any of the measures.
+    Raises:
+        TracerError: anything else, and for an evaluation without any of the measures.
     """
     import plotly.graph_objects as go
 

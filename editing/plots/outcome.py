@@ -39,7 +39,8 @@ def plot_outcome(outcome: Outcome) -> go.Figure:
     Panels are the groups that were asked: the rewrite, paraphrases, neighbours, other facts of the subject. Of the
     last two the "answer before the edit" is their own.
 
-    Raises TracerError for anything else, and for an outcome without questions.
+    Raises:
+        TracerError: anything else, and for an outcome without questions.
     """
     import plotly.graph_objects as go
 

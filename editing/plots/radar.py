@@ -25,15 +25,17 @@ WIDTH, DISC, AROUND = 640, 400, 62
 def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = False) -> go.Figure:
     """Means of the measures that were taken, and fluency and consistency of what is written; one line per method.
 
-    by: "said", free generation, or "forced", teacher forced.
-    controls: also draw random layers and directions.
-
     The rim is 100 %. Measures are shares of questions. Fluency (entropy of n-grams) is a share of the unedited
     model's, cut at the rim, and left out where that was not measured; consistency is a cosine as it is. A line has a
     gap where something was not measured; methods with fewer than three points are left out. Lines are means alone;
     intervals are in `plot_evaluation`.
 
-    Raises TracerError for anything else, for another ``by``, and where fewer than three things were measured.
+    Args:
+        by: "said", free generation, or "forced", teacher forced.
+        controls: also draw random layers and directions.
+
+    Raises:
+        TracerError: anything else, for another `by`, and where fewer than three things were measured.
     """
     import plotly.graph_objects as go
 

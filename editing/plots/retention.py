@@ -48,10 +48,11 @@ def plot_retention(
     seed: int = 0,
 ) -> go.Figure:
     """Above: the mean of a metric over all edits made so far, against their number, with bootstrap bands. Below, if
-    ``maps``: for each method the metric of edit i after j edits.
+    `maps`: for each method the metric of edit i after j edits.
 
-    metric: None: whether edits still hold, see :meth:`Evaluation.retention`. Raises TracerError for anything but an
-    evaluation, and if no edits of mode "sequential" have the metric.
+    Args:
+        metric: None: whether edits still hold, see `Evaluation.retention`. Raises TracerError for anything but an
+            evaluation, and if no edits of mode "sequential" have the metric.
     """
     import plotly.graph_objects as go
 

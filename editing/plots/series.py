@@ -36,8 +36,9 @@ class Look:
 
 
 def looks(series: Sequence[Series], methods: Iterable[str]) -> list[Look]:
-    """One look per series. The colour is that of the method's place among ``methods``, those of the whole evaluation,
-    so that it is the same in every figure; several series of a method have different dashes."""
+    """One look per series. The colour is that of the method's place among `methods`, those of the whole evaluation,
+    so that it is the same in every figure; several series of a method have different dashes.
+    """
     named = [name for name in dict.fromkeys(methods) if name != UNEDITED]
     used = dict.fromkeys(named, 0)
     found = []

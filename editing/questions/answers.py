@@ -40,19 +40,19 @@ class Answer:
     """One question, asked once; what was not measured is nan or None, never zero.
 
     Attributes:
-        kind: one of ``record.KINDS``, or "negation": the rewrite's prompt denied (:mod:`.negation`).
+        kind: one of `record.KINDS`, or "negation": the rewrite's prompt denied (`negation`).
         prompt: the whole text.
         answer: the usual wording of what should be said; None: not known yet.
         against: what it is compared with; None: not known.
         either: questions of a case with the same number are wordings of one.
         nll: -(1/k) sum log p of the answer's k tokens after the prompt, teacher forced (natural logarithm).
-        nll_against: the same of ``against``.
+        nll_against: the same of `against`.
         accuracy: share of the answer's tokens that are the most probable at their places, teacher forced.
         exact: 1 where all of them are, else 0.
         greedy: the most probable ids at the answer's places; without an answer, those of the model's own.
         generated: what greedy generation writes after the prompt, to the end of the sentence or some tokens further
             than the longest accepted wording; None: not generated.
-        said: 1 where that names every thing that should be named, else 0 (:func:`.said.says`).
+        said: 1 where that names every thing that should be named, else 0 (`said.says`).
     """
 
     kind: str
@@ -75,8 +75,8 @@ class CaseAnswers:
 
     Attributes:
         case_id: the record's.
-        answers: to ``record.questions()`` in their order, then to the denied rewrites.
-        texts: continuations of ``record.generate``, each with its prompt, as published.
+        answers: to `record.questions()` in their order, then to the denied rewrites.
+        texts: continuations of `record.generate`, each with its prompt, as published.
     """
 
     case_id: str
@@ -111,24 +111,27 @@ def ask(
     before: Sequence[CaseAnswers] | None = None,
     text_tokens: int = TEXT_TOKENS,
 ) -> list[CaseAnswers]:
-    """Ask the model every question of ``records``, in their order.
+    """Ask the model every question of `records`, in their order.
 
     Prompts that are the same are run once, whoever asks; both answers of a question are read after the one prompt, and
-    what is generated goes on from its keys and values (:mod:`tracer.engine.follow`). So an answer does not depend on
+    what is generated goes on from its keys and values (`tracer.engine.follow`). So an answer does not depend on
     what
     else is asked, except where tokens are equally probable to rounding.
 
-    generate: let the model write its answers. texts: let it continue what is to be continued, tokens drawn among the
-        five most probable (as published) from ``seed``, the case and the place of the prompt.
-    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself, as
-        far as its answer goes (:func:`tracer.facts.sentences.answer_of`).
-    text_tokens: length of a text with its prompt. max_rows: most rows in a forward; None: by memory.
-
     The model is left as it was found.
 
+    Args:
+        generate: let the model write its answers.
+        texts: let it continue what is to be continued, tokens drawn among the five most probable (as published) from
+            `seed`, the case and the place of the prompt.
+        before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote
+            itself, as far as its answer goes (`tracer.facts.sentences.answer_of`).
+        text_tokens: length of a text with its prompt.
+        max_rows: most rows in a forward; None: by memory.
+
     Raises:
-        TracerError: a prompt or answer that cannot be tokenised or is too long (the case is named), a ``before`` that
-            was asked something else, a masked model, logits that are not numbers.
+        TracerError: a prompt or answer that cannot be tokenised or is too long (the case is named), a `before` that was
+            asked something else, a masked model, logits that are not numbers.
     """
     if not model.causal:
         raise TracerError(f"{model.name} is a masked model, which writes nothing after a prompt; use one that does")

@@ -17,14 +17,14 @@ _ARTICLE = rf"(?:(?i:{'|'.join(ARTICLES)})\s+)?"
 
 
 def says(text: str, answers: Sequence[Sequence[str]], *, anywhere: bool = False) -> bool:
-    """Whether ``text``, a free continuation of a prompt, names every thing of ``answers`` in one of its wordings.
+    """Whether `text`, a free continuation of a prompt, names every thing of `answers` in one of its wordings.
 
     Meant for generation that ends where the model ends its sentence, or some tokens after the answer would: teacher
     forcing, and text cut to the answer's length, both hide what the model goes on with (Yang et al., "The Mirage of
     Model Editing", 2025).
 
     A single thing has to come first: the text begins with it, after spaces, quotes and brackets at most. Where several
-    have to be named, or with ``anywhere`` (a question is answered in a sentence), each may stand anywhere; that a
+    have to be named, or with `anywhere` (a question is answered in a sentence), each may stand anywhere; that a
     sentence denies what it names is not seen.
 
     A wording is there if its letters are, whatever their case and the spaces between them, with or without an article
@@ -44,7 +44,7 @@ def says(text: str, answers: Sequence[Sequence[str]], *, anywhere: bool = False)
 
 
 def _ends(text: str, wording: str, start: int | None) -> bool:
-    """Whether a wording stands at ``start`` (None: anywhere) and the name ends with it."""
+    """Whether a wording stands at `start` (None: anywhere) and the name ends with it."""
     words = _shown(wording).split()
     if len(words) > 1 and words[0].casefold() in ARTICLES:
         words = words[1:]

@@ -21,16 +21,18 @@ def edit_scores(
 ) -> dict[str, np.ndarray]:
     """How well the model, as it is, holds each of n edits: [n] by measure, nan where there is no question for it.
 
-    probes: the questions about each edit. "reliability" is of the edited prompt itself, "generalisation" of its
-        paraphrases, "locality" of its neighbours (of those whose true answer is known). The wanted answer is the new
-        target, of a neighbour the true one.
-    by: what is counted. "preferred": the share of prompts where the wanted answer has the lower nll of the two
-        (CounterFact's ES, PS and NS). "greedy": where greedy decoding writes the wanted answer.
-
     "reliability margin" and so on are means of exp(-nll) of the wanted answer less that of the other (CounterFact's
     EM, PM and NM); where the true answer is not known, of the wanted one alone.
 
-    Raises TracerError for a true answer that is not known and needed, and as :func:`target_log_probs` does.
+    Args:
+        probes: the questions about each edit. "reliability" is of the edited prompt itself, "generalisation" of its
+            paraphrases, "locality" of its neighbours (of those whose true answer is known). The wanted answer is the
+            new target, of a neighbour the true one.
+        by: what is counted. "preferred": the share of prompts where the wanted answer has the lower nll of the two
+            (CounterFact's ES, PS and NS). "greedy": where greedy decoding writes the wanted answer.
+
+    Raises:
+        TracerError: a true answer that is not known and needed, and as `target_log_probs` does.
     """
     if by not in ("preferred", "greedy"):
         raise TracerError(f"by is {by!r}; expected 'preferred' or 'greedy'")

@@ -50,7 +50,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of one case: the mean over ``n`` questions (texts, of "fluency" and "consistency")."""
+    """A metric of one case: the mean over `n` questions (texts, of "fluency" and "consistency")."""
 
     metric: str
     value: float
@@ -253,18 +253,20 @@ def case_metrics(
     *,
     weights: TermWeights | None = None,
 ) -> list[Value]:
-    """The metrics of one case, in the order of ``METRICS``.
+    """The metrics of one case, in the order of `METRICS`.
 
-    Values of a kind are means over its questions; of wordings of one question (``either``) the best counts, as MQuAKE
+    Values of a kind are means over its questions; of wordings of one question (`either`) the best counts, as MQuAKE
     counts a multi-hop question that one of three wordings answers. A measure is the mean over the questions of all its
     kinds.
 
-    before: what the unedited model answered, for "kept" and "negation"; None: ``after`` is what it answered. Questions
-    that need a condition which it did not answer rightly (freely, where that was asked) do not count, as in
-    RippleEdits, neither before the edit nor after it. weights: of terms, for "consistency"; None: learned from the
-    record's own references.
+    Args:
+        before: what the unedited model answered, for "kept" and "negation"; None: `after` is what it answered.
+            Questions that need a condition which it did not answer rightly (freely, where that was asked) do not count,
+            as in RippleEdits, neither before the edit nor after it.
+        weights: of terms, for "consistency"; None: learned from the record's own references.
 
-    Raises TracerError for a ``before`` that was asked other questions.
+    Raises:
+        TracerError: a `before` that was asked other questions.
     """
     olds: Sequence[Answer | None] = [None] * len(after.answers)
     if before is not None:

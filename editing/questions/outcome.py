@@ -29,7 +29,7 @@ SENTENCES = 2  # most in a continuation
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a model says to Q questions. Made by :func:`measure`; what was not measured is nan, never zero.
+    """What a model says to Q questions. Made by `measure`; what was not measured is nan, never zero.
 
     Attributes:
         probes: what was asked.
@@ -38,7 +38,7 @@ class Measured:
         new_mean, true_mean: [Q], their log-probabilities per token, which the published scores compare.
         says_new, says_true: [Q], 1 where greedy decoding writes the target, else 0; nan where it is not known.
         answers: Q texts, what greedy decoding writes: one of the targets, or about as many tokens as they have.
-        texts: continuations of ``probes.generate``, without the prompts.
+        texts: continuations of `probes.generate`, without the prompts.
         model, fingerprint: the model's name, and the hash of the weights that were asked.
     """
 
@@ -101,11 +101,15 @@ def measure(
 ) -> Measured:
     """Ask the model every question, and let it continue what is to be continued.
 
-    seed: draw continuations from this seed; None: greedy. max_rows: most rows in a forward; None: by memory.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError as :func:`editing.questions.target_scores.target_log_probs`
-    and
-    :func:`tracer.engine.generation.continuations` do.
+    Args:
+        seed: draw continuations from this seed; None: greedy.
+        max_rows: most rows in a forward; None: by memory.
+
+    Raises:
+        TracerError: as [`editing.questions.target_scores.target_log_probs`][] and
+            [`tracer.engine.generation.continuations`][] do.
     """
     asked = probes.questions
     known = [place for place, question in enumerate(asked) if question.true is not None]
@@ -161,12 +165,13 @@ class Outcome:
         return self.before.model
 
     def groups(self) -> dict[str, list[int]]:
-        """Places of the questions of each group that has any, in the order of ``GROUPS``."""
+        """Places of the questions of each group that has any, in the order of `GROUPS`."""
         return {name: places for name in GROUPS if (places := self.probes.group(name))}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per question: case, group, prompt, target_new, target_true (None where it is not known), then
-        "before ..." and "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant."""
+        "before ..." and "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant.
+        """
         import pandas as pd
 
         asked = self.probes.questions

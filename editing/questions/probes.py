@@ -36,12 +36,12 @@ class Question:
     """A prompt and the two answers whose probabilities are compared.
 
     Attributes:
-        group: a name of ``GROUPS``.
+        group: a name of `GROUPS`.
         prompt: text with its subject filled in.
         new: the target of the edit that this belongs to.
         true: the answer without the edit (of a neighbour or another fact its own); None: not known.
         case: number of the request that this belongs to, from 0.
-        space: whether a space stands before an answer; None: as :class:`tracer.Fact` finds.
+        space: whether a space stands before an answer; None: as [`tracer.Fact`][] finds.
     """
 
     group: str
@@ -75,13 +75,13 @@ class Question:
 
     @property
     def wants_new(self) -> bool:
-        """Whether the edit is to change the answer: to ``new``, where a neighbour and another fact keep ``true``."""
+        """Whether the edit is to change the answer: to `new`, where a neighbour and another fact keep `true`."""
         return self.group in NEW
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Questions, and prompts to be continued. Made by :meth:`of`.
+    """Questions, and prompts to be continued. Made by `of`.
 
     Attributes:
         questions: in the order they are shown.
@@ -108,12 +108,12 @@ class Probes:
     def of(cls, given: Any) -> Probes:
         """From a request, or from a record with the prompts it brings: CounterFact's and FactWorld's layouts.
 
-        ``paraphrase_prompts`` are asked for the request's targets, ``neighborhood_prompts`` for its true one, and
-        ``same_subject_prompts`` (``prompt`` and ``target``) for their own; ``generation_prompts`` are continued, each
+        `paraphrase_prompts` are asked for the request's targets, `neighborhood_prompts` for its true one, and
+        `same_subject_prompts` (`prompt` and `target`) for their own; `generation_prompts` are continued, each
         once. What a record has not got is left out.
 
         Raises:
-            TracerError: as :meth:`EditRequest.of` does, and for prompts that are none.
+            TracerError: as `EditRequest.of` does, and for prompts that are none.
         """
         if isinstance(given, Probes):
             return given
@@ -161,7 +161,7 @@ def from_factworld(
     """For each request what FactWorld knows about its fact; None for a request that is about none of its facts.
 
     A request belongs to a fact if the subject is the fact's and the prompt one of the wordings of its relation. Asked
-    are at most ``paraphrases`` other wordings (those never seen in training first), at most ``neighbours`` facts of the
+    are at most `paraphrases` other wordings (those never seen in training first), at most `neighbours` facts of the
     relation about other subjects (first those with the same object, whose answer is most at risk, then others that
     have not the new one), and every other fact of the subject. Continued is the fact in its usual wording, and
     "{subject} is".
@@ -217,6 +217,6 @@ def _said(model: Model, prompts: Sequence[str]) -> list[str | None]:
 
 
 def _some(facts: list[WorldFact], count: int) -> list[WorldFact]:
-    """``count`` of them, spread evenly over the table."""
+    """`count` of them, spread evenly over the table."""
     step = max(1, len(facts) // max(1, count))
     return facts[::step][: max(0, count)]

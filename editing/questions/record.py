@@ -73,13 +73,13 @@ class Rewrite(_Frozen):
     """One fact to write.
 
     Attributes:
-        prompt: with ``{}`` where the subject belongs.
+        prompt: with `{}` where the subject belongs.
         subject: who or what it is about.
         target_new: what the model should say.
         target_true: what it is to stop saying; None: not known.
         relation: name of the relation in its benchmark.
         question: the same as a question, where the benchmark has one.
-        space: whether a space stands before the targets; None: as :class:`tracer.Fact` finds.
+        space: whether a space stands before the targets; None: as [`tracer.Fact`][] finds.
     """
 
     prompt: str = Field(min_length=1)
@@ -91,7 +91,11 @@ class Rewrite(_Frozen):
     space: bool | None = None
 
     def request(self) -> EditRequest:
-        """As an edit. Raises TracerError as :class:`EditRequest` does."""
+        """As an edit.
+
+        Raises:
+            TracerError: as `EditRequest` does.
+        """
         return EditRequest(self.prompt, self.subject, self.target_new, self.target_true, self.space)
 
 
@@ -103,12 +107,12 @@ class Ask(_Frozen):
         prompt: the whole text, subject filled in.
         answers: what should be said: one tuple of accepted wordings per thing that has to be named, the usual wording
             first. Empty: whatever the model said before the edit.
-        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
+        space: whether a space stands before the answers; None: as [`tracer.Fact`][] finds.
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
-        needs: what the unedited model has to answer rightly for this one to count: numbers of the record's questions
-            of kind "condition", from 0; or prompts, each of which stands for all of them that ask it.
+        needs: what the unedited model has to answer rightly for this one to count: numbers of the record's questions of
+            kind "condition", from 0; or prompts, each of which stands for all of them that ask it.
     """
 
     kind: Kind

@@ -23,7 +23,7 @@ ARROW = " → "
 
 
 class Compared(Protocol):
-    """What the tables show of an :class:`editing.Outcome`."""
+    """What the tables show of an [`editing.Outcome`][]."""
 
     @property
     def probes(self) -> Probes:
@@ -52,7 +52,8 @@ class Compared(Protocol):
 def tables(outcome: Compared, judged: bool = True) -> list[Table]:
     """The tables that tell an outcome: every question where they are few, else shares and what went wrong most.
 
-    judged: whether answers are judged by what the edit is to do, which one that was undone is not.
+    Args:
+        judged: whether answers are judged by what the edit is to do, which one that was undone is not.
     """
     places = [place for group in outcome.groups().values() for place in group]
     if not places:
@@ -101,7 +102,7 @@ def shares(outcome: Compared, judged: bool = True) -> Table:
 
 
 def worst(outcome: Compared, count: int = WORST) -> list[int]:
-    """Places of questions that do not answer as meant, of each group at most ``count``, the clearest first."""
+    """Places of questions that do not answer as meant, of each group at most `count`, the clearest first."""
     found = []
     meant, margin = outcome.after.as_meant, outcome.after.new_mean - outcome.after.true_mean
     for places in outcome.groups().values():

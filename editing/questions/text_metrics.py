@@ -33,14 +33,14 @@ _WORD = re.compile(
 def words(text: str) -> list[str]:
     """Words and marks of a text, much as the Penn Treebank parts them.
 
-    The published code parts them by nltk's ``word_tokenize``, which needs a download; both part contractions and marks,
+    The published code parts them by nltk's `word_tokenize`, which needs a download; both part contractions and marks,
     and differ in abbreviations and quotation marks.
     """
     return _WORD.findall(text)
 
 
 def ngram_entropy(text: str) -> float:
-    """Fluency of one text: the mean over n of w_n H_n, w from ``NGRAMS``, H_n = -sum f log2 f over its n-grams (bits).
+    """Fluency of one text: the mean over n of w_n H_n, w from `NGRAMS`, H_n = -sum f log2 f over its n-grams (bits).
 
     Repetition lowers it (GE of Zhang et al., "Generating Informative and Diverse Conversational Responses", 2018, with
     the weights of Meng et al. 2022, whose tables show it times 100). It grows with the length of the text. Nan for a
@@ -60,8 +60,9 @@ def ngram_entropy(text: str) -> float:
 class TermWeights:
     """TF-IDF: how much each term counts, by how few of some texts hold it.
 
-    texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms that
-    none of them holds count nothing. Raises TracerError for texts without a word.
+    Args:
+        texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms
+            that none of them holds count nothing. Raises TracerError for texts without a word.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -86,7 +87,8 @@ def consistency(texts: Sequence[str], references: Sequence[str], weights: TermWe
     """Whether continuations tell of their subject what is told of those for which the new target is true: the cosine
     of the TF-IDF vectors of all continuations together and of all reference texts together (RS of Meng et al. 2022).
 
-    weights: of the terms; None: learned from these reference texts alone. Nan where there is nothing to compare.
+    Args:
+        weights: of the terms; None: learned from these reference texts alone. Nan where there is nothing to compare.
     """
     try:
         weights = weights or TermWeights(references)
@@ -97,7 +99,7 @@ def consistency(texts: Sequence[str], references: Sequence[str], weights: TermWe
 
 def essence_perplexity(model: Model, texts: Sequence[str], tokens: int = ESSENCE_TOKENS) -> float:
     """How well the model still tells what its subject is: exp(-(1/n) sum_{i=2..n} log p(t_i | t_<i)) over the first n
-    tokens, ``tokens`` at most, of texts about it (essence drift of Meng et al. 2022).
+    tokens, `tokens` at most, of texts about it (essence drift of Meng et al. 2022).
 
     As published, the sum of n - 1 terms is divided by n. Nan without a second token; without a text there is none.
     """

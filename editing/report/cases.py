@@ -16,11 +16,11 @@ NUMBERS = ("nll", "nll_against", "accuracy", "exact", "said")
 
 
 def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
-    """What is shown of single cases, of the first ``limit`` of them.
+    """What is shown of single cases, of the first `limit` of them.
 
     texts: every text once; others are places among them, -1 for none. cases: case_id, subject, and questions as kind,
     prompt, answer, against. series: name, place of the series that was asked before the edit (-1: none), whether it
-    can be chosen, and of each case (by place) its answers as question, ``NUMBERS``, generated.
+    can be chosen, and of each case (by place) its answers as question, `NUMBERS`, generated.
     """
     import pandas as pd
 
@@ -67,7 +67,7 @@ def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
 
 
 def _asked(evaluation: Evaluation) -> Frame:
-    """Answers with their stage: those of :func:`staged`, and "before", what edited series were asked before."""
+    """Answers with their stage: those of `staged`, and "before", what edited series were asked before."""
     import pandas as pd
 
     key = [*LABELS, "case_id"]

@@ -22,7 +22,9 @@ Cell = str | list[Any]  # a text, or [number or None to sort by, what is shown, 
 
 
 def grid(columns: Sequence[tuple[str, str]], rows: list[list[Cell]]) -> dict[str, Any]:
-    """columns: title and hint of each."""
+    """Args:
+    columns: title and hint of each.
+    """
     return {"columns": [{"title": title, "hint": hint} for title, hint in columns], "rows": rows}
 
 

@@ -31,10 +31,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None, controls: bool = True) -> str:
     """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
 
-    columns: titles of ``COLUMNS``; None: all. Those that were not measured are left out. controls: with rows of random
-    layers and directions.
+    Args:
+        columns: titles of `COLUMNS`; None: all. Those that were not measured are left out.
+        controls: with rows of random layers and directions.
 
-    Raises TracerError for a title that is none.
+    Raises:
+        TracerError: a title that is none.
     """
     chosen = tuple(COLUMNS) if columns is None else tuple(columns)
     unknown = [title for title in chosen if title not in COLUMNS]

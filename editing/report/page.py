@@ -47,7 +47,7 @@ FIGURES: dict[str, tuple[str, Callable[[Evaluation], go.Figure]]] = {
 
 
 def write(evaluation: Evaluation, path: str | Path, *, title: str | None = None, cases: int | None = None) -> Path:
-    """Write the page of :func:`render` to ``path``, whole or not at all, and return the path."""
+    """Write the page of `render` to `path`, whole or not at all, and return the path."""
     path = Path(path)
     content = render(evaluation, title=title, cases=cases)
     with replacing(path) as temporary:
@@ -58,12 +58,15 @@ def write(evaluation: Evaluation, path: str | Path, *, title: str | None = None,
 def render(evaluation: Evaluation, *, title: str | None = None, cases: int | None = None) -> str:
     """The page as text: tables with intervals, figures, every answer of single cases, settings and definitions.
 
-    title: of the page; None: the models' names. cases: how many cases are shown one by one; None: all.
-
     Figures that cannot be drawn of what was measured are left out. Nothing in the evaluation is markup or code: texts
     are escaped by the template, or travel as JSON and are shown as text.
 
-    Raises TracerError for anything but an evaluation, and for one without any metric.
+    Args:
+        title: of the page; None: the models' names.
+        cases: how many cases are shown one by one; None: all.
+
+    Raises:
+        TracerError: anything but an evaluation, and for one without any metric.
     """
     if not isinstance(evaluation, Evaluation):
         raise TracerError(f"a report is about an Evaluation, not {type(evaluation).__name__}")

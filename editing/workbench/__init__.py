@@ -1,4 +1,4 @@
-"""The workbench for JupyterLab: trace a fact, look at cells, edit, compare, go back, export. See :func:`workbench`."""
+"""The workbench for JupyterLab: trace a fact, look at cells, edit, compare, go back, export. See `workbench`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Session", "workbench"]
 def workbench(model: Model | None = None) -> Workbench:
     """A page for JupyterLab to trace a fact, edit it, and see what that did. Leave it as a cell's last line.
 
-    Also to be had as ``tracer.workbench``. The result's ``session``, a :class:`Session`, does the same without a page.
+    Also to be had as `tracer.workbench`. The result's `session`, a `Session`, does the same without a page.
 
     Args:
         model: the embedded one if none is given. It is the caller's own, and edits are made on it; undo gives the exact

@@ -48,7 +48,7 @@ class Cell:
         share: the effect as a share of all that the corruption took, clean less corrupted; nan where it took nothing.
         rank: 1 for the cell that brings most back; equal cells have equal ranks.
         cells: how many there are.
-        around: the layers around this one; see :func:`cell_of`.
+        around: the layers around this one; see `cell_of`.
     """
 
     kind: str
@@ -65,9 +65,9 @@ class Cell:
 
 
 def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
-    """The cell of ``trace`` at a token (its index in the prompt) and a layer.
+    """The cell of `trace` at a token (its index in the prompt) and a layer.
 
-    The window around it grows from this layer, by :func:`editing.layers.located.suggest`, over neighbours
+    The window around it grows from this layer, by [`editing.layers.located.suggest`][], over neighbours
     in its row that
     bring back at least 0.8 of what it does. Of attention no layers are suggested, since edits write to MLPs.
 
@@ -97,7 +97,7 @@ def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
 
 
 def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
-    """The layers that a trace as a whole speaks for: :func:`editing.localisation.choose.layers_from`.
+    """The layers that a trace as a whole speaks for: [`editing.layers.from_result.layers_from`][].
 
     A trace that names none, or is of other weights than the model has now, gives the reason instead.
     """

@@ -17,7 +17,7 @@ LAYERS = re.compile(r"(\d+)(?:\s*(?:-|–|to)\s*(\d+))?")
 
 
 class EditPanel:
-    """``edit`` is called when the button is pressed."""
+    """`edit` is called when the button is pressed."""
 
     def __init__(self, session: Session, edit: Callable[[], None]) -> None:
         self.session = session
@@ -80,7 +80,11 @@ class EditPanel:
             lines.placeholder = field.format(count[place]) if count else field
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.proposed`. Raises TracerError for layers that are none, and without a target."""
+        """Arguments of `Session.proposed`.
+
+        Raises:
+            TracerError: layers that are none, and without a target.
+        """
         target = self.target.value.strip()
         if not target:
             raise TracerError("there is no new target; write what should follow the prompt")
@@ -94,7 +98,11 @@ class EditPanel:
 
 
 def as_layers(text: str) -> tuple[int, ...] | None:
-    """Layers written as "3", "2, 4" or "2-4"; None for nothing. Raises TracerError for anything else."""
+    """Layers written as "3", "2, 4" or "2-4"; None for nothing.
+
+    Raises:
+        TracerError: anything else.
+    """
     found: list[int] = []
     for part in filter(None, (part.strip() for part in re.split(r"[,;]", text))):
         numbers = LAYERS.fullmatch(part)

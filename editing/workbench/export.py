@@ -1,12 +1,12 @@
 """A session as files: heat maps, their numbers, edits, adapters, outcomes, and the ledger, in one folder.
 
 =====================================  ===============================================================================
-heatmaps.html, heatmaps.png            the traces at hand, as :func:`tracer.plot_trace` draws them (png: with a browser)
+heatmaps.html, heatmaps.png            the traces at hand, as [`tracer.plot_trace`][] draws them (png: with a browser)
 traces.csv, traces.json                their numbers
-edit_1_rome.safetensors, ...           each edit that the model has, for :func:`editing.load_edit`
+edit_1_rome.safetensors, ...           each edit that the model has, for [`editing.load_edit`][]
 adapter_1_rome/, ...                   the same as LoRA adapters, for peft
 outcome_1_rome.csv, ...                every question before and after it
-ledger/                                the history, which is kept up to date there from then on, for ``Editor.open``
+ledger/                                the history, which is kept up to date there from then on, for `Editor.open`
 =====================================  ===============================================================================
 """
 
@@ -40,7 +40,7 @@ Writer = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: names in ``folder``, and remarks on what was not."""
+    """What was written: names in `folder`, and remarks on what was not."""
 
     folder: Path
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Exported:
 
 
 class Exportable(Protocol):
-    """What is read of a :class:`editing.workbench.session.Session`."""
+    """What is read of a [`editing.workbench.session.Session`][]."""
 
     ledger: Path | None
 
@@ -79,14 +79,15 @@ class Exportable(Protocol):
 def export(
     session: Exportable, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False
 ) -> Exported:
-    """Write the parts of a session that there are into ``folder``, which is made if need be; all of them or none.
+    """Write the parts of a session that there are into `folder`, which is made if need be; all of them or none.
 
-    parts: of "figures", "numbers", "edits", "adapters", "outcomes" and "ledger"; None: all.
-    overwrite: put files of the same names aside; others in the folder stay.
+    Args:
+        parts: of "figures", "numbers", "edits", "adapters", "outcomes" and "ledger"; None: all.
+        overwrite: put files of the same names aside; others in the folder stay.
 
     Raises:
         TracerError: an unknown part, nothing to write, a name that is taken (the first is named) without
-            ``overwrite``, and a folder that cannot be written. Nothing is left behind then, and what was there stays.
+            `overwrite`, and a folder that cannot be written. Nothing is left behind then, and what was there stays.
     """
     wanted = PARTS if parts is None else tuple(parts)
     unknown = [part for part in wanted if part not in PARTS]
@@ -157,7 +158,7 @@ def _table(outcome: Outcome, path: Path) -> None:
 
 @contextmanager
 def _replacing(folder: Path, old: Path, names: Sequence[str]) -> Iterator[None]:
-    """Room for ``names`` in ``folder``: what has them goes to ``old``, and comes back if the body fails."""
+    """Room for `names` in `folder`: what has them goes to `old`, and comes back if the body fails."""
     old.mkdir()
     moved: list[str] = []
     cleared = False

@@ -21,7 +21,7 @@ NOISES = [("Gaussian noise", "gaussian"), ("uniform noise", "uniform"), ("anothe
 class FactPanel:
     """Prompt, subject, answer, and what to trace.
 
-    ``changed`` is called when the fact is another one; ``trace`` when the button is pressed.
+    `changed` is called when the fact is another one; `trace` when the button is pressed.
     """
 
     def __init__(self, session: Session, changed: Callable[[], None], trace: Callable[[], None]) -> None:
@@ -72,13 +72,21 @@ class FactPanel:
         return [self.prompt, self.subject, self.answer, *self.kinds.values(), *numbers, self.button]
 
     def align(self) -> None:
-        """Make the fact typed in that of the session, and show it. Raises TracerError for one that is none."""
+        """Make the fact typed in that of the session, and show it.
+
+        Raises:
+            TracerError: one that is none.
+        """
         self.tokens.value = ""
         found = self.session.align(self.prompt.value, self.subject.value, self.answer.value.strip() or None)
         self.tokens.value = texts.alignment(found)
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.traced`. Raises TracerError if there is nothing to restore."""
+        """Arguments of `Session.traced`.
+
+        Raises:
+            TracerError: if there is nothing to restore.
+        """
         kinds = [kind for kind, box in self.kinds.items() if box.value]
         if not kinds:
             raise TracerError("nothing is ticked to be restored; tick hidden states, MLP or attention")

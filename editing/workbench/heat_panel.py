@@ -18,7 +18,7 @@ MARK = "#e8710a"
 
 
 class HeatPanel:
-    """``suggest`` is called with layers to edit: those of the whole trace, or those around a cell that was chosen."""
+    """`suggest` is called with layers to edit: those of the whole trace, or those around a cell that was chosen."""
 
     def __init__(self, session: Session, suggest: Callable[[Suggestion], None]) -> None:
         self.session, self._suggest = session, suggest
@@ -80,9 +80,10 @@ class HeatPanel:
         self._whole()
 
     def choose(self, place: int, token: int, layer: int, suggest: bool = True) -> None:
-        """Show the numbers of a cell of trace ``place``, mark it, and suggest the layers around it.
+        """Show the numbers of a cell of trace `place`, mark it, and suggest the layers around it.
 
-        Raises TracerError for a cell that was not traced.
+        Raises:
+            TracerError: a cell that was not traced.
         """
         trace = self.traces[place]
         found = self.session.cell(trace, token, layer)

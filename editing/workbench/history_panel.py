@@ -102,6 +102,6 @@ class ExportPanel:
         return [self.folder, *self.parts.values(), self.overwrite, self.button]
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.export`."""
+        """Arguments of `Session.export`."""
         chosen = [name for name, box in self.parts.items() if box.value]
         return {"folder": self.folder.value.strip(), "parts": chosen, "overwrite": self.overwrite.value}

@@ -34,7 +34,7 @@ class Cancelled(BaseException):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the step at hand is; ``total`` is None where that is not known."""
+    """How far the step at hand is; `total` is None where that is not known."""
 
     description: str = ""
     done: float = 0
@@ -47,17 +47,17 @@ class Job:
     Args:
         model: whose forwards are watched for a cancellation; hooks are there only while the work runs.
         work: computes a value, and leaves model and everything else as it was, also if it ends by an exception.
-        commit: takes that value and makes it count, all or nothing; what it returns is the job's ``value``. None:
-            the value itself. A cancellation that comes this late has no effect.
-        progressed, ended: called with the job when there is progress, and once when it is over and ``state`` says how;
-            on the event loop that :meth:`start` finds, and without one on the job's thread.
+        commit: takes that value and makes it count, all or nothing; what it returns is the job's `value`. None: the
+            value itself. A cancellation that comes this late has no effect.
+        progressed, ended: called with the job when there is progress, and once when it is over and `state` says how; on
+            the event loop that `start` finds, and without one on the job's thread.
 
     Attributes:
         state: "ready", "running", "committing", and at the end "done", "cancelled" or "failed".
         value: what came out, or None.
         error: the exception of a job that failed, or None.
         warnings: texts of the warnings given on the way, each once.
-        progress: the latest :class:`Progress`.
+        progress: the latest `Progress`.
         seconds: how long it took, or has taken so far.
     """
 
@@ -83,7 +83,11 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin, and return at once. Raises TracerError for a job that was started before."""
+        """Begin, and return at once.
+
+        Raises:
+            TracerError: a job that was started before.
+        """
         if self._thread is not None:
             raise TracerError("this job was started before; make another")
         try:
@@ -101,7 +105,11 @@ class Job:
         self._asked.set()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Block until it is over. Raises TracerError if it takes longer than ``seconds``."""
+        """Block until it is over.
+
+        Raises:
+            TracerError: if it takes longer than `seconds`.
+        """
         if self._thread is None:
             raise TracerError("this job was not started; start it first")
         self._thread.join(seconds)
@@ -165,7 +173,7 @@ class Job:
 
 @contextmanager
 def watched_forwards(model: Model, look: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``look`` is called before every block of every forward that this thread makes; what it raises ends it.
+    """Inside, `look` is called before every block of every forward that this thread makes; what it raises ends it.
 
     Forwards of other threads, such as those of another cell of a notebook, are left alone. No hook stays.
     """

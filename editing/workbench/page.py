@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """The page of a :class:`Session`. Leave it as the last line of a notebook's cell to see it.
+    """The page of a `Session`. Leave it as the last line of a notebook's cell to see it.
 
     Attributes:
         session: what the page works on; also from other cells, while no job runs.
-        job: the last :class:`Job` that was begun, or None.
+        job: the last `Job` that was begun, or None.
         box: the widget.
     """
 
@@ -114,7 +114,7 @@ class Workbench:
         done: Callable[[Any], str],
         commit: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Start a job. ``done`` shows what came out and says it in a sentence."""
+        """Start a job. `done` shows what came out and says it in a sentence."""
 
         def ended(job: Job) -> None:
             self._working = False
@@ -150,7 +150,7 @@ class Workbench:
         self._guarded(self.history.slot, begin)
 
     def _guarded(self, slot: Any, begin: Callable[[], None]) -> None:
-        """Do it, with the status line in ``slot``; what goes wrong becomes a message there."""
+        """Do it, with the status line in `slot`; what goes wrong becomes a message there."""
         if self.busy:
             error = TracerError("there is work going on; wait for its end, or cancel it")
             self.status.message.value = texts.failure(error)

@@ -1,7 +1,7 @@
 """The widgets the panels are made of, all in one look, and the style they share.
 
 Labels stand above their fields, and everything a text says is shown as it is: descriptions of widgets are plain text by
-ipywidgets' own default, and whatever goes into HTML passes through :func:`editing.workbench.texts.shown`.
+ipywidgets' own default, and whatever goes into HTML passes through `editing.workbench.texts.shown`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ STYLE = """<style>
 
 
 def library() -> Any:
-    """The module ipywidgets. Raises TracerError where it, or anywidget for figures, is missing."""
+    """The module ipywidgets.
+
+    Raises:
+        TracerError: where it, or anywidget for figures, is missing.
+    """
     try:
         import anywidget  # noqa: F401  plotly's live figures are made of it
         import ipywidgets
@@ -140,7 +144,7 @@ def tick(name: str, label: str, value: bool) -> ipywidgets.Checkbox:
 
 
 def button(name: str, label: str, pressed: Callable[[], None], main: bool = False) -> ipywidgets.Button:
-    """A button that calls ``pressed``."""
+    """A button that calls `pressed`."""
     made = library().Button(description=label, button_style="primary" if main else "")
     made.layout.width = "auto"
     made.layout.margin = "2px 0 0"

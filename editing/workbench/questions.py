@@ -32,13 +32,14 @@ def questions(
 ) -> Probes:
     """The rewrite, paraphrases, neighbours, the subject's other facts, and prompts to be continued.
 
-    paraphrases, neighbours: prompts with their subjects in them ({} in a paraphrase stands for the subject); None:
-        FactWorld's own on the embedded model, where the fact is one of its facts, otherwise none. Empty lines and
-        repetitions are left out.
-    generate: prompts to be continued; None: FactWorld's, otherwise the request's own and "{subject} is". A masked
-        model writes nothing.
-
     Answers that are not known are what the model says now.
+
+    Args:
+        paraphrases, neighbours: prompts with their subjects in them ({} in a paraphrase stands for the subject); None:
+            FactWorld's own on the embedded model, where the fact is one of its facts, otherwise none. Empty lines and
+            repetitions are left out.
+        generate: prompts to be continued; None: FactWorld's, otherwise the request's own and "{subject} is". A masked
+            model writes nothing.
 
     Raises:
         TracerError: a prompt that is the request's own, a neighbour with {}, and one that the model cannot be asked;
@@ -57,7 +58,7 @@ def questions(
 
 
 def usable(model: Model, request: EditRequest, name: str, lines: Sequence[str]) -> list[str]:
-    """Prompts of a group as they are asked; see :func:`questions`."""
+    """Prompts of a group as they are asked; see `questions`."""
     found: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -1,7 +1,7 @@
 """All that the workbench does, without a widget: align, trace, look at a cell, edit and measure, go back, export.
 
-What takes long comes in two halves, so that it can be cancelled: ``traced`` and ``proposed`` compute and change
-nothing that lasts, ``take`` and ``commit`` make it count. ``trace`` and ``edit`` do both.
+What takes long comes in two halves, so that it can be cancelled: `traced` and `proposed` compute and change
+nothing that lasts, `take` and `commit` make it count. `trace` and `edit` do both.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Proposal:
 class Session:
     """A model with its fact at hand, its traces, its edits and what they did.
 
-    ``model`` is the caller's own: edits are made on it, and :meth:`undo` gives the exact bits of before. Whatever goes
+    `model` is the caller's own: edits are made on it, and `undo` gives the exact bits of before. Whatever goes
     wrong, or is cancelled, leaves model and session as they were.
 
     Attributes:
-        editor: the :class:`editing.Editor` that makes the edits, with its history.
-        inspection: the fact at hand in the model's tokens; None before :meth:`align`.
-        traces: of the last :meth:`trace`.
-        ledger: folder that the history is written to; None before :meth:`record`.
+        editor: the [`editing.Editor`][] that makes the edits, with its history.
+        inspection: the fact at hand in the model's tokens; None before `align`.
+        traces: of the last `trace`.
+        ledger: folder that the history is written to; None before `record`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -85,10 +85,11 @@ class Session:
     def align(self, prompt: str, subject: str, target: str | None = None) -> Inspection:
         """Take a fact to be the one at hand, and show which of its tokens are the subject and where it is answered.
 
-        target: the answer that is traced and that an edit takes the place of; None: what the model says.
+        Args:
+            target: the answer that is traced and that an edit takes the place of; None: what the model says.
 
         Raises:
-            TracerError: as :class:`tracer.Fact` and its ``inspect`` do. The fact at hand stays what it was.
+            TracerError: as [`tracer.Fact`][] and its `inspect` do. The fact at hand stays what it was.
         """
         fact = Fact(prompt, subject, target)
         self.inspection, self._fact = fact.inspect(self.model), fact
@@ -96,26 +97,32 @@ class Session:
 
     @property
     def fact(self) -> Fact:
-        """The fact at hand. Raises TracerError if there is none."""
+        """The fact at hand.
+
+        Raises:
+            TracerError: if there is none.
+        """
         if self._fact is None:
             raise TracerError("there is no fact yet; give a prompt and its subject to align")
         return self._fact
 
     # --- traces ----------------------------------------------------------------------------------------------------
     def trace(self, kinds: Sequence[str] = KINDS, **settings: Any) -> tuple[CausalTrace, ...]:
-        """Trace the fact at hand, once for each of ``kinds``; see :meth:`traced`."""
+        """Trace the fact at hand, once for each of `kinds`; see `traced`."""
         return self.take(self.traced(kinds, **settings))
 
     def traced(
         self, kinds: Sequence[str] = KINDS, *, window: int | None = None, corruption: Any = None, **settings: Any
     ) -> tuple[CausalTrace, ...]:
-        """The traces, not taken yet: :func:`tracer.causal_trace` of each kind.
+        """The traces, not taken yet: [`tracer.causal_trace`][] of each kind.
 
-        window: None: a third of the depth, at most ten layers. corruption: None: Gaussian noise as published.
-        settings: the other arguments of :func:`tracer.causal_trace`.
+        Args:
+            window: None: a third of the depth, at most ten layers.
+            corruption: None: Gaussian noise as published.
+            settings: the other arguments of [`tracer.causal_trace`][].
 
         Raises:
-            TracerError: no fact, no kind, and as :func:`tracer.causal_trace` does.
+            TracerError: no fact, no kind, and as [`tracer.causal_trace`][] does.
         """
         fact = self.fact
         if isinstance(kinds, str) or not kinds:
@@ -134,11 +141,11 @@ class Session:
         return found
 
     def cell(self, trace: CausalTrace, token: int, layer: int) -> Cell:
-        """The numbers of a cell, and the layers around it; see :func:`editing.workbench.cells.cell_of`."""
+        """The numbers of a cell, and the layers around it; see `editing.workbench.cells.cell_of`."""
         return cells.cell_of(trace, token, layer)
 
     def suggestion(self, trace: CausalTrace) -> Suggestion:
-        """The layers that a whole trace speaks for; see :func:`editing.workbench.cells.suggestion_of`."""
+        """The layers that a whole trace speaks for; see `editing.workbench.cells.suggestion_of`."""
         if trace.fingerprint != self.fingerprint:
             return cells.Suggestion(reason="it is of other weights than the model has now; trace again")
         if trace not in self._suggested:
@@ -147,7 +154,11 @@ class Session:
 
     # --- edits -----------------------------------------------------------------------------------------------------
     def request(self, target: str) -> EditRequest:
-        """The request that the fact at hand be followed by ``target``. Raises TracerError for one that cannot be."""
+        """The request that the fact at hand be followed by `target`.
+
+        Raises:
+            TracerError: one that cannot be.
+        """
         fact = self.fact
         return EditRequest(fact.prompt, fact.subject, target, fact.target)
 
@@ -158,11 +169,11 @@ class Session:
         neighbours: Sequence[str] | None = None,
         generate: Sequence[str] | None = None,
     ) -> Probes:
-        """What is asked before and after an edit; see :func:`editing.workbench.questions.questions`."""
+        """What is asked before and after an edit; see `editing.workbench.questions.questions`."""
         return questions(self.model, self.request(target), paraphrases, neighbours, generate)
 
     def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
-        """Edit the model so that the fact at hand is followed by ``target``; see :meth:`proposed`."""
+        """Edit the model so that the fact at hand is followed by `target`; see `proposed`."""
         return self.commit(self.proposed(target, method, **settings))
 
     def proposed(
@@ -178,11 +189,13 @@ class Session:
     ) -> Proposal:
         """The edit and what it does, on the model as it is, which is left so.
 
-        layers: where to write; None: the method's own choice. paraphrases, neighbours, generate: see :meth:`probes`.
-        hparams: of the method.
+        Args:
+            layers: where to write; None: the method's own choice.
+            paraphrases, neighbours, generate: see `probes`.
+            hparams: of the method.
 
         Raises:
-            TracerError: as :meth:`probes`, :func:`editing.compute_edit` and :func:`editing.measure` do.
+            TracerError: as `probes`, [`editing.compute_edit`][] and [`editing.measure`][] do.
         """
         found = method_named(method)
         if layers is not None:
@@ -197,7 +210,11 @@ class Session:
         return Proposal(edit, Outcome(before, after))
 
     def commit(self, proposal: Proposal) -> Edit:
-        """Make the edit of a proposal. Raises TracerError if the model has changed since."""
+        """Make the edit of a proposal.
+
+        Raises:
+            TracerError: if the model has changed since.
+        """
         self.editor.apply(proposal.edit)
         self._outcomes[proposal.edit] = proposal.outcome
         self._prints[proposal.edit] = proposal.outcome.after.fingerprint
@@ -207,7 +224,7 @@ class Session:
     # --- history ---------------------------------------------------------------------------------------------------
     @property
     def history(self) -> tuple[Entry, ...]:
-        """Every edit in the order it was made; see :attr:`editing.Editor.history`."""
+        """Every edit in the order it was made; see [`editing.Editor.history`][]."""
         return self.editor.history
 
     @property
@@ -216,25 +233,25 @@ class Session:
         return self.editor.position
 
     def outcome(self, index: int | None = None) -> Outcome | None:
-        """What edit ``index`` did (None: the last that the model has); None for no edit, or one made elsewhere."""
+        """What edit `index` did (None: the last that the model has); None for no edit, or one made elsewhere."""
         index = self.position if index is None else index
         return self._outcomes.get(self.history[index - 1].edit) if 1 <= index <= len(self.history) else None
 
     def undo(self, n: int = 1) -> None:
-        """Take the last ``n`` edits back, to the exact bits; see :meth:`editing.Editor.undo`."""
+        """Take the last `n` edits back, to the exact bits; see [`editing.Editor.undo`][]."""
         self.editor.undo(n)
 
     def checkout(self, k: int) -> None:
-        """Go to the model right after edit ``k``, 0 as it was given; see :meth:`editing.Editor.checkout`."""
+        """Go to the model right after edit `k`, 0 as it was given; see [`editing.Editor.checkout`][]."""
         self.editor.checkout(k)
 
     def record(self, folder: str | Path) -> None:
-        """Write the history to ``folder``, and every change of it from now on; see :meth:`editing.Editor.record`."""
+        """Write the history to `folder`, and every change of it from now on; see [`editing.Editor.record`][]."""
         self.editor.record(folder)
         self.ledger = Path(folder).absolute()
 
     def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
-        """Write figures, numbers, edits and the ledger into a folder; see :func:`editing.workbench.export.export`."""
+        """Write figures, numbers, edits and the ledger into a folder; see [`editing.workbench.export.export`][]."""
         return export(self, folder, parts, overwrite)
 
 

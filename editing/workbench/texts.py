@@ -31,7 +31,7 @@ KINDS = {"hidden": "hidden states", "mlp": "MLP", "attn": "attention"}
 
 
 def shown(text: str) -> str:
-    """``text`` letter by letter: in one line, and nothing in it is markup."""
+    """`text` letter by letter: in one line, and nothing in it is markup."""
     return html.escape(printable(text))
 
 

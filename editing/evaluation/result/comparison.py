@@ -65,11 +65,13 @@ def compare(
 ) -> Comparison:
     """The difference a - b of a metric case by case, with its interval: the same cases, so their difficulty cancels.
 
-    a, b: a method's name (of its own edits, not of its controls), or labels and their values, such as
-        ``{"method": "rome", "control": "random layer", "mode": "single"}``. Several seeds of a case are averaged.
-    stage: of edited series: "edited" or "end", see :func:`staged`.
+    Args:
+        a, b: a method's name (of its own edits, not of its controls), or labels and their values, such as
+            `{"method": "rome", "control": "random layer", "mode": "single"}`. Several seeds of a case are averaged.
+        stage: of edited series: "edited" or "end", see `staged`.
 
-    Raises TracerError if a selection is empty or is of several models, layers or modes, and if no case is in both.
+    Raises:
+        TracerError: if a selection is empty or is of several models, layers or modes, and if no case is in both.
     """
     check_bootstrap(resamples, level, seed)
     if stage not in STAGES:

@@ -26,7 +26,9 @@ SQL = {WHOLE: "INTEGER", COUNT: "INTEGER", NUMBER: "REAL"}
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Measurements of edits, of the unedited model, and of controls, in tidy tables (columns: ``tables.COLUMNS``).
+    """Measurements of edits, of the unedited model, and of controls, in tidy tables (columns: `tables.COLUMNS`).
+
+    Each table may be given as a frame or as a sequence of rows.
 
     Attributes:
         metrics: one row per case, metric and moment. What could not be measured has no row.
@@ -34,8 +36,6 @@ class Evaluation:
         edits: one row per edit: time, memory, size, or why it could not be made.
         health: the whole model's state after so many edits.
         settings: everything the run was made with.
-
-    Each table may be given as a frame or as a sequence of rows.
 
     Raises:
         TracerError: a table has not the columns it should, or what is in them does not fit.
@@ -79,7 +79,7 @@ class Evaluation:
     def known(self, whether: bool = True) -> tuple[str, ...]:
         """Ids of the cases whose true answer the unedited model gives itself, or does not; none where it was not asked.
 
-        Of the latter an edit has no old answer to replace: ``evaluation.among(evaluation.known())`` counts them apart.
+        Of the latter an edit has no old answer to replace: `evaluation.among(evaluation.known())` counts them apart.
         """
         asked = self.metrics[self.metrics["metric"] == "known"]
         return tuple(dict.fromkeys(asked[asked["value"] == float(whether)]["case_id"]))
@@ -94,13 +94,13 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Frame:
-        """Means over cases with their intervals: :func:`editing.evaluation.result.summary.summarise`."""
+        """Means over cases with their intervals: [`editing.evaluation.result.summary.summarise`][]."""
         from .summary import summarise
 
         return summarise(self.metrics, by, only=metrics, level=level, resamples=resamples, seed=seed)
 
     def score(self, by: Sequence[str] = LABELS, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Frame:
-        """CounterFact's S with its interval: :func:`editing.evaluation.result.summary.score`."""
+        """CounterFact's S with its interval: [`editing.evaluation.result.summary.score`][]."""
         from .summary import score
 
         return score(self.metrics, by, level=level, resamples=resamples, seed=seed)
@@ -116,7 +116,7 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Comparison:
-        """The paired difference of two methods: :func:`editing.evaluation.result.comparison.compare`."""
+        """The paired difference of two methods: [`editing.evaluation.result.comparison.compare`][]."""
         from .comparison import compare
 
         return compare(self.metrics, a, b, metric, stage=stage, level=level, resamples=resamples, seed=seed)
@@ -130,7 +130,7 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Retention:
-        """What later edits leave of earlier ones: :func:`editing.evaluation.result.retention.retention`."""
+        """What later edits leave of earlier ones: [`editing.evaluation.result.retention.retention`][]."""
         from .retention import retention
 
         return retention(self.metrics, metric, by, level=level, resamples=resamples, seed=seed)
@@ -149,7 +149,8 @@ class Evaluation:
     def save(self, path: str | Path) -> Path:
         """Write everything to one SQLite file, whole or not at all; it replaces one of the same name.
 
-        Raises TracerError if it cannot be written, and for the suffix .npz, which names another format.
+        Raises:
+            TracerError: if it cannot be written, and for the suffix .npz, which names another format.
         """
         path = Path(path)
         if path.suffix.lower() == ".npz":
@@ -169,11 +170,12 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read what :meth:`save` wrote, or what there is so far of a run that is not finished.
+        """Read what `save` wrote, or what there is so far of a run that is not finished.
 
         The file is opened for reading only, and may be written to by others meanwhile.
 
-        Raises TracerError for a file that is missing or holds no evaluation.
+        Raises:
+            TracerError: a file that is missing or holds no evaluation.
         """
         path = Path(path)
         wanted = "expected the file of a run, or what Evaluation.save wrote"

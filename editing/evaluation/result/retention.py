@@ -25,9 +25,9 @@ class Retention:
 
     Attributes:
         metric: what was measured of the edits.
-        curve: *by, after, mean, low, high, n: the mean over the edits made so far, when ``after`` were made, n of which
-            were measured; see :func:`retained` for the moments and weights.
-        matrix: *by, position, after, mean, n: of the edit at ``position`` alone, at every moment.
+        curve: *by, after, mean, low, high, n: the mean over the edits made so far, when `after` were made, n of which
+            were measured; see `retained` for the moments and weights.
+        matrix: *by, position, after, mean, n: of the edit at `position` alone, at every moment.
     """
 
     metric: str
@@ -46,11 +46,13 @@ def retention(
 ) -> Retention:
     """A metric of edits already made, against the number of edits, from rows of mode "sequential".
 
-    metric: None: the first there is of ``RELIABLE``, so that the curve is the share of edits that still hold.
-
     Early points have no interval where they are of so few subjects that many draws hold none of them.
 
-    Raises TracerError if no row of mode "sequential" has the metric.
+    Args:
+        metric: None: the first there is of `RELIABLE`, so that the curve is the share of edits that still hold.
+
+    Raises:
+        TracerError: if no row of mode "sequential" has the metric.
     """
     import pandas as pd
 

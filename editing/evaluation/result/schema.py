@@ -71,7 +71,8 @@ def typed(table: str, rows: Rows) -> Frame:
 
     Texts are Python strings or None, whole numbers int64 (Int64 where one may be unknown), numbers float64.
 
-    Raises TracerError for a column that is missing, and for what does not fit one.
+    Raises:
+        TracerError: a column that is missing, and for what does not fit one.
     """
     import pandas as pd
 

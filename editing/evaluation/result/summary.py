@@ -1,6 +1,6 @@
 """Means over cases with intervals, and the harmonic score.
 
-Every interval is a bootstrap over subjects (:mod:`tracer.statistics`): cases about one subject are drawn together.
+Every interval is a bootstrap over subjects (`tracer.statistics`): cases about one subject are drawn together.
 Subjects are put in order first, so that the order of the rows changes nothing.
 """
 
@@ -33,17 +33,19 @@ def summarise(
     """One row per series, stage and metric: *by, stage, after, metric, code, mean, low, high, n, prompts, subjects,
     ruined.
 
-    by: the columns of ``LABELS`` that make a series; what differs in the others is pooled.
-    only: the metrics wanted; None: all.
-    level: of the intervals (percentile bootstrap over subjects, all metrics of a series from the same draws).
-
     mean: over cases, each of which is a mean over its own prompts, as published, with the weights of
-    :func:`staged`. after: edits made when measured, NA
+    `staged`. after: edits made when measured, NA
     where that differs from case to case. n: cases; prompts: all of theirs. An infinite value makes the mean infinite
     and leaves no interval. ruined: share of the series' edits that ruined the model, on every row, since the new answer
     is easily the likelier one in a model that says nothing else; nan where it was not measured.
 
-    Raises TracerError for columns of ``by`` that are no labels, and settings the bootstrap cannot use.
+    Args:
+        by: the columns of `LABELS` that make a series; what differs in the others is pooled.
+        only: the metrics wanted; None: all.
+        level: of the intervals (percentile bootstrap over subjects, all metrics of a series from the same draws).
+
+    Raises:
+        TracerError: columns of `by` that are no labels, and settings the bootstrap cannot use.
     """
     import pandas as pd
 
@@ -92,7 +94,7 @@ def score(
     ruined.
 
     Each of the three is a mean over cases; subjects are drawn once for all three. S is 0 where one of them is. Series
-    that lack one of the three have no row. n: cases that have all of them or some. ruined: as in :func:`summarise`.
+    that lack one of the three have no row. n: cases that have all of them or some. ruined: as in `summarise`.
     """
     import pandas as pd
 

@@ -22,7 +22,8 @@ OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # show
 def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, width: int = 110) -> str:
     """One line per method and measure: teacher forced and free generation side by side, each with its interval.
 
-    unknown: how many cases there are whose true answer the unedited model does not give.
+    Args:
+        unknown: how many cases there are whose true answer the unedited model does not give.
     """
     from rich import box
     from rich.console import Console

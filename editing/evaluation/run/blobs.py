@@ -17,7 +17,7 @@ def answers_to_bytes(answers: CaseAnswers) -> bytes:
 
 
 def answers_from_bytes(data: bytes) -> CaseAnswers:
-    """The answers in bytes of :func:`answers_to_bytes`."""
+    """The answers in bytes of `answers_to_bytes`."""
     found = json.loads(data)
     answers = tuple(Answer(**{**one, "greedy": tuple(one["greedy"])}) for one in found["answers"])
     return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
@@ -30,7 +30,11 @@ def edit_to_bytes(edit: Edit) -> bytes:
 
 
 def edit_from_bytes(data: bytes) -> Edit:
-    """The edit in bytes of :func:`edit_to_bytes`. Raises TracerError if they are damaged."""
+    """The edit in bytes of `edit_to_bytes`.
+
+    Raises:
+        TracerError: if they are damaged.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"
         path.write_bytes(data)

@@ -30,9 +30,10 @@ def random_direction(edit: Edit, seed: int) -> Edit:
 
 
 def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int, ...]:
-    """As many neighbouring layers as ``layers``, at another place of the model.
+    """As many neighbouring layers as `layers`, at another place of the model.
 
-    Raises TracerError if there is none.
+    Raises:
+        TracerError: if there is none.
     """
     count = len(layers)
     starts = [start for start in range(n_layers - count + 1) if set(range(start, start + count)) != set(layers)]

@@ -71,7 +71,7 @@ class Cell:
         return options
 
     def labels(self, control: str = "") -> dict[str, Any]:
-        """Its values of the columns ``LABELS``."""
+        """Its values of the columns `LABELS`."""
         layers = ",".join(map(str, self.layers or ()))
         return {
             "model": self.model,
@@ -100,11 +100,12 @@ class Protocol:
         answer_cases: of how many cases every single answer is kept; metrics are kept of all.
         retention: how often earlier cases are asked again in mode "sequential", in total; None: three times their
             number.
-        moments: at how many moments, spread evenly; at the last one as many as the others leave of ``retention``.
+        moments: at how many moments, spread evenly; at the last one as many as the others leave of `retention`.
         canary_tokens: of unrelated text (FactWorld's held-out text for the embedded model, a passage of plain English
             for others), for perplexity and KL drift; 0: none.
-        limits: of health in mode "sequential". on_alarm: go on and note it ("record"), make no further edit ("stop"),
-            or also go back to the last healthy state ("rollback").
+        limits: of health in mode "sequential".
+        on_alarm: go on and note it ("record"), make no further edit ("stop"), or also go back to the last healthy state
+            ("rollback").
 
     Raises:
         TracerError: a number below what makes sense, or a control that is none.
@@ -146,7 +147,11 @@ class Protocol:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Protocol:
-        """From names and values. Raises TracerError for names that are none."""
+        """From names and values.
+
+        Raises:
+            TracerError: names that are none.
+        """
         known = [each.name for each in fields(cls)]
         if wrong := [name for name in options if name not in known]:
             raise TracerError(f"an evaluation has no option {wrong[0]!r}; it has {', '.join(known)}")
@@ -205,7 +210,7 @@ def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Prot
 
 
 def unedited_key(model: str, first: int) -> str:
-    """Key of the job that asks the unedited model the chunk that begins with case ``first``."""
+    """Key of the job that asks the unedited model the chunk that begins with case `first`."""
     return f"{UNEDITED} {model}/{first}"
 
 

@@ -67,7 +67,7 @@ class _Weights:
         return {name: tensor.cpu() for name, tensor in bits(self.model, self.names).items()}
 
     def back_to(self, state: Mapping[str, Tensor]) -> None:
-        """Bits of :meth:`state`; weights that were first written later get their first ones."""
+        """Bits of `state`; weights that were first written later get their first ones."""
         write(self.model, {**self._first, **state})
 
 

@@ -39,25 +39,25 @@ def evaluate(
     cluster: str | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Edit ``model`` with the records' facts and measure what that did; the model is left as it was.
+    """Edit `model` with the records' facts and measure what that did; the model is left as it was.
 
     Args:
-        records: :class:`editing.datasets.EditRecord`, or what :func:`as_records` takes.
+        records: [`editing.datasets.EditRecord`][], or what `as_records` takes.
         method: one method, or several for one table.
-        mode: "single": each case alone on the model as it was. "batch": all cases in one edit. "sequential": one
-            after the other, none taken back.
+        mode: "single": each case alone on the model as it was. "batch": all cases in one edit. "sequential": one after
+            the other, none taken back.
         layers, seed: of every method; None: the method's own layers.
         path: keep the run in this file, case by case; if it is there, go on where it was. None: a temporary one.
-        workers, cluster: see :func:`tracer.runs.run`. Workers elsewhere load the model by its name.
-        options: fields of :class:`Protocol`; what is none of them is a hyper-parameter of the methods.
+        workers, cluster: see [`tracer.runs.run`][]. Workers elsewhere load the model by its name.
+        options: fields of `Protocol`; what is none of them is a hyper-parameter of the methods.
 
     Returns:
         The measurements, with the unedited model and the controls beside every method.
 
     Raises:
-        TracerError: no records, case ids that are not unique, an unknown method, mode or option, a run in ``path``
-            that is another one. An edit that cannot be made is a row of ``edits`` with the reason, and none of
-            ``metrics``.
+        TracerError: no records, case ids that are not unique, an unknown method, mode or option, a run in `path`
+            that is another one. An edit that cannot be made is a row of `edits` with the reason, and none of
+            `metrics`.
     """
     known = {each.name for each in fields(Protocol)}
     protocol = Protocol.of({name: options.pop(name) for name in list(options) if name in known})
@@ -84,7 +84,8 @@ def cells_of(
 ) -> list[Cell]:
     """Every combination; a hyper-parameter goes to the methods that have it.
 
-    Raises TracerError for one that no method has.
+    Raises:
+        TracerError: one that no method has.
     """
     plain = dict(hparams or {})
     every = product(models, methods, modes, layers, seeds)
@@ -101,11 +102,12 @@ def begin(
 ) -> None:
     """Make the file of a run, or find it there with the same settings.
 
-    noted: hyper-parameters json does not know, as text.
+    Args:
+        noted: hyper-parameters json does not know, as text.
 
     Raises:
-        TracerError: no records, a layer that a model does not have, cells or case ids that are not unique; or ``path``
-            is another run, or anything else.
+        TracerError: no records, a layer that a model does not have, cells or case ids that are not unique; or `path` is
+            another run, or anything else.
     """
     for cell, model in product(cells, models):
         for layer in (cell.layers or ()) if cell.model == model.name else ():
@@ -127,7 +129,8 @@ def carry_on(
 ) -> Evaluation:
     """Do what is left of a run, what failed before once more, and give its measurements.
 
-    Raises TracerError if jobs failed; what was measured is in the file.
+    Raises:
+        TracerError: if jobs failed; what was measured is in the file.
     """
     with Store.open(path) as store:
         store.retry_failed()
@@ -139,9 +142,10 @@ def carry_on(
 
 
 def as_records(given: Iterable[Any]) -> list[EditRecord]:
-    """Records from records, or from mappings in a layout that :mod:`editing.datasets` knows.
+    """Records from records, or from mappings in a layout that `editing.datasets` knows.
 
-    Raises TracerError for anything else.
+    Raises:
+        TracerError: anything else.
     """
     listed = list(given)
     if all(isinstance(each, EditRecord) for each in listed):

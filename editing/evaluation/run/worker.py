@@ -35,7 +35,8 @@ FIXED = ("layers", "context_templates")
 class Bench:
     """Made once per worker from a run's settings.
 
-    given: "models", by name, to be used rather than loaded; "hparams", for every cell, what json does not know.
+    Args:
+        given: "models", by name, to be used rather than loaded; "hparams", for every cell, what json does not know.
     """
 
     def __init__(self, settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +55,8 @@ class Bench:
     def model(self, name: str) -> Model:
         """The model of this name, with the weights the run began with.
 
-        Raises TracerError if it has others.
+        Raises:
+            TracerError: if it has others.
         """
         known = self._known[name]
         if name not in self._models:
@@ -73,7 +75,7 @@ class Bench:
         return model
 
     def drift(self, name: str) -> Drift | None:
-        """The yardstick on unrelated text, recorded when :meth:`model` first gave the model; None if none is wanted."""
+        """The yardstick on unrelated text, recorded when `model` first gave the model; None if none is wanted."""
         return self._drifts[name]
 
     # --- edits -----------------------------------------------------------------------------------------------------
@@ -108,7 +110,8 @@ class Bench:
     ) -> list[CaseAnswers | str]:
         """Answers to the questions of cases, from the model as it is; or why a case cannot be asked.
 
-        before: of the unedited model; None for a case that could not be asked then.
+        Args:
+            before: of the unedited model; None for a case that could not be asked then.
         """
         if before is None:
             return self._asked(model, cases, None, texts)
@@ -159,7 +162,7 @@ class Bench:
         after: int = 1,
         kept: bool = True,
     ) -> Rows:
-        """Rows of "metrics" and, if ``kept``, of "answers"."""
+        """Rows of "metrics" and, if `kept`, of "answers"."""
         record = self.records[case]
         head = {**labels, "case_id": record.case_id, "after": after}
         values = [*case_metrics(record, answers, before, weights=self._weights), *further]
@@ -182,7 +185,7 @@ class Bench:
     def edit_row(
         self, labels: Mapping[str, Any], case: int, edit: Edit | str, position: int = 0, share: int = 1
     ) -> dict[str, Any]:
-        """The row of "edits"; ``share``: among how many cases the seconds of the edit are divided."""
+        """The row of "edits"; `share`: among how many cases the seconds of the edit are divided."""
         head = {**labels, "case_id": self.records[case].case_id, "position": position}
         if isinstance(edit, str):
             none = {"seconds": math.nan, "peak_bytes": None, "norm": math.nan, "rank": None}
@@ -257,5 +260,5 @@ def norm(edit: Edit) -> float:
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed that depends on all of ``parts``, and on nothing else."""
+    """A seed that depends on all of `parts`, and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

@@ -30,9 +30,10 @@ Templates = tuple[tuple[str, ...], ...]
 def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed: int = 0) -> Templates:
     """Templates by kind: the bare prompt, then sampled prefixes, each a sentence of its own before the prompt.
 
-    lengths: (tokens, how many) pairs; a prefix begins with one of five common words, which count among the tokens. Each
-    further token is drawn from the five most probable (as the published code draws it); a prefix that the model ends is
-    shorter. The same model and seed give the same templates.
+    Args:
+        lengths: (tokens, how many) pairs; a prefix begins with one of five common words, which count among the tokens.
+            Each further token is drawn from the five most probable (as the published code draws it); a prefix that the
+            model ends is shorter. The same model and seed give the same templates.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
@@ -61,7 +62,8 @@ def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed:
 def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
     """Templates by kind, from a list of texts (the bare one is a kind by itself) or a list of such lists.
 
-    Raises TracerError for a template that does not hold {} once, and unless the first is the bare "{}".
+    Raises:
+        TracerError: a template that does not hold {} once, and unless the first is the bare "{}".
     """
     kinds: list[tuple[str, ...]] = []
     flat: list[str] = []
@@ -86,7 +88,8 @@ def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
 
 def fill(template: str, prompt: str, chat: Chat | None = None) -> str:
     """The prompt, with its own {} kept, in the place of the template's; of a prompt in a chat template what the user
-    says."""
+    says.
+    """
     before, _, after = template.partition(SLOT)
     turn = None if chat is None else chat.turn(prompt)
     if turn is None:

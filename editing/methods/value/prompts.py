@@ -23,7 +23,7 @@ TOKENS = ("subject_last", "subject_first", "subject_first_after_last", "last")
 
 
 def lookup(found: Alignment, token: str) -> int:
-    """The token of an aligned fact that the published option ``token`` (``fact_token``) names."""
+    """The token of an aligned fact that the published option `token` (`fact_token`) names."""
     start, end = found.subject_range
     last = len(found.input_ids) - 1
     if token == "subject_last":
@@ -48,8 +48,9 @@ def rewriting_rows(model: Model, request: EditRequest, templates: Templates, tok
 
 
 def essence_rows(model: Model, request: EditRequest, prompts: Sequence[str], token: str, at: str) -> list[Row]:
-    """Prompts about the subject whose next token is to stay: read at the subject (``at="subject"``, as published), or
-    at the prompt's end (``"last"``)."""
+    """Prompts about the subject whose next token is to stay: read at the subject (`at="subject"`, as published), or
+    at the prompt's end (`"last"`).
+    """
     rows = []
     for prompt in prompts:
         found = Fact(prompt, request.subject).align(model)

@@ -36,22 +36,22 @@ class Objective:
     """What is minimised, per request: NLL of the target + kl_factor * KL(now || before) + weight decay.
 
     The weight decay is v_weight_decay * |delta| / |init|^2 (the norm itself, over a squared norm, as published), the
-    vector's norm stays below clamp * |init|, and a loss below ``stop`` ends the search. ``steps`` losses are computed,
+    vector's norm stays below clamp * |init|, and a loss below `stop` ends the search. `steps` losses are computed,
     so at most steps - 1 updates are made.
 
     What is None is taken from the effect on the answer, request by request. The gradient says how long a step would
     make the target certain if the NLL went on falling as it does: NLL / |gradient|, Polyak's step (1987) to a minimum
-    of zero. With a ``v_lr`` of None every update goes down the gradient, ``stride`` of such a step, and none further
+    of zero. With a `v_lr` of None every update goes down the gradient, `stride` of such a step, and none further
     than the first one: values end less than half as long as Adam's at the same NLL, since Adam moves every coordinate
-    alike, also those that do little. The clamp is ``reach`` of the first such steps, the weight decay costs 0.15 at the
-    clamp, and ``stop`` is of the NLL alone.
+    alike, also those that do little. The clamp is `reach` of the first such steps, the weight decay costs 0.15 at the
+    clamp, and `stop` is of the NLL alone.
 
-    nll_factor: what the NLL counts. ease, kl_stop: once every target token is the most probable one, the NLL counts
-    ``ease`` times that, and the search ends if kl_factor * KL is at most ``kl_stop`` (PMET).
-
-    patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely, starts
-    anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes.
-    None: never.
+    Attributes:
+        nll_factor: what the NLL counts. ease, kl_stop: once every target token is the most probable one, the NLL counts
+            `ease` times that, and the search ends if kl_factor * KL is at most `kl_stop` (PMET).
+        patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely, starts
+            anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes.
+            None: never.
     """
 
     v_steps: int
@@ -82,12 +82,14 @@ class Optimised:
     """Found vectors of one request.
 
     Attributes:
-        delta: [places, d], what is to be added at the lookup. init: [places, d], what is there in the bare prompt.
+        delta: [places, d], what is to be added at the lookup.
+        init: [places, d], what is there in the bare prompt.
         states: at the lookup of every rewriting row, [rows, width] by further place asked for.
-        limit: [places], the longest delta. step: length of the first update; with a v_lr given, that rate.
+        limit: [places], the longest delta.
+        step: length of the first update; with a v_lr given, that rate.
         idle: whether the value does nothing to the target, so that nothing was searched for.
-        loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric
-            mean over its tokens, mean over contexts).
+        loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric mean over its tokens,
+            mean over contexts).
     """
 
     delta: Tensor
@@ -109,10 +111,12 @@ def optimise(
     max_rows: int | None = None,
     description: str = "values",
 ) -> list[Optimised]:
-    """The vectors for each of ``subjects``, at ``places`` (of one layer) together.
+    """The vectors for each of `subjects`, at `places` (of one layer) together.
 
-    Call it with gradients of parameters off (``tracer.engine.hooks.frozen``). Raises TracerError for a loss that is no
-    number.
+    Call it with gradients of parameters off (`tracer.engine.hooks.frozen`).
+
+    Raises:
+        TracerError: a loss that is no number.
     """
     with part("search"):
         search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows)
@@ -137,7 +141,8 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
 def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
     """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
     place), and "step" [n], how long the first update was (or the v_lr given); and "idle" [n], whether there was nothing
-    to search for."""
+    to search for.
+    """
     clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
     steps = torch.tensor([value.step for value in values])
     return {"clamp": clamps, "step": steps, "idle": torch.tensor([float(value.idle) for value in values])}
@@ -268,7 +273,7 @@ class _Search:
                 self.deltas[i].mul_(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
 
     def _measure(self, i: int, loss: float) -> None:
-        """Take what was left open from the first gradient of a request, where its NLL is ``loss``."""
+        """Take what was left open from the first gradient of a request, where its NLL is `loss`."""
         goal, delta = self.objective, self.deltas[i]
         assert delta.grad is not None
         step = loss / delta.grad.norm(dim=-1).clamp_min(1e-30)

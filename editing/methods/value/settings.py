@@ -28,15 +28,15 @@ STEPS, PUBLISHED_STEPS = 40, 20
 class ValueSettings:
     """Hyper-parameters of a method that optimises a value and writes it with a covariance.
 
-    ``v_steps``, ``v_lr``, ``v_weight_decay`` and ``clamp`` are by default measured on each request;
-    :func:`editing.published` gives the fixed ones that were published for a model.
+    `v_steps`, `v_lr`, `v_weight_decay` and `clamp` are by default measured on each request;
+    [`editing.published`][] gives the fixed ones that were published for a model.
 
     Attributes:
         layers: where to write; None: relative to the model's depth.
         v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
             measured, the published 20 where it is given.
         v_lr: learning rate of Adam (published: 0.5); None: no Adam, but steps measured on the gradient
-            (:class:`editing.methods.value.search.Objective`).
+            (`editing.methods.value.search.Objective`).
         v_patience: updates without progress after which a search starts anew at a third of the step; None: 6 where v_lr
             is measured, never (as published) where it is given.
         v_weight_decay: factor of |delta| / |init|^2 (published: 0.5); None: such that it costs 0.15 at the clamp.
@@ -52,7 +52,7 @@ class ValueSettings:
         essence_at: where that is read: "subject" (as published) or "last", the prompt's end.
         template_lengths: (tokens, how many) of sampled context prefixes; published for ROME: ((5, 10), (10, 10)).
         context_templates: prefixes given instead; the bare "{}" first.
-        covariance: second moments of keys; None: see :func:`editing.covariance_for`.
+        covariance: second moments of keys; None: see [`editing.covariance_for`][].
         origin: hash of the weights before any edit, whose covariance is meant; None: the model as it is. An editor
             gives it.
         damping: added to its diagonal, as a share of the diagonal's mean.

@@ -44,12 +44,13 @@ SHARED = ("subject_last", "subject_first")  # edited tokens at which prompts abo
 
 @dataclass(frozen=True)
 class SpreadSettings(ValueSettings):
-    """Hyper-parameters of a method that spreads residuals; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of a method that spreads residuals; see [`editing.methods.value.settings.ValueSettings`][].
 
-    same_key: what becomes of several requests about one subject, whose keys are nearly the same. "in_turn": the first
-    of each subject are written together, then, on the model that has these, the second ones, and so on; each value is
-    searched for with those before it in place, so that what they made true stays so. "together": each value as if it
-    were alone, and all written at once, as published, which may reach neither.
+    Attributes:
+        same_key: what becomes of several requests about one subject, whose keys are nearly the same. "in_turn": the
+            first of each subject are written together, then, on the model that has these, the second ones, and so on;
+            each value is searched for with those before it in place, so that what they made true stays so. "together":
+            each value as if it were alone, and all written at once, as published, which may reach neither.
     """
 
     same_key: str = "in_turn"
@@ -77,7 +78,7 @@ def default_layers(model: Model) -> tuple[int, ...]:
     """Three layers, the last at a tenth of the depth and not below the fourth.
 
     Chosen on SmolLM2 135M, of 30 layers: a layer later they take more neighbours along. On Gemma 3 270M, of 18, edits
-    a layer earlier write less well (``benchmarks/edit_rules.py``).
+    a layer earlier write less well (`benchmarks/edit_rules.py`).
     """
     last = min(max(3, round(model.n_layers / 10)), max(0, model.n_layers - 2))
     return tuple(range(max(0, last - 2), last + 1))
@@ -95,9 +96,12 @@ def spread(
 ) -> list[Change]:
     """One change per group: target states of all groups found together, then each group written layer by layer.
 
-    settings: resolved. share: by how much the residual is divided when that many layers are left. places: kinds of the
-    states that are optimised together at the last layer; the residual is that of the last of them. Behind a norm the
-    MLP's value is optimised in its stead, since a free change of the residual stream is none that one could write.
+    Args:
+        settings: resolved.
+        share: by how much the residual is divided when that many layers are left.
+        places: kinds of the states that are optimised together at the last layer; the residual is that of the last of
+            them. Behind a norm the MLP's value is optimised in its stead, since a free change of the residual stream is
+            none that one could write.
     """
     assert settings.layers is not None
     last = settings.layers[-1]
@@ -145,7 +149,7 @@ class _Round:
     residuals: dict[int, Tensor]
 
     def apart_from(self, group: Group) -> list[int]:
-        """Places of the requests that are about none of the subjects of ``group``."""
+        """Places of the requests that are about none of the subjects of `group`."""
         subjects = {plain(request.subject) for request in group}
         return [place for place, request in enumerate(self.requests) if plain(request.subject) not in subjects]
 
@@ -160,7 +164,7 @@ class _Round:
 
     @classmethod
     def joined(cls, rounds: Sequence[_Round], places: Sequence[int]) -> _Round:
-        """All rounds as one whose requests, which were written in the order of ``places``, are in their own order."""
+        """All rounds as one whose requests, which were written in the order of `places`, are in their own order."""
         order = sorted(range(len(places)), key=places.__getitem__)
 
         def cat(parts: Sequence[Tensor]) -> Tensor:
