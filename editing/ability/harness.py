@@ -86,7 +86,7 @@ def ability(
 
 
 def _names(tasks: Sequence[str] | str) -> list[str]:
-    """The harness's names of what was asked for, each once."""
+    """The harness's names of the tasks asked for, each once."""
     parts = [part.strip() for name in ([tasks] if isinstance(tasks, str) else tasks) for part in name.split(",")]
     named = list(dict.fromkeys(SHORT.get(part.lower(), part) for part in parts if part))
     if not named:
@@ -99,7 +99,7 @@ def _listed() -> list[str]:
 
 
 def _harness() -> tuple[str, Callable[[Model, int], Any]]:
-    """Version, and what wraps a model."""
+    """Version of the harness, and the class that wraps a model."""
     try:
         from importlib.metadata import version
 
@@ -136,7 +136,7 @@ def _harness() -> tuple[str, Callable[[Model, int], Any]]:
 
 
 class _Advance:
-    """What the harness calls with every finished request; meant for its cache of answers."""
+    """Callback of the harness for every finished request; meant for its cache of answers."""
 
     def __init__(self, advance: Callable[[], None]) -> None:
         self.advance = advance
@@ -146,7 +146,7 @@ class _Advance:
 
 
 def _manager(wanted: Sequence[str]) -> Any:
-    """The harness's list of tasks with this project's own; TracerError for names that are in neither."""
+    """The harness's list of tasks with this project's own; TracerError for unknown names."""
     from lm_eval import tasks
 
     homes = [Path(str(tasks.__file__)).parent / HOMES[name] for name in wanted if name in HOMES]

@@ -31,7 +31,7 @@ NARROW = (
 
 
 def default_tokens(model: Model) -> int:
-    """Tokens of the default text that are read when no number is given: 50 per dimension of a key.
+    """Default number of tokens of the default text: 50 per dimension of a key.
 
     Over the last doubling the moments of the embedded model then change by 2 to 10 %, by layer.
     """
@@ -150,7 +150,7 @@ def estimate_covariance(
 def _layers(model: Model, layers: Iterable[int] | int | None) -> tuple[int, ...]:
     given = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     for layer in given:
-        model.path("key", layer)  # raises for a layer that is none
+        model.path("key", layer)  # raises for an invalid layer
     if not given:
         raise TracerError("no layer to take the covariance of; give at least one, or None for all")
     return tuple(sorted(set(given)))

@@ -15,8 +15,11 @@ def make(path: str | Path = SHIPPED) -> Covariance:
 
     Takes about 20 seconds on one core.
 
+    Args:
+        path: of the file.
+
     Raises:
-        TracerError: if the file cannot be written.
+        TracerError: the file cannot be written.
     """
     found = estimate_covariance(tracer.load(device="cpu"), cache=False)
     path = Path(path)

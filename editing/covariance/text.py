@@ -1,4 +1,4 @@
-"""Text of any kind as windows of token ids, streamed through a temporary file, with a hash over what came out.
+"""Text of any kind as windows of token ids, streamed through a temporary file, with a hash over the ids.
 
 Every text is tokenised by itself and cut into windows that follow one another; the last one may be shorter, and no
 window holds parts of two texts. A window begins (and in masked models ends) with the special tokens that the tokenizer
@@ -42,8 +42,8 @@ class Windows:
 
     Attributes:
         ids: all windows one after the other, [tokens].
-        ends: where each window ends, [windows].
-        name: what the text was, for the reader.
+        ends: end of each window, [windows].
+        name: description of the text, for the reader.
         hash: BLAKE3 over ids and ends.
     """
 
@@ -74,13 +74,18 @@ class Windows:
 
 @contextmanager
 def windows(model: Model, text: Text | None, window: int, max_tokens: int | None) -> Iterator[Windows]:
-    """`text` in windows of at most `window` tokens, `max_tokens` in all; what the text may be is said in
-    [`editing.estimate_covariance`][].
+    """A text as windows of token ids.
 
-    The ids lie in a temporary file, four bytes a token, that is gone afterwards.
+    The ids lie in a temporary file, four bytes a token, that is removed afterwards.
+
+    Args:
+        model: whose tokenizer is used.
+        text: as in [`editing.estimate_covariance`][].
+        window: most tokens of a window.
+        max_tokens: most tokens in all.
 
     Raises:
-        TracerError: no such file or data set, something that is no text, or a text without a token.
+        TracerError: no such file or data set, not a text, or a text without a token.
     """
     before, behind = added_ids(model.tokenizer)
     after = [] if model.causal else behind  # only where the model reads both ways
@@ -178,9 +183,9 @@ def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]
 
 
 def _english() -> Iterator[str]:
-    """English at hand on every machine: explanations and facts by turns, the latter without an end.
+    """English available on every machine: explanations and facts by turns, the latter without an end.
 
-    Of either alone, keys are narrower, and edits of pretrained models take more neighbours along.
+    Of either alone, keys are narrower, and edits of pretrained models spill over to more neighbours.
     """
     from pydoc_data.topics import topics
 

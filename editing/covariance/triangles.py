@@ -16,7 +16,7 @@ from tracer.files import new_file
 
 
 def add_upper(total: Tensor, keys: Tensor) -> None:
-    """Add K^T K to the upper triangle of `total` [d, d], for `keys` K [n, d]; below the diagonal holds no meaning.
+    """Add K^T K to the upper triangle of `total` [d, d], for `keys` K [n, d]; entries below the diagonal are undefined.
 
     Blocks below the diagonal are left out, which spares nearly half of the work.
     """
@@ -56,10 +56,16 @@ def width_of(packed: Tensor) -> int:
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write `tensors` and `header` (what json knows) under the name `format`, whole or not at all.
+    """Write tensors and a header under a format's name, whole or not at all.
+
+    Args:
+        path: of the file.
+        format: name of the format.
+        tensors: by name.
+        header: anything that json can hold.
 
     Raises:
-        TracerError: if the file cannot be written; nothing is left behind then.
+        TracerError: the file cannot be written; nothing is left behind then.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -80,13 +86,25 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
 
 
 def header(path: str | Path, format: str) -> dict[str, Any]:
-    """The header of a file that `write` made; raises TracerError as `read` does."""
+    """The header of a file of `write`.
+
+    Args:
+        path: of the file.
+        format: name of the format.
+
+    Raises:
+        TracerError: as `read` does.
+    """
     return read(path, format, ())[1]
 
 
 def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `write` made under the name `format`; of the tensors, those in
-    `names` that are there.
+    """Tensors and header of a file of `write`.
+
+    Args:
+        path: of the file.
+        format: name of the format.
+        names: of the tensors wanted, those that exist; None: all.
 
     Raises:
         TracerError: a missing file, another file, and one that is cut short or damaged.

@@ -1,4 +1,4 @@
-"""Weights and their changes: which may be edited, what W + U V^T is to the bit, and writing all of them or none."""
+"""Weights and their changes: editable weights, W + U V^T to the bit, and writing all of them or not any."""
 
 from __future__ import annotations
 
@@ -34,8 +34,12 @@ def names_of(model: Model, layers: Iterable[int]) -> list[str]:
 def parameter(model: Model, name: str) -> nn.Parameter:
     """The parameter of `model.hf` with a name.
 
+    Args:
+        model: the model.
+        name: full name of the parameter.
+
     Raises:
-        TracerError: if there is none.
+        TracerError: no such parameter.
     """
     try:
         return model.hf.get_parameter(name)
@@ -80,7 +84,7 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
 
 
 def orientation_of(model: Model, names: Iterable[str]) -> str | None:
-    """How the named weights are stored: `"in_out"` (all of Conv1D) or `"out_in"` (all of Linear), else None."""
+    """Storage of the named weights: `"in_out"` (all of Conv1D) or `"out_in"` (all of Linear), else None."""
     try:
         paths = [name.removesuffix(".weight") for name in names]
         found = {orientation(model.hf.get_submodule(path), path) for path in paths}
@@ -111,7 +115,7 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
-    """The new value of every weight in `factors`, on its device; nothing is written.
+    """New value of every weight in `factors`, on its device; nothing is written.
 
     Raises:
         TracerError: a weight that cannot be edited, factors of another shape, or a result that is not finite.
@@ -140,7 +144,12 @@ def bits(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def write(model: Model, new: Mapping[str, Tensor]) -> None:
-    """Copy `new` into the model's own weights, all of them or none; a Ctrl-C takes effect afterwards."""
+    """Copy new values into the model's own weights, all of them or not any; a Ctrl-C takes effect afterwards.
+
+    Args:
+        model: the model.
+        new: values by full name of the weight.
+    """
     weights = {name: parameter(model, name) for name in new}
     before = bits(model, new)
     with uninterrupted(), torch.no_grad():
@@ -155,7 +164,11 @@ def write(model: Model, new: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def applied(model: Model, factors: Factors) -> Iterator[Model]:
-    """Inside, the model has W + U V^T for its weights W; afterwards it has the exact bits of before, whatever happens.
+    """Context in which the model has W + U V^T for its weights W; afterwards it has the exact bits of before.
+
+    Args:
+        model: the model; restored whatever happens.
+        factors: U and V by full name of the weight.
 
     Raises:
         TracerError: as `proposed` does; the model is untouched then.
