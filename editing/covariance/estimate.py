@@ -68,7 +68,7 @@ def estimate_covariance(
         layers: one layer, several, or None for all. Memory and files grow with each: d_mlp^2 numbers.
         text: a path, or a string that names an existing file: one text, UTF-8. Another string: a data set of the
             Hugging Face hub, "name:configuration:split", each row's column "text" a text. A list or another iterable of
-            strings: its texts (so a text itself is passed as `[text]`). None: English that is at hand everywhere,
+            strings: its texts (so a text itself is passed as `[text]`). None: English available on every machine,
             Python's help texts and FactWorld's sentences by turns; FactWorld's alone for the embedded model, and for
             others with a vocabulary too small for English.
         window: most tokens the model reads at once; each text is cut into windows that follow one another, the last one
@@ -81,12 +81,13 @@ def estimate_covariance(
         batch_tokens: tokens per forward.
         save_every: seconds after which the state of an unfinished run is kept in the cache.
         origin: hash of the weights before the model was edited: if the cache has their covariance, that is taken.
-        workers, cluster: read in so many processes of this machine, or on a Ray cluster, see [`tracer.runs.run`][].
-            Each loads the model by its name. The numbers are the same for any workers, and differ in the last digits
-            from those of one process here. Parts of the text that are done are kept instead of `save_every`.
+        workers: number of processes of this machine, see [`tracer.runs.run`][]. Each loads the model by its name. The
+            numbers are the same for any workers, and differ in the last digits from those of one process here. Parts of
+            the text that are done are kept instead of `save_every`.
+        cluster: a Ray cluster to read on instead.
 
     Raises:
-        TracerError: a layer, window, dtype or text that is none; keys that are not finite.
+        TracerError: an invalid layer, window, dtype or text; keys that are not finite.
     """
     asked = _layers(model, layers)
     window = min(model.n_ctx, WINDOW) if window is None else window

@@ -81,7 +81,7 @@ def easyedit(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def flat_fact(record: Record) -> Rewrite:
-    """The fact of a flat record; an empty `ground_truth` is not known."""
+    """The fact of a flat record; an empty `ground_truth` is an unknown one."""
     true = optional(record, "ground_truth", "target_true")
     return rewrite(text(record, "prompt"), text(record, "subject"), text(record, "target_new"), true)
 

@@ -1,4 +1,4 @@
-"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): what else should change, and what should not."""
+"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): facts that should change with an edit, and facts that should not."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _fact(record: Record, known: Mapping[str, Wording]) -> Rewrite:
 
 
 def _is_other(query: Record, edit: Record) -> bool:
-    """Whether a query asks another thing of the edited subject."""
+    """Whether a query asks another fact of the edited subject."""
     regular = query.get("query_type", "regular") == "regular" and not query.get("phrase")
     return regular and query.get("subject_id") == edit.get("subject_id") and query.get("relation") != edit["relation"]
 

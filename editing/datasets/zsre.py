@@ -33,8 +33,8 @@ def zsre(record: Record, case_id: str, source: str) -> EditRecord:
 def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
     """The same file as ROME and MEMIT use it: the true answer, the first of `answers`, is what is written.
 
-    Nothing is known of what the model says before. What follows from `alt` (`portability` and the reverse) does not
-    apply and is left out.
+    The unedited model's answer is unknown. What follows from `alt` (`portability` and the reverse) does not apply and
+    is left out.
     """
     answer = text(record, "answers")
     fact = rewrite(text(record, "src"), text(record, "subject"), answer, None)
