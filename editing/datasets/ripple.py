@@ -1,4 +1,4 @@
-"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): facts that should change with an edit, and facts that should not."""
+"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): facts that should change, and that should not."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Versions:
         return name in self._first
 
     def names(self) -> tuple[str, ...]:
-        """Every weight there is a first version of."""
+        """Every weight with a first version."""
         return tuple(self._first)
 
     def keep(self, name: str, number: int, bits: Tensor) -> None:

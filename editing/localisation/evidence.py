@@ -1,4 +1,4 @@
-"""What [`editing.localisation.choose.locate`][] measures layer by layer: traces, neurons, edits."""
+"""Evidence of [`editing.localisation.choose.locate`][], layer by layer: traces, neurons, edits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ About = Fact | EditRequest | Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What was measured for F facts: `arrays` [F, layers] by name, and other fields of a `Located`."""
+    """Measurements for F facts.
+
+    Attributes:
+        arrays: [F, layers] by name.
+        more: other fields of a `Located`.
+    """
 
     arrays: dict[str, np.ndarray]
     more: dict[str, Any]
@@ -60,7 +65,7 @@ def by_trace(
     same: dict[str, Any] = {"kind": "mlp", "window": window, "metric": metric}
     more: dict[str, Any] = {"corruption": corruption, "layers": layers, "tokens": "subject_last", "max_rows": max_rows}
     traces = [causal_trace(model, fact, **same, **more) for fact in track(facts, "tracing facts")]
-    own = traces[0].corruption  # what is each fact's own, such as other subjects, is left out
+    own = traces[0].corruption  # fields that differ by fact, such as other subjects, are left out
     shared = {key: value for key, value in own.items() if all(t.corruption.get(key) == value for t in traces)}
     effect = np.stack([effect_of(trace, model.n_layers) for trace in traces])
     return Evidence(
@@ -73,7 +78,10 @@ def by_trace(
 
 
 def default_window(n_layers: int) -> int:
-    """10 of 48 layers, as published for GPT-2 XL, in proportion, and odd: an even window leans to the lower layers."""
+    """Width of the default window: 10 of 48 layers, as published for GPT-2 XL, in proportion, and odd.
+
+    An even window leans to the lower layers.
+    """
     return 2 * round((10 * n_layers / 48 - 1) / 2) + 1
 
 
@@ -156,7 +164,7 @@ def with_prompts(
 ) -> tuple[list[EditRequest], list[Probes]]:
     """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
 
-    Answers without the edit that are not known are what the model says now.
+    Unknown answers without the edit are the model's present answers.
     """
     requests, probes = [], []
     for place, item in enumerate(given):
@@ -212,7 +220,7 @@ def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:
 
 
 def _as_it_is(place: int, item: Any) -> Fact:
-    """A fact before any edit: of a request its true target, or none."""
+    """A fact before any edit: of a request its true target, or without a target."""
     if isinstance(item, Fact):
         return item
     try:

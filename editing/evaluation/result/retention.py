@@ -1,4 +1,4 @@
-"""What later edits leave of earlier ones."""
+"""Retention: effect of later edits on earlier ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RELIABLE = ("reliability (said)", "rewrite said", "rewrite exact", "rewrite succ
 
 @dataclass(frozen=True, eq=False)
 class Retention:
-    """What later edits leave of earlier ones.
+    """Effect of later edits on earlier ones.
 
     Attributes:
-        metric: what was measured of the edits.
-        curve: *by, after, mean, low, high, n: the mean over the edits made so far, when `after` were made, n of which
-            were measured; see `retained` for the moments and weights.
-        matrix: *by, position, after, mean, n: of the edit at `position` alone, at every moment.
+        metric: metric of the edits.
+        curve: the columns of `by`, then after, mean, low, high, n: the mean over the edits made so far, when `after`
+            were made, n of which were measured; see `retained` for the moments and weights.
+        matrix: the columns of `by`, then position, after, mean, n: of the edit at `position` alone, at every moment.
     """
 
     metric: str
@@ -49,10 +49,16 @@ def retention(
     Early points have no interval where they are of so few subjects that many draws hold none of them.
 
     Args:
-        metric: None: the first there is of `RELIABLE`, so that the curve is the share of edits that still hold.
+        metrics: the table of an evaluation.
+        metric: its name; None: the first of `RELIABLE` that was measured, so that the curve is the share of edits that
+            still hold.
+        by: the columns of `LABELS` that make a series.
+        level: of the intervals (percentile bootstrap over subjects).
+        resamples: draws of the bootstrap.
+        seed: of the draws.
 
     Raises:
-        TracerError: if no row of mode "sequential" has the metric.
+        TracerError: no row of mode "sequential" has the metric.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: their columns, and what belongs in each."""
+"""The tables of an evaluation: their columns and types."""
 
 from __future__ import annotations
 
@@ -71,8 +71,12 @@ def typed(table: str, rows: Rows) -> Frame:
 
     Texts are Python strings or None, whole numbers int64 (Int64 where one may be unknown), numbers float64.
 
+    Args:
+        table: name of the table.
+        rows: a frame, or a sequence of rows.
+
     Raises:
-        TracerError: a column that is missing, and for what does not fit one.
+        TracerError: a missing column, or a value that does not fit one.
     """
     import pandas as pd
 

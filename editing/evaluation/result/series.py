@@ -26,15 +26,17 @@ class Series:
 
     @property
     def method(self) -> str:
+        """Name of the method."""
         return self.key[LABELS.index("method")]
 
     @property
     def control(self) -> str:
+        """Name of the control, or ""."""
         return self.key[LABELS.index("control")]
 
     @property
     def compared(self) -> bool:
-        """Whether it is there to be compared with: the unedited model, or a control."""
+        """Whether it is a baseline: the unedited model, or a control."""
         return self.method == UNEDITED or bool(self.control)
 
 
@@ -47,8 +49,10 @@ def divided(frame: Frame, series: Sequence[Series]) -> list[Frame]:
 
 
 def series_of(frame: Frame) -> list[Series]:
-    """The series of a table with the columns `LABELS` (and perhaps `stage` and `after`), in order of appearance,
-    the unedited model first, controls behind their methods.
+    """The series of a table in order of appearance, the unedited model first, controls behind their methods.
+
+    Args:
+        frame: has the columns `LABELS` (and perhaps `stage` and `after`).
     """
     columns = [*LABELS, *(["stage"] if "stage" in frame.columns else [])]
     found = frame[columns].drop_duplicates()

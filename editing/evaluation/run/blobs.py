@@ -1,4 +1,4 @@
-"""Answers and edits as bytes, to be kept beside the rows of a run."""
+"""Answers and edits as bytes, stored beside the rows of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from editing.questions.answers import Answer, CaseAnswers
 
 
 def answers_to_bytes(answers: CaseAnswers) -> bytes:
-    """json of what a model said to one record; NaN as json's extension has it."""
+    """Answers of a model to one record as json; NaN as json's extension has it."""
     return json.dumps(asdict(answers)).encode()
 
 
@@ -32,8 +32,11 @@ def edit_to_bytes(edit: Edit) -> bytes:
 def edit_from_bytes(data: bytes) -> Edit:
     """The edit in bytes of `edit_to_bytes`.
 
+    Args:
+        data: the bytes.
+
     Raises:
-        TracerError: if they are damaged.
+        TracerError: damaged bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"

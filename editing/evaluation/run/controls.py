@@ -1,4 +1,4 @@
-"""What an edit is compared with: the same size in a random direction, the same method at random layers."""
+"""Controls of an edit: the same size in a random direction, the same method at random layers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,13 @@ def random_direction(edit: Edit, seed: int) -> Edit:
 def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int, ...]:
     """As many neighbouring layers as `layers`, at another place of the model.
 
+    Args:
+        n_layers: of the model.
+        layers: of the edit.
+        seed: of the draw.
+
     Raises:
-        TracerError: if there is none.
+        TracerError: there is no such place.
     """
     count = len(layers)
     starts = [start for start in range(n_layers - count + 1) if set(range(start, start + count)) != set(layers)]
