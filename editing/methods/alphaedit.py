@@ -27,9 +27,10 @@ class AlphaEditSettings(SpreadSettings):
         nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2
             for every model, whatever the scale of its keys); None: as many of the smallest as together hold
             `nullspace_share` of the trace.
-        ridge: what the change costs (`L2`), as a share of the new keys' mean squared length in the free space;
+        nullspace_share: share of the trace of C in the free space, where no threshold is given.
+        ridge: weight of the change's norm (`L2`), as a share of the new keys' mean squared length in the free space.
         ridge_absolute: the same as a number, as published.
-        earlier: edits whose keys are to keep their values, as an editor gives it.
+        earlier: edits whose keys are to keep their values; given by an editor.
     """
 
     nullspace_threshold: float | None = None
@@ -39,7 +40,7 @@ class AlphaEditSettings(SpreadSettings):
     earlier: Sequence[Edit] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, as what json knows; earlier edits by their number."""
+        """Every field as a json value; earlier edits by their number."""
         from dataclasses import replace
 
         return {**super(AlphaEditSettings, replace(self, earlier=())).as_json(), "earlier": len(self.earlier)}

@@ -28,8 +28,8 @@ class EMMETSettings(SpreadSettings):
     Attributes:
         emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K where there are several keys, since those that
             nearly coincide cannot be mapped to values that differ; None: 3 % of that diagonal's mean. One key alone is
-            mapped exactly, without it, as ROME does and as published. mom2_weight scales C, which changes nothing but
-            the meaning of emmet_lambda.
+            mapped exactly, without it, as ROME does and as published.
+        mom2_weight: scales C, which only changes the meaning of emmet_lambda.
     """
 
     emmet_lambda: float | None = None

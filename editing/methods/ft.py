@@ -72,11 +72,15 @@ class FTLSettings:
         self.schedule(1.0 if self.lr is None else self.lr)
 
     def schedule(self, lr: float) -> Schedule:
-        """How it is trained; checks what that takes."""
+        """Schedule of the training; checks its settings."""
         return Schedule(self.objective, self.steps, lr, self.stop_loss, self.batch_size)
 
     def resolved(self, model: Model, requests: int = 1) -> Self:
-        """The same with everything that was left open.
+        """The same with all open settings filled in.
+
+        Args:
+            model: to be edited.
+            requests: number of requests.
 
         Raises:
             TracerError: a layer that does not exist.
@@ -153,7 +157,7 @@ def whole_factors(change: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def added(model: Model, deltas: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, the down-projection of each layer works with its weight plus `deltas[layer]`, stored alike.
+    """Context in which the down-projection of each layer works with its weight plus `deltas[layer]`, stored alike.
 
     The product is made, and added, in the wider of the delta's and the model's number types.
     """

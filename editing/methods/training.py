@@ -1,6 +1,6 @@
 """The loop that the methods of fine-tuning share: Adam on some parameters of their own until the targets are said.
 
-What is trained is never the model: a method adds tensors of its own to the forward (`editing.methods.ft`,
+The model itself is never trained: a method adds tensors of its own to the forward (`editing.methods.ft`,
 `editing.methods.lora`), and the model's weights stay the bits they are.
 """
 
@@ -31,7 +31,7 @@ Adjust = Callable[[], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Length and rate of the training.
 
     Attributes:
         objective: "target_new": every token of a target is predicted from the prompt and the tokens before it.
@@ -62,7 +62,12 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training did: `loss` [passes, requests] before each pass and, last, of the state that was reached."""
+    """Result of training.
+
+    Attributes:
+        loss: [passes, requests], before each pass and, last, of the final state.
+        note: a remark for the reader, or "".
+    """
 
     loss: Tensor
     note: str
@@ -82,12 +87,17 @@ def train(
     before_step: Adjust | None = None,
     after_step: Adjust | None = None,
 ) -> Trained:
-    """Train `parameters`, leaves that ask for gradients and act on the model's forward already.
+    """Train parameters on requests.
+
+    Modules are in training or evaluation mode as they are found; the last losses are taken in evaluation mode.
 
     Args:
+        model: is not changed itself.
+        requests: with the targets.
+        parameters: leaves that ask for gradients and act on the model's forward already.
+        schedule: of the training.
         before_step: called with gradients in place.
-        after_step: called after each step of Adam, to project. Modules are in training or evaluation mode as they are
-            found; the last losses are taken in evaluation mode.
+        after_step: called after each step of Adam, to project.
 
     Raises:
         TracerError: a masked model, requests that cannot be aligned, and losses that are not finite.
@@ -128,8 +138,11 @@ def train(
 def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """Layers in order, each once; None stays None.
 
+    Args:
+        given: one layer, several, or None.
+
     Raises:
-        TracerError: none at all, and for what is no number.
+        TracerError: an empty sequence, or something other than numbers.
     """
     if given is None:
         return None
@@ -144,10 +157,15 @@ def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def lesson(model: Model, request: EditRequest, objective: str) -> Row:
-    """A request as it is trained on.
+    """A request as a row of training.
+
+    Args:
+        model: whose tokenizer is used.
+        request: the fact to write.
+        objective: as of `Schedule`.
 
     Raises:
-        TracerError: a masked model and as [`tracer.Fact.align`][] does.
+        TracerError: a masked model; as [`tracer.Fact.align`][] does.
     """
     if not model.causal:
         raise TracerError(

@@ -23,7 +23,7 @@ ARROW = " → "
 
 
 class Compared(Protocol):
-    """What the tables show of an [`editing.Outcome`][]."""
+    """Parts of an [`editing.Outcome`][] that the tables show."""
 
     @property
     def probes(self) -> Probes:
@@ -50,10 +50,11 @@ class Compared(Protocol):
 
 
 def tables(outcome: Compared, judged: bool = True) -> list[Table]:
-    """The tables that tell an outcome: every question where they are few, else shares and what went wrong most.
+    """The tables of an outcome: every question where they are few, else shares and the worst answers.
 
     Args:
-        judged: whether answers are judged by what the edit is to do, which one that was undone is not.
+        outcome: to show.
+        judged: whether answers are judged by the aim of the edit, as those after undoing it are not.
     """
     places = [place for group in outcome.groups().values() for place in group]
     if not places:
@@ -91,7 +92,7 @@ def questions(outcome: Compared, places: Sequence[int], title: str | None = None
 
 
 def shares(outcome: Compared, judged: bool = True) -> Table:
-    """One line per group: how many prompts, the shares of those that answer as meant, and mean probabilities."""
+    """One line per group: number of prompts, the shares of those that answer as meant, and mean probabilities."""
     meant = "as meant" if judged else "as the edit meant"
     filled = _table(None, "prompts about", *_right("number", meant, "greedy answer", "p(new)", "p(true)"))
     for row in outcome.summary().to_dict("records"):
@@ -113,7 +114,7 @@ def worst(outcome: Compared, count: int = WORST) -> list[int]:
 
 
 def written(outcome: Compared) -> list[tuple[str, str, str]]:
-    """Prompt, and what was written after it before and after, in one line each."""
+    """Prompt, and the continuations before and after, in one line each."""
     texts = zip(outcome.probes.generate, outcome.before.texts, outcome.after.texts, strict=True)
     return [(prompt, before.strip(), after.strip()) for prompt, before, after in texts]
 
