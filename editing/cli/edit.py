@@ -1,4 +1,4 @@
-"""`tracer edit`: write a fact into a model, and show what else changed."""
+"""`tracer edit`: write a fact into a model, and show the effects."""
 
 from __future__ import annotations
 

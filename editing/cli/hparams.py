@@ -23,10 +23,18 @@ RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def read(method: Method, assignments: Sequence[str], layers: str | None, seed: int | None) -> dict[str, Any]:
-    """What is set, by name. A value is JSON, "none", numbers with commas between, or text as it stands.
+    """Hyper-parameters from the command line, by name.
+
+    A value is JSON, "none", numbers with commas between, or text as it stands.
+
+    Args:
+        method: whose hyper-parameters they are.
+        assignments: texts "name=value".
+        layers: of the option --layers.
+        seed: of the option --seed.
 
     Raises:
-        TracerError: a name that the method does not have, a value of another type, and what is set twice.
+        TracerError: a name that the method does not have, a value of another type, and one that is set twice.
     """
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -51,10 +59,14 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
 
 
 def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
-    """What is set for several methods at once, each value read by the first that has the name.
+    """Hyper-parameters for several methods at once, each value read by the first that has the name.
+
+    Args:
+        methods: names.
+        assignments: texts "name=value".
 
     Raises:
-        TracerError: as `read` does; for a name that none of them has.
+        TracerError: as `read` does; a name that no method has.
     """
     from editing.methods.compute import method_named
 
@@ -72,6 +84,9 @@ def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, An
 def layers_of(text: str) -> tuple[int, ...]:
     """Layers from "2,3" or "3-8", or both.
 
+    Args:
+        text: as typed.
+
     Raises:
         TracerError: anything else.
     """
@@ -81,8 +96,12 @@ def layers_of(text: str) -> tuple[int, ...]:
 def covariance(method: Method, path: Path) -> dict[str, Any]:
     """The covariance in a file, as a hyper-parameter.
 
+    Args:
+        method: that uses it.
+        path: of the file.
+
     Raises:
-        TracerError: a method that uses none.
+        TracerError: a method without a covariance.
     """
     from editing.covariance.covariance import Covariance
 
@@ -98,7 +117,7 @@ def _field_of_layers(method: Method) -> str:
 
 
 def _layers(given: str) -> list[int]:
-    """ "2,3" or "3-8", or both."""
+    """Layers from "2,3" or "3-8", or both."""
     found: list[int] = []
     for part in given.split(","):
         part = part.strip()
@@ -113,11 +132,7 @@ def _layers(given: str) -> list[int]:
 
 
 def _value(method: Method, name: str, text: str) -> Any:
-    """A value of the type the settings have.
-
-    Raises:
-        TracerError: an unknown name and for what is no such value.
-    """
+    """A value of the type the settings have; TracerError for an unknown name or an invalid value."""
     types = _types(method)
     if name == "covariance":
         raise TracerError("a covariance is read from a file; name it by --covariance FILE")
@@ -151,7 +166,7 @@ def _plain(text: str) -> Any:
 
 
 def _types(method: Method) -> dict[str, Any]:
-    """What reads each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
+    """Reader of each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
     found: dict[str, Any] = {}
     for field in fields(method.settings):
         owner = next(

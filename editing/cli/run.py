@@ -33,7 +33,7 @@ NOTES = 3  # most warnings that are printed
 
 @dataclass(frozen=True)
 class Job:
-    """What every edit is made with; see the command's options."""
+    """Common options of every edit; see the command's."""
 
     wish: Wish
     places: Places
@@ -60,7 +60,7 @@ class Computed:
         return items, job.model
 
     def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, Located | None]:
-        """The edit, and what chose its layers."""
+        """The edit, and the source of its layers."""
         requests = [request for request, _ in items]
         located = None if self.locate is None else self._located(editor.model, requests, probes, job)
         known: Any = "edit" if job.anyway else "refuse"
@@ -109,13 +109,13 @@ class Saved:
         """The edit.
 
         Raises:
-            TracerError: if it is of other weights, and that was not allowed.
+            TracerError: it is of other weights, and that was not allowed.
         """
         return load_edit(self.path, editor.model, job.anyway), None
 
 
 def make(job: Job, source: Computed | Saved) -> None:
-    """Edit, show what changed, and write what is to be kept. Nothing is printed or written before all is known."""
+    """Edit, show the changes, and write the files. Nothing is printed or written before all is known."""
     places = job.places
     with noted() as caught:
         items, name = source.prepare(job)
@@ -147,7 +147,15 @@ def make(job: Job, source: Computed | Saved) -> None:
 
 
 def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:
-    """Undo the last `count` edits of a ledger, and show what the model says to their requests again."""
+    """Undo the last edits of a ledger, and show the model's answers to their requests again.
+
+    Args:
+        wish: the texts of the command.
+        places: with the ledger.
+        count: number of edits.
+        name: of the model.
+        device: of the model.
+    """
     assert places.ledger is not None
     if not (places.ledger / FILE).exists():
         Ledger.open(places.ledger)  # TracerError, before a folder is made
@@ -184,7 +192,7 @@ def _editor(ledger: Path | None, name: str | None, device: str | None) -> Editor
 
 @contextmanager
 def noted() -> Iterator[list[warnings.WarningMessage]]:
-    """Inside, warnings about edits are kept for print; all others are given as usual, at the end."""
+    """Context in which warnings about edits are kept for print; all others are given as usual, at the end."""
     caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as caught:

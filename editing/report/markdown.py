@@ -32,11 +32,12 @@ def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None,
     """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
 
     Args:
+        evaluation: the measurements.
         columns: titles of `COLUMNS`; None: all. Those that were not measured are left out.
         controls: with rows of random layers and directions.
 
     Raises:
-        TracerError: a title that is none.
+        TracerError: an unknown title.
     """
     chosen = tuple(COLUMNS) if columns is None else tuple(columns)
     unknown = [title for title in chosen if title not in COLUMNS]
@@ -78,7 +79,7 @@ def _table(
 
 
 def _cell(rows: Frame, share: bool) -> str:
-    """ "98.2 [95.1, 99.8]" of the one row there is, or nothing."""
+    """The only row as "98.2 [95.1, 99.8]", or nothing."""
     if rows.empty:
         return ""
     mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))

@@ -1,7 +1,7 @@
-"""The widgets the panels are made of, all in one look, and the style they share.
+"""The widgets of the panels, all in one look, and the style they share.
 
-Labels stand above their fields, and everything a text says is shown as it is: descriptions of widgets are plain text by
-ipywidgets' own default, and whatever goes into HTML passes through `editing.workbench.texts.shown`.
+Labels stand above their fields, and texts are shown as they are: descriptions of widgets are plain text by ipywidgets'
+own default, and all texts in HTML pass through `editing.workbench.texts.shown`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def library() -> Any:
     """The module ipywidgets.
 
     Raises:
-        TracerError: where it, or anywidget for figures, is missing.
+        TracerError: it is missing, or anywidget for figures is.
     """
     try:
         import anywidget  # noqa: F401  plotly's live figures are made of it
@@ -96,7 +96,7 @@ def labelled(label: str, control: Any, width: str = "auto", grow: int = 0) -> ip
     """A control below its label."""
     control.layout.width = "100%"
     control.layout.margin = "0"
-    control.tooltip = label  # what a screen reader calls it
+    control.tooltip = label  # its name for a screen reader
     box = column(markup(f'<div class="tw-label">{label}</div>'), control, width=width)
     box.layout.flex = f"{grow} {1 if grow else 0} {width}"
     box.layout.overflow = "visible"

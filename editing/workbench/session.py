@@ -1,7 +1,7 @@
-"""All that the workbench does, without a widget: align, trace, look at a cell, edit and measure, go back, export.
+"""The workbench without a widget: align, trace, look at a cell, edit and measure, go back, export.
 
-What takes long comes in two halves, so that it can be cancelled: `traced` and `proposed` compute and change
-nothing that lasts, `take` and `commit` make it count. `trace` and `edit` do both.
+Long work comes in two halves, so that it can be cancelled: `traced` and `proposed` compute and change nothing that
+lasts, `take` and `commit` make it count. `trace` and `edit` do both.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ class Proposal:
 
 
 class Session:
-    """A model with its fact at hand, its traces, its edits and what they did.
+    """A model with its fact at hand, its traces, its edits and their outcomes.
 
-    `model` is the caller's own: edits are made on it, and `undo` gives the exact bits of before. Whatever goes
-    wrong, or is cancelled, leaves model and session as they were.
+    The model is the caller's own: edits are made on it, and `undo` gives the exact bits of before. Whatever goes wrong,
+    or is cancelled, leaves model and session as they were.
+
+    Args:
+        model: to trace and edit.
 
     Attributes:
         editor: the [`editing.Editor`][] that makes the edits, with its history.
@@ -75,7 +78,7 @@ class Session:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's weights as the editor left them: noted, since a large model takes seconds to hash."""
+        """Hash of the model's weights as the editor left them: recorded, since a large model takes seconds to hash."""
         last = self.history[self.position - 1].edit if self.position else None
         if last not in self._prints:  # an edit that was not made from here
             self._prints[last] = self.model.fingerprint()
@@ -83,13 +86,15 @@ class Session:
 
     # --- the fact --------------------------------------------------------------------------------------------------
     def align(self, prompt: str, subject: str, target: str | None = None) -> Inspection:
-        """Take a fact to be the one at hand, and show which of its tokens are the subject and where it is answered.
+        """Take a fact to be the one at hand, and show its subject's tokens and the place of its answer.
 
         Args:
-            target: the answer that is traced and that an edit takes the place of; None: what the model says.
+            prompt: of the fact.
+            subject: of the fact.
+            target: the answer that is traced and that an edit replaces; None: the model's answer.
 
         Raises:
-            TracerError: as [`tracer.Fact`][] and its `inspect` do. The fact at hand stays what it was.
+            TracerError: as [`tracer.Fact`][] and its `inspect` do. The fact at hand stays as it was.
         """
         fact = Fact(prompt, subject, target)
         self.inspection, self._fact = fact.inspect(self.model), fact
@@ -100,7 +105,7 @@ class Session:
         """The fact at hand.
 
         Raises:
-            TracerError: if there is none.
+            TracerError: there is no fact.
         """
         if self._fact is None:
             raise TracerError("there is no fact yet; give a prompt and its subject to align")
@@ -108,7 +113,12 @@ class Session:
 
     # --- traces ----------------------------------------------------------------------------------------------------
     def trace(self, kinds: Sequence[str] = KINDS, **settings: Any) -> tuple[CausalTrace, ...]:
-        """Trace the fact at hand, once for each of `kinds`; see `traced`."""
+        """Trace the fact at hand, once for each kind; see `traced`.
+
+        Args:
+            kinds: of states to restore.
+            settings: of `traced`.
+        """
         return self.take(self.traced(kinds, **settings))
 
     def traced(
@@ -117,7 +127,8 @@ class Session:
         """The traces, not taken yet: [`tracer.causal_trace`][] of each kind.
 
         Args:
-            window: None: a third of the depth, at most ten layers.
+            kinds: of states to restore.
+            window: number of layers restored together; None: a third of the depth, at most ten layers.
             corruption: None: Gaussian noise as published.
             settings: the other arguments of [`tracer.causal_trace`][].
 
@@ -134,7 +145,11 @@ class Session:
         return tuple(causal_trace(model, fact, kind=kind, **shared) for kind in kinds)  # type: ignore[call-overload,misc]
 
     def take(self, traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
-        """Make traces those of the session."""
+        """Make traces those of the session.
+
+        Args:
+            traces: of `traced`.
+        """
         model, found = self.model.pinned(), tuple(traces)
         self._suggested = {trace: cells.suggestion_of(trace, model) for trace in found}
         self.traces = found
@@ -145,7 +160,7 @@ class Session:
         return cells.cell_of(trace, token, layer)
 
     def suggestion(self, trace: CausalTrace) -> Suggestion:
-        """The layers that a whole trace speaks for; see `editing.workbench.cells.suggestion_of`."""
+        """The layers a whole trace suggests; see `editing.workbench.cells.suggestion_of`."""
         if trace.fingerprint != self.fingerprint:
             return cells.Suggestion(reason="it is of other weights than the model has now; trace again")
         if trace not in self._suggested:
@@ -154,10 +169,13 @@ class Session:
 
     # --- edits -----------------------------------------------------------------------------------------------------
     def request(self, target: str) -> EditRequest:
-        """The request that the fact at hand be followed by `target`.
+        """The request that the fact at hand be followed by a target.
+
+        Args:
+            target: the new answer.
 
         Raises:
-            TracerError: one that cannot be.
+            TracerError: an invalid request.
         """
         fact = self.fact
         return EditRequest(fact.prompt, fact.subject, target, fact.target)
@@ -169,11 +187,17 @@ class Session:
         neighbours: Sequence[str] | None = None,
         generate: Sequence[str] | None = None,
     ) -> Probes:
-        """What is asked before and after an edit; see `editing.workbench.questions.questions`."""
+        """Questions before and after an edit; see `editing.workbench.questions.questions`."""
         return questions(self.model, self.request(target), paraphrases, neighbours, generate)
 
     def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
-        """Edit the model so that the fact at hand is followed by `target`; see `proposed`."""
+        """Edit the model so that the fact at hand is followed by a target; see `proposed`.
+
+        Args:
+            target: the new answer.
+            method: its name.
+            settings: of `proposed`.
+        """
         return self.commit(self.proposed(target, method, **settings))
 
     def proposed(
@@ -187,11 +211,15 @@ class Session:
         generate: Sequence[str] | None = None,
         **hparams: Any,
     ) -> Proposal:
-        """The edit and what it does, on the model as it is, which is left so.
+        """The edit and its outcome, on the model as it is, which is left so.
 
         Args:
-            layers: where to write; None: the method's own choice.
-            paraphrases, neighbours, generate: see `probes`.
+            target: the new answer.
+            method: its name.
+            layers: layers to write at; None: the method's own choice.
+            paraphrases: see `probes`.
+            neighbours: see `probes`.
+            generate: see `probes`.
             hparams: of the method.
 
         Raises:
@@ -202,7 +230,7 @@ class Session:
             if found.layers is None:
                 raise TracerError(f"{found.name} takes no layers; leave them out")
             hparams = {found.layers: tuple(layers), **hparams}
-        probes = self.probes(target, paraphrases, neighbours, generate)  # what is wrong there is found before the work
+        probes = self.probes(target, paraphrases, neighbours, generate)  # errors there are found before the work
         before = measure(self.model, probes)
         edit = self.editor.compute(self.request(target), method, **hparams)
         with self.editor.preview(edit):
@@ -212,8 +240,11 @@ class Session:
     def commit(self, proposal: Proposal) -> Edit:
         """Make the edit of a proposal.
 
+        Args:
+            proposal: of `proposed`.
+
         Raises:
-            TracerError: if the model has changed since.
+            TracerError: the model has changed since.
         """
         self.editor.apply(proposal.edit)
         self._outcomes[proposal.edit] = proposal.outcome
@@ -229,11 +260,15 @@ class Session:
 
     @property
     def position(self) -> int:
-        """How many of them the model has now."""
+        """Number of edits of the history that the model has now."""
         return self.editor.position
 
     def outcome(self, index: int | None = None) -> Outcome | None:
-        """What edit `index` did (None: the last that the model has); None for no edit, or one made elsewhere."""
+        """Outcome of an edit; None for no edit, or one made elsewhere.
+
+        Args:
+            index: of the edit; None: the last that the model has.
+        """
         index = self.position if index is None else index
         return self._outcomes.get(self.history[index - 1].edit) if 1 <= index <= len(self.history) else None
 
@@ -256,5 +291,5 @@ class Session:
 
 
 def default_window(n_layers: int) -> int:
-    """How many layers are restored together: a third of the depth, at most the ten of the paper."""
+    """Number of layers restored together: a third of the depth, at most the ten of the paper."""
     return max(1, min(10, round(n_layers / 3)))

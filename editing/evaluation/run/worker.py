@@ -84,7 +84,7 @@ class Bench:
 
     # --- edits -----------------------------------------------------------------------------------------------------
     def edits(self, cell: Cell, cases: Sequence[int], **more: Any) -> list[Edit | str]:
-        """For every case its edit on the model as it is, or the reason why it failed; their values are found together."""
+        """Edit of each case alone on the model as it is, or why it failed; their values are found together."""
         groups = [self.records[i].requests() for i in cases]
         try:
             return list(self._computed(cell, groups, more))
@@ -222,7 +222,7 @@ class Bench:
     def tried(
         self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
     ) -> tuple[Rows, str]:
-        """Rows of a case edited alone, and the reason if there are no rows, or ""; the model is as before afterwards."""
+        """Rows of a case edited alone, and the reason for missing rows or ""; the model is as before afterwards."""
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
             further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
@@ -233,7 +233,7 @@ class Bench:
         return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
 
     def known(self, model: Model, case: int) -> list[Value]:
-        """Whether the model as it is gives the true answers to the rewrites; empty where a rewrite has no true answer."""
+        """Whether the model as it is gives the true answers to the rewrites; empty if a true answer is unknown."""
         asked = self.records[case].requests()
         if any(request.target_true is None for request in asked):
             return []
