@@ -29,7 +29,7 @@ SHORT = {
     "squad2": "squadv2",
     "squad_v2": "squadv2",
 }
-"""Short names of tasks, and what the harness calls them."""
+"""Short names of tasks -> the harness's names."""
 HOMES = {"commonsense_qa": "commonsense_qa", "anli": "anli", "mmlu": "mmlu/default", "squadv2": "squadv2"}
 """Folders of the harness that describe these; reading all its fourteen thousand descriptions takes seconds."""
 OWN = ("factworld",)

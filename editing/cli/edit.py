@@ -12,7 +12,7 @@ from tracer.cli.command import Device, ModelName, apart, app, choice
 from tracer.errors import TracerError
 from tracer.facts.fact import SLOT
 
-METHOD = "rome"  # where none is named
+METHOD = "rome"  # the default
 CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
 LOCATORS = ("trace", "neurons", "sweep")
 Texts = list[str] | None

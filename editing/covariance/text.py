@@ -31,7 +31,7 @@ DEFAULT = "FactWorld training text"
 ENGLISH = "Python's help texts and sentences of facts"
 TURN = 2000  # characters
 FEW_WORDS = 5000
-"""A vocabulary below it is not one of English: FactWorld's text is read with it."""
+"""A smaller vocabulary is too small for English: FactWorld's text is read with it."""
 PIECE = 1 << 20
 """Characters that are tokenised at once; longer texts are cut at line ends."""
 

@@ -48,7 +48,7 @@ def mirror(upper: Tensor) -> Tensor:
 
 
 def width_of(packed: Tensor) -> int:
-    """d of an upper triangle [d (d + 1) / 2]."""
+    """Width d of an upper triangle [d (d + 1) / 2]."""
     width = int((2 * packed.numel()) ** 0.5)
     if packed.dim() != 1 or width * (width + 1) // 2 != packed.numel():
         raise ValueError(f"{list(packed.shape)} numbers are no upper triangle")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 Wording = tuple[str, str]
-"""What the prompts of a relation begin and end with, around the subject."""
+"""Beginning and end of a relation's prompts, around the subject."""
 ENDS = ("is followed by", "follows", "are", "is")  # the last words of a prompt
 LEADS = ("of", "in", "by", "which", "award", "children")  # before a subject
 TAILS = ("is", "are", "won", "has", "plays", "follows")  # after it

@@ -93,7 +93,7 @@ SETS: dict[str, dict[str | None, Part]] = {
     "ripple": {name: _ripple(f"{name}.json") for name in ("recent", "random", "popular")},
     "known_1000": {None: _one("known_1000/known_1000.json", "known_1000.json")},
 }
-"""Name of a set -> name of a part (None: the set itself) -> where it is."""
+"""Name of a set -> name of a part (None: the set itself) -> its place."""
 FACTWORLD = ("train", "validation", "test")
 
 

@@ -73,5 +73,5 @@ def _read(path: Path) -> dict[tuple[str, str], Samples]:
 
 def _samples(given: Any) -> Samples:
     for sample in given:
-        sample["text"]  # KeyError where there is none
+        sample["text"]  # KeyError where it is missing
     return given

@@ -217,13 +217,24 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
-        """Read a saved edit: the same as [`editing.load_edit`][]."""
+        """Read a saved edit: the same as [`editing.load_edit`][].
+
+        Args:
+            path: of the file.
+            model: as of `load_edit`.
+            anyway: as of `load_edit`.
+        """
         return load_edit(path, model, anyway)
 
     def to_peft(self, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
         """Write the edit as a LoRA adapter that `peft.PeftModel.from_pretrained(hf, folder)` loads.
 
         See [`editing.edits.lora.to_peft`][].
+
+        Args:
+            folder: to write into.
+            model: tells how the weights are stored, where the edit does not.
+            overwrite: replace the contents of the folder.
         """
         from .lora import to_peft
 

@@ -39,7 +39,7 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
         text = json.dumps(header, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise TracerError(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none shared
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # not shared
     with new_file(path) as temporary:
         try:
             save_file(owned, temporary, metadata={"format": format, "header": text, "blake3": _digest(owned, text)})

@@ -23,7 +23,11 @@ _BLOCK = 1 << 20  # numbers of a weight in double precision at a time: 8 MB
 
 
 def names_of(model: Model, layers: Iterable[int]) -> list[str]:
-    """Names of the down-projection weights of `layers`, in that order.
+    """Names of the down-projection weights of some layers, in their order.
+
+    Args:
+        model: the model.
+        layers: of the weights.
 
     Raises:
         TracerError: a layer that does not exist.
@@ -52,6 +56,10 @@ def parameter(model: Model, name: str) -> nn.Parameter:
 
 def check_editable(model: Model, names: Iterable[str]) -> None:
     """Pass if the named weights can be changed exactly.
+
+    Args:
+        model: the model.
+        names: full names of the weights.
 
     Raises:
         TracerError: no such weight, one that is quantised, sharded, offloaded or made under inference mode, or two
@@ -99,6 +107,11 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
     The ranks are added one after the other. A product of two float32 numbers is exact in double precision, so every
     step is one correctly rounded addition: the same bits on any device and with any number of threads, which a matrix
     product does not promise.
+
+    Args:
+        weight: W [rows, columns].
+        u: U [rows, r].
+        v: V [columns, r].
     """
     device = torch.device("cpu") if weight.device.type == "mps" else weight.device  # no double precision there
     left, right = u.to(device, torch.float64), v.to(device, torch.float64).T.contiguous()  # [rows, r], [r, columns]
@@ -115,7 +128,11 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
-    """New value of every weight in `factors`, on its device; nothing is written.
+    """New value of every weight in the factors, on its device; nothing is written.
+
+    Args:
+        model: to be edited.
+        factors: U and V by full name of the weight.
 
     Raises:
         TracerError: a weight that cannot be edited, factors of another shape, or a result that is not finite.
@@ -211,5 +228,9 @@ def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint(model: Model) -> str:
-    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same."""
+    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same.
+
+    Args:
+        model: to hash.
+    """
     return model.fingerprint()

@@ -56,7 +56,17 @@ def by_trace(
     metric: str = "prob",
     max_rows: int | None = None,
 ) -> Evidence:
-    """Effects of restoring MLP outputs at the subject's last token."""
+    """Effects of restoring MLP outputs at the subject's last token.
+
+    Args:
+        model: to trace.
+        given: facts, requests or records.
+        layers: to measure.
+        window: number of layers restored together; None: `default_window`.
+        corruption: as of [`tracer.causal_trace`][].
+        metric: as of [`tracer.causal_trace`][].
+        max_rows: most rows in a forward; None: by memory.
+    """
     facts, unknown = _known(model, given)
     window = default_window(model.n_layers) if window is None else window
     corruption = GaussianNoise() if corruption is None else corruption
@@ -96,7 +106,18 @@ def by_neurons(
     threshold: float = 0.2,
     max_rows: int | None = None,
 ) -> Evidence:
-    """Attributions to the neurons at the subject's last token."""
+    """Attributions to the neurons at the subject's last token.
+
+    Args:
+        model: to attribute in.
+        given: facts, requests or records.
+        layers: to measure.
+        steps: as of [`tracer.attribute_neurons`][].
+        rule: as of [`tracer.attribute_neurons`][].
+        site: as of [`tracer.attribute_neurons`][].
+        threshold: of the highest score, for the count.
+        max_rows: most rows in a forward; None: by memory.
+    """
     facts, unknown = _known(model, given)
     arrays = {name: np.full((len(facts), model.n_layers), np.nan) for name in ("mass", "count")}
     columns = list(layers)
@@ -125,7 +146,20 @@ def by_sweep(
     known: Known = "refuse",
     **hparams: Any,
 ) -> Evidence:
-    """Scores of edits made at each layer alone."""
+    """Scores of edits made at each layer alone.
+
+    Args:
+        model: to edit.
+        given: requests or records.
+        layers: to measure.
+        method: its name.
+        by: as of `editing.edit_scores`.
+        paraphrases: prompts with their subjects.
+        neighbours: prompts with their subjects.
+        max_rows: most rows in a forward; None: by memory.
+        known: as of [`editing.compute_edit`][].
+        hparams: of the method.
+    """
     found = method_named(method)
     if found.layers is None or found.layers in hparams:
         raise TracerError(
@@ -165,6 +199,12 @@ def with_prompts(
     """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
 
     Unknown answers without the edit are the model's present answers.
+
+    Args:
+        model: before any edit.
+        given: requests or records.
+        paraphrases: prompts with their subjects; None: see above.
+        neighbours: prompts with their subjects; None: see above.
     """
     requests, probes = [], []
     for place, item in enumerate(given):
@@ -196,7 +236,7 @@ def with_prompts(
 
 
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
-    """Covariances of all layers from one pass over the text, where the method needs them and none are given."""
+    """Covariances of all layers from one pass over the text, where the method needs them and they are not given."""
     settings = settings_of(method, hparams)
     needed = hasattr(settings, "covariance") and getattr(settings, "mom2_adjustment", True)
     return (

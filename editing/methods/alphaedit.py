@@ -73,7 +73,17 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
 
 
 def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:
-    """Of the second moment's eigenvectors those [d_mlp, k] that hold little of it; P is their outer product."""
+    """Eigenvectors [d_mlp, k] of the second moment that hold little of it; P is their outer product.
+
+    Args:
+        values: eigenvalues, ascending.
+        vectors: eigenvectors.
+        settings: with the threshold or share.
+        layer: named in messages.
+
+    Raises:
+        TracerError: no eigenvector is small enough.
+    """
     if settings.nullspace_threshold is not None:
         small = values < settings.nullspace_threshold
     else:

@@ -47,7 +47,7 @@ METHODS = {
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
 }
-"""Where each method is, in :mod:`editing.methods`."""
+"""Place of each method in `editing.methods`."""
 
 
 def method_named(name: str) -> Method:

@@ -1,5 +1,7 @@
-"""Constrained fine-tuning of a down-projection: FT-L (Zhu et al. 2020, as the baseline of Meng et al. 2022) and FT-M
-(Zhang et al. 2024, "A Comprehensive Study of Knowledge Editing for Large Language Models").
+"""Constrained fine-tuning of a down-projection: FT-L and FT-M.
+
+FT-L is of Zhu et al. 2020, as the baseline of Meng et al. 2022; FT-M of Zhang et al. 2024, "A Comprehensive Study of
+Knowledge Editing for Large Language Models".
 
 Adam on the weight of one or a few layers, each number of which may move by at most `norm_constraint`. FT-L reads all
 tokens of the target from the distribution behind the prompt; FT-M predicts each from those before it.
@@ -72,7 +74,11 @@ class FTLSettings:
         self.schedule(1.0 if self.lr is None else self.lr)
 
     def schedule(self, lr: float) -> Schedule:
-        """Schedule of the training; checks its settings."""
+        """Schedule of the training; checks its settings.
+
+        Args:
+            lr: learning rate.
+        """
         return Schedule(self.objective, self.steps, lr, self.stop_loss, self.batch_size)
 
     def resolved(self, model: Model, requests: int = 1) -> Self:

@@ -88,7 +88,13 @@ def values_of(model: Model, layer: int) -> Tensor:
 
 @contextmanager
 def moved(model: Model, units: Mapping[int, Tensor], directions: Mapping[int, Tensor]) -> Iterator[None]:
-    """Context in which row i of a forward has the values of `units` moved along their layer's `directions[i]`."""
+    """Context in which row i of a forward has the values of neurons moved along a direction.
+
+    Args:
+        model: the model.
+        units: by layer, share of each neuron.
+        directions: by layer, one direction for each row.
+    """
 
     def moving(own: Tensor, along: Tensor) -> Any:
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

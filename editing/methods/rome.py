@@ -106,7 +106,7 @@ def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings:
 def _written(
     values: Sequence[Optimised], layer: int, settings: ROMESettings
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, and their evidence."""
+    """Factors u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, with evidence."""
     keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
     if settings.mom2_adjustment:
         assert settings.covariance is not None

@@ -182,7 +182,9 @@ def lesson(model: Model, request: EditRequest, objective: str) -> Row:
 def losses(model: Model, rows: Sequence[Row]) -> Tensor:
     """Mean of -log p over the target's tokens, [rows], float32 at least; logits are made where they are read only.
 
-    Rows of a masked model, which sees the padding, must be of one length.
+    Args:
+        model: the model.
+        rows: of training. Those of a masked model, which sees the padding, must be of one length.
     """
     line = [i for i, row in enumerate(rows) for _ in row.read]
     token = [position for row in rows for position in row.read]

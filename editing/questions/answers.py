@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tracer.facts.fact import Alignment
     from tracer.model import Model
 
-SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen
+SPARE = 5  # tokens behind the longest accepted wording, so that the rest of a longer name is seen
 SPARE_IN_REPLY = 60  # of a chat model, which may say something else first
 SPARE_IN_SENTENCE = 20  # where the answer may stand in a sentence, or several things have to be named
 OWN = 12  # most tokens of an answer that is not given: that of the unedited model

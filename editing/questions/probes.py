@@ -26,7 +26,7 @@ GROUPS = {
     "neighbour": "neighbours",
     "same_subject": "other facts of the subject",
 }
-"""Groups of questions, and what several of one are called."""
+"""Groups of questions, and their plurals."""
 NEW = ("rewrite", "paraphrase")
 NEIGHBOURS, PARAPHRASES = 5, 4  # most that are taken from FactWorld
 

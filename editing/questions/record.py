@@ -45,9 +45,9 @@ MEASURES: dict[str, tuple[Kind, ...]] = {
         "multi_hop",
     ),
 }
-"""What each kind is evidence of. Three are of none: "attribute" (of other subjects, for which the new target is true),
-"single_hop" (the steps of a chain: facts that are written themselves, or that stay as they were) and "condition" (what
-has to be known for other questions to count)."""
+"""Kinds of evidence for each measure. Three kinds belong to no measure: "attribute" (of other subjects, for which the
+new target is true), "single_hop" (the steps of a chain: facts that are written themselves, or that stay as they were)
+and "condition" (facts that have to be known for other questions to count)."""
 
 
 class _Frozen(BaseModel):

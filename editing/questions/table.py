@@ -67,7 +67,14 @@ def tables(outcome: Compared, judged: bool = True) -> list[Table]:
 
 
 def questions(outcome: Compared, places: Sequence[int], title: str | None = None, judged: bool = True) -> Table:
-    """One line per question below its group's name: answer, and probabilities of both targets, before and after."""
+    """One line per question below its group's name: answer, and probabilities of both targets, before and after.
+
+    Args:
+        outcome: to show.
+        places: of the questions.
+        title: of the table.
+        judged: as of `tables`.
+    """
     asked = outcome.probes.questions
     several = len({asked[place].new for place in places}) > 1
     columns = _right("p(new)", "p(true)", *["as meant"] * judged)
@@ -138,7 +145,7 @@ def _changed(before: str, after: str) -> str:
 
 
 def _probabilities(before: float, after: float) -> str:
-    """ "0.0012 → 0.9834"; a dash where it was not measured."""
+    """As "0.0012 → 0.9834"; a dash where it was not measured."""
     if np.isnan(before) and np.isnan(after):
         return "–"
     return ARROW.join("–" if np.isnan(each) else f"{each:.4f}" for each in (before, after))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 NGRAMS = {2: 2 / 3, 3: 4 / 3}
-"""Weights of the entropies of bigrams and trigrams, as in the published ``n_gram_entropy``."""
+"""Weights of the entropies of bigrams and trigrams, as in the published `n_gram_entropy`."""
 ESSENCE_TOKENS = 100
 
 _CLITICS = r"['’](?:s|m|d|ll|re|ve)\b"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from editing.evaluation.result.evaluation import Evaluation
 
 OTHERS = ("fluency", "consistency")
-Cell = str | list[Any]  # a text, or [number or None to sort by, what is shown, what is shown small below]
+Cell = str | list[Any]  # a text, or [number or None to sort by, text shown, small text below]
 
 
 def grid(columns: Sequence[tuple[str, str]], rows: list[list[Cell]]) -> dict[str, Any]:

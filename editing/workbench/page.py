@@ -55,7 +55,7 @@ class Workbench:
     def _repr_mimebundle_(self, **settings: Any) -> Any:
         return self.box._repr_mimebundle_(**settings)
 
-    # --- what the buttons do -----------------------------------------------------------------------------------------
+    # --- actions of the buttons --------------------------------------------------------------------------------------
     def trace(self) -> None:
         """Begin to trace the fact typed in."""
 
@@ -169,7 +169,7 @@ class Workbench:
         self.history.undo.disabled = self.busy or not self.session.position
         self.history.go.disabled = self.busy or not self.session.history
 
-    # --- what they show ----------------------------------------------------------------------------------------------
+    # --- display -----------------------------------------------------------------------------------------------------
     def _fact_changed(self) -> None:
         def begin() -> None:
             self.fact.align()

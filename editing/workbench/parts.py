@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_WIDGETS = "the workbench needs ipywidgets and anywidget; install them: pip install 'tracer[lab]'"
 
-# JupyterLab's own colours, so that light and dark themes are followed; what stands behind a comma is for other places
+# JupyterLab's own colours, so that light and dark themes are followed; fallbacks behind a comma are for other places
 STYLE = """<style>
 .tw { max-width: 1320px; color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif);
   font-size: 13px; line-height: 1.45; }

@@ -61,7 +61,14 @@ def questions(
 
 
 def usable(model: Model, request: EditRequest, name: str, lines: Sequence[str]) -> list[str]:
-    """Prompts of a group as they are asked; see `questions`."""
+    """Prompts of a group as they are asked; see `questions`.
+
+    Args:
+        model: to ask.
+        request: the fact to write.
+        name: of the group.
+        lines: as typed.
+    """
     found: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -156,11 +156,21 @@ class Session:
         return found
 
     def cell(self, trace: CausalTrace, token: int, layer: int) -> Cell:
-        """The numbers of a cell, and the layers around it; see `editing.workbench.cells.cell_of`."""
+        """The numbers of a cell, and the layers around it; see `editing.workbench.cells.cell_of`.
+
+        Args:
+            trace: the trace.
+            token: index in the prompt.
+            layer: of the cell.
+        """
         return cells.cell_of(trace, token, layer)
 
     def suggestion(self, trace: CausalTrace) -> Suggestion:
-        """The layers a whole trace suggests; see `editing.workbench.cells.suggestion_of`."""
+        """The layers a whole trace suggests; see `editing.workbench.cells.suggestion_of`.
+
+        Args:
+            trace: the trace.
+        """
         if trace.fingerprint != self.fingerprint:
             return cells.Suggestion(reason="it is of other weights than the model has now; trace again")
         if trace not in self._suggested:
@@ -187,7 +197,14 @@ class Session:
         neighbours: Sequence[str] | None = None,
         generate: Sequence[str] | None = None,
     ) -> Probes:
-        """Questions before and after an edit; see `editing.workbench.questions.questions`."""
+        """Questions before and after an edit; see `editing.workbench.questions.questions`.
+
+        Args:
+            target: the new answer.
+            paraphrases: prompts with their subjects; None: FactWorld's.
+            neighbours: prompts with their subjects; None: FactWorld's.
+            generate: prompts to be continued; None: the default ones.
+        """
         return questions(self.model, self.request(target), paraphrases, neighbours, generate)
 
     def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
@@ -273,20 +290,38 @@ class Session:
         return self._outcomes.get(self.history[index - 1].edit) if 1 <= index <= len(self.history) else None
 
     def undo(self, n: int = 1) -> None:
-        """Take the last `n` edits back, to the exact bits; see [`editing.Editor.undo`][]."""
+        """Take the last edits back, to the exact bits; see [`editing.Editor.undo`][].
+
+        Args:
+            n: number of edits.
+        """
         self.editor.undo(n)
 
     def checkout(self, k: int) -> None:
-        """Go to the model right after edit `k`, 0 as it was given; see [`editing.Editor.checkout`][]."""
+        """Go to the model right after an edit; see [`editing.Editor.checkout`][].
+
+        Args:
+            k: number of the edit; 0: as the model was given.
+        """
         self.editor.checkout(k)
 
     def record(self, folder: str | Path) -> None:
-        """Write the history to `folder`, and every change of it from now on; see [`editing.Editor.record`][]."""
+        """Write the history to a folder, and every change of it from now on; see [`editing.Editor.record`][].
+
+        Args:
+            folder: of the ledger.
+        """
         self.editor.record(folder)
         self.ledger = Path(folder).absolute()
 
     def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
-        """Write figures, numbers, edits and the ledger into a folder; see [`editing.workbench.export.export`][]."""
+        """Write figures, numbers, edits and the ledger into a folder; see [`editing.workbench.export.export`][].
+
+        Args:
+            folder: to write into.
+            parts: as of `export`; None: all.
+            overwrite: put files of the same names aside.
+        """
         return export(self, folder, parts, overwrite)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .retention import Retention
 
 HEADER = b"SQLite format 3\0"
-PLACE = ("job_job", "job_item", "job_row")  # of a row in the file of a run, whoever wrote first
+PLACE = ("job_job", "job_item", "job_row")  # of a row in the file of a run, in any order of writing
 SQL = {WHOLE: "INTEGER", COUNT: "INTEGER", NUMBER: "REAL"}
 
 
@@ -106,13 +106,28 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Frame:
-        """Means over cases with their intervals: [`editing.evaluation.result.summary.summarise`][]."""
+        """Means over cases with their intervals: [`editing.evaluation.result.summary.summarise`][].
+
+        Args:
+            by: the columns of `LABELS` that make a series.
+            metrics: the metrics wanted; None: all.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .summary import summarise
 
         return summarise(self.metrics, by, only=metrics, level=level, resamples=resamples, seed=seed)
 
     def score(self, by: Sequence[str] = LABELS, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Frame:
-        """CounterFact's S with its interval: [`editing.evaluation.result.summary.score`][]."""
+        """CounterFact's S with its interval: [`editing.evaluation.result.summary.score`][].
+
+        Args:
+            by: the columns of `LABELS` that make a series.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .summary import score
 
         return score(self.metrics, by, level=level, resamples=resamples, seed=seed)
@@ -128,7 +143,17 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Comparison:
-        """The paired difference of two methods: [`editing.evaluation.result.comparison.compare`][]."""
+        """The paired difference of two methods: [`editing.evaluation.result.comparison.compare`][].
+
+        Args:
+            a: a method's name, or labels and their values.
+            b: the other, likewise.
+            metric: its name.
+            stage: "edited" or "end".
+            level: of the interval.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .comparison import compare
 
         return compare(self.metrics, a, b, metric, stage=stage, level=level, resamples=resamples, seed=seed)
@@ -142,7 +167,15 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Retention:
-        """Effect of later edits on earlier ones: [`editing.evaluation.result.retention.retention`][]."""
+        """Effect of later edits on earlier ones: [`editing.evaluation.result.retention.retention`][].
+
+        Args:
+            metric: its name; None: whether edits still hold.
+            by: the columns of `LABELS` that make a series.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .retention import retention
 
         return retention(self.metrics, metric, by, level=level, resamples=resamples, seed=seed)

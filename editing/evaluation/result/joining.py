@@ -11,7 +11,7 @@ from .evaluation import Evaluation
 from .schema import COLUMNS, LABELS, NUMBER, UNEDITED, Frame
 
 MEASURED = ("n", "accuracy", "exact", "generated", "said", "rank", "peak_bytes", "error")
-"""Columns that hold what was found, beside those of numbers: two rows that differ in these only tell the same thing."""
+"""Columns of measurements, beside those of numbers: two rows that differ in these only are of the same question."""
 
 
 def join(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -16,7 +16,7 @@ from .stages import retained
 from .summary import check, series_in, sums_of
 
 RELIABLE = ("reliability (said)", "rewrite said", "rewrite exact", "rewrite success")
-"""Whether an edit holds, the first of them that was measured."""
+"""Metrics of whether an edit holds; the first that was measured counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def retention(
 ) -> Retention:
     """A metric of edits already made, against the number of edits, from rows of mode "sequential".
 
-    Early points have no interval where they are of so few subjects that many draws hold none of them.
+    Early points have no interval where they are of so few subjects that many draws do not contain them.
 
     Args:
         metrics: the table of an evaluation.

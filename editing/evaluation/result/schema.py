@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 from tracer.errors import TracerError
 
 Frame: TypeAlias = Any
-"""A pandas DataFrame or Series. pandas says of nearly everything that it may be either, so that its own types tell a
-checker less than nothing."""
+"""A pandas DataFrame or Series. pandas types nearly everything as either, so that its own types do not help a
+checker."""
 Rows: TypeAlias = "Frame | Sequence[Mapping[str, Any]]"
 TEXT, MAYBE, WHOLE, COUNT, NUMBER = "text", "text or None", "whole number", "whole number or none", "number"
 LABELS = ("model", "method", "control", "layers", "seed", "mode")
-"""What tells series of measurements apart. method "unedited", and control "random layer" or "random direction", are
-what the others are compared with."""
+"""Columns that identify a series of measurements. Method "unedited", and control "random layer" or "random direction",
+are baselines."""
 _LABELS = {name: WHOLE if name == "seed" else TEXT for name in LABELS}
 UNEDITED = "unedited"
 COLUMNS: dict[str, dict[str, str]] = {
@@ -62,8 +62,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "alarm": WHOLE,
     },
 }
-"""Tables by name, columns by name with what they hold. ``position``: 0-based place of the case's edit; ``after``: how
-many edits had been made when it was measured."""
+"""Tables by name, columns by name with their types. `position`: 0-based place of the case's edit; `after`: number of
+edits made when it was measured."""
 
 
 def typed(table: str, rows: Rows) -> Frame:

@@ -161,6 +161,12 @@ def _ruined(metrics: Frame, by: Sequence[str]) -> dict[tuple[Any, ...], float]:
 def check(by: Sequence[str], resamples: Any, level: Any, seed: Any) -> None:
     """Check the options of a summary.
 
+    Args:
+        by: the columns that make a series.
+        resamples: draws of the bootstrap.
+        level: of the intervals.
+        seed: of the draws.
+
     Raises:
         TracerError: columns that are not labels, or settings the bootstrap cannot use.
     """

@@ -16,6 +16,10 @@ def random_direction(edit: Edit, seed: int) -> Edit:
     """An edit of the same weights, with changes of the same Frobenius norms in random directions.
 
     Of the same rank up to rank 8, and of rank 8 above (a random matrix of higher rank is no harder a control).
+
+    Args:
+        edit: the edit.
+        seed: of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, tuple[Tensor, Tensor]] = {}

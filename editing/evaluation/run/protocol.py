@@ -164,6 +164,11 @@ class Protocol:
 def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Protocol) -> list[Job]:
     """The jobs of a run, those of the unedited models first.
 
+    Args:
+        cells: the methods as they are used.
+        records: the cases.
+        protocol: of the measurements.
+
     Raises:
         TracerError: no cell, no record, cells that are the same, or case ids that are not unique.
     """

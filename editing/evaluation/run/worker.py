@@ -169,7 +169,18 @@ class Bench:
         after: int = 1,
         kept: bool = True,
     ) -> Rows:
-        """Rows of "metrics" and, if `kept`, of "answers"."""
+        """Rows of "metrics" and, if wanted, of "answers".
+
+        Args:
+            labels: values of `LABELS`.
+            case: place of the record.
+            answers: to the questions of the case.
+            before: of the unedited model.
+            further: other metrics of the case.
+            position: of the edit in a sequence.
+            after: number of edits made.
+            kept: with rows of "answers".
+        """
         record = self.records[case]
         head = {**labels, "case_id": record.case_id, "after": after}
         values = [*case_metrics(record, answers, before, weights=self._weights), *further]
@@ -222,7 +233,16 @@ class Bench:
     def tried(
         self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
     ) -> tuple[Rows, str]:
-        """Rows of a case edited alone, and the reason for missing rows or ""; the model is as before afterwards."""
+        """Rows of a case edited alone, and the reason for missing rows or ""; the model is as before afterwards.
+
+        Args:
+            cell: the method as it is used.
+            model: to be edited.
+            case: place of the record.
+            edit: of the case.
+            before: answers of the unedited model.
+            control: name of the control, or "".
+        """
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
             further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]

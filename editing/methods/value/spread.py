@@ -61,7 +61,11 @@ class SpreadSettings(ValueSettings):
             raise TracerError(f"same_key is {self.same_key!r}; expected 'in_turn' or 'together'")
 
     def rounds(self, group: Group) -> list[list[int]]:
-        """Places of the requests that are written together, round by round."""
+        """Places of the requests that are written together, round by round.
+
+        Args:
+            group: the requests.
+        """
         if self.same_key == "together" or self.fact_token not in SHARED:
             return [list(range(len(group)))]
         found: list[list[int]] = []
@@ -258,7 +262,14 @@ def _bare_rows(model: Model, request: EditRequest, settings: SpreadSettings) -> 
 
 
 def mean_keys(model: Model, rows: Sequence[Sequence[Row]], layer: int, settings: SpreadSettings) -> Tensor:
-    """Keys [d_mlp, n] of requests: means over the kinds of templates of the mean within a kind; float64."""
+    """Keys [d_mlp, n] of requests: means over the kinds of templates of the mean within a kind; float64.
+
+    Args:
+        model: the model.
+        rows: of each request.
+        layer: of the keys.
+        settings: with the templates.
+    """
     flat = [row for own in rows for row in own]
     states = states_at_lookups(model, flat, [("key", layer)], max_rows=settings.max_rows)["key", layer]
     sizes = [len(kind) for kind in settings.templates()]
