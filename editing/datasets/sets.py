@@ -98,7 +98,7 @@ FACTWORLD = ("train", "validation", "test")
 
 
 def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:
-    """Files of a set under TRACER_DATA, and the set; an empty list if files are missing.
+    """Files of a set under TRACER_DATA; an empty list, and the set, where they are missing.
 
     Args:
         name: of the set.

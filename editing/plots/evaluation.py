@@ -87,7 +87,7 @@ def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: i
 
 
 def checked(function: str, evaluation: Any) -> None:
-    """The evaluation, checked.
+    """Check that a figure is given an evaluation.
 
     Args:
         function: named in the message.

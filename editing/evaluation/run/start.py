@@ -148,7 +148,7 @@ def carry_on(
         path: of the run.
         workers: number of processes, see [`tracer.runs.run`][].
         cluster: a Ray cluster, see [`tracer.runs.run`][].
-        given: models and hyper-parameters to use in this process instead of loading them.
+        given: models and hyper-parameters to use instead of loading them.
 
     Raises:
         TracerError: jobs failed; the measurements of the others are in the file.

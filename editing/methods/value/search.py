@@ -52,7 +52,7 @@ class Objective:
         loss_layer: block whose output the target is read from; None: the last.
         nll_factor: factor of the NLL.
         ease: once every target token is the most probable one, the NLL counts this many times `nll_factor` (PMET).
-        kl_stop: and the search ends if kl_factor * KL is at most this (PMET).
+        kl_stop: likewise, the search ends if kl_factor * KL is at most this (PMET).
         patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely,
             starts anew at a third of the rate or stride: with too long a first step a value may land where every
             gradient vanishes. None: never.
