@@ -1,4 +1,4 @@
-"""The questions of the task "factworld", made from what the embedded model was taught.
+"""The questions of the task "factworld", made from the facts the embedded model was trained on.
 
 `python -m editing.ability.questions` writes them anew.
 """

@@ -26,7 +26,7 @@ def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
     """`edit` is a whole sentence that ends in the new target; the six criteria are lists of tests.
 
     The file names subject and target by number only, so that the sentence has to be cut (`sentences`), for which
-    the whole file is looked at: how a relation is worded shows in what is asked about different subjects. A record
+    the whole file is read: questions about different subjects show the wording of a relation. A record
     whose sentence cannot be cut is a problem.
 
     A test with several queries of which one is enough (`test_condition` OR) has one `either`. Its

@@ -31,10 +31,10 @@ def zsre(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
-    """The same file as ROME and MEMIT use it: the true answer, the first of `answers`, is what is written.
+    """The same file as ROME and MEMIT use it: the new target is the true answer, the first of `answers`.
 
-    The unedited model's answer is unknown. What follows from `alt` (`portability` and the reverse) does not apply and
-    is left out.
+    The unedited model's answer is unknown. Consequences of `alt` (`portability` and the reverse) do not apply and are
+    left out.
     """
     answer = text(record, "answers")
     fact = rewrite(text(record, "src"), text(record, "subject"), answer, None)

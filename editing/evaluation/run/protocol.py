@@ -85,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How edits are measured.
+    """Settings of the measurements of edits.
 
     Attributes:
         chunk: cases of a job; their values are found together.
