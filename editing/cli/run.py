@@ -33,7 +33,17 @@ NOTES = 3  # most warnings that are printed
 
 @dataclass(frozen=True)
 class Job:
-    """Common options of every edit; see the command's."""
+    """Common options of every edit; see the command's.
+
+    Attributes:
+        wish: the requests and prompts.
+        places: files and folders to write.
+        model: name of the model; None: the default.
+        device: of the model.
+        anyway: also write facts the model says already, or a saved edit of other weights.
+        undo: take the edit back at the end.
+        check: handling of an edit that ruins the model.
+    """
 
     wish: Wish
     places: Places
@@ -46,7 +56,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Computed:
-    """An edit that a method finds."""
+    """An edit that a method finds.
+
+    Attributes:
+        method: the method.
+        settings: its hyper-parameters.
+        locate: kind of evidence that the layers are found by; None: the method's own layers.
+    """
 
     method: Method
     settings: Mapping[str, Any]
@@ -94,7 +110,11 @@ class Computed:
 
 @dataclass(frozen=True)
 class Saved:
-    """An edit from a file."""
+    """An edit from a file.
+
+    Attributes:
+        path: of the file.
+    """
 
     path: Path
 

@@ -28,7 +28,13 @@ LIMIT = 44  # characters of a name
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and line of a series. Controls have their method's colour and dots; the unedited model is grey."""
+    """Colour and line of a series. Controls have their method's colour and dots; the unedited model is grey.
+
+    Attributes:
+        color: of the line.
+        dash: of the line, by Plotly's name.
+        width: of the line, in pixels.
+    """
 
     color: str
     dash: str

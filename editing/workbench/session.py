@@ -39,7 +39,12 @@ __all__ = ["Proposal", "Session", "default_window"]
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """An edit that was computed and measured, and not made yet."""
+    """An edit that was computed and measured, and not made yet.
+
+    Attributes:
+        edit: the edit.
+        outcome: answers before and after it.
+    """
 
     edit: Edit
     outcome: Outcome
