@@ -1,4 +1,4 @@
-"""What should become true: a prompt about a subject, and what should follow it."""
+"""Edit requests: a prompt about a subject, and the new target after it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ class EditWarning(UserWarning):
 
 @dataclass(frozen=True)
 class EditRequest:
-    """One fact to write: after ``prompt`` about ``subject`` the model should say ``target_new``.
+    """One fact to write: after `prompt` about `subject` the model should say `target_new`.
 
-    ``prompt`` holds ``{}`` where the subject belongs, or the subject itself, once; it is kept with ``{}``, and the
-    subject without spaces around it. Targets are kept as they follow the prompt: with one leading space, or none where
-    none belongs (as :class:`tracer.Fact` says: behind "1+1=", a prompt that ends in a space, Chinese, ...). ``space``
-    says it where the texts do not tell. ``target_true`` is what the model is to stop saying, where that is known.
+    Targets are kept as they follow the prompt: with one leading space, or without where there should not be one (as
+    [`tracer.Fact`][] says: behind "1+1=", a prompt that ends in a space, Chinese, ...).
+
+    Attributes:
+        prompt: holds `{}` in place of the subject, or the subject itself, once; kept with `{}`.
+        subject: kept without spaces around it.
+        target_new: the answer to write.
+        target_true: the answer that the model is to stop saying, where that is known.
+        space: whether a space precedes the targets, where the texts do not tell.
 
     Raises:
-        TracerError: as :class:`tracer.Fact` does, for an empty target, and for a new target that is the true one.
+        TracerError: as [`tracer.Fact`][] does, for an empty target, and for a new target that is the true one.
     """
 
     prompt: str
@@ -70,11 +75,20 @@ class EditRequest:
         return self.about(self.target_new)
 
     def about(self, target: str | None) -> Fact:
-        """The fact with another target, or with none."""
+        """The fact with another target.
+
+        Args:
+            target: the target; None: a fact without a target.
+        """
         return Fact(self.prompt, self.subject, target, self.space)
 
     def after(self, prompt: str, target: str) -> str:
-        """A target as it follows a prompt, the request's own or another."""
+        """A target as it follows a prompt.
+
+        Args:
+            prompt: the request's own or another.
+            target: the target.
+        """
         return spaced(prompt, target.strip(), self.space if prompt == self.text else None)
 
     @classmethod
@@ -88,9 +102,17 @@ class EditRequest:
         *,
         system: str | None = None,
     ) -> EditRequest:
-        """A request whose prompt is put to a chat model in its template: see :meth:`tracer.Fact.chat`.
+        """A request whose prompt is put to a chat model in its template: see [`tracer.Fact.chat`][].
 
         Contexts of an edit are then put before the prompt inside the user's turn.
+
+        Args:
+            model: a chat model.
+            prompt: the user's turn.
+            subject: as it stands in the prompt.
+            target_new: the answer to write.
+            target_true: the answer to be replaced, where that is known.
+            system: the system's turn, if any.
         """
         fact = Fact.chat(model, prompt, subject, system=system)
         return cls(fact.prompt, fact.subject, target_new, target_true, fact.space)
@@ -99,10 +121,12 @@ class EditRequest:
     def of(cls, given: Any) -> EditRequest:
         """A request from a request, or from a mapping in one of the layouts in use.
 
-        This project's field names; CounterFact and FactWorld records (``requested_rewrite``); ROME's request dicts
-        (``target_new`` a dict with ``str``); EasyEdit's CounterFact and zsRE layouts (``prompt``, ``subject``,
-        ``target_new``, ``ground_truth``); MEND's zsRE layout (``src``, ``subject``, ``alt``, ``answers``). ``space``
-        may stand beside them.
+        This project's field names; CounterFact and FactWorld records (`requested_rewrite`); ROME's request dicts
+        (`target_new` a dict with `str`); EasyEdit's CounterFact and zsRE layouts (`prompt`, `subject`, `target_new`,
+        `ground_truth`); MEND's zsRE layout (`src`, `subject`, `alt`, `answers`). `space` may stand beside them.
+
+        Args:
+            given: the request or mapping.
 
         Raises:
             TracerError: anything else; the message names the fields that are missing.
@@ -128,9 +152,13 @@ class EditRequest:
 def as_requests(given: Any) -> tuple[EditRequest, ...]:
     """Requests from one request or record, or from an iterable of them.
 
+    Args:
+        given: the request, record or iterable.
+
     Raises:
-        TracerError: nothing to edit, something that is no request (its place is named), or two requests that
-            contradict each other (both are named).
+        TracerError: nothing to edit, an invalid request (its place is named), or two requests that contradict each
+            other (both are named).
+
     Warns:
         EditWarning: the same subject in two requests; the first two are named.
     """
@@ -148,7 +176,17 @@ def as_requests(given: Any) -> tuple[EditRequest, ...]:
 
 
 def check_together(requests: Sequence[EditRequest]) -> None:
-    """Raise TracerError for an empty batch and for contradictions in it; warn where two requests share a subject."""
+    """Check a batch of requests for contradictions.
+
+    Args:
+        requests: the batch.
+
+    Raises:
+        TracerError: an empty batch, or a contradiction in it.
+
+    Warns:
+        EditWarning: two requests share a subject.
+    """
     if not requests:
         raise InvalidEditRequest("there is nothing to edit: the list of requests is empty; give at least one")
     texts: dict[str, int] = {}
@@ -186,7 +224,7 @@ def _more(pairs: Sequence[tuple[int, int]], joint: str) -> str:
 
 
 def _string(value: Any) -> str | None:
-    """Text of a target: a string, a dict with ``str``, or the first of a list."""
+    """Text of a target: a string, a dict with `str`, or the first of a list."""
     while isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         value = value.get("str") if isinstance(value, Mapping) else next(iter(value), None)
     return None if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What a model can do beside the facts that were edited: tasks of lm-evaluation-harness."""
+"""Scores beside the edited facts: tasks of lm-evaluation-harness."""
 
 from .harness import SHORT, ability
 from .result import AbilityChange, AbilityResult, Score

@@ -29,7 +29,7 @@ SHORT = {
     "squad2": "squadv2",
     "squad_v2": "squadv2",
 }
-"""Short names of tasks, and what the harness calls them."""
+"""Short names of tasks -> the harness's names."""
 HOMES = {"commonsense_qa": "commonsense_qa", "anli": "anli", "mmlu": "mmlu/default", "squadv2": "squadv2"}
 """Folders of the harness that describe these; reading all its fourteen thousand descriptions takes seconds."""
 OWN = ("factworld",)
@@ -48,13 +48,13 @@ def ability(
 ) -> AbilityResult:
     """Score a model on tasks; it, its tokenizer and all random states are left as they are found.
 
-    Nothing is loaded again: the harness is given ``model.hf`` itself, with the edits it has.
+    Nothing is loaded again: the harness is given `model.hf` itself, with the edits it has.
 
     Args:
         model: a causal model.
         tasks: names, also with commas between: "factworld" (multiple choice about facts that no edit record is about;
-            for the embedded model, needs no network), "csqa", "anli" (three rounds), "mmlu", "squad2", or any task,
-            tag or group of the harness, whose data come from the hub.
+            for the embedded model, needs no network), "csqa", "anli" (three rounds), "mmlu", "squad2", or any task, tag
+            or group of the harness, whose data come from the hub.
         limit: most questions of each task; None: all.
         fewshot: worked examples before each question; None: as each task says.
         batch_size: questions in one forward.
@@ -88,7 +88,7 @@ def ability(
 
 
 def _names(tasks: Sequence[str] | str) -> list[str]:
-    """The harness's names of what was asked for, each once."""
+    """The harness's names of the tasks asked for, each once."""
     parts = [part.strip() for name in ([tasks] if isinstance(tasks, str) else tasks) for part in name.split(",")]
     named = list(dict.fromkeys(SHORT.get(part.lower(), part) for part in parts if part))
     if not named:
@@ -101,7 +101,7 @@ def _listed() -> list[str]:
 
 
 def _harness() -> tuple[str, Callable[[Model, int], Any]]:
-    """Version, and what wraps a model."""
+    """Version of the harness, and the class that wraps a model."""
     try:
         from importlib.metadata import version
 
@@ -138,7 +138,7 @@ def _harness() -> tuple[str, Callable[[Model, int], Any]]:
 
 
 class _Advance:
-    """What the harness calls with every finished request; meant for its cache of answers."""
+    """Callback of the harness for every finished request; meant for its cache of answers."""
 
     def __init__(self, advance: Callable[[], None]) -> None:
         self.advance = advance
@@ -148,7 +148,7 @@ class _Advance:
 
 
 def _manager(wanted: Sequence[str]) -> Any:
-    """The harness's list of tasks with this project's own; TracerError for names that are in neither."""
+    """The harness's list of tasks with this project's own; TracerError for unknown names."""
     from lm_eval import tasks
 
     homes = [Path(str(tasks.__file__)).parent / HOMES[name] for name in wanted if name in HOMES]
@@ -181,7 +181,7 @@ def _loaded(manager: Any, wanted: Sequence[str]) -> Any:
 
 
 def _scores(found: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Results are ``{task: {"acc,none": value, "acc_stderr,none": error, ...}}``."""
+    """Results are `{task: {"acc,none": value, "acc_stderr,none": error, ...}}`."""
     groups, counts = found.get("group_subtasks") or {}, found["n-samples"]
 
     def asked(task: str) -> int:

@@ -1,6 +1,6 @@
-"""The questions of the task "factworld", made from what the embedded model was taught.
+"""The questions of the task "factworld", made from the facts the embedded model was trained on.
 
-``python -m editing.ability.questions`` writes them anew.
+`python -m editing.ability.questions` writes them anew.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ COUNT, CHOICES = 400, 4
 
 
 def questions(seed: int = 0) -> list[dict[str, Any]]:
-    """``COUNT`` facts with ``CHOICES`` answers each: the right one, and others of the same relation.
+    """`COUNT` facts with `CHOICES` answers each: the right one, and others of the same relation.
 
-    Each is about a subject that no edit record and no other question is about, in a wording that training never had;
-    relations take turns, so that all are asked about equally often. Fields: prompt, choices, answer (place of the right
-    one), subject, relation. The intact model answers all of them: they show damage, not small differences.
+    Each is about a subject that no edit record and no other question is about, in a wording absent from the training
+    text; relations take turns, so that all are asked about equally often. The intact model answers all of them: they
+    show damage, not small differences.
+
+    Args:
+        seed: of the draw of subjects and answers.
+
+    Returns:
+        One dict per question: prompt, choices, answer (place of the right one), subject, relation.
     """
     from tracer import factworld
 

@@ -35,7 +35,7 @@ class Score:
 
 @dataclass(frozen=True)
 class AbilityResult:
-    """What :func:`editing.ability` measures.
+    """Scores of [`editing.ability.ability`][].
 
     Attributes:
         scores: by task, then metric, in the order the tasks were named.
@@ -60,7 +60,15 @@ class AbilityResult:
         return pd.DataFrame([asdict(score) for score in self.scores], columns=pd.Index(_columns(Score)))
 
     def score(self, task: str, metric: str) -> Score:
-        """The score of a metric of a task. Raises TracerError where there is none."""
+        """The score of one metric of a task.
+
+        Args:
+            task: name of the task.
+            metric: its name in `scores`.
+
+        Raises:
+            TracerError: no such task or metric.
+        """
         for score in self.scores:
             if (score.task, score.metric) == (task, metric):
                 return score
@@ -72,8 +80,12 @@ class AbilityResult:
 class AbilityChange:
     """The same tasks before and after edits.
 
+    Attributes:
+        before: scores of the model before.
+        after: scores of the model after.
+
     Raises:
-        TracerError: results of other tasks, or asked otherwise.
+        TracerError: results of different tasks, or with different options.
     """
 
     before: AbilityResult
@@ -103,7 +115,13 @@ class AbilityChange:
 
 
 def write(path: Path, result: AbilityResult | AbilityChange, **more: Any) -> None:
-    """Write a result and what it was made with as JSON, whole or not at all."""
+    """Write a result and the options it was made with as JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        result: to write.
+        more: the options.
+    """
     with new_file(path) as temporary:
         temporary.write_text(json.dumps({**more, **asdict(result)}, indent=1, ensure_ascii=False), encoding="utf-8")
 

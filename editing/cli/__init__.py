@@ -1,4 +1,4 @@
-"""The ``tracer`` command with everything: what :mod:`tracer.cli` has, and what edits models and measures that."""
+"""The complete `tracer` command: that of `tracer.cli`, and the commands that edit models and evaluate edits."""
 
 from tracer.cli import app
 

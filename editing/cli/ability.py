@@ -1,4 +1,4 @@
-"""``tracer ability``: what a model can do beside the facts that were edited, before and after edits."""
+"""`tracer ability`: scores of a model beside the edited facts, before and after edits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def ability(
 
 @contextmanager
 def _made(model: Model, files: Sequence[Path], anyway: bool) -> Iterator[None]:
-    """Inside, the model has the edits, one after the other; TracerError for one that is of other weights."""
+    """Context in which the model has the edits, one after the other; TracerError for one that is of other weights."""
     from editing.edits.edit import load_edit
     from editing.edits.weights import applied
 

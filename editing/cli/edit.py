@@ -1,4 +1,4 @@
-"""``tracer edit``: write a fact into a model, and show what else changed."""
+"""`tracer edit`: write a fact into a model, and show the effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracer.cli.command import Device, ModelName, apart, app, choice
 from tracer.errors import CommandOptionError, UnknownMethod
 from tracer.facts.fact import SLOT
 
-METHOD = "rome"  # where none is named
+METHOD = "rome"  # the default
 CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
 LOCATORS = ("trace", "neurons", "sweep")
 Texts = list[str] | None

@@ -1,4 +1,4 @@
-"""``tracer evaluate`` and ``tracer sweep``: measure what methods of editing do to a model, on many records."""
+"""`tracer evaluate` and `tracer sweep`: measure the effects of methods of editing, on many records."""
 
 from __future__ import annotations
 

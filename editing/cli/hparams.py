@@ -1,4 +1,4 @@
-"""Hyper-parameters from the command line: ``name=value``, read by the types of a method's settings."""
+"""Hyper-parameters from the command line: `name=value`, read by the types of a method's settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def read(method: Method, assignments: Sequence[str], layers: str | None, seed: int | None) -> dict[str, Any]:
-    """What is set, by name. A value is JSON, "none", numbers with commas between, or text as it stands.
+    """Hyper-parameters from the command line, by name.
 
-    Raises TracerError for a name that the method does not have, a value of another type, and what is set twice.
+    A value is JSON, "none", numbers with commas between, or text as it stands.
+
+    Args:
+        method: whose hyper-parameters they are.
+        assignments: texts "name=value".
+        layers: of the option --layers.
+        seed: of the option --seed.
+
+    Raises:
+        TracerError: a name that the method does not have, a value of another type, and one that is set twice.
     """
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -50,9 +59,14 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
 
 
 def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, Any]:
-    """What is set for several methods at once, each value read by the first that has the name.
+    """Hyper-parameters for several methods at once, each value read by the first that has the name.
 
-    Raises TracerError as :func:`read` does; for a name that none of them has.
+    Args:
+        methods: names.
+        assignments: texts "name=value".
+
+    Raises:
+        TracerError: as `read` does; a name that no method has.
     """
     from editing.methods.compute import method_named
 
@@ -68,12 +82,27 @@ def read_for(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, An
 
 
 def layers_of(text: str) -> tuple[int, ...]:
-    """Layers from "2,3" or "3-8", or both. Raises TracerError for anything else."""
+    """Layers from "2,3" or "3-8", or both.
+
+    Args:
+        text: as typed.
+
+    Raises:
+        TracerError: anything else.
+    """
     return tuple(_layers(text))
 
 
 def covariance(method: Method, path: Path) -> dict[str, Any]:
-    """The covariance in a file, as a hyper-parameter. Raises TracerError for a method that uses none."""
+    """The covariance in a file, as a hyper-parameter.
+
+    Args:
+        method: that uses it.
+        path: of the file.
+
+    Raises:
+        TracerError: a method without a covariance.
+    """
     from editing.covariance.covariance import Covariance
 
     if "covariance" not in _types(method):
@@ -88,7 +117,7 @@ def _field_of_layers(method: Method) -> str:
 
 
 def _layers(given: str) -> list[int]:
-    """ "2,3" or "3-8", or both."""
+    """Layers from "2,3" or "3-8", or both."""
     found: list[int] = []
     for part in given.split(","):
         part = part.strip()
@@ -103,7 +132,7 @@ def _layers(given: str) -> list[int]:
 
 
 def _value(method: Method, name: str, text: str) -> Any:
-    """A value of the type the settings have. Raises TracerError for an unknown name and for what is no such value."""
+    """A value of the type the settings have; TracerError for an unknown name or an invalid value."""
     types = _types(method)
     if name == "covariance":
         raise HyperparameterError("a covariance is read from a file; name it by --covariance FILE")
@@ -139,7 +168,7 @@ def _plain(text: str) -> Any:
 
 
 def _types(method: Method) -> dict[str, Any]:
-    """What reads each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
+    """Reader of each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
     found: dict[str, Any] = {}
     for field in fields(method.settings):
         owner = next(

@@ -1,4 +1,4 @@
-"""Where ``tracer edit`` writes: checked before the work, written after it."""
+"""Files and folders of `tracer edit`: checked before the work, written after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Places:
     Attributes:
         save: file for the edit.
         reports: files for the outcome, by suffix a figure or numbers.
-        form: what ``out`` is to hold: a LoRA adapter ("peft") or the edited model ("hf"); None: nothing is exported.
+        form: contents of `out`: a LoRA adapter ("peft") or the edited model ("hf"); None: nothing is exported.
         out: that folder, new or empty.
         ledger: folder of an editor's history.
     """
@@ -43,7 +43,18 @@ class Places:
     def checked(
         cls, save: Path | None, reports: Sequence[Path], form: str | None, out: Path | None, ledger: Path | None
     ) -> Places:
-        """Raises TracerError for names of files and folders that cannot be meant."""
+        """The places, checked against one another.
+
+        Args:
+            save: see the class.
+            reports: see the class.
+            form: see the class.
+            out: see the class.
+            ledger: see the class.
+
+        Raises:
+            TracerError: invalid names of files and folders.
+        """
         if form is not None:
             form = choice("export", form, EXPORTS)
             if out is None:
@@ -68,9 +79,10 @@ class Places:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Every folder can be written to; those made are removed again if the work fails.
+        """Context in which every folder can be written to; those made are removed again if the work fails.
 
-        Raises TracerError for one that cannot.
+        Raises:
+            TracerError: a folder that cannot be written to.
         """
         folders = [path.parent for path in (self.save, *self.reports) if path is not None]
         with ExitStack() as stack:
@@ -100,7 +112,7 @@ class Places:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of transformers, which are drawn into files too."""
+    """Context without the progress bars of transformers, which are drawn into files too."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""``tracer report``: one page that tells an evaluation."""
+"""`tracer report`: one page about an evaluation."""
 
 from __future__ import annotations
 

@@ -18,10 +18,15 @@ EXPECTED = (
 
 
 def read(path: Path, limit: int | None = None) -> list[tuple[EditRequest, Probes]]:
-    """The first ``limit`` requests of a file, each with what its record says to ask.
+    """Requests of a file, each with the questions of its record.
 
-    Raises TracerError for a file that cannot be read or holds no requests, and for a record that is none; the message
-    names the record and its line.
+    Args:
+        path: of the file.
+        limit: the first so many; None: all.
+
+    Raises:
+        TracerError: a file that cannot be read or holds no requests, and an invalid record; the message names the
+            record and its line.
     """
     found = []
     for row in _rows(path):

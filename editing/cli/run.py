@@ -1,4 +1,4 @@
-"""The work of ``tracer edit``: ask, edit, ask again, show, write; or take edits of a ledger back."""
+"""The work of `tracer edit`: ask, edit, ask again, show, write; or take edits of a ledger back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,17 @@ NOTES = 3  # most warnings that are printed
 
 @dataclass(frozen=True)
 class Job:
-    """What every edit is made with; see the command's options."""
+    """Common options of every edit; see the command's.
+
+    Attributes:
+        wish: the requests and prompts.
+        places: files and folders to write.
+        model: name of the model; None: the default.
+        device: of the model.
+        anyway: also write facts the model says already, or a saved edit of other weights.
+        undo: take the edit back at the end.
+        check: handling of an edit that ruins the model.
+    """
 
     wish: Wish
     places: Places
@@ -46,7 +56,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Computed:
-    """An edit that a method finds."""
+    """An edit that a method finds.
+
+    Attributes:
+        method: the method.
+        settings: its hyper-parameters.
+        locate: kind of evidence that the layers are found by; None: the method's own layers.
+    """
 
     method: Method
     settings: Mapping[str, Any]
@@ -60,7 +76,7 @@ class Computed:
         return items, job.model
 
     def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, Located | None]:
-        """The edit, and what chose its layers."""
+        """The edit, and the source of its layers."""
         requests = [request for request, _ in items]
         located = None if self.locate is None else self._located(editor.model, requests, probes, job)
         known: Any = "edit" if job.anyway else "refuse"
@@ -94,7 +110,11 @@ class Computed:
 
 @dataclass(frozen=True)
 class Saved:
-    """An edit from a file."""
+    """An edit from a file.
+
+    Attributes:
+        path: of the file.
+    """
 
     path: Path
 
@@ -106,12 +126,16 @@ class Saved:
         return items, job.model or (None if edit.model == EMBEDDED else edit.model)
 
     def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, None]:
-        """The edit. Raises TracerError if it is of other weights, and that was not allowed."""
+        """The edit.
+
+        Raises:
+            TracerError: it is of other weights, and that was not allowed.
+        """
         return load_edit(self.path, editor.model, job.anyway), None
 
 
 def make(job: Job, source: Computed | Saved) -> None:
-    """Edit, show what changed, and write what is to be kept. Nothing is printed or written before all is known."""
+    """Edit, show the changes, and write the files. Nothing is printed or written before all is known."""
     places = job.places
     with noted() as caught:
         items, name = source.prepare(job)
@@ -143,7 +167,15 @@ def make(job: Job, source: Computed | Saved) -> None:
 
 
 def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:
-    """Undo the last ``count`` edits of a ledger, and show what the model says to their requests again."""
+    """Undo the last edits of a ledger, and show the model's answers to their requests again.
+
+    Args:
+        wish: the texts of the command.
+        places: with the ledger.
+        count: number of edits.
+        name: of the model.
+        device: of the model.
+    """
     assert places.ledger is not None
     if not (places.ledger / FILE).exists():
         Ledger.open(places.ledger)  # TracerError, before a folder is made
@@ -180,7 +212,7 @@ def _editor(ledger: Path | None, name: str | None, device: str | None) -> Editor
 
 @contextmanager
 def noted() -> Iterator[list[warnings.WarningMessage]]:
-    """Inside, warnings about edits are kept for print; all others are given as usual, at the end."""
+    """Context in which warnings about edits are kept for print; all others are given as usual, at the end."""
     caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""What ``tracer edit`` prints: what was written where, and what became of the answers."""
+"""Output of `tracer edit`: the edit, its place, and the answers before and after."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show_edit(model: Model, edit: Edit, probes: Probes) -> None:
-    """What was asked for, and where, how large and how fast it was written; the model is as it was before."""
+    """Print the request, and the place, size and time of the edit; the model is as it was before."""
     printing.say(title(edit.requests, probes), style="bold")
     printing.say("   ".join([edit.method, *_where(model, edit), f"{edit.seconds:.2f} s", _bytes(edit.memory)]))
     if edit.on_text:
@@ -29,6 +29,7 @@ def show_edit(model: Model, edit: Edit, probes: Probes) -> None:
 
 
 def show_located(located: Located) -> None:
+    """Print the layers suggested, with their evidence."""
     window = located.window
     around = f", in layers {window[0]} to {window[-1]}" if len(window) > 1 else ""
     printing.say(f"located by {located.using}: best at layer {located.layers[0]}{around}")
@@ -36,6 +37,7 @@ def show_located(located: Located) -> None:
 
 
 def show_outcome(outcome: Outcome, judged: bool = True) -> None:
+    """Print the answers before and after."""
     for table in tables(outcome, judged):
         printing.show(table)
     for prompt, before, after in written(outcome):
@@ -45,7 +47,7 @@ def show_outcome(outcome: Outcome, judged: bool = True) -> None:
 
 
 def title(requests: Sequence[EditRequest], probes: Probes) -> str:
-    """The fact as it should be, or how many there are."""
+    """The fact as it should be, or the number of facts."""
     if len(requests) != 1:
         return f"{len(requests):,} requests"
     (request,) = requests

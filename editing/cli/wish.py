@@ -1,4 +1,4 @@
-"""What ``tracer edit`` is asked for: the requests, and the prompts that show what became of them."""
+"""Requests of `tracer edit`, and the prompts that show their effects."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ class Wish:
     generate: Sequence[str]
 
     def given(self) -> dict[str, object]:
-        """What says which fact is edited, by the names of the options."""
+        """Values of the options that name the fact to edit, by the names of the options."""
         named = {"PROMPT": self.prompt, "--subject": self.subject, "--to": self.target, "--from": self.true}
         space = {"--space" if self.space else "--no-space": None if self.space is None else True}
         return {**named, **space, "--requests": self.path, "--limit": self.limit}
 
     def items(self) -> list[Item]:
-        """The requests. Raises TracerError where there are none, and for those that cannot be made."""
+        """The requests.
+
+        Raises:
+            TracerError: no requests, or invalid ones.
+        """
         if self.path is not None:
             named = {name: value for name, value in self.given().items() if name not in ("--requests", "--limit")}
             apart(named, "names one fact, and --requests many; leave one of them out")
@@ -61,14 +65,21 @@ class Wish:
         return [(request, Probes.of(request))]
 
     def check(self, items: Sequence[Item]) -> None:
-        """Raise TracerError for prompts that cannot go with the requests."""
+        """Check that the prompts go with the requests.
+
+        Args:
+            items: the requests.
+
+        Raises:
+            TracerError: prompts that cannot go with them.
+        """
         if len(items) > 1:
             several = {"--paraphrase": list(self.paraphrases), "--neighbour": list(self.neighbours)}
             apart(several, "is for a single request; of several, each record of the file brings its own")
         self._more(items[0][0])
 
     def probes(self, model: Model, items: Sequence[Item]) -> Probes:
-        """All that is asked before and after; of the embedded model also what FactWorld knows about the facts."""
+        """All questions before and after; of the embedded model also FactWorld's about the facts."""
         self.check(items)
         found = [probes for _, probes in items]
         if model.name == EMBEDDED:
@@ -87,7 +98,7 @@ class Wish:
         return replace(joined, questions=questions, generate=generate).completed(model)
 
     def _more(self, request: EditRequest, true: str | None = None) -> tuple[Question, ...]:
-        """The questions of --paraphrase and --neighbour; ``true`` is the answer to the request itself."""
+        """The questions of --paraphrase and --neighbour; `true` is the answer to the request itself."""
         new = request.target_new
         found = [Question.about("paraphrase", self._text(text, request), request, true) for text in self.paraphrases]
         for given in self.neighbours:

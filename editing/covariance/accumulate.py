@@ -1,4 +1,4 @@
-"""Sums of k k^T while they grow: how much the moment still changes, and a file to carry on from."""
+"""Running sums of k k^T: how much the moment still changes, and a file to resume from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from . import triangles as packed
 
 @dataclass
 class Sums:
-    """How far the sums have come.
+    """State of the sums.
 
     Attributes:
         totals: by layer, the sum of k k^T, of which the upper triangle counts.
         halves: by layer, the totals at the last doubling that was watched.
-        tokens, at_half: how many keys are in either.
-        groups: how many groups of windows are done.
+        tokens: number of keys in `totals`.
+        at_half: number of keys in `halves`.
+        groups: number of finished groups of windows.
         doublings: by layer, (tokens, relative change) so far.
     """
 
@@ -53,7 +54,14 @@ class Sums:
         packed.write(path, self.FORMAT, tensors, header)
 
     def restore(self, path: Path) -> None:
-        """Carry on where the file was written. Raises TracerError for a file that is none."""
+        """Resume from a file of `save`.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: not such a file.
+        """
         tensors, header = packed.read(path, self.FORMAT)
         found = {name: packed.unpack(tensor) for name, tensor in tensors.items()}
         for layer, total in self.totals.items():
@@ -65,7 +73,7 @@ class Sums:
 
 
 def _change(total: Tensor, tokens: int, half: Tensor, at_half: int) -> float:
-    """Relative Frobenius change between two moments, of which the upper triangles are given as sums."""
+    """Relative Frobenius change between two moments, given as sums with their upper triangles."""
 
     def norm(upper: Tensor) -> float:
         square = upper.triu().double().square()

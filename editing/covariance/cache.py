@@ -1,4 +1,4 @@
-"""Where covariances are kept between runs: the user's cache folder, or the one that TRACER_CACHE names."""
+"""Covariances kept between runs, in the user's cache folder or the one that TRACER_CACHE names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from .covariance import Covariance
 class Cache:
     """Covariances of one model over one corpus, one file a layer.
 
-    ``known``: fields of every :class:`Covariance` of it. The name of a file is a hash of what decides its numbers:
-    fingerprint, layer, dtype, hash of the token windows, window, tokens.
+    The name of a file is a hash of everything that determines its numbers: fingerprint, layer, dtype, hash of the token
+    windows, window, tokens.
+
+    Attributes:
+        folder: of the files.
+        known: fields of every `Covariance` of it.
+        dtype: of the sums.
     """
 
     folder: Path
@@ -32,18 +37,18 @@ class Cache:
 
     @classmethod
     def of(cls, place: bool | str | Path, known: dict[str, Any], dtype: torch.dtype) -> Cache:
-        """The cache in the folder ``place``, or in the usual one for True."""
+        """The cache in the folder `place`, or in the user's cache folder for True."""
         folder = cache_folder() / "covariance" if place is True else Path(str(place)).expanduser()
         return cls(folder, known, dtype)
 
     def path(self, *further: Any) -> Path:
-        """Where the covariance of a layer is kept, or the state named by ``further``."""
+        """File of a layer's covariance, or of the state named by `further`."""
         same = [self.known[name] for name in ("fingerprint", "corpus", "window", "tokens")]
         key = json.dumps([*same, str(self.dtype), *further])
         return self.folder / f"{blake3(key.encode()).hexdigest()[:32]}.safetensors"
 
     def find(self, layer: int) -> Covariance | None:
-        """The covariance of a layer; None where there is none, or (with a warning) none that can be used."""
+        """The covariance of a layer; None if it is missing, or (with a warning) unusable."""
         path = self.path(layer)
         if not path.exists():
             return None
@@ -58,11 +63,11 @@ class Cache:
         except TracerError as error:
             warnings.warn(f"{error}; the covariance is estimated again", stacklevel=3)
             return None
-        # what the text and the model are called may differ
+        # the names of the text and the model may differ
         return replace(found, **self.known)
 
     def keep(self, layer: int, covariance: Covariance) -> None:
-        """Write down the covariance of a layer; a folder that cannot be written costs a warning only."""
+        """Write the covariance of a layer; a folder that cannot be written costs a warning only."""
         try:
             self._make()
             covariance.save(self.path(layer))
@@ -70,7 +75,7 @@ class Cache:
             warnings.warn(f"the covariance is not kept: {error} with TRACER_CACHE, or pass cache=False", stacklevel=3)
 
     def unfinished(self, *settings: Any) -> Path | None:
-        """Where the state of an unfinished run is kept; None (with a warning) for a folder that cannot be written."""
+        """File of the state of an unfinished run; None (with a warning) for a folder that cannot be written."""
         try:
             self._make()
         except TracerError as error:

@@ -1,7 +1,7 @@
-"""Second moments of keys, C = E[k k^T]: which directions a model's text uses, and which are free to be written to.
+"""Second moments of keys, C = E[k k^T]: directions that a model's text uses, and directions free to be written to.
 
-Rank-one editing writes along C^-1 k* (Meng et al. 2022, section 3.1 and appendix A), batch editing solves with
-C + K K^T (Meng et al. 2023, equation 14). The mean is not subtracted: these are moments about zero.
+Rank-one editing writes along C^-1 k* (Meng et al. 2022, section 3.1 and appendix A), batch editing solves with C + K
+K^T (Meng et al. 2023, equation 14). The mean is not subtracted: these are moments about zero.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SHIPPED = Path(__file__).parents[1] / "data" / "covariance" / "factworld.safeten
 
 @dataclass(frozen=True, eq=False)
 class Covariance:
-    """Uncentred second moments of the keys of one model, per layer. Made by :func:`editing.estimate_covariance`.
+    """Uncentred second moments of the keys of one model, per layer. Made by [`editing.estimate_covariance`][].
 
     Attributes:
-        moments: by layer, E[k k^T] [d_mlp, d_mlp] on the CPU, in the dtype it was summed in. Read :meth:`matrix`.
+        moments: by layer, E[k k^T] [d_mlp, d_mlp] on the CPU, in the dtype it was summed in. Read `matrix`.
         fingerprint: hash of the weights of the model.
         model: that model's name.
         corpus: hash of the token windows the keys were gathered on.
-        text: what the text was, for the reader.
+        text: description of the text, for the reader.
         window: most tokens that the model read at once.
-        tokens: how many keys were counted.
+        tokens: number of keys counted.
         doublings: by layer, (tokens, change): the relative Frobenius change ||C_n - C_n/2|| / ||C_n|| of the moment
             over n tokens since that over about half of them, for as many halvings as there were.
         note: a remark for the reader, or "".
@@ -69,27 +69,37 @@ class Covariance:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Layers there are moments of, in order."""
+        """Layers with a moment, in order."""
         return tuple(sorted(self.moments))
 
     @property
     def width(self) -> int:
-        """d_mlp: rows and columns of a moment."""
+        """Rows and columns of a moment, d_mlp."""
         return len(next(iter(self.moments.values())))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the keys' products were summed in."""
+        """Dtype in which the keys' products were summed."""
         return next(iter(self.moments.values())).dtype
 
     def matrix(self, layer: int) -> Tensor:
-        """E[k k^T] of a layer, [d_mlp, d_mlp], a copy. Raises TracerError for a layer that is not there."""
+        """E[k k^T] of a layer, [d_mlp, d_mlp], a copy.
+
+        Args:
+            layer: its index.
+
+        Raises:
+            TracerError: no such layer.
+        """
         return self._moment(layer).clone()
 
     def condition(self, layer: int) -> float:
         """Largest over smallest eigenvalue, in float64; infinite where the smallest is not positive.
 
-        Takes O(d_mlp^3) once: 0.3 s at 1,024, most of an hour at 16,384. :meth:`solver` gets by with an estimate.
+        Takes O(d_mlp^3) once: 0.3 s at 1,024, most of an hour at 16,384. `solver` makes do with an estimate.
+
+        Args:
+            layer: its index.
         """
         if ("condition", layer) not in self._kept:
             values = torch.linalg.eigvalsh(self._moment(layer).double())
@@ -98,7 +108,11 @@ class Covariance:
         return self._kept["condition", layer]
 
     def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Eigenvalues [d_mlp], ascending, and eigenvectors [d_mlp, d_mlp] of the moment, float64; taken once."""
+        """Eigenvalues [d_mlp], ascending, and eigenvectors [d_mlp, d_mlp] of the moment, float64; computed once.
+
+        Args:
+            layer: its index.
+        """
         if ("spectrum", layer) not in self._kept:
             self._kept["spectrum", layer] = tuple(torch.linalg.eigh(self._moment(layer).double()))
         return self._kept["spectrum", layer]
@@ -107,12 +121,19 @@ class Covariance:
         """||C - C_half|| / ||C|| (Frobenius), C_half being the moment over the first half of the tokens.
 
         NaN where there were too few tokens to tell.
+
+        Args:
+            layer: its index.
         """
         self._moment(layer)
         return self.doublings[layer][-1][1] if self.doublings.get(layer) else float("nan")
 
     def solver(self, layer: int, damping: float = 0.0) -> Solver:
-        """What solves with C + damping x (mean of C's diagonal) x I, factored once in float64.
+        """Solver with C + damping x (mean of C's diagonal) x I, factored once in float64.
+
+        Args:
+            layer: its index.
+            damping: share of the mean of the diagonal.
 
         Raises:
             TracerError: no such layer; C is singular, or too ill-conditioned for the solution to mean anything.
@@ -124,10 +145,13 @@ class Covariance:
         return self._kept[layer, damping]
 
     def check(self, model: Model, layers: Iterable[int], fingerprint: str | None = None) -> None:
-        """See that these are the moments of ``model`` at ``layers``.
+        """Check that these are the moments of a model at some layers.
 
-        ``fingerprint``: hash to expect instead of that of the model's weights as they are; for a model edited since
-        its moments were taken, that of the weights before.
+        Args:
+            model: the model.
+            layers: the layers needed.
+            fingerprint: hash to expect instead of that of the model's present weights; for a model edited since its
+                moments were taken, that of the weights before.
 
         Raises:
             TracerError: moments of other weights, or a layer missing; the message names the call that makes them.
@@ -147,9 +171,13 @@ class Covariance:
             )
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file that holds the upper triangles; return the path.
+        """Write a safetensors file of the upper triangles; return the path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {
             "layers": list(self.layers),
@@ -167,11 +195,16 @@ class Covariance:
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, layers: Iterable[int] | None = None) -> Covariance:
-        """The covariance in a file of :meth:`save`; of it, only ``layers`` where they are given.
+        """The covariance in a file of `save`.
+
+        Args:
+            path: of the file.
+            model: refuse the moments of other weights than this model's; not checked without it.
+            layers: to be read; None: all.
 
         Raises:
-            TracerError: a file that is none, is cut short or damaged; a layer it lacks; with a model, one whose
-                weights are not those it was taken from.
+            TracerError: not such a file, or one cut short or damaged; a layer it lacks; with a model, one whose weights
+                are not those it was taken from.
         """
         wanted = None if layers is None else list(layers)
         tensors, header = packed.read(path, FORMAT, None if wanted is None else [f"layer{i}" for i in wanted])
@@ -224,9 +257,11 @@ class Covariance:
 
 @dataclass(frozen=True, eq=False)
 class Solver:
-    """C^-1 by a Cholesky factor [d_mlp, d_mlp], float64 on the CPU.
+    """C^-1 by a Cholesky factor.
 
-    ``condition`` is an estimate from below of largest over smallest eigenvalue, damping included.
+    Attributes:
+        factor: the Cholesky factor [d_mlp, d_mlp], float64 on the CPU.
+        condition: an estimate from below of largest over smallest eigenvalue, damping included.
     """
 
     factor: Tensor = field(repr=False)
@@ -234,7 +269,7 @@ class Solver:
 
     @classmethod
     def of(cls, covariance: Covariance, layer: int, damping: float) -> Solver:
-        """See :meth:`Covariance.solver`."""
+        """See `Covariance.solver`."""
         matrix = covariance.matrix(layer).double()
         ridge = damping * matrix.diagonal().mean()
         matrix.diagonal().add_(ridge)
@@ -259,7 +294,7 @@ class Solver:
         return cls(factor, condition)
 
     def solve(self, keys: Tensor) -> Tensor:
-        """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of ``keys``."""
+        """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of `keys`."""
         if keys.dim() not in (1, 2) or len(keys) != len(self.factor):
             raise SingularCovariance(f"keys of shape {list(keys.shape)}: expected [{len(self.factor)}], or that by n")
         columns = keys.detach().double().cpu().reshape(len(keys), -1)

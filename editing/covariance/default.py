@@ -1,4 +1,4 @@
-"""The covariance that an edit uses when none is given."""
+"""The default covariance of an edit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 def covariance_for(model: Model, layers: Iterable[int], fingerprint: str | None = None) -> Covariance:
-    """The covariance that an edit of ``model`` at ``layers`` uses when none is given.
+    """The default covariance of an edit of a model at some layers.
 
-    That which comes with the package, for the embedded model as it is; else that of the default text, from the cache
-    or estimated now (see :func:`editing.estimate_covariance`).
+    That of the package, for the embedded model as it is; else that of the default text, from the cache or estimated now
+    (see [`editing.estimate_covariance`][]).
 
-    ``fingerprint``: of the weights a model had before it was edited; theirs is used where it is to be had. Keys change
-    only above the lowest layer edited, and little.
+    Args:
+        model: to be edited.
+        layers: of the edit.
+        fingerprint: of the weights a model had before it was edited; theirs is used if available. Keys change only
+            above the lowest layer edited, and little.
     """
     layers = list(layers)
     expected = model.fingerprint() if fingerprint is None else fingerprint

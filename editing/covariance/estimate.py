@@ -31,7 +31,7 @@ NARROW = (
 
 
 def default_tokens(model: Model) -> int:
-    """Tokens of the default text that are read when no number is given: 50 per dimension of a key.
+    """Default number of tokens of the default text: 50 per dimension of a key.
 
     Over the last doubling the moments of the embedded model then change by 2 to 10 %, by layer.
     """
@@ -60,16 +60,19 @@ def estimate_covariance(
     The text is streamed: first its token ids go to a temporary file (four bytes a token), then the model reads them in
     batches, up to the last layer asked for. The sums lie where the model's layers lie.
 
+    Every key counts once, those of special tokens that the tokenizer puts before a text too; padding never counts. The
+    published code adds no special tokens; this follows the tokenizer, as prompts do.
+
     Args:
         model: any model; it is left as it is.
         layers: one layer, several, or None for all. Memory and files grow with each: d_mlp^2 numbers.
         text: a path, or a string that names an existing file: one text, UTF-8. Another string: a data set of the
             Hugging Face hub, "name:configuration:split", each row's column "text" a text. A list or another iterable of
-            strings: its texts (so a text itself is passed as ``[text]``). None: English that is at hand everywhere,
+            strings: its texts (so a text itself is passed as `[text]`). None: English available on every machine,
             Python's help texts and FactWorld's sentences by turns; FactWorld's alone for the embedded model, and for
             others with a vocabulary too small for English.
-        window: most tokens the model reads at once; each text is cut into windows that follow one another, the last
-            one shorter. None: 512, or the model's context where that is less.
+        window: most tokens the model reads at once; each text is cut into windows that follow one another, the last one
+            shorter. None: 512, or the model's context where that is less.
         max_tokens: stop after so many. None: at the end of the text; for the default text 50 x d_mlp.
         dtype: float32 or float64, in which the products of keys are taken and summed.
         cache: keep finished layers under the user's cache folder (or TRACER_CACHE), and take them from there. A path:
@@ -78,15 +81,13 @@ def estimate_covariance(
         batch_tokens: tokens per forward.
         save_every: seconds after which the state of an unfinished run is kept in the cache.
         origin: hash of the weights before the model was edited: if the cache has their covariance, that is taken.
-        workers, cluster: read in so many processes of this machine, or on a Ray cluster, see :func:`tracer.runs.run`.
-            Each loads the model by its name. The numbers are the same for any workers, and differ in the last digits
-            from those of one process here. Parts of the text that are done are kept instead of ``save_every``.
-
-    Every key counts once, those of special tokens that the tokenizer puts before a text too; padding never counts. The
-    published code adds no special tokens; this follows the tokenizer, as prompts do.
+        workers: number of processes of this machine, see [`tracer.runs.run`][]. Each loads the model by its name. The
+            numbers are the same for any workers, and differ in the last digits from those of one process here. Parts of
+            the text that are done are kept instead of `save_every`.
+        cluster: a Ray cluster to read on instead.
 
     Raises:
-        TracerError: a layer, window, dtype or text that is none; keys that are not finite.
+        TracerError: an invalid layer, window, dtype or text; keys that are not finite.
     """
     asked = _layers(model, layers)
     window = min(model.n_ctx, WINDOW) if window is None else window
@@ -150,7 +151,7 @@ def estimate_covariance(
 def _layers(model: Model, layers: Iterable[int] | int | None) -> tuple[int, ...]:
     given = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     for layer in given:
-        model.path("key", layer)  # raises for a layer that is none
+        model.path("key", layer)  # raises for an invalid layer
     if not given:
         raise CovarianceTextError("no layer to take the covariance of; give at least one, or None for all")
     return tuple(sorted(set(given)))
@@ -165,7 +166,7 @@ def _sums(
     checkpoint: Path | None,
     save_every: float,
 ) -> Sums:
-    """The sums of k k^T over all windows; kept at ``checkpoint`` now and then, and carried on from there."""
+    """The sums of k k^T over all windows; kept at `checkpoint` now and then, and carried on from there."""
     sums = empty_sums(model, layers, dtype)
     if checkpoint is not None and checkpoint.exists():
         try:

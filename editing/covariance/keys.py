@@ -30,12 +30,12 @@ FEWEST = 512
 
 
 def empty_sums(model: Model, layers: Sequence[int], dtype: torch.dtype) -> Sums:
-    """Sums of nothing, where the layers lie."""
+    """Sums of zero keys, on the devices of the layers."""
     return Sums({i: torch.zeros(model.d_mlp, model.d_mlp, dtype=dtype, device=_device(model, i)) for i in layers})
 
 
 def marks_of(corpus: Windows) -> list[int]:
-    """Numbers of tokens at which it is asked how much the moments still change: all, a half, a quarter, ..."""
+    """Numbers of tokens at which the change of the moments is measured: all, a half, a quarter, ..."""
     marks = [corpus.tokens]
     while marks[0] >= 2 * FEWEST:
         marks.insert(0, marks[0] // 2)
@@ -43,7 +43,7 @@ def marks_of(corpus: Windows) -> list[int]:
 
 
 def reached(ends: np.ndarray, marks: Iterable[int]) -> set[int]:
-    """How many windows it takes to reach each of the ``marks``."""
+    """Number of windows needed to reach each of the `marks`."""
     return {int(np.searchsorted(ends, mark)) + 1 for mark in marks}
 
 
@@ -55,9 +55,18 @@ def read_groups(
     batch_tokens: int,
     stops: set[int],
 ) -> Iterator[tuple[int, int]]:
-    """Add the keys of groups of windows to ``sums``, and look at the change at ``stops``.
+    """Add the keys of groups of windows to running sums, batch by batch.
 
-    Yields after every batch: the window behind the group where that is done, else 0; and how many tokens were read.
+    Args:
+        model: to read with.
+        corpus: the windows.
+        groups: first window and the one after the last, of each group.
+        sums: added to in place.
+        batch_tokens: tokens per forward.
+        stops: windows after which the change is measured.
+
+    Yields:
+        After every batch: the window behind the group where that is done, else 0; and how many tokens were read.
     """
     for first, stop in groups:
         rows = sorted(corpus.rows(first, stop), key=len, reverse=True)
@@ -77,7 +86,7 @@ def read_groups(
 
 
 def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]]:
-    """``rows``, longest first, in batches of at most ``size`` tokens with padding, or one row."""
+    """`rows`, longest first, in batches of at most `size` tokens with padding, or one row."""
     while rows:
         take = max(1, size // len(rows[0]))
         yield list(rows[:take])
@@ -85,7 +94,7 @@ def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]
 
 
 def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -> None:
-    """Run the model over ``rows``, padded on the right, as far as the last layer, and add up its keys."""
+    """Run the model over `rows`, padded on the right, as far as the last layer, and add up its keys."""
     ids = pad(rows)  # type: ignore[arg-type]
     length = ids.shape[1]
     real = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
@@ -109,13 +118,21 @@ def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -
 
 
 def _device(model: Model, layer: int) -> torch.device:
-    """Where a layer computes; offloaded layers compute where the ids belong."""
+    """Device of a layer's computation; offloaded layers compute on that of the ids."""
     device = model.down_projection(layer).weight.device
     return model.device if device.type == "meta" else device
 
 
 def check_finite(model: Model, sums: Sums) -> None:
-    """Raises TracerError if keys were not finite."""
+    """Check that keys were finite.
+
+    Args:
+        model: named in the message.
+        sums: of the keys.
+
+    Raises:
+        TracerError: they were not.
+    """
     for layer, total in sums.totals.items():
         if not total.diagonal().isfinite().all():
             raise NotFinite(

@@ -1,4 +1,4 @@
-"""Make the covariance that comes with the package again: ``python -m editing.covariance.make``."""
+"""Make the covariance that comes with the package again: `python -m editing.covariance.make`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from .estimate import estimate_covariance
 def make(path: str | Path = SHIPPED) -> Covariance:
     """Estimate every layer of the embedded model with the default settings, and write the file.
 
-    Takes about 20 seconds on one core. Raises TracerError if the file cannot be written.
+    Takes about 20 seconds on one core.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        TracerError: the file cannot be written.
     """
     found = estimate_covariance(tracer.load(device="cpu"), cache=False)
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Second moments by several workers: each reads a part of the text, and the sums are put together in a fixed order."""
+"""Second moments by several workers: each reads a part of the text, and the sums are joined in a fixed order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ITEM = "sums"
 
 
 def parts(corpus: Windows, size: int, marks: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Groups of windows as :meth:`Windows.groups` makes them, in up to ``PARTS`` parts of about as many tokens."""
+    """Groups of windows as of `Windows.groups`, in up to `PARTS` parts of about as many tokens."""
     ends = [corpus.tokens * part // PARTS for part in range(1, PARTS + 1)]
     stops = {int(np.searchsorted(corpus.ends, end)) + 1 for end in ends if end}
     found: list[list[tuple[int, int]]] = [[]]
@@ -54,13 +54,23 @@ def shared_sums(
     workers: int,
     cluster: str | None,
 ) -> Sums:
-    """What :func:`editing.covariance.estimate.sums_of` returns but for the last digits, since parts are summed by
-    themselves first.
+    """Second moments as of `editing.covariance.estimate.sums_of`, summed in parts by several workers.
 
-    keep: beside it lies the file of the run, so that an interrupted run can be gone on with; it is removed at the end.
+    They differ from those in the last digits, since parts are summed by themselves first.
+
+    Args:
+        model: loaded by its name in each worker.
+        corpus: the windows to read.
+        layers: of the moments.
+        dtype: of the sums.
+        batch_tokens: tokens per forward.
+        keep: path of the sums; the file of the run lies beside it, so that an interrupted run can be resumed, and is
+            removed at the end.
+        workers: number of processes on this machine.
+        cluster: a Ray cluster instead.
 
     Raises:
-        TracerError: keys that are not finite, and as :func:`tracer.runs.run`.
+        TracerError: keys that are not finite, and as [`tracer.runs.run`][].
     """
     marks = marks_of(corpus)
     cut = parts(corpus, GROUP * batch_tokens, marks)
@@ -107,7 +117,7 @@ def _remove(path: Path) -> None:
 
 
 def work(settings: dict[str, Any], given: dict[str, Any]) -> Callable[[Claim], None]:
-    """Sums up parts of the text, and hands in the upper triangles."""
+    """Sum up parts of the text, and hand in the upper triangles."""
     model = given["model"].load()
     corpus = Windows(given["ids"], given["ends"], "", settings["corpus"])
 
@@ -134,7 +144,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def _together(store: Store, jobs: Sequence[Job], given: dict[str, Any]) -> Sums:
-    """The parts added up one after the other, with a look at every doubling."""
+    """The sum of the parts, added one after the other, with the change measured at every doubling."""
     sums, stops = Sums({}), reached(given["ends"], given["marks"])
     for number, (job, part) in enumerate(zip(jobs, given["cut"], strict=True)):
         for layer in given["layers"]:

@@ -1,4 +1,4 @@
-"""Text of any kind as windows of token ids, streamed through a temporary file, with a hash over what came out.
+"""Text of any kind as windows of token ids, streamed through a temporary file, with a hash over the ids.
 
 Every text is tokenised by itself and cut into windows that follow one another; the last one may be shorter, and no
 window holds parts of two texts. A window begins (and in masked models ends) with the special tokens that the tokenizer
@@ -31,7 +31,7 @@ DEFAULT = "FactWorld training text"
 ENGLISH = "Python's help texts and sentences of facts"
 TURN = 2000  # characters
 FEW_WORDS = 5000
-"""A vocabulary below it is not one of English: FactWorld's text is read with it."""
+"""A smaller vocabulary is too small for English: FactWorld's text is read with it."""
 PIECE = 1 << 20
 """Characters that are tokenised at once; longer texts are cut at line ends."""
 
@@ -42,8 +42,8 @@ class Windows:
 
     Attributes:
         ids: all windows one after the other, [tokens].
-        ends: where each window ends, [windows].
-        name: what the text was, for the reader.
+        ends: end of each window, [windows].
+        name: description of the text, for the reader.
         hash: BLAKE3 over ids and ends.
     """
 
@@ -58,29 +58,34 @@ class Windows:
         return int(self.ends[-1])
 
     def groups(self, size: int, marks: Iterable[int] = ()) -> list[tuple[int, int]]:
-        """First window and the one after the last, of groups of about ``size`` tokens.
+        """First window and the one after the last, of groups of about `size` tokens.
 
-        Groups end with the window that reaches a multiple of ``size`` tokens, or one of the ``marks``.
+        Groups end with the window that reaches a multiple of `size` tokens, or one of the `marks`.
         """
         goals = sorted({*range(size, self.tokens, size), *marks, self.tokens})
         stops = np.unique(np.searchsorted(self.ends, goals)) + 1
         return [(int(a), int(b)) for a, b in zip([0, *stops[:-1]], stops, strict=True)]
 
     def rows(self, first: int, stop: int) -> list[np.ndarray]:
-        """The ids of windows ``first`` up to ``stop``."""
+        """The ids of windows `first` up to `stop`."""
         starts = np.concatenate([[0], self.ends])[first:stop]
         return [np.array(self.ids[a:b]) for a, b in zip(starts, self.ends[first:stop], strict=True)]
 
 
 @contextmanager
 def windows(model: Model, text: Text | None, window: int, max_tokens: int | None) -> Iterator[Windows]:
-    """``text`` in windows of at most ``window`` tokens, ``max_tokens`` in all; what the text may be is said in
-    :func:`editing.estimate_covariance`.
+    """A text as windows of token ids.
 
-    The ids lie in a temporary file, four bytes a token, that is gone afterwards.
+    The ids lie in a temporary file, four bytes a token, that is removed afterwards.
+
+    Args:
+        model: whose tokenizer is used.
+        text: as in [`editing.estimate_covariance`][].
+        window: most tokens of a window.
+        max_tokens: most tokens in all.
 
     Raises:
-        TracerError: no such file or data set, something that is no text, or a text without a token.
+        TracerError: no such file or data set, not a text, or a text without a token.
     """
     before, behind = added_ids(model.tokenizer)
     after = [] if model.causal else behind  # only where the model reads both ways
@@ -118,7 +123,7 @@ def reads_english(model: Model) -> bool:
 
 
 def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator[list[int]]:
-    """Token ids without special tokens, at most ``size`` at a time, never of two texts."""
+    """Token ids without special tokens, at most `size` at a time, never of two texts."""
     for blocks in texts:
         rest: list[int] = []
         for piece in pieces(blocks):
@@ -133,7 +138,7 @@ def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator
 
 
 def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[str]:
-    """``blocks`` joined and cut into pieces of at most ``size`` characters (a little more if need be).
+    """`blocks` joined and cut into pieces of at most `size` characters (a little more if need be).
 
     Cuts lie where tokenizers cut too: behind a single line end between words, else before a space.
     """
@@ -182,9 +187,9 @@ def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]
 
 
 def _english() -> Iterator[str]:
-    """English at hand on every machine: explanations and facts by turns, the latter without an end.
+    """English available on every machine: explanations and facts by turns, the latter without an end.
 
-    Of either alone, keys are narrower, and edits of pretrained models take more neighbours along.
+    Of either alone, keys are narrower, and edits of pretrained models spill over to more neighbours.
     """
     from pydoc_data.topics import topics
 
@@ -228,7 +233,7 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def _data_set(name: str) -> Iterator[Iterable[str]]:
-    """Every row of ``name:configuration:split``, streamed."""
+    """Every row of `name:configuration:split`, streamed."""
     try:
         import datasets
     except ImportError as error:

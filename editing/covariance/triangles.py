@@ -16,7 +16,7 @@ from tracer.files import new_file
 
 
 def add_upper(total: Tensor, keys: Tensor) -> None:
-    """Add K^T K to the upper triangle of ``total`` [d, d], for ``keys`` K [n, d]; below the diagonal holds no meaning.
+    """Add K^T K to the upper triangle of `total` [d, d], for `keys` K [n, d]; entries below the diagonal are undefined.
 
     Blocks below the diagonal are left out, which spares nearly half of the work.
     """
@@ -42,13 +42,13 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def mirror(upper: Tensor) -> Tensor:
-    """The symmetric matrix [d, d] whose upper triangle is that of ``upper``."""
+    """The symmetric matrix [d, d] whose upper triangle is that of `upper`."""
     upper = upper.triu()
     return upper + upper.triu(1).mT
 
 
 def width_of(packed: Tensor) -> int:
-    """d of an upper triangle [d (d + 1) / 2]."""
+    """Width d of an upper triangle [d (d + 1) / 2]."""
     width = int((2 * packed.numel()) ** 0.5)
     if packed.dim() != 1 or width * (width + 1) // 2 != packed.numel():
         raise ValueError(f"{list(packed.shape)} numbers are no upper triangle")
@@ -56,9 +56,16 @@ def width_of(packed: Tensor) -> int:
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write ``tensors`` and ``header`` (what json knows) under the name ``format``, whole or not at all.
+    """Write tensors and a header under a format's name, whole or not at all.
 
-    Raises TracerError if the file cannot be written; nothing is left behind then.
+    Args:
+        path: of the file.
+        format: name of the format.
+        tensors: by name.
+        header: anything that json can hold.
+
+    Raises:
+        TracerError: the file cannot be written; nothing is left behind then.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -79,15 +86,28 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
 
 
 def header(path: str | Path, format: str) -> dict[str, Any]:
-    """The header of a file that :func:`write` made; raises TracerError as :func:`read` does."""
+    """The header of a file of `write`.
+
+    Args:
+        path: of the file.
+        format: name of the format.
+
+    Raises:
+        TracerError: as `read` does.
+    """
     return read(path, format, ())[1]
 
 
 def read(path: str | Path, format: str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that :func:`write` made under the name ``format``; of the tensors, those in
-    ``names`` that are there.
+    """Tensors and header of a file of `write`.
 
-    Raises TracerError for a missing file, another file, and one that is cut short or damaged.
+    Args:
+        path: of the file.
+        format: name of the format.
+        names: of the tensors wanted, those that exist; None: all.
+
+    Raises:
+        TracerError: a missing file, another file, and one that is cut short or damaged.
     """
     from safetensors import safe_open
 

@@ -29,14 +29,14 @@ MOST_REFERENCES = 10  # subjects with the new object whose facts are taken from 
 
 
 def counterfact(record: Record, case_id: str, source: str) -> EditRecord:
-    """The authors' layout: ``requested_rewrite`` and lists of prompts.
+    """The authors' layout: `requested_rewrite` and lists of prompts.
 
-    ``paraphrase_prompts`` should be answered with the new target; ``neighborhood_prompts`` (and
-    ``distracting_neighborhood_prompts``) with the old one; ``attribute_prompts`` are of subjects for which the new one
-    is true; ``generation_prompts`` are continued, each as often as it is listed. A prompt may bring its own answer, as
-    the neighbours of PEAK do (whose paraphrases are ``para_add_prompts``). EasyEdit's ``portability`` (New Question,
-    New Answer) is one hop; its ``alternative_subject`` asks the same prompt by another name, and its
-    ``unrelated_relation`` (question and object) another fact of the subject.
+    `paraphrase_prompts` should be answered with the new target; `neighborhood_prompts` (and
+    `distracting_neighborhood_prompts`) with the old one; `attribute_prompts` are of subjects for which the new one
+    is true; `generation_prompts` are continued, each as often as it is listed. A prompt may bring its own answer, as
+    the neighbours of PEAK do (whose paraphrases are `para_add_prompts`). EasyEdit's `portability` (New Question,
+    New Answer) is one hop; its `alternative_subject` asks the same prompt by another name, and its
+    `unrelated_relation` (question and object) another fact of the subject.
     """
     return _counterfact(record, case_id, source, new_question)
 
@@ -66,9 +66,9 @@ def _counterfact(
 
 
 def easyedit(record: Record, case_id: str, source: str) -> EditRecord:
-    """EasyEdit's flat layout: ``prompt``, ``subject``, ``target_new``, ``ground_truth``, with the subject filled in.
+    """EasyEdit's flat layout: `prompt`, `subject`, `target_new`, `ground_truth`, with the subject filled in.
 
-    ``ood_rephrase`` (temporal) describes the subject anew: a reference. For the questions see :func:`flat`.
+    `ood_rephrase` (temporal) describes the subject anew: a reference. For the questions see `flat`.
     """
     fact = flat_fact(record)
     return EditRecord(
@@ -81,7 +81,7 @@ def easyedit(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def flat_fact(record: Record) -> Rewrite:
-    """The fact of a flat record; an empty ``ground_truth`` is not known."""
+    """The fact of a flat record; an empty `ground_truth` is an unknown one."""
     true = optional(record, "ground_truth", "target_true")
     return rewrite(text(record, "prompt"), text(record, "subject"), text(record, "target_new"), true)
 
@@ -89,9 +89,9 @@ def flat_fact(record: Record) -> Rewrite:
 def flat(record: Record, fact: Rewrite) -> list[Ask]:
     """The questions of a flat record.
 
-    ``rephrase_prompt`` or ``rephrase`` is a paraphrase, ``locality_prompt`` with ``locality_ground_truth`` a neighbour
+    `rephrase_prompt` or `rephrase` is a paraphrase, `locality_prompt` with `locality_ground_truth` a neighbour
     (compared with the new target where there is an old one that it shares; an unrelated text is compared with
-    nothing), and ``portability_prompt`` one hop. Of lists of prompts and of as many answers each has its own.
+    nothing), and `portability_prompt` one hop. Of lists of prompts and of as many answers each has its own.
     """
     asks = following("paraphrase", record, fact, *REWORDED)
     prompts, given = several(record, "locality_prompt"), record.get("locality_ground_truth")
@@ -104,9 +104,9 @@ def flat(record: Record, fact: Rewrite) -> list[Ask]:
 
 
 def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
-    """FactWorld's layout: CounterFact's, with ``same_subject_prompts`` and ``portability`` by kind.
+    """FactWorld's layout: CounterFact's, with `same_subject_prompts` and `portability` by kind.
 
-    References are the facts of subjects that have the new object: at most ``MOST_REFERENCES``, in the table's order.
+    References are the facts of subjects that have the new object: at most `MOST_REFERENCES`, in the table's order.
     """
     from tracer import factworld as world
 
@@ -130,7 +130,7 @@ def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
 
 
 def by_kind(record: Record, fact: Rewrite) -> list[Ask]:
-    """FactWorld's ``portability``: lists of questions by kind."""
+    """FactWorld's `portability`: lists of questions by kind."""
     asks: list[Ask] = []
     for kind, listed in (record.get("portability") or {}).items():
         if kind not in ("one_hop", "reverse_relation", "subject_alias"):
@@ -140,7 +140,7 @@ def by_kind(record: Record, fact: Rewrite) -> list[Ask]:
 
 
 def new_question(record: Record, fact: Rewrite) -> list[Ask]:
-    """EasyEdit's ``portability`` of CounterFact and zsRE: a question that follows from the new fact."""
+    """EasyEdit's `portability` of CounterFact and zsRE: a question that follows from the new fact."""
     given = record.get("portability")
     if given is None:
         return []
@@ -157,7 +157,7 @@ def filled(fact: Rewrite, subject: str) -> str:
 
 
 def requested(given: Any) -> Rewrite:
-    """The fact of a ``requested_rewrite``; MQuAKE's have a ``question`` too."""
+    """The fact of a `requested_rewrite`; MQuAKE's have a `question` too."""
     if not isinstance(given, Mapping):
         raise FieldError("requested_rewrite", f"holds {str(given)[:60]!r}; expected a mapping")
     return Rewrite(

@@ -16,7 +16,11 @@ REWORDED = ("rephrase_prompt", "rephrase_prompts", "rephrase", "rephrased_prompt
 
 
 class FieldError(RecordFieldError):
-    """A field of a record that cannot be used; ``field`` is its name."""
+    """An unusable field of a record.
+
+    Attributes:
+        field: its name.
+    """
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -24,7 +28,15 @@ class FieldError(RecordFieldError):
 
 
 def text(record: Mapping[str, Any], *names: str) -> str:
-    """The text of a field, the first of ``names`` that is there. Raises FieldError where none is, or it holds none."""
+    """The text of the first of several fields that the record has.
+
+    Args:
+        record: the record.
+        names: of the fields.
+
+    Raises:
+        FieldError: no such field, or one without text.
+    """
     found = optional(record, *names)
     if found is not None:
         return found
@@ -35,9 +47,9 @@ def text(record: Mapping[str, Any], *names: str) -> str:
 
 
 def optional(record: Mapping[str, Any], *names: str) -> str | None:
-    """The text of the first field of ``names`` that is there; None: there is none, or it is empty.
+    """The text of the first field of `names` that the record has; None: no such field, or an empty one.
 
-    A target may be a dict with ``str``, or a list of wordings, of which the first counts.
+    A target may be a dict with `str`, or a list of wordings, of which the first counts.
     """
     for name in names:
         things = answers(record.get(name), name)
@@ -47,7 +59,7 @@ def optional(record: Mapping[str, Any], *names: str) -> str | None:
 
 
 def several(record: Mapping[str, Any], *names: str) -> tuple[str, ...]:
-    """The texts of fields that hold a list of them, or one; none where none of them is there."""
+    """The texts of fields that hold a list of them, or one; an empty list without such a field."""
     found: list[str] = []
     for name in names:
         value = record.get(name)
@@ -59,9 +71,9 @@ def several(record: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 
 
 def posed(record: Mapping[str, Any], *names: str) -> list[tuple[str, Wordings | None]]:
-    """Questions of fields that hold a text or a list of them; with the answers that some bring, else None.
+    """Questions of fields that hold a text or a list of them, each with its answers or None.
 
-    Such are pairs of prompt and answer, and mappings as :func:`questions` takes them.
+    Questions with answers are pairs of prompt and answer, and mappings as of `questions`.
     """
     found: list[tuple[str, Wordings | None]] = []
     for name in names:
@@ -80,9 +92,9 @@ def posed(record: Mapping[str, Any], *names: str) -> list[tuple[str, Wordings | 
 
 
 def answers(value: Any, field: str) -> Wordings:
-    """What has to be named, each with its wordings: ``"a"``, ``["a", "also a"]`` or ``[["a", "also a"], ["b"]]``.
+    """Things to be named, each with its wordings: `"a"`, `["a", "also a"]` or `[["a", "also a"], ["b"]]`.
 
-    Numbers are written out, a dict stands for its ``str`` (CounterFact), and empty ones are left out.
+    Numbers are written out, a dict stands for its `str` (CounterFact), and empty ones are left out.
     """
     if value is None:
         return ()
@@ -102,10 +114,10 @@ def answers(value: Any, field: str) -> Wordings:
 
 
 def questions(value: Any, field: str) -> Iterator[tuple[str, Wordings]]:
-    """Pairs of prompt and answers of a list of mappings with ``prompt`` and ``ground_truth`` (KnowEdit), or of one.
+    """Pairs of prompt and answers of a list of mappings with `prompt` and `ground_truth` (KnowEdit), or of one.
 
-    The answer may also be called ``target`` (FactWorld) or ``answer``, and a pair be a list of two. A prompt may be a
-    list, of which every one is asked; of as many answers each has its own.
+    The answer may also be called `target` (FactWorld) or `answer`, and a pair be a list of two. A prompt may be a list,
+    of which every one is asked; of as many answers each has its own.
     """
     if value is not None and not isinstance(value, Mapping | Sequence):
         raise FieldError(field, f"holds {str(value)[:60]!r}; expected mappings with prompt and ground_truth")
@@ -137,10 +149,10 @@ def _is_pair(item: Any) -> bool:
 
 
 def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: Any) -> Rewrite:
-    """A rewrite of a fact whose prompt may spell the subject in other capitals, or in letters that look alike (composed
-    or not, curly quotes): then the prompt's spelling counts.
+    """A rewrite of a fact whose prompt may spell the subject differently: the prompt's spelling counts.
 
-    The subject says where it stands in the prompt, and the prompt stays as it is.
+    Differences are capitals, and letters that look alike (composed or not, curly quotes). The subject marks its place
+    in the prompt, and the prompt stays as it is.
     """
     if "{}" not in prompt and subject not in prompt:
         written = look_alike(prompt, subject)
@@ -150,7 +162,7 @@ def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: Any) 
 
 
 def expecting(kind: Kind, prompts: Sequence[str], answer: str | None, against: str | None) -> list[Ask]:
-    """Questions of one kind with the same answer; None: what the model said before."""
+    """Questions of one kind with the same answer; None: the unedited model's answer."""
     things = () if answer is None else ((answer,),)
     return [Ask(kind=kind, prompt=prompt, answers=things, against=against) for prompt in prompts]
 

@@ -31,13 +31,12 @@ PORTABILITY: dict[str, Kind] = {
 
 
 def knowedit(record: Record, case_id: str, source: str) -> EditRecord:
-    """wiki_counterfact, wiki_recent and ZsRE: a fact, and questions by kind under ``locality`` and ``portability``.
+    """wiki_counterfact, wiki_recent and ZsRE: a fact, and questions by kind under `locality` and `portability`.
 
-    ``Reasoning`` is one hop. An empty ``ground_truth`` of the fact is not known (one record of wiki_counterfact). A
-    question of locality without an answer asks for what was said before; one of portability is left out. Where
+    `Reasoning` is one hop. An empty `ground_truth` of the fact is an unknown one (one record of wiki_counterfact). A
+    question of locality without an answer asks for the unedited model's answer; one of portability is left out. Where
     questions stand there without a kind, those of portability are one hop, and those of locality another fact of the
-    subject if they name it, else a neighbour. Other questions are those of EasyEdit's flat layout
-    (:func:`.counterfact.flat`).
+    subject if they name it, else a neighbour. Other questions are those of EasyEdit's flat layout (`counterfact.flat`).
     """
     fact = flat_fact(record)
     return EditRecord(
@@ -46,20 +45,20 @@ def knowedit(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def wikibio(record: Record, case_id: str, source: str) -> EditRecord:
-    """WikiBio: after the beginning of a passage (``text``) about ``concept`` the sentence ``labels`` should follow.
+    """WikiBio: after the beginning of a passage (`text`) about `concept` the sentence `labels` should follow.
 
-    Kept are the whole text, the concept as the subject, the sentence as the new target (there is no old one) and the
-    questions of ``locality``.
+    The record has the whole text, the concept as the subject, the sentence as the new target (there is no old one) and
+    the questions of `locality`.
     """
     fact = rewrite(text(record, "text"), text(record, "concept"), text(record, "labels"), None)
     return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(_asked(record, fact)))
 
 
 def convsent(record: Record, case_id: str, source: str) -> EditRecord:
-    """ConvSent (Mitchell et al. 2022, arXiv 2206.06520): an opinion of ``ent`` is turned positive or negative.
+    """ConvSent (Mitchell et al. 2022, arXiv 2206.06520): an opinion of `ent` is turned positive or negative.
 
-    The file gives texts of both sentiments and no prompt, and says nothing of which is written; the published code
-    draws it. Here the checksum of ``ent`` decides, so that it is the same in every run, and the prompts are this
+    The file gives texts of both sentiments and no prompt, and does not say which sentiment to write; the published code
+    draws it. Here the checksum of `ent` decides, so that it is the same in every run, and the prompts are this
     project's. New target is the first text of that sentiment, old target the first of the other. Further pairs are
     paraphrases in another prompt, so that "paraphrase success" is the share of pairs in which the text of the wanted
     sentiment is the likelier one. All texts of the wanted sentiment are references.

@@ -1,4 +1,4 @@
-"""Layouts of records, how each is recognised, and what of it becomes a record."""
+"""Layouts of records: how each is recognised, and how its fields become a record."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Convert = Callable[[Mapping[str, Any], str, str], EditRecord]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a benchmark writes its records.
+    """Field layout of a benchmark's records.
 
     Attributes:
-        name: as it is asked for.
+        name: as passed to `layout_of`.
         has: fields that every record of it has.
-        convert: makes a record of one. Raises FieldError, TracerError or pydantic's ValidationError.
-        prepare: makes ``convert`` of all rows of a file, where one row alone does not tell enough.
-        source: what the records are said to come from; None: the layout's name.
-        fits: more that has to hold of a record's fields.
-        names: fields of a rewrite that are called otherwise here, for messages.
-        ignored: fields with texts that hold no question, and are not told of as unused.
+        convert: makes a record of one; raises FieldError, TracerError or pydantic's ValidationError.
+        prepare: makes `convert` of all rows of a file, where one row alone does not tell enough.
+        source: source given to the records; None: the layout's name.
+        fits: a further condition on a record's fields.
+        names: fields of a rewrite with other names here, for messages.
+        ignored: fields with texts that hold no question, and are not reported as unused.
     """
 
     name: str
@@ -47,10 +47,11 @@ class Layout:
     ignored: tuple[str, ...] = ()
 
     def matches(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has this layout."""
         return all(record.get(name) is not None for name in self.has) and self.fits(record)
 
     def converter(self, rows: Sequence[Mapping[str, Any]]) -> Convert:
-        """What makes records of the rows of a file."""
+        """Converter of the rows of a file into records."""
         made = self.prepare(rows) if self.prepare else self.convert
         assert made is not None
         return made
@@ -104,7 +105,7 @@ LAYOUTS: dict[str, Layout] = {
             ("src", "subject", "answers"),
             zsre_true,
             names=(*_MEND[:1], ("target_new", "answers")),
-            # what follows from the alternative does not hold
+            # consequences of the alternative do not hold
             ignored=(*_OF_MEND, "alt", "portability", "inverse question"),
         ),
         Layout(
@@ -131,19 +132,22 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def is_record(value: Mapping[str, Any]) -> bool:
-    """Whether this is a record, or a known fact: not a table of some, nor what holds some."""
+    """Whether this is a record, or a known fact: neither a table of records, nor a container of them."""
     if is_table(value) or any(isinstance(value.get(name), Mapping | list) for name in _TEXTS):
         return False
     return any(layout.matches(value) for layout in LAYOUTS.values()) or {"prompt", "subject"} <= {*value}
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fields") -> Layout:
-    """The layout of the first records: the first of ``LAYOUTS`` that one of them matches.
+    """The layout of the first records: the first of `LAYOUTS` that one of them matches.
 
-    other: what the rows are where none has fields.
+    Args:
+        rows: of the file.
+        where: name of the file, for messages.
+        other: description of rows without any fields, for messages.
 
     Raises:
-        TracerError: none; the message says what each layout has.
+        TracerError: no layout matches; the message lists the fields of each.
     """
     for record in rows:
         for layout in LAYOUTS.values():
@@ -162,7 +166,14 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fi
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of that name. Raises TracerError for another name."""
+    """The layout of that name.
+
+    Args:
+        name: the layout's.
+
+    Raises:
+        TracerError: an unknown name.
+    """
     if name not in LAYOUTS:
         raise RecordFileError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

@@ -1,4 +1,4 @@
-"""Records and facts of a file or of a set with a name: what could be read, and what is wrong with the rest."""
+"""Records and facts of a file or of a named set: those that could be read, and the problems of the rest."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _FIELD = re.compile(r"(?:the )?(prompt|subject|target_new|target_true|target)\b"
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file or set gave.
+    """Contents of a file or set.
 
     Attributes:
         records: those that could be loaded, in their order.
         problems: one for each of the others, in their order.
         layout: name of the layout.
-        files: what was read.
-        unused: fields with texts that nothing was made of.
+        files: files read.
+        unused: fields with texts that the layout does not read.
     """
 
     records: tuple[EditRecord, ...]
@@ -68,16 +68,17 @@ def load_records(
         layout: name of a layout; None: recognised from the fields of the first records. "zsre-true" writes the true
             answer, as ROME and MEMIT do, where "zsre" writes the alternative.
         limit: the first so many records; None: all.
-        split: part of a set, of a file whose records have a field ``split``, or the name of one of several lists.
+        split: part of a set, of a file whose records have a field `split`, or the name of one of several lists.
         skip: leave out so many at the beginning.
-        strict: True: refuse a file with wrong records as a whole. False: load what can be loaded, and warn of the
-            rest. None: True for a file, False for a set, whose flaws its users cannot mend.
+        strict: True: refuse a file with wrong records as a whole. False: load what can be loaded, and warn of the rest.
+            None: True for a file, False for a set, whose flaws its users cannot mend.
 
     Raises:
-        TracerError: nothing to be read; or, with ``strict``, records that are wrong, all in one message with file,
-            line, record and field.
+        TracerError: nothing to be read; or, with `strict`, records that are wrong, all in one message with file, line,
+            record and field.
+
     Warns:
-        RecordWarning: without ``strict``, how many records were left out, and why (the first few); and once per file
+        RecordWarning: without `strict`, how many records were left out, and why (the first few); and once per file
             which fields with texts are not used.
     """
     loaded = read_records(path_or_name, layout=layout, limit=limit, split=split, skip=skip)
@@ -87,7 +88,7 @@ def load_records(
 
 
 def _tell_unused(unused: Sequence[Unused], layout: str) -> None:
-    """Once per file."""
+    """Warn of unused fields, once per file."""
     for file in dict.fromkeys(one.file for one in unused):
         fields = ", ".join(f"{one.field} (records: {one.records:,})" for one in unused if one.file == file)
         told = f"{file}: nothing is made of {fields}; the layout {layout} does not read that"
@@ -113,11 +114,18 @@ def read_records(
     split: str | None = None,
     skip: int = 0,
 ) -> Loaded:
-    """As :func:`load_records`, with the problems as values.
+    """As [`editing.datasets.load_records`][], with the problems as values.
 
     Wrong are records without the fields of their layout, without the subject in the prompt, whose new target is the old
     one, and those with a case id that came before. Records without a case id are numbered from 0, with " (no id)"
     behind numbers that are the ids of others.
+
+    Args:
+        path_or_name: a file, or a set with a name.
+        layout: name of a layout; None: recognised.
+        limit: the first so many records; None: all.
+        split: part of a set or file.
+        skip: leave out so many at the beginning.
 
     Raises:
         TracerError: nothing to be read, broken JSON, no records, no layout that fits.
@@ -142,10 +150,17 @@ def read_records(
 
 
 def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditRecord]:
-    """Records from mappings in one of the layouts that files have, such as ``tracer.factworld.records()``.
+    """Records from mappings in one of the layouts that files have, such as `tracer.factworld.records()`.
 
-    Raises TracerError for anything else, and for records that are wrong, all in one message. Warns of fields with
-    texts that are not used.
+    Args:
+        given: mappings, or EditRecords.
+        layout: name of a layout; None: recognised.
+
+    Raises:
+        TracerError: anything else, and for records that are wrong, all in one message.
+
+    Warns:
+        RecordWarning: fields with texts are not used.
     """
     rows = [Row("the list", number, None, plain(value)) for number, value in enumerate(given, 1)]
     mappings = [row.value for row in rows if isinstance(row.value, Mapping)]
@@ -162,10 +177,14 @@ def records_of(given: Iterable[Any], layout: str | None = None) -> list[EditReco
 
 
 def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = None) -> list[Fact]:
-    """Facts to be traced: the known facts of the ROME paper (``prompt``, ``subject``, ``attribute``).
+    """Facts to be traced: the known facts of the ROME paper (`prompt`, `subject`, `attribute`).
 
-    Known facts have no new target, so they are no records. Of a file or set of records it gives what they are to
-    replace, where that is known: prompt, subject and old target.
+    Known facts have no new target, so they are no records. From a file or set of records come the facts to be replaced,
+    where these are known: prompt, subject and old target.
+
+    Args:
+        path_or_name: a file, or a set with a name.
+        limit: the first so many; None: all.
 
     Raises:
         TracerError: nothing to be read, or facts that cannot be used, all in one message.
@@ -191,7 +210,15 @@ def load_facts(path_or_name: str | Path = "known_1000", *, limit: int | None = N
 
 
 def save_records(path: str | Path, records: Iterable[EditRecord]) -> None:
-    """Write records as JSON lines that :func:`load_records` reads back as they are. Raises TracerError as it fails."""
+    """Write records as JSON lines that [`editing.datasets.load_records`][] reads back as they are.
+
+    Args:
+        path: of the file.
+        records: to write.
+
+    Raises:
+        TracerError: the file cannot be written.
+    """
     with new_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for record in records:
             file.write(record.model_dump_json(exclude_defaults=True) + "\n")
@@ -199,7 +226,7 @@ def save_records(path: str | Path, records: Iterable[EditRecord]) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for cycles while half a million objects without any are made: it takes a third of the time."""
+    """Pause the search for cycles while half a million objects without any are made: it takes a third of the time."""
     was = gc.isenabled()
     try:
         gc.disable()
@@ -214,7 +241,7 @@ def _is_path(path_or_name: str | Path) -> bool:
 
 
 def _rows(path_or_name: str | Path, split: str | None) -> tuple[list[Row], str | None]:
-    """What is there, and what the records are said to come from (None: that follows from the layout)."""
+    """Rows of the file or set, and the source of the records (None: given by the layout)."""
     if _is_path(path_or_name):
         return _of_file(path_or_name, split), None
     name = str(path_or_name)
@@ -252,7 +279,7 @@ def _of_file(path: str | Path, split: str | None) -> list[Row]:
 
 
 def _what(rows: Sequence[Row]) -> str:
-    """What rows are that have no fields."""
+    """Description of rows without fields."""
     value = next((row.value for row in rows if row.error is None), None)
     kind = {str: "no fields and is a text", list: "no fields and is a list of cells without names"}
     return kind.get(type(value), "no fields")
@@ -297,7 +324,7 @@ def _converted(
 def _id(value: Mapping[str, Any]) -> str | None:
     try:
         return optional(value, "case_id")
-    except TracerError:  # said of its record
+    except TracerError:  # reported for its record
         return None
 
 

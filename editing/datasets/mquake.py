@@ -14,11 +14,11 @@ Record = Mapping[str, Any]
 
 
 def mquake(record: Record, case_id: str, source: str) -> EditRecord:
-    """``requested_rewrite`` lists the facts; ``questions`` are wordings of one multi-hop question.
+    """`requested_rewrite` lists the facts; `questions` are wordings of one multi-hop question.
 
-    It counts as answered if one wording is answered with ``new_answer`` or a name of ``new_answer_alias`` (``either``
-    is 0 for all of them); compared with the old ``answer``. ``new_single_hops`` are the steps of the chain after the
-    edits, asked by their ``cloze`` (without one by their ``question``), and compared with the old step's answer where
+    It counts as answered if one wording is answered with `new_answer` or a name of `new_answer_alias` (`either`
+    is 0 for all of them); compared with the old `answer`. `new_single_hops` are the steps of the chain after the
+    edits, asked by their `cloze` (without one by their `question`), and compared with the old step's answer where
     the question is the same. Steps that are written themselves are asked twice: as a rewrite, and with the step's
     aliases.
     """

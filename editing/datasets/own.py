@@ -1,4 +1,4 @@
-"""One's own records: a plain table of prompts, and what `save_records` writes."""
+"""Own records: a plain table of prompts, and the files of `save_records`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ NEW: tuple[Kind, ...] = ("paraphrase", "attribute", "subject_alias")  # answered
 
 
 def table(record: Record, case_id: str, source: str) -> EditRecord:
-    """One's own layout, of JSON, JSON lines and CSV alike.
+    """The own layout of this project, of JSON, JSON lines and CSV alike.
 
-    ``prompt`` (with ``{}`` for the subject, or the subject itself), ``subject`` and ``target_new``; if known
-    ``target_true``, ``relation``, ``question``, ``case_id``; ``space``, true or false, where one before the targets is
-    not as texts are usually written. ``generate`` and ``references`` hold texts. Questions are
-    columns named as their kind, in one or several: ``paraphrases``, ``neighbours``, ``attributes``, ``same_subject``,
-    ``one_hop``, ...; each holds a text, a list of texts (in CSV a JSON list, or parted by " | "), or a list of
-    mappings with ``prompt``, ``answer`` (a text, a list of wordings, or a list of such lists), ``against`` and
-    ``either``. ``{}`` in a question stands for the subject.
+    `prompt` (with `{}` for the subject, or the subject itself), `subject` and `target_new`; if known `target_true`,
+    `relation`, `question`, `case_id`; `space`, true or false, where one before the targets is not as texts are usually
+    written. `generate` and `references` hold texts. Questions are columns named as their kind, in one or several:
+    `paraphrases`, `neighbours`, `attributes`, `same_subject`, `one_hop`, ...; each holds a text, a list of texts (in
+    CSV a JSON list, or parted by " | "), or a list of mappings with `prompt`, `answer` (a text, a list of wordings, or
+    a list of such lists), `against` and `either`. `{}` in a question stands for the subject.
 
     A text alone is answered with the new target as a paraphrase, an attribute or under another name of the subject,
-    with the old target as a neighbour, and with what the model said before in the rest of locality. Questions of
-    portability need their ``answer``.
+    with the old target as a neighbour, and with the unedited model's answer in the rest of locality. Questions of
+    portability need their `answer`.
+
+    Args:
+        record: one row.
+        case_id: its case id.
+        source: source of the records.
 
     Raises:
-        FieldError: a column that is none of these, which may be a slip of the pen.
+        FieldError: an unknown column, which may be a typo.
     """
     known = [*FACT, *TEXTS, *PLURALS, "case_id"]
     for name, _ in record.items():
@@ -77,7 +81,7 @@ def table(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def dump(record: Record, case_id: str, source: str) -> EditRecord:
-    """A record as this project writes it: the fields of :class:`EditRecord`."""
+    """A record in this project's format: the fields of `EditRecord`."""
     return EditRecord.model_validate({"source": source, **dict(record.items()), "case_id": case_id})
 
 

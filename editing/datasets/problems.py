@@ -1,4 +1,4 @@
-"""What is wrong with records, and how it is told: what is alike in one line, with the places where it was found."""
+"""Problems of records, and their messages: similar ones in one line, with the places where they were found."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class RecordWarning(TracerNote):
 
 @dataclass(frozen=True)
 class Problem:
-    """Why one record was not loaded.
+    """Reason why one record was not loaded.
 
     Attributes:
-        file: where it is.
-        number: which record, from 1.
+        file: name of its file.
+        number: number of the record, from 1.
         line: the line it begins on, from 1; None: it comes from no file, or one without lines.
         case: its case id; None: not known.
-        field: the field that is wrong; None: all of it.
-        message: what is wrong.
+        field: the wrong field; None: all of it.
+        message: the reason.
     """
 
     file: str
@@ -43,12 +43,12 @@ class Problem:
 
     @property
     def kind(self) -> tuple[str, str | None, str]:
-        """The same for problems that differ in nothing but values."""
+        """Key shared by problems that differ only in values."""
         return self.file, self.field, _VARIES.sub("", self.message.partition(";")[0])
 
 
 def listed(problems: Sequence[Problem], most: int) -> str:
-    """Lines on the first ``most`` kinds of problems: one problem of each in full, and the places of the others."""
+    """Lines on the first `most` kinds of problems: one problem of each in full, and the places of the others."""
     kinds: dict[tuple[str, str | None, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)

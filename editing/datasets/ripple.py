@@ -1,4 +1,4 @@
-"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): what else should change, and what should not."""
+"""RippleEdits (Cohen et al. 2023, arXiv 2307.12976): facts that should change, and that should not."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CRITERIA: dict[str, Kind] = {
 
 
 def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
-    """``edit`` is a whole sentence that ends in the new target; the six criteria are lists of tests.
+    """`edit` is a whole sentence that ends in the new target; the six criteria are lists of tests.
 
-    The file names subject and target by number only, so that the sentence has to be cut (:mod:`.sentences`), for which
-    the whole file is looked at: how a relation is worded shows in what is asked about different subjects. A record
+    The file names subject and target by number only, so that the sentence has to be cut (`sentences`), for which
+    the whole file is read: questions about different subjects show the wording of a relation. A record
     whose sentence cannot be cut is a problem.
 
-    A test with several queries of which one is enough (``test_condition`` OR) has one ``either``. Its
-    ``condition_queries`` become questions of kind "condition", which it ``needs``, each with the answers it has there:
+    A test with several queries of which one is enough (`test_condition` OR) has one `either`. Its
+    `condition_queries` become questions of kind "condition", which it `needs`, each with the answers it has there:
     as published, a test counts only if the unedited model answers all of them.
     """
     known = wordings(*_prompts(rows))
@@ -134,7 +134,7 @@ def _fact(record: Record, known: Mapping[str, Wording]) -> Rewrite:
 
 
 def _is_other(query: Record, edit: Record) -> bool:
-    """Whether a query asks another thing of the edited subject."""
+    """Whether a query asks another fact of the edited subject."""
     regular = query.get("query_type", "regular") == "regular" and not query.get("phrase")
     return regular and query.get("subject_id") == edit.get("subject_id") and query.get("relation") != edit["relation"]
 

@@ -1,7 +1,7 @@
 """RippleEdits' sentences, cut into prompt, subject and target: its files name the two by number only.
 
-Three witnesses are heard, the surest first: how the file words the relation about other subjects; what the record's
-questions about the same subject have in common with the sentence; and the grammar that the builder's sentences share,
+Three sources are used, the surest first: wordings of the relation in the file's questions about other subjects; words
+that the record's questions about the same subject share with the sentence; and the grammar of the builder's sentences,
 in which a run of small words ("The name of the author of") leads up to the subject.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 Wording = tuple[str, str]
-"""What the prompts of a relation begin and end with, around the subject."""
+"""Beginning and end of a relation's prompts, around the subject."""
 ENDS = ("is followed by", "follows", "are", "is")  # the last words of a prompt
 LEADS = ("of", "in", "by", "which", "award", "children")  # before a subject
 TAILS = ("is", "are", "won", "has", "plays", "follows")  # after it
@@ -29,13 +29,13 @@ GRAMMAR = (
 
 
 def shared(texts: Sequence[str]) -> str:
-    """What texts begin with in common."""
+    """Common beginning of texts."""
     first, last = min(texts), max(texts)  # all others lie between these two
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def around(prompts: Sequence[str]) -> Wording:
-    """What texts begin and end with in common, in whole words."""
+    """Common beginning and end of texts, in whole words."""
     begin = shared(prompts)
     end = shared([prompt[::-1] for prompt in prompts])[::-1]
     return begin[: begin.rfind(" ") + 1], end[end.find(" ") :] if " " in end else ""
@@ -44,8 +44,11 @@ def around(prompts: Sequence[str]) -> Wording:
 def prompt_of(sentence: str, former: str | None, wording: Wording | None, targets: Iterable[str]) -> str | None:
     """The sentence without its target.
 
-    former: the sentence that was true before; it has the same prompt. wording: of the relation, where the file tells.
-    targets: names that the new target may have.
+    Args:
+        sentence: the sentence.
+        former: the sentence that was true before; it has the same prompt.
+        wording: of the relation, where the file tells.
+        targets: names that the new target may have.
     """
     worded = wording is not None and bool(wording[1]) and sentence.startswith(wording[0])
     ends = [wording[1]] if wording is not None and worded else [f" {end}" for end in ENDS]
@@ -66,7 +69,13 @@ def prompt_of(sentence: str, former: str | None, wording: Wording | None, target
 
 
 def subject_of(prompt: str, wording: Wording | None, others: Iterable[str]) -> tuple[int, int] | None:
-    """Where the subject stands in a prompt. others: prompts of other relations about the same subject."""
+    """Place of the subject in a prompt.
+
+    Args:
+        prompt: the prompt.
+        wording: of the relation, where the file tells.
+        others: prompts of other relations about the same subject.
+    """
     if wording is not None:
         begin, end = wording
         if prompt.startswith(begin) and prompt.endswith(end) and len(begin) + len(end) < len(prompt):
@@ -99,9 +108,11 @@ def _common(prompt: str, other: str) -> str:
 
 
 def wordings(asked: Mapping[str, Iterable[str]], edited: Mapping[str, Iterable[str]]) -> dict[str, Wording]:
-    """Relation -> its wording, of those that are asked about two names or more; else with what edits have.
+    """Wording of each relation that is asked about two names or more; else from the edits.
 
-    asked, edited: relation -> prompts.
+    Args:
+        asked: relation -> prompts of questions.
+        edited: relation -> prompts of edits.
     """
     found = {}
     for relation in {*asked, *edited}:

@@ -1,4 +1,4 @@
-"""Sets by name: where their files lie under the folder TRACER_DATA, and where a hub has them."""
+"""Sets by name: their files under the folder TRACER_DATA, and their places on a hub."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Part:
     """A set, or a part of one.
 
     Attributes:
-        files: groups of files relative to the folder, of which the first that is there whole is read.
+        files: groups of files relative to the folder, of which the first complete one is read.
         hub: repository of a data set.
-        file: its file there; None: all its rows, or those of ``split``.
+        file: its file there; None: all its rows, or those of `split`.
         split: of the repository.
     """
 
@@ -93,12 +93,16 @@ SETS: dict[str, dict[str | None, Part]] = {
     "ripple": {name: _ripple(f"{name}.json") for name in ("recent", "random", "popular")},
     "known_1000": {None: _one("known_1000/known_1000.json", "known_1000.json")},
 }
-"""Name of a set -> name of a part (None: the set itself) -> where it is."""
+"""Name of a set -> name of a part (None: the set itself) -> its place."""
 FACTWORLD = ("train", "validation", "test")
 
 
 def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:
-    """Files of a set under TRACER_DATA; none, and the set, where they are not there.
+    """Files of a set under TRACER_DATA; an empty list, and the set, where they are missing.
+
+    Args:
+        name: of the set.
+        split: part of it.
 
     Raises:
         TracerError: no such set or part; the message lists those there are.
@@ -135,8 +139,12 @@ def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:
 def fetched(name: str, part: Part) -> list[Path] | list[Row]:
     """Files, or rows, of a set from the hub.
 
+    Args:
+        name: of the set.
+        part: of the set.
+
     Raises:
-        TracerError: it cannot be had there either; the message names both places.
+        TracerError: unavailable there too; the message names both places.
     """
     folder = os.environ.get(VARIABLE)
     where = f"{VARIABLE} is {folder}" if folder else f"the environment names no folder {VARIABLE}"

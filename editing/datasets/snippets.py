@@ -1,8 +1,8 @@
 """CounterFact's snippets: texts about subjects for which a target is true, in a file beside the records.
 
-``attribute_snippets.json`` is published with CounterFact (Meng et al. 2022): entries with ``relation_id``,
-``target_id`` and ``samples`` of ``name`` and ``text``. Those of the new target are what continued texts are compared
-with (consistency); those about the edited subject itself are its essence texts.
+`attribute_snippets.json` is published with CounterFact (Meng et al. 2022): entries with `relation_id`, `target_id` and
+`samples` of `name` and `text`. Those of the new target are the references of generated texts (consistency); those about
+the edited subject itself are its essence texts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ Samples = Sequence[Mapping[str, Any]]
 
 
 def with_snippets(records: Sequence[EditRecord], rows: Sequence[Row]) -> list[EditRecord]:
-    """The records with the texts that the file beside theirs has for them; unchanged where there is none.
+    """The records with the texts of the file beside theirs; unchanged without such a file.
 
-    Raises TracerError for a file of that name that is another.
+    Args:
+        records: in the order of their rows.
+        rows: of their file.
+
+    Raises:
+        TracerError: a file of that name with other contents.
     """
     found: dict[str, dict[tuple[str, str], Samples]] = {}
     keys: dict[str, tuple[str, tuple[str, str]]] = {}
@@ -53,7 +58,7 @@ def _with(
 
 
 def _read(path: Path) -> dict[tuple[str, str], Samples]:
-    """Samples by relation and target; nothing where there is no file."""
+    """Samples by relation and target; empty without such a file."""
     if not path.is_file():
         return {}
     try:
@@ -68,5 +73,5 @@ def _read(path: Path) -> dict[tuple[str, str], Samples]:
 
 def _samples(given: Any) -> Samples:
     for sample in given:
-        sample["text"]  # KeyError where there is none
+        sample["text"]  # KeyError where it is missing
     return given

@@ -1,4 +1,4 @@
-"""Which fields of records nothing was made of: a record remembers what it was asked for."""
+"""Unread fields of records: a record remembers which of its fields were read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Unused:
     """A field with texts that the layout does not read.
 
     Attributes:
-        file: where it is.
+        file: name of the file.
         field: its name; within another field both, parted by a dot.
-        records: how many have it.
+        records: number of records that have it.
     """
 
     file: str
@@ -27,7 +27,7 @@ class Unused:
 
 
 class Watched(dict[str, Any]):
-    """A record, mappings in it included, that notes in ``seen`` the fields that are read."""
+    """A record, mappings in it included, that notes in `seen` the fields that are read."""
 
     def __init__(self, value: Mapping[str, Any], seen: set[str], path: str = "") -> None:
         inside = {
@@ -42,16 +42,18 @@ class Watched(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, noted as read."""
         self._seen.add(f"{self._path}{key}")
         return super().get(key, default)
 
     def items(self) -> Any:
+        """Keys and values, noted as read."""
         self._seen.update(f"{self._path}{key}" for key in self)
         return super().items()
 
 
 def unused_of(file: str, records: Iterable[Watched], seen: set[str], ignored: Sequence[str]) -> list[Unused]:
-    """Fields that no record was asked for and that hold texts of some words in one of them, except ``ignored``."""
+    """Fields that were not read of any record and hold a text of some words in one of them, except `ignored`."""
     counts: Counter[str] = Counter()
     asking: set[str] = set()
     for record in records:

@@ -14,11 +14,11 @@ Record = Mapping[str, Any]
 
 
 def zsre(record: Record, case_id: str, source: str) -> EditRecord:
-    """``src`` about ``subject`` should be answered ``alt``, not the first of ``answers``: as MEND and EasyEdit do.
+    """`src` about `subject` should be answered `alt`, not the first of `answers`: as MEND and EasyEdit do.
 
-    ``rephrase`` is a paraphrase. ``loc`` with ``loc_ans`` is an unrelated question, compared with nothing. EasyEdit's
-    additions: ``portability`` (one hop), ``alter_subject_question`` (the subject by another name) and
-    ``inverse question`` (reverse relation, whose answer is the subject).
+    `rephrase` is a paraphrase. `loc` with `loc_ans` is an unrelated question, compared with nothing. EasyEdit's
+    additions: `portability` (one hop), `alter_subject_question` (the subject by another name) and
+    `inverse question` (reverse relation, whose answer is the subject).
     """
     fact = rewrite(text(record, "src"), text(record, "subject"), text(record, "alt"), optional(record, "answers"))
     new, true = fact.target_new, fact.target_true
@@ -31,10 +31,10 @@ def zsre(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
-    """The same file as ROME and MEMIT use it: the true answer, the first of ``answers``, is what is written.
+    """The same file as ROME and MEMIT use it: the new target is the true answer, the first of `answers`.
 
-    Nothing is known of what the model says before. What follows from ``alt`` (``portability`` and the reverse) does not
-    apply and is left out.
+    The unedited model's answer is unknown. Consequences of `alt` (`portability` and the reverse) do not apply and are
+    left out.
     """
     answer = text(record, "answers")
     fact = rewrite(text(record, "src"), text(record, "subject"), answer, None)

@@ -1,4 +1,4 @@
-"""What an edit is: low-rank changes of named weights, their exact arithmetic, their file, and as a LoRA adapter."""
+"""Edits: low-rank changes of named weights, their exact arithmetic, their file, and as a LoRA adapter."""
 
 from .edit import Edit, load_edit
 from .lora import to_peft

@@ -1,4 +1,4 @@
-"""An edit is a value: named low-rank changes of weights, with all that is needed to make or judge them again."""
+"""An edit as a value: named low-rank changes of weights, with all that is needed to make or judge them again."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 FORMAT = "Edit/1"
-TIMED = "seconds."  # begins the names of evidence that says how long a part took
+TIMED = "seconds."  # prefix of evidence on how long a part took
 SHOWN = 5  # requests written out in full
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a method changes. Made by :func:`editing.compute_edit` or :meth:`editing.Editor.edit`.
+    """Changes of weights by a method. Made by [`editing.compute_edit`][] or [`editing.Editor.edit`][].
 
     Attributes:
-        factors: by full parameter name in ``model.hf``: U [rows, r] and V [columns, r], float32 on the CPU; the change
-            is U V^T in the orientation the weight is stored in.
+        factors: by full parameter name in `model.hf`: U [rows, r] and V [columns, r], float32 on the CPU; the change is
+            U V^T in the orientation the weight is stored in.
         method: name of the method; of a composition, the names joined by "+".
-        settings: its hyper-parameters as used, with what had been left to be measured; what json knows. Under
-            "orientation" how the weights are stored, "in_out" or "out_in", where that is known.
-        requests: what was asked for.
+        settings: its hyper-parameters as used, measured ones included; json values. Under "orientation" the storage of
+            the weights, "in_out" or "out_in", where that is known.
+        requests: the facts to write.
         fingerprint: hash of the weights the edit was computed on.
         model: that model's name.
-        seconds: wall time it took to compute.
-        memory: most bytes held beyond what was held before (the accelerator's, or the process's), while computing.
+        seconds: wall time of the computation.
+        memory: peak bytes above those held before (the accelerator's, or the process's), while computing.
         evidence: arrays by name that led to the change, such as keys, targets and loss curves.
         note: a remark for the reader, or "".
     """
@@ -102,7 +102,7 @@ class Edit:
 
     @property
     def on_text(self) -> str:
-        """What the edit does to text that it has nothing to do with; "" where that was not measured."""
+        """Effect of the edit on unrelated text, in words; "" where that was not measured."""
         evidence = self.evidence or {}
         if not {"perplexity", "drift"} <= evidence.keys():
             return ""
@@ -112,7 +112,14 @@ class Edit:
 
     # --- arithmetic ------------------------------------------------------------------------------------------------
     def scale(self, factor: float) -> Edit:
-        """The same edit, ``factor`` times as large. Raises TracerError for a factor that is not finite."""
+        """The same edit, `factor` times as large.
+
+        Args:
+            factor: a finite number.
+
+        Raises:
+            TracerError: a factor that is not finite.
+        """
         if not math.isfinite(factor):
             raise EditOfOtherWeights(f"an edit cannot be scaled by {factor}; give a finite number")
         factors = {name: (u * factor, v) for name, (u, v) in self.factors.items()}
@@ -122,7 +129,10 @@ class Edit:
     def compose(self, *others: Edit) -> Edit:
         """The sum of edits that were computed on the same weights; ranks add up, requests are joined.
 
-        The settings of each stand under ``"parts"``, its evidence under its place: ``"0/..."``, ``"1/..."``.
+        The settings of each stand under `"parts"`, its evidence under its place: `"0/..."`, `"1/..."`.
+
+        Args:
+            others: added to this one.
 
         Raises:
             TracerError: an edit computed on other weights.
@@ -158,7 +168,11 @@ class Edit:
         )
 
     def same_as(self, other: Edit) -> bool:
-        """Whether two edits are the same, factors to the bit; time, memory and evidence do not count."""
+        """Whether two edits are the same, factors to the bit; time, memory and evidence do not count.
+
+        Args:
+            other: to compare with.
+        """
         own, its = (_header(replace(edit, seconds=0.0, memory=0)) for edit in (self, other))
         return (
             json.dumps(own, sort_keys=True) == json.dumps(its, sort_keys=True)
@@ -170,7 +184,14 @@ class Edit:
 
     # --- use -------------------------------------------------------------------------------------------------------
     def check(self, model: Model) -> None:
-        """Raise TracerError if ``model`` has other weights than those the edit was computed on."""
+        """Check that a model has the weights that the edit was computed on.
+
+        Args:
+            model: to be edited.
+
+        Raises:
+            TracerError: it has others.
+        """
         found = model.fingerprint()
         if found != self.fingerprint:
             raise EditOfOtherWeights(
@@ -180,7 +201,10 @@ class Edit:
             )
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, whole or not at all, and return its path (".safetensors" if it has no suffix).
+        """Write one safetensors file, whole or not at all, and return its path.
+
+        Args:
+            path: of the file; ".safetensors" is added if it has no suffix.
 
         Raises:
             TracerError: it cannot be written; nothing is left behind then.
@@ -193,13 +217,24 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
-        """The same as :func:`load_edit`."""
+        """Read a saved edit: the same as [`editing.load_edit`][].
+
+        Args:
+            path: of the file.
+            model: as of `load_edit`.
+            anyway: as of `load_edit`.
+        """
         return load_edit(path, model, anyway)
 
     def to_peft(self, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
-        """Write the edit as a LoRA adapter that ``peft.PeftModel.from_pretrained(hf, folder)`` loads.
+        """Write the edit as a LoRA adapter that `peft.PeftModel.from_pretrained(hf, folder)` loads.
 
-        See :func:`editing.edits.lora.to_peft`.
+        See [`editing.edits.lora.to_peft`][].
+
+        Args:
+            folder: to write into.
+            model: tells how the weights are stored, where the edit does not.
+            overwrite: replace the contents of the folder.
         """
         from .lora import to_peft
 
@@ -236,11 +271,12 @@ class Edit:
 
 
 def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
-    """Read what :meth:`Edit.save` wrote; nothing in the file is run.
+    """Read a file of `Edit.save`; nothing in the file is run.
 
     Args:
+        path: of the file.
         model: refuse an edit that was computed on other weights than this model has; not checked without it.
-        anyway: take it all the same.
+        anyway: accept it all the same.
 
     Raises:
         TracerError: a missing, damaged or other file, or an edit of other weights.

@@ -1,4 +1,4 @@
-"""Tensors and a json header in one safetensors file, written whole or not at all, and hashed so that damage is seen."""
+"""Tensors and a json header in one safetensors file, written whole or not at all, and hashed to detect damage."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ SUFFIX = ".safetensors"
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write ``tensors`` and ``header`` (what json knows) under the name ``format``; return the path.
+    """Write tensors and a header under a format's name; return the path.
 
-    A path without a suffix gets ".safetensors".
+    Args:
+        path: of the file; ".safetensors" is added if it has no suffix.
+        format: name of the format.
+        tensors: by name.
+        header: anything that json can hold.
 
     Raises:
-        TracerError: a header json does not know, or a file that cannot be written; nothing is left behind.
+        TracerError: a header that json cannot hold, or a file that cannot be written; nothing is left behind.
     """
     path = Path(path)
     path = path if path.suffix else path.with_name(path.name + SUFFIX)
@@ -35,7 +39,7 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
         text = json.dumps(header, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise CannotWrite(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # none shared
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # not shared
     with new_file(path) as temporary:
         try:
             save_file(owned, temporary, metadata={"format": format, "header": text, "blake3": _digest(owned, text)})
@@ -45,10 +49,14 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that :func:`write` made under the name ``format``.
+    """Tensors and header of a file of `write`.
+
+    Args:
+        path: of the file.
+        format: name of the format.
 
     Raises:
-        TracerError: there is no such file, it is another one, cut short or damaged.
+        TracerError: no such file, another one, or one cut short or damaged.
     """
     path = Path(path)
     if not path.exists() and not path.suffix:

@@ -27,21 +27,22 @@ def to_peft(
     model: Model | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into ``folder``, whole or not at all; return it.
+    """Write `adapter_config.json` and `adapter_model.safetensors` into a folder, whole or not at all; return it.
 
-    ``peft.PeftModel.from_pretrained(hf, folder)`` on the weights the edit was computed on gives the edited model, and
-    ``merge_and_unload`` its weights.
+    `peft.PeftModel.from_pretrained(hf, folder)` on the weights the edit was computed on gives the edited model, and
+    `merge_and_unload` its weights.
 
     Args:
         factors: the edit's.
-        orientation: of the weights, "in_out" or "out_in", where the edit says it.
+        orientation: of the weights, "in_out" or "out_in", where the edit records it.
         base: name of the model the edit is for.
+        folder: to write into.
         model: tells how the weights are stored, where the edit does not, and whether the model is a masked one.
-        overwrite: replace what ``folder`` holds.
+        overwrite: replace the contents of the folder.
 
     Raises:
-        TracerError: an edit without factors, one that does not say how its weights are stored (and no model given),
-            weights that LoRA has no layer for, or a folder that is not empty.
+        TracerError: an edit without factors, one of unknown orientation (and no model given), weights that LoRA has no
+            layer for, or a folder that is not empty.
     """
     from peft import LoraConfig, TaskType
     from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Weights and their changes: which may be edited, what W + U V^T is to the bit, and writing all of them or none."""
+"""Weights and their changes: editable weights, W + U V^T to the bit, and writing all of them or not any."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ _BLOCK = 1 << 20  # numbers of a weight in double precision at a time: 8 MB
 
 
 def names_of(model: Model, layers: Iterable[int]) -> list[str]:
-    """Names of the down-projection weights of ``layers``, in that order.
+    """Names of the down-projection weights of some layers, in their order.
+
+    Args:
+        model: the model.
+        layers: of the weights.
 
     Raises:
         TracerError: a layer that does not exist.
@@ -32,7 +36,15 @@ def names_of(model: Model, layers: Iterable[int]) -> list[str]:
 
 
 def parameter(model: Model, name: str) -> nn.Parameter:
-    """The parameter of ``model.hf`` with a name. Raises TracerError if there is none."""
+    """The parameter of `model.hf` with a name.
+
+    Args:
+        model: the model.
+        name: full name of the parameter.
+
+    Raises:
+        TracerError: no such parameter.
+    """
     try:
         return model.hf.get_parameter(name)
     except AttributeError as error:
@@ -44,6 +56,10 @@ def parameter(model: Model, name: str) -> nn.Parameter:
 
 def check_editable(model: Model, names: Iterable[str]) -> None:
     """Pass if the named weights can be changed exactly.
+
+    Args:
+        model: the model.
+        names: full names of the weights.
 
     Raises:
         TracerError: no such weight, one that is quantised, sharded, offloaded or made under inference mode, or two
@@ -78,7 +94,7 @@ def check_editable(model: Model, names: Iterable[str]) -> None:
 
 
 def orientation_of(model: Model, names: Iterable[str]) -> str | None:
-    """How the named weights are stored: ``"in_out"`` (all of Conv1D) or ``"out_in"`` (all of Linear), else None."""
+    """Storage of the named weights: `"in_out"` (all of Conv1D) or `"out_in"` (all of Linear), else None."""
     try:
         paths = [name.removesuffix(".weight") for name in names]
         found = {orientation(model.hf.get_submodule(path), path) for path in paths}
@@ -93,6 +109,11 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
     The ranks are added one after the other. A product of two float32 numbers is exact in double precision, so every
     step is one correctly rounded addition: the same bits on any device and with any number of threads, which a matrix
     product does not promise.
+
+    Args:
+        weight: W [rows, columns].
+        u: U [rows, r].
+        v: V [columns, r].
     """
     device = torch.device("cpu") if weight.device.type == "mps" else weight.device  # no double precision there
     left, right = u.to(device, torch.float64), v.to(device, torch.float64).T.contiguous()  # [rows, r], [r, columns]
@@ -109,7 +130,11 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @torch.no_grad()
 def proposed(model: Model, factors: Factors) -> dict[str, Tensor]:
-    """The new value of every weight in ``factors``, on its device; nothing is written.
+    """New value of every weight in the factors, on its device; nothing is written.
+
+    Args:
+        model: to be edited.
+        factors: U and V by full name of the weight.
 
     Raises:
         TracerError: a weight that cannot be edited, factors of another shape, or a result that is not finite.
@@ -138,7 +163,12 @@ def bits(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def write(model: Model, new: Mapping[str, Tensor]) -> None:
-    """Copy ``new`` into the model's own weights, all of them or none; a Ctrl-C takes effect afterwards."""
+    """Copy new values into the model's own weights, all of them or not any; a Ctrl-C takes effect afterwards.
+
+    Args:
+        model: the model.
+        new: values by full name of the weight.
+    """
     weights = {name: parameter(model, name) for name in new}
     before = bits(model, new)
     with uninterrupted(), torch.no_grad():
@@ -153,10 +183,14 @@ def write(model: Model, new: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def applied(model: Model, factors: Factors) -> Iterator[Model]:
-    """Inside, the model has W + U V^T for its weights W; afterwards it has the exact bits of before, whatever happens.
+    """Context in which the model has W + U V^T for its weights W; afterwards it has the exact bits of before.
+
+    Args:
+        model: the model; restored whatever happens.
+        factors: U and V by full name of the weight.
 
     Raises:
-        TracerError: as :func:`proposed` does; the model is untouched then.
+        TracerError: as `proposed` does; the model is untouched then.
     """
     new = proposed(model, factors)
     before = bits(model, new)
@@ -176,12 +210,12 @@ def digest(tensor: Tensor) -> str:
 
 
 def digests(model: Model, names: Iterable[str]) -> dict[str, str]:
-    """:func:`digest` of each named weight of a model."""
+    """`digest` of each named weight of a model."""
     return {name: digest(parameter(model, name)) for name in names}
 
 
 def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 to ``dtype`` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
+    """float64 to `dtype` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
 
     Rounding to odd on the way there keeps the second rounding from being misled by the first (Boldo and Melquiond,
     "When double rounding is odd", 2005).
@@ -196,5 +230,9 @@ def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint(model: Model) -> str:
-    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same."""
+    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same.
+
+    Args:
+        model: to hash.
+    """
     return model.fingerprint()

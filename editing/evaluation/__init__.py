@@ -1,4 +1,4 @@
-"""What an edit really did: answers, metrics, protocols, and runs that survive."""
+"""Measured effects of edits: answers, metrics, protocols, and runs that survive interruption."""
 
 from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.joining import join

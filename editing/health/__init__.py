@@ -1,4 +1,4 @@
-"""Whether an edited model is still well: perplexity, drift, and what is said of an edit that ruins it."""
+"""Health of an edited model: perplexity, drift, and warnings of an edit that ruins it."""
 
 from .drift import Drift, Drifted, perplexity
 from .harm import HarmWarning, check_harm

@@ -1,4 +1,4 @@
-"""What edits do to text they have nothing to do with: how far next-token distributions move, and perplexity."""
+"""Side effects of edits on unrelated text: shift of next-token distributions, and perplexity."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that
 
 @dataclass(frozen=True)
 class Drifted:
-    """What :class:`Drift` found.
+    """Measurements of `Drift`.
 
     Attributes:
         kl: mean over tokens of KL(before || after), in nats.
         perplexity: of the text, exp of the mean loss per token.
-        before: the same before any edit. words: size of the vocabulary, the perplexity of guessing.
+        before: the same before any edit.
+        words: size of the vocabulary, the perplexity of guessing.
     """
 
     kl: float
@@ -49,14 +50,14 @@ class Drifted:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Next-token distributions of the unedited model over a text. Made by :meth:`recorded`.
+    """Next-token distributions of the unedited model over a text. Made by `recorded`.
 
-    The distributions are kept whole, since a sum over the most probable tokens alone misses what an edit raises from
-    nothing: 4 bytes for each of N tokens and V entries of the vocabulary, 51 MB for GPT-2's 50,257 and 256 tokens.
+    The distributions are kept whole, since a sum over the most probable tokens alone misses tokens that an edit raises
+    from nothing: 4 bytes for each of N tokens and V entries of the vocabulary, 51 MB for GPT-2's 50,257 and 256 tokens.
 
     Attributes:
         ids: [rows, tokens], windows of the text.
-        lead: tokens in front of each window that are none of the text's.
+        lead: number of special tokens in front of each window.
         before: [rows, tokens - lead, V] float32, log-probabilities after each token of the text; on the CPU.
     """
 
@@ -68,10 +69,14 @@ class Drift:
     def recorded(
         cls, model: Model, text: str | Sequence[str] | None = None, *, tokens: int = TOKENS, width: int = WIDTH
     ) -> Drift:
-        """Run the first ``tokens`` of ``text`` through the model as it is now, in windows of ``width`` tokens.
+        """Run the first tokens of a text through the model as it is now.
 
-        text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
-            plain English for others.
+        Args:
+            model: a causal model.
+            text: one, or several that are joined; None: FactWorld's held-out text for the embedded model, a passage of
+                plain English for others.
+            tokens: number of tokens read.
+            width: tokens of a window.
 
         Raises:
             TracerError: no text, one of fewer than two tokens, settings out of range, a masked model, logits that are
@@ -82,11 +87,22 @@ class Drift:
         return cls(ids, lead, torch.cat(parts))
 
     def measure(self, model: Model) -> float:
-        """Mean of KL(before || after) over the tokens, in nats, with ``model`` as it is now."""
+        """Mean of KL(before || after) over the tokens, in nats.
+
+        Args:
+            model: as it is now.
+        """
         return self.both(model).kl
 
     def both(self, model: Model) -> Drifted:
-        """Drift and perplexity, from the same forward. Raises TracerError for logits that are not numbers."""
+        """Drift and perplexity, from the same forward.
+
+        Args:
+            model: as it is now.
+
+        Raises:
+            TracerError: logits that are not numbers.
+        """
         kl = 0.0
         loss = 0.0
         for rows, after in _run(model, self.ids, self.lead):
@@ -98,11 +114,15 @@ class Drift:
 
     @property
     def perplexity(self) -> float:
-        """Of the text, before."""
+        """Perplexity of the text, before."""
         return _perplexity(_loss(self.before, self.ids, self.lead), self.ids, self.lead)
 
     def read(self, model: Model) -> Drifted:
-        """As :meth:`both`; infinite where the model gives no numbers any more."""
+        """As `both`; infinite where the logits are not numbers any more.
+
+        Args:
+            model: as it is now.
+        """
         try:
             return self.both(model)
         except TracerError:
@@ -114,7 +134,13 @@ def perplexity(
 ) -> float:
     """Perplexity per token of a text: exp of the mean loss of all tokens but the first of each window.
 
-    Arguments and errors as of :meth:`Drift.recorded`; tokens: None takes the whole text.
+    Errors as of [`editing.evaluation.Drift.recorded`][].
+
+    Args:
+        model: a causal model.
+        text: one, or several that are joined; None: as for `Drift.recorded`.
+        tokens: number of tokens read; None: the whole text.
+        width: tokens of a window.
     """
     ids, lead = windows(model, text, tokens, width)
     loss = sum(_loss(log_probs, ids[rows], lead) for rows, log_probs in _run(model, ids, lead))
@@ -122,9 +148,15 @@ def perplexity(
 
 
 def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, width: int) -> tuple[Tensor, int]:
-    """Ids [rows, lead + width] of a text's windows, and the lead; what fills no window at the end is left out.
+    """Ids [rows, lead + width] of a text's windows, and the lead; tokens that fill no window at the end are left out.
 
-    lead: the tokens that the tokenizer puts before every text.
+    The lead is the number of tokens that the tokenizer puts before every text.
+
+    Args:
+        model: whose tokenizer is used.
+        text: one, several, or None for the default.
+        tokens: number of tokens read; None: all.
+        width: tokens of a window.
     """
     if not model.causal:
         raise MaskedModelError(f"{model.name} is a masked model, which predicts no next token; use one that does")

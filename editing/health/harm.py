@@ -1,4 +1,4 @@
-"""Whether an edit ruins the model it is made on: text that it has nothing to do with, read before and after."""
+"""Check whether an edit ruins the model: perplexity of unrelated text, before and after."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ TOKENS = 128
 
 
 class HarmWarning(EditWarning):
-    """An edit that ruins the model it is made on. The edit's ``note`` says it too."""
+    """An edit that ruins the model it is made on. The edit's `note` says it too."""
 
 
 def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
-    """The edits with what each does to unrelated text in ``evidence`` ("perplexity" before and after, and "drift").
+    """The edits with the effect of each on unrelated text in `evidence` ("perplexity" before and after, and "drift").
 
     The text is FactWorld's held-out text for the embedded model, a passage of plain English for others.
 
     Args:
-        check: "warn" warns of an edit that ruins the model and says so in its ``note``, "refuse" raises; None measures
+        model: as it was before the edits.
+        edits: each on its own.
+        check: "warn" warns of an edit that ruins the model and says so in its `note`, "refuse" raises; None measures
             nothing. A masked model has no perplexity and is not measured.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The health of a model under many edits: do its weights grow, does it still predict unrelated text?
+"""The health of a model under many edits: norms of its weights, and perplexity on unrelated text.
 
 Norms of edited weights grow with the number of edits, and a single edit can disable a model (Gupta, Rao and
 Anumanchipalli 2024, arXiv 2401.07453); perplexity on unrelated text shows both (Yang et al. 2024, arXiv 2402.09656).
@@ -24,7 +24,7 @@ NORM, PERPLEXITY, STEP, KL = "norm growth", "perplexity", "perplexity growth of 
 
 @dataclass(frozen=True)
 class Limits:
-    """Above which an alarm is given; None: never.
+    """Limits above which an alarm is given; None: never.
 
     Attributes:
         norm_growth: largest ||W now|| / ||W before|| among edited weights (Frobenius).
@@ -46,7 +46,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Reading:
-    """One measure of health, with its limit (nan: none)."""
+    """One measure of health.
+
+    Attributes:
+        measure: its name.
+        value: measured.
+        limit: its limit; nan: no limit.
+    """
 
     measure: str
     value: float
@@ -63,9 +69,12 @@ class Reading:
 
 
 class Monitor:
-    """Reads a model's health against what it was before its edits.
+    """A model's health against that before its edits.
 
-    model: as it is before the first edit. drift: recorded on it; None: only norms are read.
+    Args:
+        model: as it is before the first edit.
+        drift: recorded on it; None: only norms are read.
+        limits: above which an alarm is given.
     """
 
     def __init__(self, model: Model, drift: Drift | None, limits: Limits) -> None:
@@ -74,22 +83,34 @@ class Monitor:
         self._before = self._first = drift.both(model).perplexity if drift is not None else math.nan
 
     def watch(self, names: Iterable[str]) -> None:
-        """Note the norms of weights that are about to be edited for the first time."""
+        """Record the norms of weights that are about to be edited for the first time.
+
+        Args:
+            names: of the weights.
+        """
         for name in names:
             if name not in self._norms:
                 self._norms[name] = norm_of(self.model, name)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What :meth:`resume` needs; what json knows."""
+        """State for `resume`; json values."""
         return {"norms": self._norms, "before": self._before}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from where another monitor of the same sequence was."""
+        """Go on from the state of another monitor of the same sequence.
+
+        Args:
+            state: the other's.
+        """
         self._norms, self._before = dict(state["norms"]), float(state["before"])
 
     def read(self, now: Drifted | None = None) -> list[Reading]:
-        """Health after an edit; ``now``: what the drift is, if it has been read already."""
+        """Health after an edit.
+
+        Args:
+            now: the drift, if it has been read already.
+        """
         limits, growth = self.limits, [norm_of(self.model, name) / norm for name, norm in self._norms.items() if norm]
         found = [Reading(NORM, max(growth, default=1.0), _limit(limits.norm_growth))]
         if self.drift is not None:

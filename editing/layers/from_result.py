@@ -21,14 +21,19 @@ LAST_SUBJECT = "last subject token"
 
 
 def layers_from(given: Any, *, single: bool, model: Model) -> tuple[int, ...]:
-    """The layers that a result speaks for: the best alone (``single``), or the range around it.
+    """The layers a result suggests: the best alone, or the range around it.
 
-    given: a :class:`Located`; a :class:`tracer.CausalTrace` or :class:`tracer.AverageTrace` of kind "mlp" or "hidden"
-        (their effect at the subject's last token counts); a :class:`tracer.NeuronAttribution` at that token (the
-        scores summed per layer count); or a list of traces or of attributions of several facts, whose mean counts.
+    Args:
+        given: an [`editing.Located`][]; a [`tracer.tracing.trace.CausalTrace`][] or
+            [`tracer.tracing.average_trace.AverageTrace`][] of kind "mlp" or "hidden" (their effect at the subject's
+            last token counts); a [`tracer.NeuronAttribution`][] at that token (the scores summed per layer count); or a
+            list of traces or of attributions of several facts, whose mean counts.
+        single: the best layer alone.
+        model: to be edited.
 
-    Raises TracerError for anything else, a result of another model or of other weights, and one that does not cover
-    the subject's last token or in which no layer has an effect.
+    Raises:
+        TracerError: anything else, a result of another model or of other weights, and one that does not cover the
+            subject's last token or in which no layer has an effect.
     """
     if isinstance(given, Located):
         _check_model(given, model)

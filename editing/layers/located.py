@@ -1,4 +1,4 @@
-"""The result of locating: evidence per layer, and which layers it speaks for."""
+"""The result of locating: evidence per layer, and the layers it suggests."""
 
 from __future__ import annotations
 
@@ -30,23 +30,29 @@ MOST = 6  # layers of a window: as many as MEMIT writes at in GPT-J, where it is
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Which layers to write at, and the evidence, for F facts and L layers. Made by :func:`editing.locate`.
+    """Layers to write at, and the evidence, for F facts and L layers.
+
+    Made by [`editing.localisation.choose.locate`][].
 
     Attributes:
         using: "trace", "neurons" or "sweep".
         layers: the layers suggested, the best first; methods that write at one layer take the first.
         window: the same layers in order, a range without gaps; for methods that write at several.
-        evidence: [F, L] by name, nan where nothing was measured; read-only. "trace": "effect", what restoring the
-            MLPs around the layer at the subject's last token gives back (in the direction of the clean run).
+        evidence: [F, L] by name, nan where nothing was measured; read-only. "trace": "effect", the indirect effect of
+            restoring the MLPs around the layer at the subject's last token (in the direction of the clean run).
             "neurons": "mass", the attribution of the layer's neurons summed, which is the part of the answer's
-            probability that is gone without them; "count", how many are above the threshold. "sweep": "reliability",
+            probability that is lost without them; "count", the number above the threshold. "sweep": "reliability",
             "generalisation", "locality" after an edit at the layer, and "reliability margin", ... as
-            :func:`editing.edit_scores` defines them.
+            `editing.edit_scores` defines them.
+        prompts: of each fact.
+        subjects: of each fact.
+        answers: of each fact: the traced answer, or the new target of an edit.
+        settings: options of the run, json values; `share` and `most` are those of `suggest`.
+        model: the model's name.
+        n_layers: L.
+        fingerprint: hash of the model's weights.
         unedited: [F] by name, the measures of a sweep before any edit; empty otherwise.
-        prompts, subjects, answers: of each fact; the answer is what was traced, or the new target of an edit.
         unknown: prompts that were left out because the model does not say their target.
-        settings: what was run, what json knows; ``share`` and ``most`` are those of :func:`suggest`.
-        model, n_layers, fingerprint: the model's name, L, and the hash of its weights.
         note: a remark for the reader, or "".
     """
 
@@ -94,9 +100,14 @@ class Located:
         most: int = MOST,
         **more: Any,
     ) -> Located:
-        """From evidence alone: the layers are those that :func:`suggest` names. ``more``: the other fields.
+        """A result from evidence alone: the layers are those that `suggest` names.
 
-        ``share``: None stands for 0.95 of a sweep and 0.8 of other evidence.
+        Args:
+            using: "trace", "neurons" or "sweep".
+            evidence: [F, L] by name.
+            share: of `suggest`; None: 0.95 of a sweep and 0.8 of other evidence.
+            most: of `suggest`.
+            more: the other fields.
         """
         share = SHARE[using] if share is None else share
         profile = profile_of(using, evidence)
@@ -109,7 +120,7 @@ class Located:
 
     @property
     def profile(self) -> np.ndarray:
-        """[L]: what the suggestion is made from, the higher the better, nan where nothing was measured.
+        """Basis of the suggestion, [L], the higher the better, nan where nothing was measured.
 
         The mean over facts of "effect" or "mass"; of a sweep the harmonic mean of the mean reliability, generalisation
         and locality (CounterFact's S), of those that were measured.
@@ -119,14 +130,25 @@ class Located:
     def mean(
         self, name: str, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(mean, low, high) over facts of a kind of evidence, each [L]; the interval is a bootstrap over subjects."""
+        """Mean, low and high over facts of a kind of evidence, each [L]; the interval is a bootstrap over subjects.
+
+        Args:
+            name: of the evidence.
+            confidence: of the interval.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         draw: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
         return clustered_mean(self.evidence[name], self.subjects, **draw)
 
     def rank_correlation(self, other: Located) -> float:
         """Spearman's rank correlation of the two profiles over layers; nan if one is flat.
 
-        Raises TracerError for evidence about different models.
+        Args:
+            other: to compare with.
+
+        Raises:
+            TracerError: evidence about different models.
         """
         check_one_model([self, other])
         return rank_correlation(self.profile, other.profile)
@@ -160,7 +182,11 @@ class Located:
     def save(self, path: str | Path) -> Path:
         """Write an npz file (arrays and a json header), whole or not at all, and return its path.
 
-        Raises TracerError if it cannot be written; nothing is left behind then.
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: it cannot be written; nothing is left behind then.
         """
         header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ARRAYS}
         arrays = {f"{name}/{key}": array for name in ARRAYS for key, array in getattr(self, name).items()}
@@ -168,7 +194,14 @@ class Located:
 
     @classmethod
     def load(cls, path: str | Path) -> Located:
-        """Read what :meth:`save` wrote; nothing in the file is run. Raises TracerError for any other file."""
+        """Read a file of `save`; nothing in the file is run.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: any other file.
+        """
         found, header = storage.read(path, FORMAT)
         try:
             for name in TUPLES:
@@ -181,7 +214,7 @@ class Located:
 
 
 def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[L]: see :attr:`Located.profile`."""
+    """Profile [L] of evidence: see `Located.profile`."""
     means = [_mean(evidence[name]) for name in USING[using]]
     if using != "sweep":
         return means[0]
@@ -192,7 +225,7 @@ def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def margin_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """[L]: by how much a sweep's edits succeed, summed over its measures: tells layers apart whose shares are equal."""
+    """Margins [L] of a sweep's edits, summed over its measures: distinguish layers with equal shares."""
     margins = [_mean(array) for name, array in evidence.items() if using == "sweep" and name.endswith(" margin")]
     return np.nansum(margins, axis=0) if margins else None
 
@@ -200,14 +233,24 @@ def margin_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray | No
 def suggest(
     profile: np.ndarray, share: float, most: int = MOST, ties: np.ndarray | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(layers, window) that a profile [L] speaks for: the best first, and in order.
+    """The layers a profile suggests.
 
-    The window grows from the best layer, each time by the better of the two beside it, for as long as that has at
-    least ``share`` of the best value and there are no more than ``most`` layers; a layer that was not measured (nan)
-    is never taken. Where the best value is not above zero, it is that layer alone. Of equal layers the one with more
-    of ``ties`` [L] counts as better, then the lower one.
+    The window grows from the best layer, each time by the better of the two beside it, for as long as that has at least
+    `share` of the best value and there are no more than `most` layers; a layer that was not measured (nan) is never
+    taken. Where the best value is not above zero, it is that layer alone. Of equal layers the one with more of `ties`
+    counts as better, then the lower one.
 
-    Raises TracerError for a share outside 0 to 1, fewer than one layer, and a profile without a number.
+    Args:
+        profile: [L], the higher the better.
+        share: of the best value, from 0 to 1.
+        most: layers at most.
+        ties: [L], decides between equal layers.
+
+    Returns:
+        The layers, the best first; and the same in order.
+
+    Raises:
+        TracerError: a share outside 0 to 1, fewer than one layer, and a profile without a number.
     """
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
         raise LocateError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")
@@ -233,7 +276,11 @@ def suggest(
 
 
 def check_one_model(several: list[Located]) -> None:
-    """Raise TracerError unless all are about one model, weights and all."""
+    """Check that all results are about one model, weights and all.
+
+    Raises:
+        TracerError: they are not.
+    """
     for name in ("model", "n_layers", "fingerprint"):
         found = list(dict.fromkeys(getattr(each, name) for each in several))
         if len(found) > 1:
@@ -241,7 +288,7 @@ def check_one_model(several: list[Located]) -> None:
 
 
 def _mean(array: np.ndarray) -> np.ndarray:
-    """[L]: mean over facts, without those that were not measured."""
+    """Mean [L] over facts, without those that were not measured."""
     there = ~np.isnan(array)
     count = there.sum(0)
     return np.divide(np.where(there, array, 0).sum(0), count, out=np.full(array.shape[1], np.nan), where=count > 0)

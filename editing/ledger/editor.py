@@ -1,4 +1,4 @@
-"""The editor: a model, the edits made on it, and the way back from each of them to the bit."""
+"""The editor: a model, its edits, and the way back from each of them to the bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entry:
     """One line of an editor's history.
 
     Attributes:
-        index: 1 for the first edit; ``checkout(index)`` gives the model right after it.
+        index: 1 for the first edit; `checkout(index)` gives the model right after it.
         edit: the edit.
         active: whether the model has it now.
     """
@@ -49,19 +49,18 @@ class _State:
 class Editor:
     """Edits on one model, made in place, with their history.
 
-    ``model`` is the caller's own and is changed by :meth:`edit`, :meth:`apply`, :meth:`undo` and :meth:`checkout`, each
-    of which is made in full or not at all; :meth:`fork` gives a copy to edit instead. The bits of every weight that was
-    written to are kept, so that going back gives the same bits, and every state's hash is compared with the one noted
-    when it was made.
+    The model is the caller's own and is changed by `edit`, `apply`, `undo` and `checkout`, each of which is made in
+    full or not at all; `fork` gives a copy to edit instead. The bits of every weight that was written to are kept, so
+    that going back gives the same bits, and every state's hash is compared with the one recorded when it was made.
 
     Args:
         model: the model to edit.
-        folder: write a ledger there as it goes, for :meth:`open`; see :meth:`record`.
+        folder: write a ledger there as it goes, for `open`; see `record`.
         budget: bytes of memory for the weights between the first and the present state. A state that does not fit is
             computed again from the edits when it is asked for.
 
     Raises:
-        TracerError: ``folder`` holds a ledger already.
+        TracerError: `folder` holds a ledger already.
     """
 
     def __init__(self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET) -> None:
@@ -77,11 +76,13 @@ class Editor:
 
     @classmethod
     def open(cls, folder: str | Path, model: Model | None = None, *, budget: int = BUDGET) -> Editor:
-        """The editor whose ledger is in ``folder``, where it was left, with the same bits; it goes on writing there.
+        """The editor of a ledger, where it was left, with the same bits; it goes on writing there.
 
         Args:
-            model: the model as it was before the first edit, which is changed in place; loaded by the name it was
-                loaded by when the ledger was begun, if none is given.
+            folder: of the ledger.
+            model: the model as it was before the first edit, which is changed in place; None: loaded by the name it was
+                loaded by when the ledger was begun.
+            budget: as of the editor.
 
         Raises:
             TracerError: no ledger, a damaged one, one of another model, or one whose edits lead to other bits. The
@@ -127,7 +128,7 @@ class Editor:
 
     @property
     def position(self) -> int:
-        """How many edits of the history the model has; 0 as it was loaded."""
+        """Number of edits of the history that the model has; 0 as it was loaded."""
         return self._state.position
 
     @property
@@ -143,13 +144,18 @@ class Editor:
     def edit(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
         """Compute an edit on the model as it is now, make it, and return it.
 
-        Edits that were undone before are dropped from the history. Arguments are those of
-        :func:`editing.compute_edit`; methods that use a covariance take that of the model as loaded, unless one of the
-        model as it is now is given. Whatever goes wrong, model and history stay as they were; a Ctrl-C that comes while
-        weights and ledger are being written takes effect right after, with the edit made.
+        Edits that were undone before are dropped from the history. Methods that use a covariance take that of the model
+        as loaded, unless one of the model as it is now is given. Whatever goes wrong, model and history stay as they
+        were; a Ctrl-C that comes while weights and ledger are being written takes effect right after, with the edit
+        made.
+
+        Args:
+            requests: as of [`editing.compute_edit`][].
+            method: its name.
+            hparams: of the method.
 
         Raises:
-            TracerError: as :func:`editing.compute_edit` does; weights that are not finite in the model's number type;
+            TracerError: as [`editing.compute_edit`][] does; weights that are not finite in the model's number type;
                 weights that something else has changed since the last edit.
         """
         edit = self.compute(requests, method, **hparams)
@@ -157,11 +163,15 @@ class Editor:
         return edit
 
     def compute(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
-        """The edit that :meth:`edit` would make, without making it.
+        """The edit that `edit` would make, without making it.
 
-        Methods that weigh old keys are told which weights there were before the first edit (``origin``), since those
-        are what the covariance is of; methods that protect earlier edits (AlphaEdit) are given those the model has
-        (``earlier``). ``hparams`` may say otherwise.
+        Methods that weigh old keys are given the weights before the first edit (`origin`), since the covariance is of
+        those; methods that protect earlier edits (AlphaEdit) are given those the model has (`earlier`).
+
+        Args:
+            requests: as of [`editing.compute_edit`][].
+            method: its name.
+            hparams: of the method; may override `origin` and `earlier`.
         """
         from editing.methods.compute import compute_edit, method_named
 
@@ -180,6 +190,7 @@ class Editor:
         """Make an edit that exists already. Edits that were undone before are dropped from the history.
 
         Args:
+            edit: to be made.
             anyway: also if it was computed on other weights than the model has now.
 
         Raises:
@@ -192,14 +203,16 @@ class Editor:
 
     @contextmanager
     def preview(self, requests: Any, method: str = "rome", anyway: bool = False, **hparams: Any) -> Iterator[Edit]:
-        """Inside, the model has an edit, which is given; afterwards it has the exact bits of before.
+        """Context in which the model has an edit, which is returned; afterwards it has the exact bits of before.
 
         Args:
-            requests: what :meth:`edit` takes, or an :class:`editing.Edit`.
-            anyway: as in :meth:`apply`.
+            requests: as of `edit`, or an [`editing.Edit`][].
+            method: its name.
+            anyway: as in `apply`.
+            hparams: of the method.
 
         Raises:
-            TracerError: as :meth:`edit` and :meth:`apply` do.
+            TracerError: as `edit` and `apply` do.
         """
         model = self._unchanged()
         edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
@@ -211,10 +224,14 @@ class Editor:
     # --- there and back --------------------------------------------------------------------------------------------
     @ordinary()
     def undo(self, n: int = 1, anyway: bool = False) -> None:
-        """Take the last ``n`` edits back; they stay in the history. See :meth:`checkout`.
+        """Take the last edits back; they stay in the history. See `checkout`.
+
+        Args:
+            n: number of edits.
+            anyway: as in `checkout`.
 
         Raises:
-            TracerError: fewer edits than that; and as :meth:`checkout` does.
+            TracerError: fewer edits than that; and as `checkout` does.
         """
         if not _is_count(n) or not 1 <= n <= self.position:
             raise NoSuchState(
@@ -224,16 +241,17 @@ class Editor:
 
     @ordinary()
     def checkout(self, k: int, anyway: bool = False) -> None:
-        """Give the model the weights it had right after edit ``k``; 0 gives those it was loaded with.
+        """Give the model the weights it had right after an edit.
 
         Later edits stay in the history, to be checked out again, until a new edit is made from here.
 
         Args:
-            anyway: put every weight that was ever edited at its state, over what something else has written there.
+            k: number of the edit; 0: the weights it was loaded with.
+            anyway: put every weight that was ever edited at its state, overwriting changes made elsewhere.
 
         Raises:
-            TracerError: no such edit; weights that something else has changed; bits that are not those noted when the
-                edit was made. The model stays as it was.
+            TracerError: no such edit; weights that something else has changed; bits that are not those recorded when
+                the edit was made. The model stays as it was.
         """
         steps = self._state.steps
         if not _is_count(k) or not 0 <= k <= len(steps):
@@ -256,7 +274,7 @@ class Editor:
             self._note(_State(steps, k))
 
     def reset(self) -> None:
-        """Give the model the weights it was loaded with: ``checkout(0)``."""
+        """Give the model the weights it was loaded with: `checkout(0)`."""
         self.checkout(0)
 
     def fork(self) -> Editor:
@@ -269,9 +287,12 @@ class Editor:
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
-        """Write the history to ``folder``, and every change of it from now on, so that :meth:`open` finds it again.
+        """Write the history to a folder, and every change of it from now on, so that `open` finds it again.
 
         A process that is killed at any instant leaves the ledger as it was before the edit at hand, or after.
+
+        Args:
+            folder: of the ledger.
 
         Raises:
             TracerError: the folder holds a ledger already, or cannot be written.
@@ -282,7 +303,8 @@ class Editor:
         """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
 
         Args:
-            overwrite: replace what ``folder`` holds.
+            folder: to write into.
+            overwrite: replace the contents of the folder.
 
         Raises:
             TracerError: the folder is not empty, or cannot be written.
@@ -315,7 +337,7 @@ class Editor:
 
     @contextmanager
     def _all_or_nothing(self, new: Mapping[str, Tensor]) -> Iterator[None]:
-        """The model has ``new`` inside, and keeps it if a new state was noted by the end."""
+        """The model has `new` inside, and keeps it if a new state was noted by the end."""
         before, state = bits(self.model, new), self._state
         try:
             write(self.model, new)
@@ -326,7 +348,7 @@ class Editor:
             raise
 
     def _unchanged(self) -> Model:
-        """The model with its fingerprint taken. Raises TracerError if it is not the one of the present state."""
+        """The model with its fingerprint taken; TracerError if it is not the one of the present state."""
         model, steps, position = self.model.pinned(), self._state.steps, self.position
         if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
             raise WeightsChanged(self._complaint(self._changed(self._versions.names())))
@@ -337,7 +359,7 @@ class Editor:
         return [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
 
     def _noted(self, name: str, k: int) -> str:
-        """Digest of a weight in state ``k``, as it was noted."""
+        """Digest of a weight in state `k`, as it was noted."""
         found = (step.digests[name] for step in reversed(self._state.steps[:k]) if name in step.digests)
         return next(found, None) or digest(self._versions.bits(name, (), parameter(self.model, name).device))
 

@@ -29,7 +29,13 @@ FORMAT = "Ledger/1"
 
 @dataclass(frozen=True)
 class Base:
-    """The model a ledger is about: its name, its number type, and the fingerprint of its weights before any edit."""
+    """The model of a ledger.
+
+    Attributes:
+        model: its name.
+        dtype: its number type.
+        fingerprint: of its weights before any edit.
+    """
 
     model: str
     dtype: str
@@ -42,7 +48,7 @@ class Base:
 
 
 class Ledger:
-    """A folder that follows an editor. Made by :meth:`create` or :meth:`open`; one process writes to it at a time."""
+    """Folder of an editor's history. Made by `create` or `open`; one process writes to it at a time."""
 
     def __init__(self, folder: Path, base: Base, text: str | None = None, steps: Sequence[Step] = ()) -> None:
         self.folder, self.base = folder, base
@@ -50,7 +56,13 @@ class Ledger:
 
     @classmethod
     def create(cls, folder: str | Path, base: Base, steps: Sequence[Step], position: int) -> Ledger:
-        """A new ledger of ``steps`` in ``folder``, which is made if need be; see :meth:`write`.
+        """A new ledger in a folder, which is made if need be; see `write`.
+
+        Args:
+            folder: of the ledger.
+            base: the model.
+            steps: made so far.
+            position: number of steps that the model has.
 
         Raises:
             TracerError: the folder holds a ledger already, or cannot be written.
@@ -72,10 +84,13 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: str | Path) -> tuple[Ledger, tuple[Step, ...], int]:
-        """The ledger in ``folder``, its steps, and how many of them the model had.
+        """The ledger in a folder, its steps, and the number of steps that the model had.
+
+        Args:
+            folder: of the ledger.
 
         Raises:
-            TracerError: there is none, or one of its files is missing or damaged.
+            TracerError: no ledger, or one of its files is missing or damaged.
         """
         path = Path(folder) / FILE
         if not path.is_file():
@@ -104,7 +119,11 @@ class Ledger:
         return cls(path.parent, base, text, steps), tuple(steps), position
 
     def write(self, steps: Sequence[Step], position: int) -> None:
-        """Make the folder say that ``steps`` were made and that the model has the first ``position`` of them.
+        """Make the folder say that `steps` were made and that the model has the first `position` of them.
+
+        Args:
+            steps: made so far.
+            position: number of steps that the model has.
 
         Raises:
             TracerError: something else has written to the folder, or it cannot be written; it is left as it was.

@@ -46,11 +46,11 @@ class Versions:
         return name in self._first
 
     def names(self) -> tuple[str, ...]:
-        """Every weight there is a first version of."""
+        """Every weight with a first version."""
         return tuple(self._first)
 
     def keep(self, name: str, number: int, bits: Tensor) -> None:
-        """Remember ``bits``, which nobody writes to from now on, as those of a weight after edit ``number``."""
+        """Remember `bits`, which nobody writes to from now on, as those of a weight after edit `number`."""
         if number == 0:
             self._first[name] = bits
             return
@@ -61,13 +61,13 @@ class Versions:
             self._drop(next(iter(self._later)))
 
     def forget_after(self, number: int) -> None:
-        """Drop the versions of edits later than ``number``."""
+        """Drop the versions of edits later than `number`."""
         for key in [key for key in self._later if key[1] > number]:
             self._drop(key)
 
     @torch.no_grad()
     def bits(self, name: str, steps: Sequence[Step], device: torch.device) -> Tensor:
-        """The bits of a weight after ``steps``, on ``device``; made again from the nearest version that is kept."""
+        """The bits of a weight after `steps`, on `device`; made again from the nearest version that is kept."""
         numbers = [0] + [number for number, step in enumerate(steps, 1) if name in step.edit.factors]
         known = next(n for n in reversed(numbers) if n == 0 or (name, n) in self._later)
         bits = (self._first[name] if known == 0 else self._later[name, known]).to(device)

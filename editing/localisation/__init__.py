@@ -1,4 +1,4 @@
-"""Where to edit, by traces, by neurons, or by trying."""
+"""Layers to edit, by traces, by neurons, or by a sweep of edits."""
 
 from .choose import locate
 

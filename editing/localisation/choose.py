@@ -1,8 +1,8 @@
-"""Which layers to write at: from a causal trace, from knowledge neurons, or from a sweep of edits.
+"""Choice of layers to write at: from a causal trace, from knowledge neurons, or from a sweep of edits.
 
-Where a fact is recalled and where an edit of it works best need not be the same layers: in GPT-J the one tells next to
-nothing about the other (Hase et al., "Does Localization Inform Editing?", 2023). So the evidence is kept apart, each
-kind says which it is, and :func:`editing.plots.plot_locate` shows them side by side.
+The layers that recall a fact and those at which an edit of it works best need not be the same: in GPT-J the one says
+next to nothing about the other (Hase et al., "Does Localization Inform Editing?", 2023). So the evidence is kept apart,
+each kind says which it is, and [`editing.plot_locate`][] shows them side by side.
 """
 
 from __future__ import annotations
@@ -35,30 +35,36 @@ def locate(
     most: int = MOST,
     **options: Any,
 ) -> Located:
-    """Which layers to write at to edit ``fact``, and the evidence layer by layer.
+    """Locate the layers at which to edit a fact, with the evidence layer by layer.
 
-    fact: a :class:`tracer.Fact`, an :class:`EditRequest`, a record of CounterFact or FactWorld, or a list of these,
-        whose mean counts. Of a request the fact as it is (``target_true``) is traced, or without one what the model
-        says. Facts whose target the model does not say are left out of traces and neurons, and listed.
-    using: "trace": restore the MLPs' outputs around each layer at the subject's last token
-        (:func:`tracer.causal_trace`, kind "mlp"), and take the layer at the middle that brings most back. Options:
-        ``window`` (None: as for :func:`tracer.causal_trace`), ``corruption``, ``metric``, ``max_rows``.
-        "neurons": attribute the answer to the neurons at the subject's last token (:func:`tracer.attribute_neurons`,
-        integrated gradients) and take the layer with most. Options: ``steps``, ``rule`` ("gauss"), ``site``,
-        ``threshold`` (of the highest score, for the count), ``max_rows``.
-        "sweep": edit at every layer and measure; takes requests or records. Options: ``method`` ("rome");
-        ``paraphrases`` and ``neighbours``, prompts with their subjects (of several requests one list each; records
-        bring theirs along, and those of FactWorld's own facts are known); ``by``, "preferred" or "greedy" (see
-        :func:`editing.questions.target_scores.edit_scores`; None: preferred, unless an answer to compare with is
-        neither given nor
-        to be had from the model); ``max_rows``, ``known`` and hyper-parameters of the method. What there are no
-        prompts for is not measured (nan).
-    layers: measure these only.
-    share, most: the window is the range of layers around the best that have at least this share of its value (None:
-        0.8, of a sweep 0.95), and at most this many; see :func:`editing.layers.located.suggest`.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError for options that ``using`` does not take, no facts, facts of
-    which the model knows none, and as the functions named do.
+    Args:
+        model: to be edited.
+        fact: a [`tracer.Fact`][], an [`editing.EditRequest`][], a record of CounterFact or FactWorld, or a list of
+            these, whose mean counts. Of a request the fact as it is (`target_true`) is traced, or without one the
+            model's answer. Facts whose target the model does not say are left out of traces and neurons, and listed.
+        using: "trace": restore the MLPs' outputs around each layer at the subject's last token
+            ([`tracer.causal_trace`][], kind "mlp"), and take the layer at the middle that brings most back. Options:
+            `window` (None: as for [`tracer.causal_trace`][]), `corruption`, `metric`, `max_rows`. "neurons": attribute
+            the
+            answer to the neurons at the subject's last token ([`tracer.attribute_neurons`][], integrated gradients) and
+            take the layer with most. Options: `steps`, `rule` ("gauss"), `site`, `threshold` (of the highest score, for
+            the count), `max_rows`. "sweep": edit at every layer and measure; takes requests or records. Options:
+            `method` ("rome"); `paraphrases` and `neighbours`, prompts with their subjects (of several requests one list
+            each; records bring theirs along, and those of FactWorld's own facts are known); `by`, "preferred" or
+            "greedy" (see `editing.edit_scores`; None: preferred, unless an answer to compare with is neither given nor
+            available from the model); `max_rows`, `known` and hyper-parameters of the method. Measures without prompts
+            are not measured (nan).
+        layers: measure these only.
+        share: the window is the range of layers around the best that have at least this share of its value (None: 0.8,
+            of a sweep 0.95); see [`editing.layers.located.suggest`][].
+        most: layers of the window at most.
+        options: of the chosen kind of evidence, see `using`.
+
+    Raises:
+        TracerError: options that `using` does not take, no facts, no fact that the model knows, and as the functions
+            named do.
     """
     if using not in USING:
         raise LocateError(f"using is {using!r}; expected one of {', '.join(map(repr, USING))}")

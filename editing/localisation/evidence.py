@@ -1,4 +1,4 @@
-"""What :func:`editing.locate` measures layer by layer: traces, neurons, edits."""
+"""Evidence of [`editing.localisation.choose.locate`][], layer by layer: traces, neurons, edits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ About = Fact | EditRequest | Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What was measured for F facts: ``arrays`` [F, layers] by name, and other fields of a ``Located``."""
+    """Measurements for F facts.
+
+    Attributes:
+        arrays: [F, layers] by name.
+        more: other fields of a `Located`.
+    """
 
     arrays: dict[str, np.ndarray]
     more: dict[str, Any]
@@ -52,7 +57,17 @@ def by_trace(
     metric: str = "prob",
     max_rows: int | None = None,
 ) -> Evidence:
-    """Effects of restoring MLP outputs at the subject's last token."""
+    """Effects of restoring MLP outputs at the subject's last token.
+
+    Args:
+        model: to trace.
+        given: facts, requests or records.
+        layers: to measure.
+        window: number of layers restored together; None: `default_window`.
+        corruption: as of [`tracer.causal_trace`][].
+        metric: as of [`tracer.causal_trace`][].
+        max_rows: most rows in a forward; None: by memory.
+    """
     facts, unknown = _known(model, given)
     window = default_window(model.n_layers) if window is None else window
     corruption = GaussianNoise() if corruption is None else corruption
@@ -61,7 +76,7 @@ def by_trace(
     same: dict[str, Any] = {"kind": "mlp", "window": window, "metric": metric}
     more: dict[str, Any] = {"corruption": corruption, "layers": layers, "tokens": "subject_last", "max_rows": max_rows}
     traces = [causal_trace(model, fact, **same, **more) for fact in track(facts, "tracing facts")]
-    own = traces[0].corruption  # what is each fact's own, such as other subjects, is left out
+    own = traces[0].corruption  # fields that differ by fact, such as other subjects, are left out
     shared = {key: value for key, value in own.items() if all(t.corruption.get(key) == value for t in traces)}
     effect = np.stack([effect_of(trace, model.n_layers) for trace in traces])
     return Evidence(
@@ -84,7 +99,18 @@ def by_neurons(
     threshold: float = 0.2,
     max_rows: int | None = None,
 ) -> Evidence:
-    """Attributions to the neurons at the subject's last token."""
+    """Attributions to the neurons at the subject's last token.
+
+    Args:
+        model: to attribute in.
+        given: facts, requests or records.
+        layers: to measure.
+        steps: as of [`tracer.attribute_neurons`][].
+        rule: as of [`tracer.attribute_neurons`][].
+        site: as of [`tracer.attribute_neurons`][].
+        threshold: of the highest score, for the count.
+        max_rows: most rows in a forward; None: by memory.
+    """
     facts, unknown = _known(model, given)
     arrays = {name: np.full((len(facts), model.n_layers), np.nan) for name in ("mass", "count")}
     columns = list(layers)
@@ -113,7 +139,20 @@ def by_sweep(
     known: Known = "refuse",
     **hparams: Any,
 ) -> Evidence:
-    """Scores of edits made at each layer alone."""
+    """Scores of edits made at each layer alone.
+
+    Args:
+        model: to edit.
+        given: requests or records.
+        layers: to measure.
+        method: its name.
+        by: as of `editing.edit_scores`.
+        paraphrases: prompts with their subjects.
+        neighbours: prompts with their subjects.
+        max_rows: most rows in a forward; None: by memory.
+        known: as of [`editing.compute_edit`][].
+        hparams: of the method.
+    """
     found = method_named(method)
     if found.layers is None or found.layers in hparams:
         raise LocateError(
@@ -152,7 +191,13 @@ def with_prompts(
 ) -> tuple[list[EditRequest], list[Probes]]:
     """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
 
-    Answers without the edit that are not known are what the model says now.
+    Unknown answers without the edit are the model's present answers.
+
+    Args:
+        model: before any edit.
+        given: requests or records.
+        paraphrases: prompts with their subjects; None: see above.
+        neighbours: prompts with their subjects; None: see above.
     """
     requests, probes = [], []
     for place, item in enumerate(given):
@@ -184,7 +229,7 @@ def with_prompts(
 
 
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
-    """Covariances of all layers from one pass over the text, where the method needs them and none are given."""
+    """Covariances of all layers from one pass over the text, where the method needs them and they are not given."""
     settings = settings_of(method, hparams)
     needed = hasattr(settings, "covariance") and getattr(settings, "mom2_adjustment", True)
     return (
@@ -208,7 +253,7 @@ def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:
 
 
 def _as_it_is(place: int, item: Any) -> Fact:
-    """A fact before any edit: of a request its true target, or none."""
+    """A fact before any edit: of a request its true target, or without a target."""
     if isinstance(item, Fact):
         return item
     try:

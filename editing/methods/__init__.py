@@ -1,4 +1,4 @@
-"""Methods of editing, one module each, from groups of requests to changes of weights; and the way they are called."""
+"""Methods of editing, one module each, from groups of requests to changes of weights; and their common entry point."""
 
 from .compute import METHODS, compute_edit, compute_edits, method_named
 from .method import Change, Group, Method

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlphaEditSettings(SpreadSettings):
-    """Hyper-parameters of AlphaEdit; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of AlphaEdit; see [`editing.methods.value.settings.ValueSettings`][].
 
-    nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2 for
-    every model, whatever the scale of its keys); None: as many of the smallest as together hold ``nullspace_share`` of
-    the trace. ridge: what the change costs (``L2``), as a share of the new keys' mean squared length in the free space;
-    ridge_absolute: the same as a number, as published. earlier: edits whose keys are to keep their values, as an
-    editor gives it.
+    Attributes:
+        nullspace_threshold: eigenvectors of C whose eigenvalue is below it are free to be written to (published: 2e-2
+            for every model, whatever the scale of its keys); None: as many of the smallest as together hold
+            `nullspace_share` of the trace.
+        nullspace_share: share of the trace of C in the free space, where no threshold is given.
+        ridge: weight of the change's norm (`L2`), as a share of the new keys' mean squared length in the free space.
+        ridge_absolute: the same as a number, as published.
+        earlier: edits whose keys are to keep their values; given by an editor.
     """
 
     nullspace_threshold: float | None = None
@@ -37,7 +40,7 @@ class AlphaEditSettings(SpreadSettings):
     earlier: Sequence[Edit] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, as what json knows; earlier edits by their number."""
+        """Every field as a json value; earlier edits by their number."""
         from dataclasses import replace
 
         return {**super(AlphaEditSettings, replace(self, earlier=())).as_json(), "earlier": len(self.earlier)}
@@ -70,7 +73,17 @@ def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> 
 
 
 def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:
-    """Of the second moment's eigenvectors those [d_mlp, k] that hold little of it; P is their outer product."""
+    """Eigenvectors [d_mlp, k] of the second moment that hold little of it; P is their outer product.
+
+    Args:
+        values: eigenvalues, ascending.
+        vectors: eigenvectors.
+        settings: with the threshold or share.
+        layer: named in messages.
+
+    Raises:
+        TracerError: no eigenvector is small enough.
+    """
     if settings.nullspace_threshold is not None:
         small = values < settings.nullspace_threshold
     else:

@@ -1,4 +1,4 @@
-"""From requests to edits: checks, hyper-parameters, the method itself, and what it took."""
+"""From requests to edits: checks, hyper-parameters, the method itself, and its cost."""
 
 from __future__ import annotations
 
@@ -56,11 +56,18 @@ METHODS = {
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
 }
-"""Where each method is, in :mod:`editing.methods`."""
+"""Place of each method in `editing.methods`."""
 
 
 def method_named(name: str) -> Method:
-    """The method with this name, dashes and capitals as they come. Raises TracerError for another."""
+    """The method with this name, dashes and capitals as they come.
+
+    Args:
+        name: of the method.
+
+    Raises:
+        TracerError: an unknown name.
+    """
     key = str(name).lower().replace("-", "_")
     if key not in METHODS:
         raise UnknownMethod(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
@@ -69,7 +76,15 @@ def method_named(name: str) -> Method:
 
 
 def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
-    """The method's settings with ``hparams``. Raises TracerError for a name or a value they do not have."""
+    """The method's settings with some hyper-parameters.
+
+    Args:
+        method: the method.
+        hparams: by name.
+
+    Raises:
+        TracerError: a name or a value they do not have.
+    """
     known = [field.name for field in fields(method.settings)]
     wrong = [name for name in hparams if name not in known]
     if wrong:
@@ -90,21 +105,22 @@ def compute_edit(
     check: Check = "warn",
     **hparams: Any,
 ) -> Edit:
-    """The edit that makes ``requests`` true, computed on the model as it is; the model is left as it was.
+    """The edit that makes requests true, computed on the model as it is; the model is left as it was.
 
     Args:
-        requests: an :class:`EditRequest`, a record in a layout it knows, or a list of them.
+        model: to be edited.
+        requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora or kn.
-        locate: a :class:`tracer.CausalTrace`, :class:`tracer.NeuronAttribution` or :class:`editing.Located` that says
-            which layers are written.
-        known: what becomes of a request whose target the model says already: "refuse" raises, "edit" writes it too.
-        check: what becomes of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the
-            edit's ``evidence``), or moves nothing: "warn" warns, "refuse" raises, None does not look.
-        hparams: of the method; see its settings, such as :class:`editing.methods.rome.ROMESettings`.
+        locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
+            says which layers are written.
+        known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.
+        check: handling of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the edit's
+            `evidence`), or moves nothing: "warn" warns, "refuse" raises, None does not look.
+        hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][].
 
     Raises:
-        TracerError: requests that are none or contradict each other, a target that is said already, an unknown method
-            or hyper-parameter, a layer that does not exist, a covariance of another model or one that cannot be
+        TracerError: requests that are invalid or contradict each other, a target that is said already, an unknown
+            method or hyper-parameter, a layer that does not exist, a covariance of another model or one that cannot be
             inverted, quantised weights, a masked model, a change that is not finite, an edit that ruins the model.
 
     Warns:
@@ -126,8 +142,17 @@ def compute_edits(
 ) -> list[Edit]:
     """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
 
-    For many edits to be tried one at a time this is several times as fast as :func:`compute_edit` on each. Arguments
-    and errors are those of :func:`compute_edit`; ``seconds`` of each edit is its share, by requests.
+    For many edits to be tried one at a time this is several times as fast as [`editing.compute_edit`][] on each, with
+    the same errors; `seconds` of each edit is its share, by requests.
+
+    Args:
+        model: to be edited.
+        groups: requests of each edit.
+        method: as of `compute_edit`.
+        locate: as of `compute_edit`.
+        known: as of `compute_edit`.
+        check: as of `compute_edit`.
+        hparams: as of `compute_edit`.
     """
     if known not in ("refuse", "edit"):
         raise KnownAlready(f"known is {known!r}; expected 'refuse' or 'edit'")
@@ -196,9 +221,13 @@ def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
 
 
 def _noted(edit: Edit, check: Check) -> Edit:
-    """The edit, with a word where some of its values do nothing to their targets.
+    """The edit, with a remark if some of its values have no effect on their targets.
 
-    Raises TracerError for one that moves nothing at all, with "refuse"; warns with "warn".
+    Raises:
+        TracerError: one that moves nothing at all, with "refuse".
+
+    Warns:
+        EditWarning: likewise, with "warn".
     """
     idle = (edit.evidence or {}).get("idle")
     if idle is None or not bool(idle.any()):

@@ -23,12 +23,13 @@ SHARE = 0.03  # of the diagonal's mean: the default of emmet_lambda
 
 @dataclass(frozen=True)
 class EMMETSettings(SpreadSettings):
-    """Hyper-parameters of EMMET; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of EMMET; see [`editing.methods.value.settings.ValueSettings`][].
 
-    emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K where there are several keys, since those that
-    nearly coincide cannot be mapped to values that differ; None: 3 % of that diagonal's mean. One key alone is mapped
-    exactly, without it, as ROME does and as published. mom2_weight scales C, which changes nothing but the meaning of
-    emmet_lambda.
+    Attributes:
+        emmet_lambda: added to the diagonal of K^T (mom2_weight C)^-1 K where there are several keys, since those that
+            nearly coincide cannot be mapped to values that differ; None: 3 % of that diagonal's mean. One key alone is
+            mapped exactly, without it, as ROME does and as published.
+        mom2_weight: scales C, which only changes the meaning of emmet_lambda.
     """
 
     emmet_lambda: float | None = None

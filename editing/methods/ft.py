@@ -1,7 +1,9 @@
-"""Constrained fine-tuning of a down-projection: FT-L (Zhu et al. 2020, as the baseline of Meng et al. 2022) and FT-M
-(Zhang et al. 2024, "A Comprehensive Study of Knowledge Editing for Large Language Models").
+"""Constrained fine-tuning of a down-projection: FT-L and FT-M.
 
-Adam on the weight of one or a few layers, each number of which may move by at most ``norm_constraint``. FT-L reads all
+FT-L is of Zhu et al. 2020, as the baseline of Meng et al. 2022; FT-M of Zhang et al. 2024, "A Comprehensive Study of
+Knowledge Editing for Large Language Models".
+
+Adam on the weight of one or a few layers, each number of which may move by at most `norm_constraint`. FT-L reads all
 tokens of the target from the distribution behind the prompt; FT-M predicts each from those before it.
 
 The change is a tensor of its own whose product with the key is added to the down-projection's output, so that the
@@ -41,13 +43,13 @@ class FTLSettings:
 
     Attributes:
         layers: whose down-projections are trained; None: the one at a quarter of the depth.
-        objective: "prompt_last" (FT-L) or "target_new" (FT-M); see :class:`editing.methods.training.Schedule`.
+        objective: "prompt_last" (FT-L) or "target_new" (FT-M); see [`editing.methods.training.Schedule`][].
         steps: passes over the requests, at most.
         lr: learning rate of Adam; None: such that 20 updates reach the constraint. (Published: 5e-4.)
-        norm_constraint: how far any number of a weight may move; False: as far as it will; None: 8 times the root
-            mean square of the weights, times the root of the number of requests over d_mlp: what one request can move
-            an output by, in sizes of that output, does not depend on the width then, and those of several requests
-            add up as if at random. (Published: from 5e-5 for GPT-J to 2e-3 for GPT-2 medium.)
+        norm_constraint: how far any number of a weight may move; False: as far as it will; None: 8 times the root mean
+            square of the weights, times the root of the number of requests over d_mlp: what one request can move an
+            output by, in sizes of that output, does not depend on the width then, and those of several requests add up
+            as if at random. (Published: from 5e-5 for GPT-J to 2e-3 for GPT-2 medium.)
         stop_loss: a request with a lower loss is left out of a step.
         weight_decay: Adam's L2 term, on the weight with its change. (Published: 0.)
         batch_size: requests per step.
@@ -72,11 +74,23 @@ class FTLSettings:
         self.schedule(1.0 if self.lr is None else self.lr)
 
     def schedule(self, lr: float) -> Schedule:
-        """How it is trained; checks what that takes."""
+        """Schedule of the training; checks its settings.
+
+        Args:
+            lr: learning rate.
+        """
         return Schedule(self.objective, self.steps, lr, self.stop_loss, self.batch_size)
 
     def resolved(self, model: Model, requests: int = 1) -> Self:
-        """The same with everything that was left open. Raises TracerError for a layer that does not exist."""
+        """The same with all open settings filled in.
+
+        Args:
+            model: to be edited.
+            requests: number of requests.
+
+        Raises:
+            TracerError: a layer that does not exist.
+        """
         layers = (model.n_layers // 4,) if self.layers is None else tuple(self.layers)
         weights = [model.down_projection(layer).weight.detach() for layer in layers]
         size = math.sqrt(sum(float(weight.float().pow(2).mean()) for weight in weights) / len(weights))
@@ -90,7 +104,7 @@ class FTLSettings:
 
 @dataclass(frozen=True)
 class FTMSettings(FTLSettings):
-    """Hyper-parameters of FT-M; see :class:`FTLSettings`."""
+    """Hyper-parameters of FT-M; see `FTLSettings`."""
 
     objective: str = "target_new"
 
@@ -135,7 +149,7 @@ def _change(model: Model, group: Group, settings: FTLSettings) -> Change:
 
 
 def whole_factors(change: Tensor) -> tuple[Tensor, Tensor]:
-    """U and V with U V^T = ``change`` [rows, columns] to the bit: the change itself, and the smaller side's identity.
+    """U and V with U V^T = `change` [rows, columns] to the bit: the change itself, and the smaller side's identity.
 
     Steps of Adam are of one size everywhere, so that the change has full rank to every digit: singular vectors would
     take twice the space and be less exact.
@@ -149,7 +163,7 @@ def whole_factors(change: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def added(model: Model, deltas: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, the down-projection of each layer works with its weight plus ``deltas[layer]``, stored alike.
+    """Context in which the down-projection of each layer works with its weight plus `deltas[layer]`, stored alike.
 
     The product is made, and added, in the wider of the delta's and the model's number types.
     """

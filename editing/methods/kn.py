@@ -1,21 +1,22 @@
 """Knowledge neurons edited by hand: Dai et al. 2022, "Knowledge Neurons in Pretrained Transformers", section 5.
 
-The neurons that the present answer goes back to are found (:func:`tracer.attribute_neurons`), and each one's value, its
-row v of the down-projection, is moved from the embedding of the old answer to that of the new:
+The neurons with the highest attribution for the present answer are found ([`tracer.attribute_neurons`][]), and each
+one's value, its row v of the down-projection, is moved from the embedding of the old answer to that of the new:
 
     v <- v - lambda1 |v| e_old / |e_old| + lambda2 |v| e_new / |e_new|
 
 The paper's code scales by |v| / |e| in this way, with lambdas of 1 and 8. The published package adds embeddings as they
-are (``scale="none"``), -2 e_old + 2 e_new for BERT; its copies for GPT, which the published edits were made with, add
--2 e_old + e_new for each token of the new answer. Erasing sets v to zero. With many neurons either is far more than it
-takes, and the answers to all prompts that share neurons go with it; so the lambdas are by default the smallest that do.
+are (`scale="none"`), -2 e_old + 2 e_new for BERT; its copies for GPT, which the published edits were made with, add -2
+e_old + e_new for each token of the new answer. Erasing sets v to zero. With many neurons either is far more than
+needed, and the answers to all prompts that share neurons change with it; so the lambdas are by default the smallest
+that suffice.
 
 Where a norm or a multiplier comes between the MLP and the residual stream (Gemma, OLMo 2, Granite) the step is that of
-what arrives there: the values written are those that bring it, as far as the norm lets them
-(:mod:`tracer.engine.arriving`).
+the contribution that arrives there: the values written are those that bring it, as far as the norm lets them
+(`tracer.engine.arriving`).
 
 Where a neuron's activation is negative, as half of those of gated MLPs are, the published step makes the new answer
-less probable; here it is turned round there (``signed=False``: as published).
+less probable; here it is turned round there (`signed=False`: as published).
 """
 
 from __future__ import annotations
@@ -58,16 +59,21 @@ class KNSettings:
     """Hyper-parameters of edits of knowledge neurons.
 
     Attributes:
-        neurons: (layer, unit) pairs to edit, for every request; None: those that the old answer goes back to.
-        layers: where to look for them; None: everywhere.
-        threshold, share: neurons above this share of the highest score, for more than this share of the wordings; see
-            :func:`tracer.neurons.selection.refine`. (Published: 0.2, and 0.4 or 0.7.)
+        neurons: (layer, unit) pairs to edit, for every request; None: those with the highest attribution for the old
+            answer.
+        layers: layers of the neurons; None: all.
+        threshold: neurons above this share of the highest score; see [`tracer.refine`][]. (Published: 0.2.)
+        share: neurons found for more than this share of the wordings. (Published: 0.4 or 0.7.)
         most: at most so many, the highest scores first; None: all.
-        steps, rule, site, token: of the attribution; see :func:`tracer.attribute_neurons`. (Published: at the answer.)
+        steps: of the attribution; see [`tracer.attribute_neurons`][].
+        rule: of the attribution.
+        site: of the attribution.
+        token: of the attribution. (Published: at the answer.)
         context_templates: wordings, texts with {} for the prompt; None: the prompt alone.
         mode: "update", or "erase", which sets the values to zero.
-        lambda1, lambda2: how much of the old answer is taken and of the new one is given; None: the smallest, from 1/32
-            to 16, that make the new answer e times as probable as the old, per token.
+        lambda1: how much of the old answer is taken away; None: the smallest, from 1/32 to 16, that together with
+            lambda2 make the new answer e times as probable as the old, per token.
+        lambda2: how much of the new answer is added; None: likewise.
         scale: "value", in lengths of the neuron's value as it arrives, or "none", in embeddings.
         embed: which embeddings: "unembed", rows of the output matrix, or "embed", of the input's. Of an answer of
             several tokens the mean counts, each token once.
@@ -120,7 +126,7 @@ class KNSettings:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """What is done for one request: ``units`` [d_mlp] by layer, times a direction [d] by layer."""
+    """Step for one request: `units` [d_mlp] by layer, times a direction [d] by layer."""
 
     units: dict[int, Tensor]
     neurons: list[tuple[int, int]]
@@ -132,7 +138,8 @@ class _Step:
 def plan(model: Model, groups: Sequence[Group], settings: KNSettings) -> list[Change]:
     """One change per group, the sum of those of its requests, each found on the model as it is.
 
-    Raises TracerError for neurons or layers the model does not have, and where no neuron is found.
+    Raises:
+        TracerError: neurons or layers the model does not have; no neuron is found.
     """
     for layer in settings.layers or ():
         model.path("key", layer)
@@ -150,7 +157,7 @@ def _change(model: Model, group: Group, settings: KNSettings) -> Change:
     for layer in sorted({layer for step in steps for layer in step.units}):
         own = [step for step in steps if layer in step.units]
         down = model.down_projection(layer)
-        if erase:  # each value once, whoever asks
+        if erase:  # each value once
             found = sorted({unit for step in own for at, unit in step.neurons if at == layer})
             left = torch.zeros(model.d_mlp, len(found))
             left[found, range(len(found))] = 1.0
@@ -258,7 +265,7 @@ def _neurons(model: Model, request: EditRequest, settings: KNSettings) -> list[t
 
 
 def _plain(settings: KNSettings) -> dict[str, Any]:
-    """As what json knows."""
+    """The settings as json values."""
 
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2022, "LoRA"), trained on the requests with peft and taken out as a change of weights.
+"""Low-rank adapters (Hu et al. 2022, "LoRA"), trained on the requests with peft and extracted as a change of weights.
 
 Each chosen projection W gets A [rank, in], drawn at random, and B [out, rank], zero; training moves both, and the
 change is alpha / rank * B A. The adapters wrap modules of the model while they are trained. Afterwards, whatever
@@ -37,15 +37,17 @@ class LoRASettings:
 
     Attributes:
         layers: which blocks get adapters; None: those from a quarter to half of the depth. (Published: all of them.)
-        modules: names, as in ``model.hf``, of the projections in each of these blocks that do, such as
-            ``("q_proj", "v_proj")``; None: the MLP's down-projection.
-        rank, alpha: the change is ``alpha / rank * B A``.
+        modules: names, as in `model.hf`, of the projections in each of these blocks that do, such as `("q_proj",
+            "v_proj")`; None: the MLP's down-projection.
+        rank: the change is `alpha / rank * B A`.
+        alpha: factor of the change, see `rank`.
         dropout: of the adapters' input while they are trained. (Published: 0.1.)
         steps: passes over the requests, at most.
         lr: learning rate of Adam. (Published: 5e-3.)
-        objective, stop_loss, batch_size: see :class:`editing.methods.training.Schedule`. (Published: no limit of the
-        loss.)
+        objective: see [`editing.methods.training.Schedule`][].
+        stop_loss: see [`editing.methods.training.Schedule`][]. (Published: no limit of the loss.)
         weight_decay: Adam's L2 term on A and B.
+        batch_size: see [`editing.methods.training.Schedule`][].
         seed: of A and of dropout; the global random state is left alone.
     """
 
@@ -82,14 +84,15 @@ class LoRASettings:
         self.schedule()
 
     def schedule(self) -> Schedule:
-        """How it is trained; checks what that takes."""
+        """Schedule of the training; checks its settings."""
         return Schedule(self.objective, self.steps, self.lr, self.stop_loss, self.batch_size)
 
 
 def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[Change]:
     """One change per group, each trained by itself on the model as it is, from the same random start.
 
-    Raises TracerError for modules that the model does not have, and for weights that cannot be edited.
+    Raises:
+        TracerError: modules that the model does not have; weights that cannot be edited.
     """
     middle = tuple(range(model.n_layers // 4, model.n_layers // 2 + 1))
     chosen = replace(settings, layers=settings.layers or middle)
@@ -100,7 +103,15 @@ def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[
 
 
 def projections(model: Model, settings: LoRASettings) -> list[str]:
-    """Paths, in ``model.hf``, of the modules that get adapters. Raises TracerError for a name that finds none."""
+    """Paths, in `model.hf`, of the modules that get adapters.
+
+    Args:
+        model: to be edited.
+        settings: name the modules.
+
+    Raises:
+        TracerError: a name without any module.
+    """
     assert settings.layers is not None
     if settings.modules is None:
         return [model.path("key", layer) for layer in settings.layers]
@@ -140,7 +151,7 @@ def _change(model: Model, group: Group, settings: LoRASettings, paths: Sequence[
 
 
 def factors_of(layers: dict[str, Any], settings: LoRASettings) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the adapters add to the weights they wrap, in the orientation these are stored in."""
+    """Changes of the weights that the adapters wrap, in the orientation these are stored in."""
     factors = {}
     for path, layer in layers.items():
         a, b = (matrix.detach().to("cpu", torch.float32) for matrix in _matrices(layer))
@@ -157,7 +168,7 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Inside, the modules at ``paths`` are peft's adapters around them, float32 at least, which are given by path.
+    """Context in which the modules at `paths` are peft's adapters around them, float32 at least; yields them by path.
 
     Afterwards, and after any error, also one of peft's while it wraps, the modules, parameters' flags, attributes of
     the model and the random state are those of before.
@@ -197,7 +208,7 @@ def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Itera
 
 
 def _plain(settings: LoRASettings) -> dict[str, Any]:
-    """As what json knows."""
+    """The settings as json values."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 

@@ -22,11 +22,12 @@ SHARE = 0.1  # of d_mlp: the default weight
 
 @dataclass(frozen=True)
 class MEMITSettings(SpreadSettings):
-    """Hyper-parameters of MEMIT; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of MEMIT; see [`editing.methods.value.settings.ValueSettings`][].
 
-    mom2_weight: how much what the covariance stands for counts against the new facts (``mom2_update_weight``, 15,000
-    or 20,000 as published); None: a tenth of d_mlp, with which a key of usual size (k C^-1 k = d_mlp) is mapped 10/11
-    of the way.
+    Attributes:
+        mom2_weight: weight of the old keys, given by the covariance, against the new facts (`mom2_update_weight`,
+            15,000 or 20,000 as published); None: a tenth of d_mlp, with which a key of usual size (k C^-1 k = d_mlp) is
+            mapped 10/11 of the way.
     """
 
     mom2_weight: float | None = None
@@ -46,7 +47,7 @@ def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list
 
 
 def least_squares(model: Model, settings: Weighted) -> tuple[Weighted, ClosedForm]:
-    """MEMIT's closed form, and the settings with the weight it has."""
+    """MEMIT's closed form, and the settings with their weight."""
     covariance = settings.covariance
     assert covariance is not None and settings.layers is not None
     weight = SHARE * model.d_mlp if settings.mom2_weight is None else settings.mom2_weight

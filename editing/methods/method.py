@@ -1,4 +1,4 @@
-"""What a method of editing is: hyper-parameters, and a function from requests to changes of weights."""
+"""Interface of a method of editing: hyper-parameters, and a function from requests to changes of weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Group = Sequence[EditRequest]
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a method returns for one group of requests.
+    """Result of a method for one group of requests.
 
     Attributes:
-        factors: as in :class:`editing.Edit`.
-        settings: hyper-parameters as used; what json knows.
+        factors: as in [`editing.Edit`][].
+        settings: hyper-parameters as used; json values.
         evidence: arrays that led to the change, by name.
         note: a remark for the reader, or "".
     """
@@ -39,12 +39,13 @@ class Method:
     """A method by name.
 
     Attributes:
-        name: what :func:`editing.compute_edit` knows it by.
+        name: as passed to [`editing.compute_edit`][].
         settings: frozen dataclass of hyper-parameters; a field that is None is computed from the model.
-        plan: ``plan(model, groups, settings)`` gives one change per group. Every group stands alone: its change is
-            computed on the model as it is. The model is left as found; gradients of parameters are off (``frozen``)
-            and dropout is off (``evaluating``) when it is called.
-        layers: field of the settings that layers found by :func:`editing.locate` are given to; None if it takes none.
+        plan: `plan(model, groups, settings)` gives one change per group. Every group stands alone: its change is
+            computed on the model as it is. The model is left as found; gradients of parameters are off (`frozen`) and
+            dropout is off (`evaluating`) when it is called.
+        layers: field of the settings that takes the layers found by [`editing.localisation.choose.locate`][]; None if
+            there is no such field.
         single: whether the method writes at one layer (the best is taken), rather than at a range.
         summary: one line for help texts.
     """

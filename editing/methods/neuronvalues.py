@@ -1,4 +1,4 @@
-"""Values of neurons, the rows of a down-projection, and what is to be added to them so that a given change arrives."""
+"""Values of neurons, the rows of a down-projection, and the additions to them by which a given change arrives."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What some neurons of one layer do at a token.
+    """Contribution of some neurons of one layer at a token.
 
     Attributes:
-        units: [d_mlp], by how much each neuron's value takes part in a step; zero for all others.
-        value: [d], float64; what the layer gives at the token.
-        amount: how many times what is added per unit is added to that value.
+        units: [d_mlp], share of each neuron's value in a step; zero for all others.
+        value: [d], float64; output of the layer at the token.
+        amount: factor by which an addition per unit changes that value.
         arrival: the way from there to the residual stream.
     """
 
@@ -34,9 +34,12 @@ class Part:
     arrival: Arrival
 
     def written(self, directions: Tensor) -> Tensor:
-        """What is to be added per unit so that ``directions`` [n, d] arrive, times the activation.
+        """Addition per unit by which directions arrive, times the activation.
 
         Behind a norm: so that the layer's contribution at the token has the direction that they would give it.
+
+        Args:
+            directions: [n, d].
         """
         if self.arrival.gain is None:
             return directions / self.arrival.factor
@@ -50,10 +53,15 @@ class Part:
 def parts_of(
     model: Model, ids: Sequence[int], token: int, neurons: Sequence[tuple[int, int]], *, in_lengths: bool, signed: bool
 ) -> dict[int, Part]:
-    """The part of every layer that has some of ``neurons``, at a token of a prompt.
+    """The part of every layer that has some of the neurons, at a token of a prompt.
 
-    in_lengths: a unit is the length of the neuron's value as it arrives; else it is 1. signed: it is negative where the
-    activation is.
+    Args:
+        model: the model.
+        ids: of the prompt.
+        token: place in the prompt.
+        neurons: (layer, unit) pairs.
+        in_lengths: a unit is the length of the neuron's value as it arrives; else it is 1.
+        signed: it is negative where the activation is.
     """
     layers = sorted({layer for layer, _ in neurons})
     sites = {(kind, layer): Site(kind, layer, token) for layer in layers for kind in ("key", "value")}
@@ -80,7 +88,13 @@ def values_of(model: Model, layer: int) -> Tensor:
 
 @contextmanager
 def moved(model: Model, units: Mapping[int, Tensor], directions: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, row i of a forward is run with the values of ``units`` moved along their layer's ``directions[i]``."""
+    """Context in which row i of a forward has the values of neurons moved along a direction.
+
+    Args:
+        model: the model.
+        units: by layer, share of each neuron.
+        directions: by layer, one direction for each row.
+    """
 
     def moving(own: Tensor, along: Tensor) -> Any:
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

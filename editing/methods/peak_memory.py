@@ -1,4 +1,4 @@
-"""How much memory a computation takes."""
+"""Peak memory of a computation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERVAL = 0.01  # seconds between looks
 
 @contextmanager
 def peak_memory(model: Model) -> Iterator[Callable[[], int]]:
-    """Gives a function that says, inside or afterwards, how many bytes were held at most beyond what was held before.
+    """Context that yields a function for the peak of bytes held, inside or afterwards, above those held before.
 
     On CUDA it is the allocator's own peak; elsewhere the process's resident memory, looked at a hundred times a second.
     """

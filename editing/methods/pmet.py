@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PMETSettings(MEMITSettings):
-    """Hyper-parameters of PMET; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of PMET; see [`editing.methods.value.settings.ValueSettings`][].
 
-    nll_factor: what the target's NLL counts; a tenth of that once the target is the most
-    probable, where the search ends if KL is at most kl_stop.
+    Attributes:
+        nll_factor: factor of the target's NLL; a tenth of that once the target is the most probable.
+        kl_stop: the search ends if the target is the most probable and KL is at most this.
     """
 
     nll_factor: float = 1.0

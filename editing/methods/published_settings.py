@@ -1,7 +1,7 @@
 """Hyper-parameters of the published code, by method and model, each with the file it was read from.
 
-The numbers are those of the files; the names are this project's. What a file leaves to its code, such as the lengths of
-context templates, is what that code has. See ``note`` of a section for what is done differently here.
+The numbers are those of the files; the names are this project's. Constants that a file leaves to its code, such as the
+lengths of context templates, are those of that code. See `note` of a section for differences here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,25 @@ class Strict(BaseModel):
 
 
 class Source(Strict):
-    """Where numbers were read: a GitHub repository (owner/name) and a file in it."""
+    """Source of numbers: a file in a GitHub repository.
+
+    Attributes:
+        repository: owner/name.
+        file: path in it.
+    """
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     file: str = Field(pattern=r"^[\w./-]+$")
 
 
 class Section(Strict):
-    """One method: arguments for :func:`editing.compute_edit`, and their source."""
+    """Published constants of one method.
+
+    Attributes:
+        source: of the numbers.
+        settings: arguments for [`editing.compute_edit`][].
+        note: differences here, or "".
+    """
 
     source: Source
     settings: dict[str, Any] = Field(min_length=1)
@@ -39,7 +50,14 @@ class Section(Strict):
 
 
 class Sizes(Strict):
-    """What a model is recognised by; ``model_type`` is that of its Hugging Face configuration."""
+    """Type and sizes by which a model is recognised.
+
+    Attributes:
+        model_type: of its Hugging Face configuration.
+        n_layers: number of blocks.
+        d_model: width of the residual stream.
+        d_mlp: width of a key.
+    """
 
     model_type: str
     n_layers: int = Field(gt=0)
@@ -48,7 +66,13 @@ class Sizes(Strict):
 
 
 class Published(Strict):
-    """All that is known for one model."""
+    """Published constants for one model.
+
+    Attributes:
+        name: of the model.
+        model: its sizes.
+        methods: constants by method.
+    """
 
     name: str
     model: Sizes
@@ -56,16 +80,29 @@ class Published(Strict):
 
 
 def published(method: str, model: Model | str) -> dict[str, Any]:
-    """Arguments for :func:`editing.compute_edit` with the constants that were published for a method and a model.
+    """Arguments for [`editing.compute_edit`][] with the constants that were published for a method and a model.
 
-    model: a model, recognised by its type and sizes (its relatives of the same type and sizes have the same constants),
-    or a name of :func:`published_models`. Raises TracerError where nothing was published; the message lists what was.
+    Args:
+        method: its name.
+        model: a model, recognised by its type and sizes (its relatives of the same type and sizes have the same
+            constants), or a name of `published_models`.
+
+    Raises:
+        TracerError: nothing was published; the message lists the published ones.
     """
     return dict(published_section(method, model).settings)
 
 
 def published_section(method: str, model: Model | str) -> Section:
-    """The same with its source. Raises TracerError as :func:`published` does."""
+    """Published constants of a method and a model, with their source.
+
+    Args:
+        method: its name.
+        model: as of `published`.
+
+    Raises:
+        TracerError: as `published` does.
+    """
     every = published_models()
     if isinstance(model, str):
         found = every.get(model.lower())
@@ -89,7 +126,7 @@ def published_section(method: str, model: Model | str) -> Section:
 
 
 def published_models() -> dict[str, Published]:
-    """What is known, by model, in alphabetical order."""
+    """All published constants, by model, in alphabetical order."""
     folder = files("editing").joinpath("data/published")
     texts = {
         entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".json")

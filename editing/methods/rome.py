@@ -1,10 +1,10 @@
 """ROME (Meng et al. 2022), one fact as a rank-one change of one layer, and R-ROME (Gupta et al. 2024).
 
-The key k* is the mean over contexts of the down-projection's input at the last subject token; the value is what is
-there plus an optimised delta; the change is the one that maps k* to it while changing least, in the sense of the
-covariance C, what other keys are mapped to: W + u v^T with u = C^-1 k* / |C^-1 k*| and v = (value - W k) / (k . u).
-In ROME k is the key of the bare prompt, as in the published code. R-ROME has the mean key there too, which keeps long
-runs of edits from breaking the model.
+The key k* is the mean over contexts of the down-projection's input at the last subject token; the value is the present
+output plus an optimised delta; the change is the one that maps k* to it while changing least, in the sense of the
+covariance C, the outputs of other keys: W + u v^T with u = C^-1 k* / |C^-1 k*| and v = (value - W k) / (k . u). In ROME
+k is the key of the bare prompt, as in the published code. R-ROME has the mean key there too, which keeps long runs of
+edits from breaking the model.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ROMESettings(ValueSettings):
-    """Hyper-parameters of ROME; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of ROME; see [`editing.methods.value.settings.ValueSettings`][].
 
-    With several layers each is written on top of those before it. mom2_adjustment: False leaves C out (u = k* / |k*|).
-    mean_key: the mean key in the denominator too (R-ROME).
+    With several layers each is written on top of those before it.
+
+    Attributes:
+        mom2_adjustment: False leaves C out (u = k* / |k*|).
+        mean_key: the mean key in the denominator too (R-ROME).
     """
 
     mom2_adjustment: bool = True
@@ -42,16 +45,16 @@ class ROMESettings(ValueSettings):
 
 @dataclass(frozen=True)
 class RROMESettings(ROMESettings):
-    """Hyper-parameters of R-ROME; see :class:`ROMESettings`."""
+    """Hyper-parameters of R-ROME; see `ROMESettings`."""
 
     mean_key: bool = True
 
 
 def default_layer(model: Model) -> int:
-    """The layer at a tenth of the depth, and not below the third.
+    """The default layer: at a tenth of the depth, and not below the third.
 
-    Chosen on SmolLM2 135M, of 30 layers, among 2, 3 and 5: a later one takes more neighbours along. On Gemma 3 270M, of
-    18, layer 3 does so too, and layer 1 writes less well (``benchmarks/edit_rules.py``).
+    Chosen on SmolLM2 135M, of 30 layers, among 2, 3 and 5: edits at a later one spill over to more neighbours. On Gemma
+    3 270M, of 18, layer 3 does so too, and layer 1 writes less well (`benchmarks/edit_rules.py`).
     """
     return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
 
@@ -103,7 +106,7 @@ def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings:
 def _written(
     values: Sequence[Optimised], layer: int, settings: ROMESettings
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """u [d_mlp, n] and v [d_model, n] that write ``values`` at ``layer`` one after the other, and what led to them."""
+    """Factors u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, with evidence."""
     keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
     if settings.mom2_adjustment:
         assert settings.covariance is not None

@@ -1,4 +1,4 @@
-"""Where the seconds of an edit go: parts of it are named where they happen, and added up by whoever asks."""
+"""Seconds of the parts of an edit: parts are named where they run, and summed by a caller of `timed`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _asked: ContextVar[dict[str, float] | None] = ContextVar("asked", default=None)
 
 @contextmanager
 def timed() -> Iterator[dict[str, float]]:
-    """Inside, the seconds of every :func:`part` by name, of this thread; a part that runs several times is summed."""
+    """Context that yields the seconds of every `part` by name, of this thread.
+
+    A part that runs several times is summed.
+    """
     seconds: dict[str, float] = {}
     token = _asked.set(seconds)
     try:
@@ -23,7 +26,7 @@ def timed() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """What runs inside is the part ``name``; costs nothing where nobody asks. Parts do not lie in one another."""
+    """Context of the part `name`; costs nothing outside of `timed`. Parts do not nest."""
     seconds, began = _asked.get(), time.monotonic()
     try:
         yield

@@ -1,7 +1,7 @@
 """The loop that the methods of fine-tuning share: Adam on some parameters of their own until the targets are said.
 
-What is trained is never the model: a method adds tensors of its own to the forward (:mod:`editing.methods.ft`,
-:mod:`editing.methods.lora`), and the model's weights stay the bits they are.
+The model itself is never trained: a method adds tensors of its own to the forward (`editing.methods.ft`,
+`editing.methods.lora`), and the model's weights stay the bits they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Adjust = Callable[[], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """Length and rate of the training.
 
     Attributes:
         objective: "target_new": every token of a target is predicted from the prompt and the tokens before it.
@@ -64,7 +64,12 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training did: ``loss`` [passes, requests] before each pass and, last, of the state that was reached."""
+    """Result of training.
+
+    Attributes:
+        loss: [passes, requests], before each pass and, last, of the final state.
+        note: a remark for the reader, or "".
+    """
 
     loss: Tensor
     note: str
@@ -84,12 +89,20 @@ def train(
     before_step: Adjust | None = None,
     after_step: Adjust | None = None,
 ) -> Trained:
-    """Train ``parameters``, leaves that ask for gradients and act on the model's forward already.
+    """Train parameters on requests.
 
-    before_step: called with gradients in place. after_step: called after each step of Adam, to project. Modules are in
-    training or evaluation mode as they are found; the last losses are taken in evaluation mode.
+    Modules are in training or evaluation mode as they are found; the last losses are taken in evaluation mode.
 
-    Raises TracerError for a masked model, requests that cannot be aligned, and losses that are not finite.
+    Args:
+        model: is not changed itself.
+        requests: with the targets.
+        parameters: leaves that ask for gradients and act on the model's forward already.
+        schedule: of the training.
+        before_step: called with gradients in place.
+        after_step: called after each step of Adam, to project.
+
+    Raises:
+        TracerError: a masked model, requests that cannot be aligned, and losses that are not finite.
     """
     rows = [lesson(model, request, schedule.objective) for request in requests]
     chunks = [range(i, min(i + schedule.batch_size, len(rows))) for i in range(0, len(rows), schedule.batch_size)]
@@ -125,7 +138,14 @@ def train(
 
 
 def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Layers in order, each once; None stays None. Raises TracerError for none at all, and for what is no number."""
+    """Layers in order, each once; None stays None.
+
+    Args:
+        given: one layer, several, or None.
+
+    Raises:
+        TracerError: an empty sequence, or something other than numbers.
+    """
     if given is None:
         return None
     try:
@@ -139,9 +159,15 @@ def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def lesson(model: Model, request: EditRequest, objective: str) -> Row:
-    """A request as it is trained on.
+    """A request as a row of training.
 
-    Raises TracerError for a masked model and as :meth:`tracer.Fact.align` does.
+    Args:
+        model: whose tokenizer is used.
+        request: the fact to write.
+        objective: as of `Schedule`.
+
+    Raises:
+        TracerError: a masked model; as [`tracer.Fact.align`][] does.
     """
     if not model.causal:
         raise MaskedModelError(
@@ -158,7 +184,9 @@ def lesson(model: Model, request: EditRequest, objective: str) -> Row:
 def losses(model: Model, rows: Sequence[Row]) -> Tensor:
     """Mean of -log p over the target's tokens, [rows], float32 at least; logits are made where they are read only.
 
-    Rows of a masked model, which sees the padding, must be of one length.
+    Args:
+        model: the model.
+        rows: of training. Those of a masked model, which sees the padding, must be of one length.
     """
     line = torch.tensor([i for i, row in enumerate(rows) for _ in row.read])
     token = torch.tensor([position for row in rows for position in row.read])

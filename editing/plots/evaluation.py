@@ -1,4 +1,4 @@
-"""What every method reaches: a panel for each measure, teacher forced and free generation side by side."""
+"""Scores of every method: a panel for each measure, teacher forced and free generation side by side."""
 
 from __future__ import annotations
 
@@ -45,9 +45,16 @@ NUMBERS = 0.27  # room for the numbers at the right of a panel, in units of its 
 def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> go.Figure:
     """Bars of the harmonic score and of each measure that was taken, a row per method; controls are paler.
 
-    Whiskers are bootstrap intervals over subjects. What was not measured has no bar, and no number.
+    Whiskers are bootstrap intervals over subjects. Missing measurements have no bar, and no number.
 
-    Raises TracerError for anything else, and for an evaluation without any of the measures.
+    Args:
+        evaluation: the measurements.
+        level: of the intervals.
+        resamples: draws of the bootstrap.
+        seed: of the draws.
+
+    Raises:
+        TracerError: anything but an evaluation, and one without any of the measures.
     """
     import plotly.graph_objects as go
 
@@ -80,13 +87,21 @@ def plot_evaluation(evaluation: Evaluation, *, level: float = 0.95, resamples: i
 
 
 def checked(function: str, evaluation: Any) -> None:
-    """Raise TracerError for what is no evaluation."""
+    """Check that a figure is given an evaluation.
+
+    Args:
+        function: named in the message.
+        evaluation: to be plotted.
+
+    Raises:
+        TracerError: not an evaluation.
+    """
     if not isinstance(evaluation, Evaluation):
         raise NothingToDraw(f"{function} expected an Evaluation, got {type(evaluation).__name__}")
 
 
 def described(evaluation: Evaluation) -> str:
-    """Which model, how many cases."""
+    """Name of the model, and number of cases."""
     metrics = evaluation.metrics
     models = [model_label(model) for model in dict.fromkeys(metrics["model"])]
     cases, subjects = metrics["case_id"].nunique(), metrics["subject"].nunique()
@@ -95,7 +110,7 @@ def described(evaluation: Evaluation) -> str:
 
 
 class _Plan:
-    """Where everything stands, in pixels."""
+    """Layout, in pixels."""
 
     def __init__(self, series: list[Series], panels: int, notes: list[str], legend: bool) -> None:
         self.series = series
@@ -117,7 +132,7 @@ def _add_bars(
     series: list[Series],
     legend: bool = False,
 ) -> None:
-    """Bars of one panel: name, colour, place beside the row's middle, and of each series its one row or none."""
+    """Bars of one panel: name, colour, place beside the row's middle, and of each series its one row or nothing."""
     import plotly.graph_objects as go
 
     thick = 0.34 if len(bars) > 1 else 0.5

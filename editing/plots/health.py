@@ -25,7 +25,11 @@ ALARM = "#c33d1e"
 def plot_health(evaluation: Evaluation) -> go.Figure:
     """Each measure of health against the number of edits, a line per method; dashed: its limit, crosses: alarms.
 
-    Raises TracerError for anything else, and if no health was measured.
+    Args:
+        evaluation: the measurements.
+
+    Raises:
+        TracerError: anything but an evaluation; no health was measured.
     """
     import plotly.graph_objects as go
 

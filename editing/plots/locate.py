@@ -1,4 +1,4 @@
-"""Where facts are recalled and where edits of them work, one panel under the other over the same layers."""
+"""Layers that recall facts and layers where edits work, one panel under the other over the same layers."""
 
 from __future__ import annotations
 
@@ -37,9 +37,13 @@ def plot_locate(located: Located | Sequence[Located]) -> go.Figure:
 
     Whiskers and bands are 95 % intervals over subjects, where there are several; pale horizontal lines are a sweep's
     measures before any edit. The line under the title has the rank correlations (Spearman's, over layers) between the
-    panels' profiles, see :attr:`Located.profile`.
+    panels' profiles, see `Located.profile`.
 
-    Raises TracerError for an empty list, anything else, and evidence about different models.
+    Args:
+        located: one result, or several about one model.
+
+    Raises:
+        TracerError: an empty list, anything else, and evidence about different models.
     """
     import plotly.graph_objects as go
 

@@ -1,4 +1,4 @@
-"""The texts of a figure of layers, and where everything lies."""
+"""Texts and layout of a figure of layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Texts, and where everything lies, in pixels from the top left corner."""
+    """Texts and layout, in pixels from the top left corner."""
 
     title: str
     subtitle: str
@@ -37,6 +37,7 @@ class Plan:
 
     @classmethod
     def of(cls, several: Sequence[Located]) -> Plan:
+        """The plan of some results."""
         layers = range(several[0].n_layers)
         width = LEFT + min(max(26 * len(layers), 620), 1080) + RIGHT
         room = width - 2 * EDGE

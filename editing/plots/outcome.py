@@ -1,4 +1,4 @@
-"""What an edit did to answers: probabilities before and after, a panel for each group of prompts."""
+"""Edit outcomes: probabilities of answers before and after, a panel for each group of prompts."""
 
 from __future__ import annotations
 
@@ -36,10 +36,14 @@ SIDE = 0.32  # room beside the two moments, for the means' numbers
 def plot_outcome(outcome: Outcome) -> go.Figure:
     """Probabilities of both targets before and after an edit: a thin line per prompt, a thick one for their mean.
 
-    Panels are the groups that were asked: the rewrite, paraphrases, neighbours, other facts of the subject. Of the
-    last two the "answer before the edit" is their own.
+    Panels are the groups that were asked: the rewrite, paraphrases, neighbours, other facts of the subject. Of the last
+    two the "answer before the edit" is their own.
 
-    Raises TracerError for anything else, and for an outcome without questions.
+    Args:
+        outcome: to plot.
+
+    Raises:
+        TracerError: anything but an outcome, and one without questions.
     """
     import plotly.graph_objects as go
 
@@ -89,7 +93,7 @@ def plot_outcome(outcome: Outcome) -> go.Figure:
 
 
 def _add_panel(figure: go.Figure, outcome: Outcome, places: list[int], index: int) -> None:
-    """The lines of one group. Prompts whose target is not known have none."""
+    """The lines of one group. Prompts with an unknown target have no line."""
     import plotly.graph_objects as go
 
     axes = {"xaxis": axis("x", index), "yaxis": axis("y", index)}

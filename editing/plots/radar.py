@@ -1,4 +1,4 @@
-"""Each method's profile over what is asked of an edit, on one disc."""
+"""Profile of each method over the measures, on one disc."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ WIDTH, DISC, AROUND = 640, 400, 62
 
 
 def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = False) -> go.Figure:
-    """Means of the measures that were taken, and fluency and consistency of what is written; one line per method.
+    """Means of the measures that were taken, and fluency and consistency of generated text; one line per method.
 
-    by: "said", free generation, or "forced", teacher forced.
-    controls: also draw random layers and directions.
+    The rim is 100 %. Measures are shares of questions. Fluency (entropy of n-grams) is a share of the unedited model's,
+    cut at the rim, and left out where that was not measured; consistency is a cosine as it is. A line has a gap where
+    something was not measured; methods with fewer than three points are left out. Lines are means alone; intervals are
+    in [`editing.plot_evaluation`][].
 
-    The rim is 100 %. Measures are shares of questions. Fluency (entropy of n-grams) is a share of the unedited
-    model's, cut at the rim, and left out where that was not measured; consistency is a cosine as it is. A line has a
-    gap where something was not measured; methods with fewer than three points are left out. Lines are means alone;
-    intervals are in `plot_evaluation`.
+    Args:
+        evaluation: the measurements.
+        by: "said", free generation, or "forced", teacher forced.
+        controls: also draw random layers and directions.
 
-    Raises TracerError for anything else, for another ``by``, and where fewer than three things were measured.
+    Raises:
+        TracerError: anything but an evaluation, another `by`, and fewer than three measures.
     """
     import plotly.graph_objects as go
 
@@ -105,7 +108,7 @@ def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = Fal
 def _profiles(
     summary: Frame, series: list[Series], names: list[str]
 ) -> tuple[list[list[tuple[str, float]]], list[str]]:
-    """Of each series and axis what the hover text says and where the line is (nan: nowhere); and the axes' titles."""
+    """Of each series and axis the hover text and the place of the line (nan: no point); and the axes' titles."""
     means = [rows.set_index("metric")["mean"] for rows in divided(summary, series)]
     whole = {each.key[0]: mean.get("fluency", np.nan) for each, mean in zip(series, means, strict=True) if _is(each)}
     axes: list[tuple[str, list[tuple[str, float]]]] = []

@@ -1,4 +1,4 @@
-"""What later edits leave of earlier ones: a curve over all edits so far, and a map of each edit after each other."""
+"""Effect of later edits on earlier ones: a curve over all edits so far, and a map of each edit after each other."""
 
 from __future__ import annotations
 
@@ -47,11 +47,20 @@ def plot_retention(
     resamples: int = 2000,
     seed: int = 0,
 ) -> go.Figure:
-    """Above: the mean of a metric over all edits made so far, against their number, with bootstrap bands. Below, if
-    ``maps``: for each method the metric of edit i after j edits.
+    """Mean of a metric over all edits made so far, against their number, with bootstrap bands.
 
-    metric: None: whether edits still hold, see :meth:`Evaluation.retention`. Raises TracerError for anything but an
-    evaluation, and if no edits of mode "sequential" have the metric.
+    Below, if wanted: for each method the metric of edit i after j edits.
+
+    Args:
+        evaluation: the measurements.
+        metric: its name; None: whether edits still hold, see `Evaluation.retention`.
+        maps: draw the lower panels.
+        level: of the bands.
+        resamples: draws of the bootstrap.
+        seed: of the draws.
+
+    Raises:
+        TracerError: anything but an evaluation; no edits of mode "sequential" have the metric.
     """
     import plotly.graph_objects as go
 

@@ -1,4 +1,4 @@
-"""How series of an evaluation look, in every figure the same."""
+"""Colours and dashes of the series of an evaluation, the same in every figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ LIMIT = 44  # characters of a name
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and line of a series. Controls have their method's colour and dots; the unedited model is grey."""
+    """Colour and line of a series. Controls have their method's colour and dots; the unedited model is grey.
+
+    Attributes:
+        color: of the line.
+        dash: of the line, by Plotly's name.
+        width: of the line, in pixels.
+    """
 
     color: str
     dash: str
@@ -36,8 +42,15 @@ class Look:
 
 
 def looks(series: Sequence[Series], methods: Iterable[str]) -> list[Look]:
-    """One look per series. The colour is that of the method's place among ``methods``, those of the whole evaluation,
-    so that it is the same in every figure; several series of a method have different dashes."""
+    """One look per series.
+
+    The colour is that of the method's place among `methods`, those of the whole evaluation, so that it is the same in
+    every figure; several series of a method have different dashes.
+
+    Args:
+        series: to be drawn.
+        methods: of the whole evaluation.
+    """
     named = [name for name in dict.fromkeys(methods) if name != UNEDITED]
     used = dict.fromkeys(named, 0)
     found = []
@@ -55,5 +68,5 @@ def looks(series: Sequence[Series], methods: Iterable[str]) -> list[Look]:
 
 
 def label(series: Series) -> str:
-    """The series' name as Plotly will show it, letter by letter."""
+    """The series' name as text for Plotly, without markup."""
     return escape(cut(series.name, LIMIT))

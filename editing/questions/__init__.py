@@ -1,4 +1,4 @@
-"""Questions to a model, its answers, and what is measured of them."""
+"""Questions to a model, its answers, and their measures."""
 
 from .answers import Answer, CaseAnswers, ask
 from .match import says

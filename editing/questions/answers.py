@@ -1,4 +1,4 @@
-"""What a model says to the questions of evaluation records: every prompt of many records is run once."""
+"""Answers of a model to the questions of evaluation records: every prompt of many records is run once."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from tracer.facts.fact import Alignment
     from tracer.model import Model
 
-SPARE = 5  # tokens behind the longest accepted wording, so that what a name goes on with is seen
+SPARE = 5  # tokens behind the longest accepted wording, so that the rest of a longer name is seen
 SPARE_IN_REPLY = 60  # of a chat model, which may say something else first
 SPARE_IN_SENTENCE = 20  # where the answer may stand in a sentence, or several things have to be named
-OWN = 12  # most tokens of an answer that is nowhere given: what the unedited model says
+OWN = 12  # most tokens of an answer that is not given: that of the unedited model
 TEXT_TOKENS = 100  # of a text with its prompt, as published for CounterFact
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, asked once; what was not measured is nan or None, never zero.
+    """Answer to one question, asked once; missing measurements are nan or None, never zero.
 
     Attributes:
-        kind: one of ``record.KINDS``, or "negation": the rewrite's prompt denied (:mod:`.negation`).
+        kind: one of `record.KINDS`, or "negation": the rewrite's prompt denied (`negation`).
         prompt: the whole text.
-        answer: the usual wording of what should be said; None: not known yet.
-        against: what it is compared with; None: not known.
+        answer: the usual wording of the wanted answer; None: not known yet.
+        against: the answer it is compared with; None: not known.
         either: questions of a case with the same number are wordings of one.
         nll: -(1/k) sum log p of the answer's k tokens after the prompt, teacher forced (natural logarithm).
-        nll_against: the same of ``against``.
+        nll_against: the same of `against`.
         accuracy: share of the answer's tokens that are the most probable at their places, teacher forced.
         exact: 1 where all of them are, else 0.
         greedy: the most probable ids at the answer's places; without an answer, those of the model's own.
-        generated: what greedy generation writes after the prompt, to the end of the sentence or some tokens further
-            than the longest accepted wording; None: not generated.
-        said: 1 where that names every thing that should be named, else 0 (:func:`.said.says`).
+        generated: greedy generation after the prompt, to the end of the sentence or some tokens further than the
+            longest accepted wording; None: not generated.
+        said: 1 where that names everything that should be named, else 0 (`match.says`).
     """
 
     kind: str
@@ -71,12 +71,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class CaseAnswers:
-    """What a model says to one record.
+    """Answers of a model to one record.
 
     Attributes:
         case_id: the record's.
-        answers: to ``record.questions()`` in their order, then to the denied rewrites.
-        texts: continuations of ``record.generate``, each with its prompt, as published.
+        answers: to `record.questions()` in their order, then to the denied rewrites.
+        texts: continuations of `record.generate`, each with its prompt, as published.
     """
 
     case_id: str
@@ -111,24 +111,29 @@ def ask(
     before: Sequence[CaseAnswers] | None = None,
     text_tokens: int = TEXT_TOKENS,
 ) -> list[CaseAnswers]:
-    """Ask the model every question of ``records``, in their order.
+    """Ask the model every question of the records, in their order.
 
-    Prompts that are the same are run once, whoever asks; both answers of a question are read after the one prompt, and
-    what is generated goes on from its keys and values (:mod:`tracer.engine.follow`). So an answer does not depend on
-    what
-    else is asked, except where tokens are equally probable to rounding.
-
-    generate: let the model write its answers. texts: let it continue what is to be continued, tokens drawn among the
-        five most probable (as published) from ``seed``, the case and the place of the prompt.
-    before: what the unedited model said. Questions that bring no answer take it from there: the ids it wrote itself, as
-        far as its answer goes (:func:`tracer.facts.sentences.answer_of`).
-    text_tokens: length of a text with its prompt. max_rows: most rows in a forward; None: by memory.
+    Equal prompts are run once, whichever questions have them; both answers of a question are read after the one prompt,
+    and generation goes on from its keys and values (`tracer.engine.follow`). So an answer does not depend on the other
+    questions, except where tokens are equally probable to rounding.
 
     The model is left as it was found.
 
+    Args:
+        model: to ask.
+        records: with the questions.
+        generate: let the model write its answers.
+        texts: let it continue the prompts of `record.generate`, tokens drawn among the five most probable (as
+            published) from `seed`, the case and the place of the prompt.
+        seed: of the texts.
+        max_rows: most rows in a forward; None: by memory.
+        before: answers of the unedited model. Questions without an answer of their own take it from there: the ids it
+            wrote itself, as far as its answer goes (`tracer.facts.sentences.answer_of`).
+        text_tokens: length of a text with its prompt.
+
     Raises:
-        TracerError: a prompt or answer that cannot be tokenised or is too long (the case is named), a ``before`` that
-            was asked something else, a masked model, logits that are not numbers.
+        TracerError: a prompt or answer that cannot be tokenised or is too long (the case is named), a `before` of other
+            questions, a masked model, logits that are not numbers.
     """
     if not model.causal:
         raise MaskedModelError(
@@ -178,7 +183,7 @@ class _Aligned:
 
 
 def _old(record: EditRecord, earlier: dict[str, CaseAnswers]) -> tuple[Answer, ...]:
-    """What was answered before to the questions that will be asked."""
+    """Earlier answers to the questions that will be asked."""
     if record.case_id not in earlier:
         raise OtherQuestions("`before` has no such case; ask the unedited model the same records")
     old = earlier[record.case_id].answers
@@ -223,7 +228,7 @@ def _question(aligned: _Aligned, one: Ask, generate: bool, old: Answer | None, k
 
 
 def _room(aligned: _Aligned, question: _Question, spare: int | None) -> int:
-    """How many tokens are generated; spare: behind the longest answer, None: by what is asked."""
+    """Number of tokens generated; spare: behind the longest answer, None: by the question."""
     given = question.ask.answers
     if not given:
         return len(question.target) + (spare or SPARE) if question.target else OWN
@@ -234,7 +239,7 @@ def _room(aligned: _Aligned, question: _Question, spare: int | None) -> int:
 
 
 def _followed(model: Model, questions: Sequence[_Question], max_rows: int | None) -> dict[Ids, Followed]:
-    """What follows each prompt, once for all who ask it."""
+    """Continuations of each prompt, once for all questions that have it."""
     of: dict[Ids, list[_Question]] = {}
     for question in questions:
         of.setdefault(question.prompt, []).append(question)
@@ -290,7 +295,7 @@ def _answer(model: Model, question: _Question, found: Followed) -> Answer:
 
 
 def _own_answer(model: Model, ids: Ids) -> Ids:
-    """The ids of what a model wrote as far as its answer goes, one at least; of one without an end its whole words."""
+    """The ids of a model's own answer as far as it goes, one at least; of one without an end its whole words."""
     if len(ids) < 2:
         return ids
     text = answer_text(model, ids)
@@ -308,6 +313,6 @@ def _text(model: Model, ids: Ids) -> str:
 
 
 def _draws(seed: int, case: str, place: int) -> torch.Generator:
-    """A stream of its own for each text, whatever else is asked."""
+    """A random stream of its own for each text, independent of other texts."""
     digest = hashlib.blake2b(f"{seed}|{place}|{case}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

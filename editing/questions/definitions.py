@@ -1,4 +1,4 @@
-"""What metrics mean, and the order in which they are shown."""
+"""Definitions of the metrics, and their order in tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORE = Metric(
 
 
 def what_is(name: str) -> Metric:
-    """The definition of a metric; of one that is not known only its name."""
+    """The definition of a metric; of an unknown one only its name."""
     return METRICS.get(name) or Metric(name, "", None, "", "")
 
 

@@ -1,4 +1,4 @@
-"""Whether a text that a model wrote says an answer, and whether two questions are wordings of one."""
+"""Match of generated text with an answer, and of two questions as wordings of one."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ _ARTICLE = rf"(?:(?i:{'|'.join(ARTICLES)})\s+)?"
 
 
 def says(text: str, answers: Sequence[Sequence[str]], *, anywhere: bool = False) -> bool:
-    """Whether ``text``, a free continuation of a prompt, names every thing of ``answers`` in one of its wordings.
+    """Whether a text names every thing of the answers in one of its wordings.
 
     Meant for generation that ends where the model ends its sentence, or some tokens after the answer would: teacher
-    forcing, and text cut to the answer's length, both hide what the model goes on with (Yang et al., "The Mirage of
+    forcing, and text cut to the answer's length, both hide the rest of what the model says (Yang et al., "The Mirage of
     Model Editing", 2025).
 
     A single thing has to come first: the text begins with it, after spaces, quotes and brackets at most. Where several
-    have to be named, or with ``anywhere`` (a question is answered in a sentence), each may stand anywhere; that a
-    sentence denies what it names is not seen.
+    have to be named, or with `anywhere`, each may stand anywhere; that a sentence denies what it names is not seen.
 
     A wording is there if its letters are, whatever their case and the spaces between them, with or without an article
-    in front, *and the name ends with it*: no letter, digit or hyphenated part follows at once, and no capitalised word
+    in front, and if the name ends with it: no letter, digit or hyphenated part follows at once, and no capitalised word
     or number behind a space alone or the mark of an abbreviation. "Paris, France", "Paris is" and "Paris's" say
     "Paris"; "Parisian", "Paris-Sorbonne" and "Paris Hilton" do not, nor "3.5" "3", "U.S. Army" "U.S.", "St. Louis"
     "St". Where a lower-case word makes it another thing ("basketball coach") this is not seen, and scripts written
     without spaces have no such end. Quotes, dashes and composed letters count as they look.
 
     A wording of at most three letters keeps its capitals: "IN", "US", "IT" and "NO" are not the words in, us, it, no.
+
+    Args:
+        text: a free continuation of a prompt.
+        answers: wordings of each thing to be named.
+        anywhere: the answer may stand anywhere (a question is answered in a sentence).
     """
     text = _shown(text)
     if anywhere or len(answers) > 1:
@@ -44,7 +48,7 @@ def says(text: str, answers: Sequence[Sequence[str]], *, anywhere: bool = False)
 
 
 def _ends(text: str, wording: str, start: int | None) -> bool:
-    """Whether a wording stands at ``start`` (None: anywhere) and the name ends with it."""
+    """Whether a wording stands at `start` (None: anywhere) and the name ends with it."""
     words = _shown(wording).split()
     if len(words) > 1 and words[0].casefold() in ARTICLES:
         words = words[1:]

@@ -1,4 +1,4 @@
-"""How well a model holds an edit: reliability, generalisation and locality of its questions."""
+"""Success of an edit: reliability, generalisation and locality of its questions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 def edit_scores(
     model: Model, probes: Sequence[Probes], by: By = "preferred", *, max_rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """How well the model, as it is, holds each of n edits: [n] by measure, nan where there is no question for it.
+    """Reliability, generalisation and locality of n edits in the model as it is.
 
-    probes: the questions about each edit. "reliability" is of the edited prompt itself, "generalisation" of its
-        paraphrases, "locality" of its neighbours (of those whose true answer is known). The wanted answer is the new
-        target, of a neighbour the true one.
-    by: what is counted. "preferred": the share of prompts where the wanted answer has the lower nll of the two
-        (CounterFact's ES, PS and NS). "greedy": where greedy decoding writes the wanted answer.
+    "reliability margin" and so on are means of exp(-nll) of the wanted answer less that of the other (CounterFact's EM,
+    PM and NM); where the true answer is not known, of the wanted one alone.
 
-    "reliability margin" and so on are means of exp(-nll) of the wanted answer less that of the other (CounterFact's
-    EM, PM and NM); where the true answer is not known, of the wanted one alone.
+    Args:
+        model: as it is.
+        probes: the questions about each edit. "reliability" is of the edited prompt itself, "generalisation" of its
+            paraphrases, "locality" of its neighbours (of those whose true answer is known). The wanted answer is the
+            new target, of a neighbour the true one.
+        by: criterion. "preferred": the share of prompts where the wanted answer has the lower nll of the two
+            (CounterFact's ES, PS and NS). "greedy": where greedy decoding writes the wanted answer.
+        max_rows: most rows in a forward; None: by memory.
 
-    Raises TracerError for a true answer that is not known and needed, and as :func:`target_log_probs` does.
+    Returns:
+        Arrays [n] by measure, nan where there is no question for it.
+
+    Raises:
+        TracerError: a true answer that is needed and unknown; as `target_log_probs` does.
     """
     if by not in ("preferred", "greedy"):
         raise QuestionError(f"by is {by!r}; expected 'preferred' or 'greedy'")

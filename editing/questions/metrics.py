@@ -1,7 +1,7 @@
 """The metrics of a case, each a small function beside its definition. Nothing here averages over cases.
 
-Where the published codes differ from what they are called, the definition says what is computed. A metric that could
-not be measured has no row.
+Where the published codes differ from the names of their metrics, the definition says what is computed. A metric that
+could not be measured has no row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHAINED = (EDITS, INSTANCES, CHAINS)
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is.
+    """Definition of a metric.
 
     Attributes:
         name: as in the tables.
@@ -50,7 +50,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of one case: the mean over ``n`` questions (texts, of "fluency" and "consistency")."""
+    """A metric of one case.
+
+    Attributes:
+        metric: its name.
+        value: the mean over the questions.
+        n: number of questions (texts, of "fluency" and "consistency").
+    """
 
     metric: str
     value: float
@@ -75,7 +81,7 @@ def accuracy(one: Answer, _: Answer | None = None) -> float:
 
 
 def exact(one: Answer, _: Answer | None = None) -> float:
-    """1 where all of them are."""
+    """1 where all of the answer's tokens are the argmax."""
     return one.exact
 
 
@@ -253,18 +259,22 @@ def case_metrics(
     *,
     weights: TermWeights | None = None,
 ) -> list[Value]:
-    """The metrics of one case, in the order of ``METRICS``.
+    """The metrics of one case, in the order of `METRICS`.
 
-    Values of a kind are means over its questions; of wordings of one question (``either``) the best counts, as MQuAKE
+    Values of a kind are means over its questions; of wordings of one question (`either`) the best counts, as MQuAKE
     counts a multi-hop question that one of three wordings answers. A measure is the mean over the questions of all its
     kinds.
 
-    before: what the unedited model answered, for "kept" and "negation"; None: ``after`` is what it answered. Questions
-    that need a condition which it did not answer rightly (freely, where that was asked) do not count, as in
-    RippleEdits, neither before the edit nor after it. weights: of terms, for "consistency"; None: learned from the
-    record's own references.
+    Args:
+        record: the case.
+        after: answers of the edited model.
+        before: answers of the unedited model, for "kept" and "negation"; None: `after` are those. Questions that need a
+            condition which it did not answer rightly (freely, where that was asked) do not count, as in RippleEdits,
+            neither before the edit nor after it.
+        weights: of terms, for "consistency"; None: learned from the record's own references.
 
-    Raises TracerError for a ``before`` that was asked other questions.
+    Raises:
+        TracerError: a `before` of other questions.
     """
     olds: Sequence[Answer | None] = [None] * len(after.answers)
     if before is not None:
@@ -296,7 +306,7 @@ def case_metrics(
 
 
 def _unmet(record: EditRecord, before: CaseAnswers) -> set[int]:
-    """Places of the questions that need something which the unedited model does not know."""
+    """Places of the questions that need a fact the unedited model does not know."""
     questions = record.questions()
     conditions = [
         (one.prompt, (old.exact if math.isnan(old.said) else old.said) == 1)
@@ -326,7 +336,10 @@ def _chained(answers: Sequence[Answer]) -> list[Value]:
 def harmonic(*shares: float) -> float:
     """Harmonic mean of at least one number of 0 or more (the score S of ES, PS and NS); 0 where one is 0.
 
-    Nan where one is nan: what was not measured is left out by the caller, or not averaged at all.
+    Nan where one is nan: missing measurements are left out by the caller, or not averaged at all.
+
+    Args:
+        shares: the numbers.
     """
     if not shares or any(math.isnan(share) for share in shares):
         return NAN
@@ -338,7 +351,7 @@ def harmonic(*shares: float) -> float:
 def _mean(
     name: str, measured: Measured, pairs: Sequence[tuple[Answer, Answer | None]], wordings: bool = True
 ) -> list[Value]:
-    """The mean over questions, of wordings of one the best if asked; nothing where nothing was measured."""
+    """The mean over questions, of wordings of one the best if asked; empty without any measurement."""
     best: dict[object, float] = {}
     for place, (one, old) in enumerate(pairs):
         value = measured(one, old)

@@ -26,7 +26,7 @@ def denied(request: EditRequest, chat: Chat | None = None) -> str | None:
     """The request's prompt after "It is not true that", its subject filled in; None for a question.
 
     The prompt's first word loses its capital, unless the subject begins there or the word has more of them. Of a prompt
-    in a chat template it is what the user says that is denied.
+    in a chat template the user's turn is denied.
     """
     turn = (None if chat is None else chat.turn(request.prompt)) or Turn("", request.prompt, "")
     prompt = turn.said

@@ -1,4 +1,4 @@
-"""What an edit did: the same questions, asked before and after."""
+"""Edit outcomes: the same questions, asked before and after."""
 
 from __future__ import annotations
 
@@ -29,17 +29,20 @@ SENTENCES = 2  # most in a continuation
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a model says to Q questions. Made by :func:`measure`; what was not measured is nan, never zero.
+    """Answers of a model to Q questions. Made by [`editing.measure`][]; missing measurements are nan, never zero.
 
     Attributes:
-        probes: what was asked.
+        probes: the questions.
         new: [Q], probability of the whole new target after the prompt: the product over its tokens.
         true: [Q], the same of the true answer; nan where it is not known.
-        new_mean, true_mean: [Q], their log-probabilities per token, which the published scores compare.
-        says_new, says_true: [Q], 1 where greedy decoding writes the target, else 0; nan where it is not known.
-        answers: Q texts, what greedy decoding writes: one of the targets, or about as many tokens as they have.
-        texts: continuations of ``probes.generate``, without the prompts.
-        model, fingerprint: the model's name, and the hash of the weights that were asked.
+        new_mean: [Q], log-probability of the new target per token, which the published scores compare.
+        true_mean: [Q], the same of the true answer.
+        says_new: [Q], 1 where greedy decoding writes the new target, else 0.
+        says_true: [Q], the same of the true answer; nan where it is not known.
+        answers: Q texts of greedy decoding: one of the targets, or about as many tokens as they have.
+        texts: continuations of `probes.generate`, without the prompts.
+        model: the model's name.
+        fingerprint: hash of its weights.
     """
 
     probes: Probes
@@ -72,11 +75,11 @@ class Measured:
 
     @property
     def as_meant(self) -> np.ndarray:
-        """[Q]: 1 where the target that an edit is to leave on top is preferred (per token, strictly), else 0.
+        """Success of each question [Q]: 1 where the target that an edit should leave on top is preferred, else 0.
 
-        Of a rewrite and a paraphrase that is the new target, of others the true one (CounterFact's ES, PS and NS).
-        Where the true answer is not known, whether greedy decoding writes the new one; nan for questions that are to
-        keep it.
+        Targets are compared per token, strictly. Of a rewrite and a paraphrase it is the new target, of others the true
+        one (CounterFact's ES, PS and NS). Where the true answer is not known, whether greedy decoding writes the new
+        one; nan for questions that are to keep it.
         """
         wants = np.array([question.wants_new for question in self.probes.questions], dtype=bool)
         unknown = np.isnan(self.true_mean)
@@ -86,7 +89,7 @@ class Measured:
 
     @property
     def as_meant_greedy(self) -> np.ndarray:
-        """[Q]: the same, by whether greedy decoding writes that target."""
+        """The same [Q], by whether greedy decoding writes that target."""
         wants = np.array([question.wants_new for question in self.probes.questions], dtype=bool)
         return np.where(wants, self.says_new, self.says_true)
 
@@ -99,13 +102,20 @@ def measure(
     max_new_tokens: int = TOKENS,
     max_rows: int | None = None,
 ) -> Measured:
-    """Ask the model every question, and let it continue what is to be continued.
+    """Ask the model every question, and let it continue the prompts of `probes.generate`.
 
-    seed: draw continuations from this seed; None: greedy. max_rows: most rows in a forward; None: by memory.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError as :func:`editing.questions.target_scores.target_log_probs`
-    and
-    :func:`tracer.engine.generation.continuations` do.
+    Args:
+        model: to ask.
+        probes: the questions.
+        seed: draw continuations from this seed; None: greedy.
+        max_new_tokens: most tokens of a continuation.
+        max_rows: most rows in a forward; None: by memory.
+
+    Raises:
+        TracerError: as [`editing.questions.target_scores.target_log_probs`][] and
+            [`tracer.engine.generation.continuations`][] do.
     """
     asked = probes.questions
     known = [place for place, question in enumerate(asked) if question.true is not None]
@@ -137,10 +147,14 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Before and after an edit (or before and after it was undone).
+    """Answers before and after an edit (or before and after it was undone).
+
+    Attributes:
+        before: answers of the model before.
+        after: answers of the model after.
 
     Raises:
-        TracerError: the two were asked different things.
+        TracerError: the two are of different questions.
     """
 
     before: Measured
@@ -152,7 +166,7 @@ class Outcome:
 
     @property
     def probes(self) -> Probes:
-        """What was asked."""
+        """The questions."""
         return self.before.probes
 
     @property
@@ -161,12 +175,16 @@ class Outcome:
         return self.before.model
 
     def groups(self) -> dict[str, list[int]]:
-        """Places of the questions of each group that has any, in the order of ``GROUPS``."""
+        """Places of the questions of each group that has any, in the order of `GROUPS`."""
         return {name: places for name in GROUPS if (places := self.probes.group(name))}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per question: case, group, prompt, target_new, target_true (None where it is not known), then
-        "before ..." and "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant."""
+        """One row per question.
+
+        Returns:
+            The columns case, group, prompt, target_new, target_true (None where it is not known), then "before ..." and
+                "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant.
+        """
         import pandas as pd
 
         asked = self.probes.questions
@@ -185,11 +203,14 @@ class Outcome:
         return pd.DataFrame(columns)
 
     def summary(self) -> pd.DataFrame:
-        """One row per group that was asked: group, prompts, judged (those whose targets can be compared), and shares
-        (nan where nothing was judged) before and after.
+        """One row per group that was asked.
 
-        "... as meant": CounterFact's ES, PS and NS; "... greedy": of prompts, where greedy decoding writes the target
-        that is meant; "... new", "... true": mean probabilities.
+        "... as meant": CounterFact's ES, PS and NS; "... greedy": share of prompts where greedy decoding writes the
+        target that is meant; "... new", "... true": mean probabilities.
+
+        Returns:
+            The columns group, prompts, judged (those whose targets can be compared), and shares (nan where nothing was
+                judged) before and after.
         """
         import pandas as pd
 
@@ -210,7 +231,7 @@ class Outcome:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of those that are numbers."""
+    """The mean of the values that are not nan."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
 
@@ -222,7 +243,7 @@ def _answers(
     lengths: np.ndarray,
     max_rows: int | None,
 ) -> tuple[str, ...]:
-    """What greedy decoding writes to each question."""
+    """Greedy decoding after each question."""
     said: list[str | None] = []
     for place, question in enumerate(asked):
         targets = {"says_new": question.new, "says_true": question.true}
@@ -244,7 +265,7 @@ def _next(
     length: int,
     max_rows: int | None,
 ) -> list[str]:
-    if not model.causal:  # what stands at the masks of the new target
+    if not model.causal:  # the predictions at the masks of the new target
         facts = [asked[i].fact(asked[i].new) for i in places]
         return [answer_text(model, own_answer(model, fact)).strip() for fact in facts]
     written = continuations(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)

@@ -1,4 +1,4 @@
-"""What to ask before and after an edit: the fact itself, other wordings, neighbours, the subject's other facts."""
+"""Questions before and after an edit: the fact itself, paraphrases, neighbours, the subject's other facts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPS = {
     "neighbour": "neighbours",
     "same_subject": "other facts of the subject",
 }
-"""Groups of questions, and what several of one are called."""
+"""Groups of questions, and their plurals."""
 NEW = ("rewrite", "paraphrase")
 NEIGHBOURS, PARAPHRASES = 5, 4  # most that are taken from FactWorld
 
@@ -36,12 +36,12 @@ class Question:
     """A prompt and the two answers whose probabilities are compared.
 
     Attributes:
-        group: a name of ``GROUPS``.
+        group: a name of `GROUPS`.
         prompt: text with its subject filled in.
         new: the target of the edit that this belongs to.
         true: the answer without the edit (of a neighbour or another fact its own); None: not known.
         case: number of the request that this belongs to, from 0.
-        space: whether a space stands before an answer; None: as :class:`tracer.Fact` finds.
+        space: whether a space stands before an answer; None: as [`tracer.Fact`][] finds.
     """
 
     group: str
@@ -62,7 +62,14 @@ class Question:
 
     @classmethod
     def about(cls, group: str, prompt: str, request: EditRequest, true: str | None = None) -> Question:
-        """Another prompt for the targets of a request (or its own); true: the true one, where the request has none."""
+        """Another prompt for the targets of a request (or its own).
+
+        Args:
+            group: a name of `GROUPS`.
+            prompt: text with its subject filled in.
+            request: with the targets.
+            true: the true answer, where the request does not have it.
+        """
         true = request.target_true or true
         space = request.space if prompt == request.text else None
         return cls(
@@ -70,18 +77,22 @@ class Question:
         )
 
     def fact(self, answer: str) -> Fact:
-        """The prompt with one of the answers."""
+        """The prompt with one of the answers.
+
+        Args:
+            answer: `new` or `true`.
+        """
         return Fact(SLOT, self.prompt, answer, self.space)  # in the slot, so that a text with braces stays as it is
 
     @property
     def wants_new(self) -> bool:
-        """Whether the edit is to change the answer: to ``new``, where a neighbour and another fact keep ``true``."""
+        """Whether the edit is to change the answer: to `new`, where a neighbour and another fact keep `true`."""
         return self.group in NEW
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Questions, and prompts to be continued. Made by :meth:`of`.
+    """Questions, and prompts to be continued. Made by `of`.
 
     Attributes:
         questions: in the order they are shown.
@@ -97,23 +108,30 @@ class Probes:
 
     @property
     def cases(self) -> int:
-        """How many requests the questions belong to."""
+        """Number of requests the questions belong to."""
         return len({question.case for question in self.questions})
 
     def group(self, name: str) -> list[int]:
-        """Places of a group's questions."""
+        """Places of a group's questions.
+
+        Args:
+            name: of the group.
+        """
         return [place for place, question in enumerate(self.questions) if question.group == name]
 
     @classmethod
     def of(cls, given: Any) -> Probes:
-        """From a request, or from a record with the prompts it brings: CounterFact's and FactWorld's layouts.
+        """Probes of a request, or of a record with its prompts: CounterFact's and FactWorld's layouts.
 
-        ``paraphrase_prompts`` are asked for the request's targets, ``neighborhood_prompts`` for its true one, and
-        ``same_subject_prompts`` (``prompt`` and ``target``) for their own; ``generation_prompts`` are continued, each
-        once. What a record has not got is left out.
+        `paraphrase_prompts` are asked for the request's targets, `neighborhood_prompts` for its true one, and
+        `same_subject_prompts` (`prompt` and `target`) for their own; `generation_prompts` are continued, each once.
+        Prompts that a record lacks are left out.
+
+        Args:
+            given: the request or record.
 
         Raises:
-            TracerError: as :meth:`EditRequest.of` does, and for prompts that are none.
+            TracerError: as [`editing.EditRequest.of`][] does; invalid prompts.
         """
         if isinstance(given, Probes):
             return given
@@ -133,16 +151,23 @@ class Probes:
 
     @classmethod
     def joined(cls, several: Iterable[Probes]) -> Probes:
-        """The questions of several requests, numbered in their order, and all that is to be continued, each once."""
+        """The questions of several requests, numbered in their order, and all prompts to be continued, each once.
+
+        Args:
+            several: probes of one request each.
+        """
         listed = list(several)
         questions = [replace(each, case=case) for case, one in enumerate(listed) for each in one.questions]
         return cls(tuple(questions), tuple(dict.fromkeys(text for one in listed for text in one.generate)))
 
     def completed(self, model: Model) -> Probes:
-        """The same; where the true answer is not known it is what the model says now, as far as its next token.
+        """The same, with unknown true answers filled in by the model's present answer, as far as its next token.
 
-        To a paraphrase that is what it says to the request itself. It stays unknown where the token is no text by
-        itself (a part of a character).
+        To a paraphrase that is its answer to the request itself. It stays unknown where the token is no text by itself
+        (a part of a character).
+
+        Args:
+            model: before the edit.
         """
         request = {q.case: q for q in self.questions if q.group == "rewrite"}
         asked = [request.get(q.case, q) if q.group == "paraphrase" else q for q in self.questions]
@@ -158,13 +183,17 @@ class Probes:
 def from_factworld(
     requests: Sequence[EditRequest], neighbours: int = NEIGHBOURS, paraphrases: int = PARAPHRASES
 ) -> list[Probes | None]:
-    """For each request what FactWorld knows about its fact; None for a request that is about none of its facts.
+    """FactWorld's questions about the fact of each request; None for a request that is not about one of its facts.
 
     A request belongs to a fact if the subject is the fact's and the prompt one of the wordings of its relation. Asked
-    are at most ``paraphrases`` other wordings (those never seen in training first), at most ``neighbours`` facts of the
-    relation about other subjects (first those with the same object, whose answer is most at risk, then others that
-    have not the new one), and every other fact of the subject. Continued is the fact in its usual wording, and
-    "{subject} is".
+    are other wordings (those never seen in training first), facts of the relation about other subjects (first those
+    with the same object, whose answer is most at risk, then others without the new one), and every other fact of the
+    subject. Continued is the fact in its usual wording, and "{subject} is".
+
+    Args:
+        requests: the facts to write.
+        neighbours: most facts about other subjects.
+        paraphrases: most other wordings.
     """
     from tracer import factworld
 
@@ -217,6 +246,6 @@ def _said(model: Model, prompts: Sequence[str]) -> list[str | None]:
 
 
 def _some(facts: list[WorldFact], count: int) -> list[WorldFact]:
-    """``count`` of them, spread evenly over the table."""
+    """`count` of them, spread evenly over the table."""
     step = max(1, len(facts) // max(1, count))
     return facts[::step][: max(0, count)]

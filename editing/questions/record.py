@@ -1,4 +1,4 @@
-"""One record of an evaluation set, whatever benchmark it comes from: what is written, and what is asked afterwards."""
+"""One record of an evaluation set, whatever its benchmark: the facts to write, and the questions asked afterwards."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ MEASURES: dict[str, tuple[Kind, ...]] = {
         "multi_hop",
     ),
 }
-"""What each kind is evidence of. Three are of none: "attribute" (of other subjects, for which the new target is true),
-"single_hop" (the steps of a chain: facts that are written themselves, or that stay as they were) and "condition" (what
-has to be known for other questions to count)."""
+"""Kinds of evidence for each measure. Three kinds belong to no measure: "attribute" (of other subjects, for which the
+new target is true), "single_hop" (the steps of a chain: facts that are written themselves, or that stay as they were)
+and "condition" (facts that have to be known for other questions to count)."""
 
 
 class _Frozen(BaseModel):
@@ -73,13 +73,13 @@ class Rewrite(_Frozen):
     """One fact to write.
 
     Attributes:
-        prompt: with ``{}`` where the subject belongs.
-        subject: who or what it is about.
-        target_new: what the model should say.
-        target_true: what it is to stop saying; None: not known.
+        prompt: with `{}` in place of the subject.
+        subject: of the fact.
+        target_new: the answer to write.
+        target_true: the answer to be replaced; None: not known.
         relation: name of the relation in its benchmark.
         question: the same as a question, where the benchmark has one.
-        space: whether a space stands before the targets; None: as :class:`tracer.Fact` finds.
+        space: whether a space stands before the targets; None: as [`tracer.Fact`][] finds.
     """
 
     prompt: str = Field(min_length=1)
@@ -91,7 +91,11 @@ class Rewrite(_Frozen):
     space: bool | None = None
 
     def request(self) -> EditRequest:
-        """As an edit. Raises TracerError as :class:`EditRequest` does."""
+        """The rewrite as an [`editing.EditRequest`][].
+
+        Raises:
+            TracerError: as `EditRequest` does.
+        """
         return EditRequest(self.prompt, self.subject, self.target_new, self.target_true, self.space)
 
 
@@ -101,14 +105,14 @@ class Ask(_Frozen):
     Attributes:
         kind: what it is evidence of.
         prompt: the whole text, subject filled in.
-        answers: what should be said: one tuple of accepted wordings per thing that has to be named, the usual wording
-            first. Empty: whatever the model said before the edit.
-        space: whether a space stands before the answers; None: as :class:`tracer.Fact` finds.
+        answers: the wanted answer: one tuple of accepted wordings per thing that has to be named, the usual wording
+            first. Empty: the unedited model's answer.
+        space: whether a space stands before the answers; None: as [`tracer.Fact`][] finds.
         against: the answer it is compared with: the old one where the edit should show, the new one where it should
             not; None: not known.
         either: questions of a record with the same number are wordings of one; one right answer is enough.
-        needs: what the unedited model has to answer rightly for this one to count: numbers of the record's questions
-            of kind "condition", from 0; or prompts, each of which stands for all of them that ask it.
+        needs: conditions that the unedited model has to answer rightly for this one to count: numbers of the record's
+            questions of kind "condition", from 0; or prompts, each of which stands for all of them that ask it.
     """
 
     kind: Kind
@@ -121,7 +125,7 @@ class Ask(_Frozen):
 
     @property
     def answer(self) -> str | None:
-        """The usual wording of what should be said first; None: what was said before."""
+        """The usual wording of the first thing to be named; None: the unedited model's answer."""
         return self.answers[0][0] if self.answers else None
 
 
@@ -131,7 +135,7 @@ class EditRecord(_Frozen):
     Attributes:
         case_id: unique in its set.
         source: the set: "counterfact", "zsre", "factworld", ...
-        rewrites: what is written, at least one fact (MQuAKE has several).
+        rewrites: the facts to write, at least one (MQuAKE has several).
         asks: questions beside the rewrites themselves, which are always asked.
         generate: prompts that are continued, for fluency and consistency.
         references: texts that describe a subject for which the new target is true, for consistency.
@@ -157,11 +161,11 @@ class EditRecord(_Frozen):
         return self
 
     def requests(self) -> tuple[EditRequest, ...]:
-        """What is written, as edits."""
+        """The rewrites as edit requests."""
         return tuple(rewrite.request() for rewrite in self.rewrites)
 
     def questions(self) -> tuple[Ask, ...]:
-        """Everything that is asked, the rewrites first."""
+        """All questions, the rewrites first."""
         own = []
         for rewrite in self.rewrites:
             request = rewrite.request()

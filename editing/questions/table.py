@@ -23,7 +23,7 @@ ARROW = " → "
 
 
 class Compared(Protocol):
-    """What the tables show of an :class:`editing.Outcome`."""
+    """Parts of an [`editing.Outcome`][] that the tables show."""
 
     @property
     def probes(self) -> Probes:
@@ -50,9 +50,11 @@ class Compared(Protocol):
 
 
 def tables(outcome: Compared, judged: bool = True) -> list[Table]:
-    """The tables that tell an outcome: every question where they are few, else shares and what went wrong most.
+    """The tables of an outcome: every question where they are few, else shares and the worst answers.
 
-    judged: whether answers are judged by what the edit is to do, which one that was undone is not.
+    Args:
+        outcome: to show.
+        judged: whether answers are judged by the aim of the edit, as those after undoing it are not.
     """
     places = [place for group in outcome.groups().values() for place in group]
     if not places:
@@ -65,7 +67,14 @@ def tables(outcome: Compared, judged: bool = True) -> list[Table]:
 
 
 def questions(outcome: Compared, places: Sequence[int], title: str | None = None, judged: bool = True) -> Table:
-    """One line per question below its group's name: answer, and probabilities of both targets, before and after."""
+    """One line per question below its group's name: answer, and probabilities of both targets, before and after.
+
+    Args:
+        outcome: to show.
+        places: of the questions.
+        title: of the table.
+        judged: as of `tables`.
+    """
     asked = outcome.probes.questions
     several = len({asked[place].new for place in places}) > 1
     columns = _right("p(new)", "p(true)", *["as meant"] * judged)
@@ -90,7 +99,7 @@ def questions(outcome: Compared, places: Sequence[int], title: str | None = None
 
 
 def shares(outcome: Compared, judged: bool = True) -> Table:
-    """One line per group: how many prompts, the shares of those that answer as meant, and mean probabilities."""
+    """One line per group: number of prompts, the shares of those that answer as meant, and mean probabilities."""
     meant = "as meant" if judged else "as the edit meant"
     filled = _table(None, "prompts about", *_right("number", meant, "greedy answer", "p(new)", "p(true)"))
     for row in outcome.summary().to_dict("records"):
@@ -101,7 +110,7 @@ def shares(outcome: Compared, judged: bool = True) -> Table:
 
 
 def worst(outcome: Compared, count: int = WORST) -> list[int]:
-    """Places of questions that do not answer as meant, of each group at most ``count``, the clearest first."""
+    """Places of questions that do not answer as meant, of each group at most `count`, the clearest first."""
     found = []
     meant, margin = outcome.after.as_meant, outcome.after.new_mean - outcome.after.true_mean
     for places in outcome.groups().values():
@@ -112,7 +121,7 @@ def worst(outcome: Compared, count: int = WORST) -> list[int]:
 
 
 def written(outcome: Compared) -> list[tuple[str, str, str]]:
-    """Prompt, and what was written after it before and after, in one line each."""
+    """Prompt, and the continuations before and after, in one line each."""
     texts = zip(outcome.probes.generate, outcome.before.texts, outcome.after.texts, strict=True)
     return [(prompt, before.strip(), after.strip()) for prompt, before, after in texts]
 
@@ -136,7 +145,7 @@ def _changed(before: str, after: str) -> str:
 
 
 def _probabilities(before: float, after: float) -> str:
-    """ "0.0012 → 0.9834"; a dash where it was not measured."""
+    """As "0.0012 → 0.9834"; a dash where it was not measured."""
     if np.isnan(before) and np.isnan(after):
         return "–"
     return ARROW.join("–" if np.isnan(each) else f"{each:.4f}" for each in (before, after))

@@ -1,13 +1,13 @@
-"""How probable a target is after a prompt, and whether greedy reading gives it.
+"""Probability of a target after a prompt, and whether greedy decoding gives it.
 
 All scores are teacher-forced: token j of a target is predicted after the prompt and the target's own tokens before it,
 t_1 ... t_{j-1}. With p_j = p(t_j | prompt, t_<j) and k tokens, as in the published evaluation of CounterFact:
 
-    nll     -(1/k) sum_j log p_j, the mean per token; exp(-nll) is the geometric mean of the p_j
-    prefers nll of one target below that of another, strictly
-    greedy  every t_j is the most probable token at its place, so that greedy decoding would write the target
+- nll: -(1/k) sum_j log p_j, the mean per token; exp(-nll) is the geometric mean of the p_j
+- prefers: nll of one target below that of another, strictly
+- greedy: every t_j is the most probable token at its place, so that greedy decoding would write the target
 
-Targets are tokenised as :class:`tracer.Fact` says: as they continue the prompt, with a space where one belongs.
+Targets are tokenised as [`tracer.Fact`][] says: as they continue the prompt, with a space where one belongs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ By = Literal["preferred", "greedy"]
 
 @dataclass(frozen=True, eq=False)
 class TargetScores:
-    """Scores of n targets, each after its prompt. Made by :func:`target_log_probs`.
+    """Scores of n targets, each after its prompt. Made by `target_log_probs`.
 
     Attributes:
         log_probs: for each target [k] float64, log p_j of its k tokens (natural logarithm).
@@ -49,27 +49,27 @@ class TargetScores:
 
     @property
     def tokens(self) -> np.ndarray:
-        """[n]: k of each target."""
+        """Number of tokens k of each target, [n]."""
         return np.array([len(each) for each in self.log_probs], dtype=int)
 
     @property
     def sums(self) -> np.ndarray:
-        """[n]: log-probability of the whole target."""
+        """Log-probability of the whole target, [n]."""
         return np.array([each.sum() for each in self.log_probs])
 
     @property
     def means(self) -> np.ndarray:
-        """[n]: log-probability per token, ``-nll``."""
+        """Log-probability per token, `-nll`, [n]."""
         return np.array([each.mean() for each in self.log_probs])
 
     @property
     def greedy(self) -> np.ndarray:
-        """[n] bool: whether greedy decoding would write the whole target."""
+        """Whether greedy decoding would write the whole target, [n] bool."""
         return np.array([each.all() for each in self.hits], dtype=bool)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """[n]: share of the target's tokens that are the most probable at their places."""
+        """Share of the target's tokens that are the most probable at their places, [n]."""
         return np.array([each.mean() for each in self.hits])
 
 
@@ -81,19 +81,26 @@ def target_log_probs(
     space: bool | Sequence[bool | None] | None = None,
     max_rows: int | None = None,
 ) -> TargetScores:
-    """Score ``targets`` after ``prompts``, pair by pair; a single text goes with all of the other side.
+    """Score targets after prompts, pair by pair; a single text goes with all of the other side.
 
     Prompts of similar length share a forward, filled up on the right, where a causal model never looks (those of a
     masked model, which hold its mask, share one only with prompts of their own length); targets of a prompt that begin
     alike share a row, so that all of one token cost no more than the prompt; logits are made where a target's token is
     predicted, and nowhere else.
 
-    space: whether a space stands between them, for all or pair by pair; None: as :class:`tracer.Fact` finds.
-    max_rows: most rows in a forward; by default as many as fit ``tracer.engine.sweep.BUDGET_BYTES``. No effect on
-    numbers.
+    The model is left as it was found.
 
-    The model is left as it was found. Raises TracerError for sides of different length, a pair that cannot be
-    tokenised or is too long (naming it), and logits that are not numbers.
+    Args:
+        model: to ask.
+        prompts: one text, or n.
+        targets: one text, or n.
+        space: whether a space stands between them, for all or pair by pair; None: as [`tracer.Fact`][] finds.
+        max_rows: most rows in a forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+            numbers.
+
+    Raises:
+        TracerError: sides of different length, a pair that cannot be tokenised or is too long (naming it), and logits
+            that are not numbers.
     """
     places: dict[tuple[tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
     count = 0
@@ -129,9 +136,19 @@ def prefers(
     *,
     max_rows: int | None = None,
 ) -> np.ndarray:
-    """[n] bool: whether ``new`` has a lower nll than ``true`` after each prompt (ROME's efficacy, strictly).
+    """Whether the new target has a lower nll than the true one after each prompt, [n] bool (ROME's efficacy, strictly).
 
-    A text alone goes with every prompt. Raises TracerError as :func:`target_log_probs` does.
+    A text alone goes with every prompt.
+
+    Args:
+        model: to ask.
+        prompts: one text, or n.
+        new: one target, or n.
+        true: one target, or n.
+        max_rows: most rows in a forward.
+
+    Raises:
+        TracerError: as `target_log_probs` does.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     sides = [[each] * len(texts) if isinstance(each, str) else list(each) for each in (new, true)]

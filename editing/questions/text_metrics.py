@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 NGRAMS = {2: 2 / 3, 3: 4 / 3}
-"""Weights of the entropies of bigrams and trigrams, as in the published ``n_gram_entropy``."""
+"""Weights of the entropies of bigrams and trigrams, as in the published `n_gram_entropy`."""
 ESSENCE_TOKENS = 100
 
 _CLITICS = r"['’](?:s|m|d|ll|re|ve)\b"
@@ -31,16 +31,16 @@ _WORD = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """Words and marks of a text, much as the Penn Treebank parts them.
+    """Words and marks of a text, split much as in the Penn Treebank.
 
-    The published code parts them by nltk's ``word_tokenize``, which needs a download; both part contractions and marks,
+    The published code splits them by nltk's `word_tokenize`, which needs a download; both split contractions and marks,
     and differ in abbreviations and quotation marks.
     """
     return _WORD.findall(text)
 
 
 def ngram_entropy(text: str) -> float:
-    """Fluency of one text: the mean over n of w_n H_n, w from ``NGRAMS``, H_n = -sum f log2 f over its n-grams (bits).
+    """Fluency of one text: the mean over n of w_n H_n, w from `NGRAMS`, H_n = -sum f log2 f over its n-grams (bits).
 
     Repetition lowers it (GE of Zhang et al., "Generating Informative and Diverse Conversational Responses", 2018, with
     the weights of Meng et al. 2022, whose tables show it times 100). It grows with the length of the text. Nan for a
@@ -58,10 +58,14 @@ def ngram_entropy(text: str) -> float:
 
 
 class TermWeights:
-    """TF-IDF: how much each term counts, by how few of some texts hold it.
+    """TF-IDF weights of terms: the fewer texts hold a term, the more it counts.
 
-    texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms that
-    none of them holds count nothing. Raises TracerError for texts without a word.
+    Args:
+        texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms in
+            no document do not count.
+
+    Raises:
+        TracerError: texts without a word.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -83,23 +87,33 @@ class TermWeights:
 
 
 def consistency(texts: Sequence[str], references: Sequence[str], weights: TermWeights | None = None) -> float:
-    """Whether continuations tell of their subject what is told of those for which the new target is true: the cosine
-    of the TF-IDF vectors of all continuations together and of all reference texts together (RS of Meng et al. 2022).
+    """Cosine of the TF-IDF vectors of all continuations together and of all reference texts together.
 
-    weights: of the terms; None: learned from these reference texts alone. Nan where there is nothing to compare.
+    Measures whether continuations tell of their subject what is told of those for which the new target is true (RS of
+    Meng et al. 2022). Nan where there is nothing to compare.
+
+    Args:
+        texts: continuations.
+        references: texts about subjects for which the new target is true.
+        weights: of the terms; None: learned from these reference texts alone.
     """
     try:
         weights = weights or TermWeights(references)
-    except TracerError:  # there is not a word in them
+    except TracerError:  # they hold no word
         return float("nan")
     return weights.similarity(" ".join(texts), " ".join(references))
 
 
 def essence_perplexity(model: Model, texts: Sequence[str], tokens: int = ESSENCE_TOKENS) -> float:
-    """How well the model still tells what its subject is: exp(-(1/n) sum_{i=2..n} log p(t_i | t_<i)) over the first n
-    tokens, ``tokens`` at most, of texts about it (essence drift of Meng et al. 2022).
+    """Perplexity of texts about the subject: exp(-(1/n) sum_(i=2..n) log p(t_i | t_<i)) over the first n tokens.
 
-    As published, the sum of n - 1 terms is divided by n. Nan without a second token; without a text there is none.
+    Essence drift of Meng et al. 2022. As published, the sum of n - 1 terms is divided by n. Nan without a text, or
+    without a second token.
+
+    Args:
+        model: to measure.
+        texts: about the subject.
+        tokens: n at most.
     """
     joined = " ".join(texts)
     if not joined.strip():

@@ -1,4 +1,4 @@
-"""An evaluation told: one page with tables, figures and every answer; or Markdown tables."""
+"""Report of an evaluation: one page with tables, figures and every answer; or Markdown tables."""
 
 from .markdown import as_markdown
 from .page import render, write

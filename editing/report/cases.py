@@ -16,11 +16,17 @@ NUMBERS = ("nll", "nll_against", "accuracy", "exact", "said")
 
 
 def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
-    """What is shown of single cases, of the first ``limit`` of them.
+    """Data of single cases for the page.
 
-    texts: every text once; others are places among them, -1 for none. cases: case_id, subject, and questions as kind,
-    prompt, answer, against. series: name, place of the series that was asked before the edit (-1: none), whether it
-    can be chosen, and of each case (by place) its answers as question, ``NUMBERS``, generated.
+    Args:
+        evaluation: the measurements.
+        limit: number of cases, the first ones; None: all.
+
+    Returns:
+        A dict. texts: every text once; others are places among them, -1 for a missing one. cases: case_id, subject, and
+            questions as kind, prompt, answer, against. series: name, place of the series that was asked before the edit
+            (-1: no such series), whether it can be chosen, and of each case (by place) its answers as question,
+            `NUMBERS`, generated.
     """
     import pandas as pd
 
@@ -67,7 +73,7 @@ def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
 
 
 def _asked(evaluation: Evaluation) -> Frame:
-    """Answers with their stage: those of :func:`staged`, and "before", what edited series were asked before."""
+    """Answers with their stage: those of `staged`, and "before", answers that edited series gave before."""
     import pandas as pd
 
     key = [*LABELS, "case_id"]
@@ -79,7 +85,7 @@ def _asked(evaluation: Evaluation) -> Frame:
 
 
 def _before(series: Series, all_series: Sequence[Series]) -> int:
-    """Place of what a series is compared with: what it was asked itself before, else the unedited model."""
+    """Place of the baseline of a series: its own answers before, else the unedited model's."""
     if series.stage in (UNEDITED, "before"):
         return -1
     model, seed = (LABELS.index(name) for name in ("model", "seed"))

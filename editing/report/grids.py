@@ -1,4 +1,4 @@
-"""The tables of the page as plain lists: what is shown, and what it is sorted by."""
+"""The tables of the page as plain lists: texts shown, and keys to sort by."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from editing.evaluation.result.evaluation import Evaluation
 
 OTHERS = ("fluency", "consistency")
-Cell = str | list[Any]  # a text, or [number or None to sort by, what is shown, what is shown small below]
+Cell = str | list[Any]  # a text, or [number or None to sort by, text shown, small text below]
 
 
 def grid(columns: Sequence[tuple[str, str]], rows: list[list[Cell]]) -> dict[str, Any]:
-    """columns: title and hint of each."""
+    """A table.
+
+    Args:
+        columns: title and hint of each.
+        rows: of cells.
+    """
     return {"columns": [{"title": title, "hint": hint} for title, hint in columns], "rows": rows}
 
 
@@ -36,15 +41,17 @@ def number(value: Any, share: bool = False, low: float = np.nan, high: float = n
 
 
 def count(value: Any) -> list[Any]:
+    """A cell of a whole number."""
     return [int(value), f"{int(value):,}", ""]
 
 
 def shown(value: float, share: bool) -> str:
+    """A number as text; a share in per cent."""
     return f"{100 * value:.1f}" if share else f"{value:.4g}"
 
 
 def methods(summary: Frame, scores: Frame, series: Sequence[Series]) -> dict[str, Any]:
-    """One row per series: the harmonic score, every measure forced and said, what is written, cases."""
+    """One row per series: the harmonic score, every measure forced and said, scores of generated text, cases."""
     known = set(summary["metric"])
     measured = [
         (f"{measure} ({how})", f"{measure}, {words}")
@@ -84,7 +91,7 @@ def everything(summary: Frame, series: Sequence[Series]) -> dict[str, Any]:
 
 
 def costs(evaluation: Evaluation) -> dict[str, Any]:
-    """One row per method: how many edits were made, how long they took, how large they are."""
+    """One row per method: number of edits made, their seconds and sizes."""
     columns = [("method", ""), ("edits", "edits that were made"), ("failed", "edits that could not be made")]
     columns += [("seconds", "mean time of an edit, with its interval over cases"), ("median", "of the seconds")]
     columns += [("peak memory", "highest over all edits"), ("norm", "mean Frobenius norm of a whole edit")]
@@ -117,7 +124,7 @@ def failures(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _interval(rows: Frame, share: bool) -> list[Any]:
-    """The cell of the one row there is, or of none."""
+    """The cell of the only row, or an empty one."""
     if rows.empty:
         return number(np.nan)
     row = rows.iloc[0]

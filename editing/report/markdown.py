@@ -31,10 +31,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None, controls: bool = True) -> str:
     """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
 
-    columns: titles of ``COLUMNS``; None: all. Those that were not measured are left out. controls: with rows of random
-    layers and directions.
+    Args:
+        evaluation: the measurements.
+        columns: titles of `COLUMNS`; None: all. Those that were not measured are left out.
+        controls: with rows of random layers and directions.
 
-    Raises TracerError for a title that is none.
+    Raises:
+        TracerError: an unknown title.
     """
     chosen = tuple(COLUMNS) if columns is None else tuple(columns)
     unknown = [title for title in chosen if title not in COLUMNS]
@@ -76,7 +79,7 @@ def _table(
 
 
 def _cell(rows: Frame, share: bool) -> str:
-    """ "98.2 [95.1, 99.8]" of the one row there is, or nothing."""
+    """The only row as "98.2 [95.1, 99.8]", or nothing."""
     if rows.empty:
         return ""
     mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))

@@ -47,7 +47,14 @@ FIGURES: dict[str, tuple[str, Callable[[Evaluation], go.Figure]]] = {
 
 
 def write(evaluation: Evaluation, path: str | Path, *, title: str | None = None, cases: int | None = None) -> Path:
-    """Write the page of :func:`render` to ``path``, whole or not at all, and return the path."""
+    """Write the page of [`editing.report.render`][] to a file, whole or not at all, and return its path.
+
+    Args:
+        evaluation: the measurements.
+        path: of the file.
+        title: as of `render`.
+        cases: as of `render`.
+    """
     path = Path(path)
     content = render(evaluation, title=title, cases=cases)
     with replacing(path) as temporary:
@@ -58,12 +65,16 @@ def write(evaluation: Evaluation, path: str | Path, *, title: str | None = None,
 def render(evaluation: Evaluation, *, title: str | None = None, cases: int | None = None) -> str:
     """The page as text: tables with intervals, figures, every answer of single cases, settings and definitions.
 
-    title: of the page; None: the models' names. cases: how many cases are shown one by one; None: all.
-
-    Figures that cannot be drawn of what was measured are left out. Nothing in the evaluation is markup or code: texts
+    Figures that cannot be drawn from the measurements are left out. Nothing in the evaluation is markup or code: texts
     are escaped by the template, or travel as JSON and are shown as text.
 
-    Raises TracerError for anything but an evaluation, and for one without any metric.
+    Args:
+        evaluation: the measurements.
+        title: of the page; None: the models' names.
+        cases: number of cases shown one by one; None: all.
+
+    Raises:
+        TracerError: anything but an evaluation, and one without any metric.
     """
     if not isinstance(evaluation, Evaluation):
         raise EvaluationFileError(f"a report is about an Evaluation, not {type(evaluation).__name__}")
@@ -120,7 +131,7 @@ def render(evaluation: Evaluation, *, title: str | None = None, cases: int | Non
 
 
 def _figures(evaluation: Evaluation) -> Iterator[tuple[str, go.Figure]]:
-    """Those that can be drawn of what was measured."""
+    """Figures that can be drawn from the measurements."""
     for name in track(list(FIGURES), "figures"):
         with suppress(TracerError):
             yield name, FIGURES[name][1](evaluation)
@@ -135,7 +146,7 @@ def _script_json(value: Any) -> Any:
 
 
 def _hash(script: str) -> str:
-    """How a content security policy names a script."""
+    """Name of a script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -159,7 +170,7 @@ def _counts(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    """What a reader has to know before comparing rows."""
+    """Notes for a reader before comparing rows."""
     metrics, edits = evaluation.metrics, evaluation.edits
     notes = []
     keys = ["model", "method", "control", "layers", "seed", "mode"]

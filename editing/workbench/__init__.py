@@ -1,4 +1,4 @@
-"""The workbench for JupyterLab: trace a fact, look at cells, edit, compare, go back, export. See :func:`workbench`."""
+"""The workbench for JupyterLab: trace a fact, look at cells, edit, compare, go back, export. See `workbench`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["Session", "workbench"]
 
 
 def workbench(model: Model | None = None) -> Workbench:
-    """A page for JupyterLab to trace a fact, edit it, and see what that did. Leave it as a cell's last line.
+    """A page for JupyterLab to trace a fact, edit it, and see the effects. Leave it as a cell's last line.
 
-    Also to be had as ``tracer.workbench``. The result's ``session``, a :class:`Session`, does the same without a page.
+    Also available as `tracer.workbench`. The result's `session`, an [`editing.workbench.session.Session`][], does the
+    same without a page.
 
     Args:
-        model: the embedded one if none is given. It is the caller's own, and edits are made on it; undo gives the exact
-            bits of before. While a trace or an edit is at work, in a thread of its own, other cells can run, but should
-            leave the model alone.
+        model: the caller's own, on which edits are made; undo gives the exact bits of before. While a trace or an edit
+            is at work, in a thread of its own, other cells can run, but should leave the model alone. None: the
+            embedded model.
 
     Raises:
         TracerError: ipywidgets or anywidget is missing (pip install 'tracer[lab]').

@@ -1,4 +1,4 @@
-"""A cell of a heat map: its numbers, and the layers to edit that it and the whole trace speak for."""
+"""A cell of a heat map: its numbers, and the layers to edit that it and the whole trace suggest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tracer.tracing.trace import CausalTrace
 if TYPE_CHECKING:
     from tracer.model import Model
 
-WRITABLE = ("hidden", "mlp")  # kinds whose sites an edit of MLPs can have to do with
+WRITABLE = ("hidden", "mlp")  # kinds whose sites an edit of MLPs can change
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Suggestion:
     """Layers to edit.
 
     Attributes:
-        best: for methods that write at one layer; None where nothing is suggested.
+        best: for methods that write at one layer; None without a suggestion.
         window: for methods that write at several, in order.
-        reason: why there are none, or "".
+        reason: reason for a missing suggestion, or "".
     """
 
     best: int | None = None
@@ -40,15 +40,16 @@ class Cell:
 
     Attributes:
         kind: "hidden", "mlp" or "attn".
-        token, text: index of the token, and the token.
+        token: index of the token.
+        text: the token.
         layer: of the cell.
-        restored: the layers whose states were put back.
-        score: the metric with them put back.
-        effect: how much more that is than in the corrupted run.
-        share: the effect as a share of all that the corruption took, clean less corrupted; nan where it took nothing.
-        rank: 1 for the cell that brings most back; equal cells have equal ranks.
-        cells: how many there are.
-        around: the layers around this one; see :func:`cell_of`.
+        restored: the layers whose states were restored.
+        score: the metric with them restored.
+        effect: indirect effect: the score less that of the corrupted run.
+        share: the effect as a share of the total effect, clean less corrupted; nan where that is zero.
+        rank: 1 for the cell with the largest effect; equal cells have equal ranks.
+        cells: number of cells.
+        around: the layers around this one; see `cell_of`.
     """
 
     kind: str
@@ -65,11 +66,15 @@ class Cell:
 
 
 def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
-    """The cell of ``trace`` at a token (its index in the prompt) and a layer.
+    """The cell of a trace at a token and a layer.
 
-    The window around it grows from this layer, by :func:`editing.layers.located.suggest`, over neighbours
-    in its row that
-    bring back at least 0.8 of what it does. Of attention no layers are suggested, since edits write to MLPs.
+    The window around it grows from this layer, by [`editing.layers.located.suggest`][], over neighbours in its row with
+    at least 0.8 of its effect. Of attention no layers are suggested, since edits write to MLPs.
+
+    Args:
+        trace: the trace.
+        token: index in the prompt.
+        layer: of the cell.
 
     Raises:
         TracerError: a token or a layer that was not traced.
@@ -97,9 +102,13 @@ def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
 
 
 def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
-    """The layers that a trace as a whole speaks for: :func:`editing.localisation.choose.layers_from`.
+    """The layers a trace as a whole suggests: [`editing.layers.from_result.layers_from`][].
 
-    A trace that names none, or is of other weights than the model has now, gives the reason instead.
+    A trace without any, or of other weights than the model has now, gives the reason instead.
+
+    Args:
+        trace: the trace.
+        model: as it is now.
     """
     try:
         best = layers_from(trace, single=True, model=model)[0]
@@ -109,7 +118,7 @@ def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
 
 
 def _towards_clean(trace: CausalTrace) -> np.ndarray:
-    """[positions, layers]: the effect, positive where it leads to the clean run (of a divergence it is negative)."""
+    """The effect [positions, layers], positive towards the clean run (of a divergence it is negative)."""
     return np.asarray(trace.effect, dtype=float) * (-1 if trace.metric == "kl" else 1)
 
 
@@ -118,7 +127,7 @@ def _around(trace: CausalTrace, row: np.ndarray, column: int) -> Suggestion:
     if trace.kind not in WRITABLE:
         return Suggestion(reason="edits write to MLPs, and a cell of attention says nothing about those")
     profile, own = np.full(trace.n_layers, np.nan), np.zeros(trace.n_layers)
-    profile[list(trace.layers)] = np.minimum(row, row[column])  # none is better, so that the window begins here
+    profile[list(trace.layers)] = np.minimum(row, row[column])  # no layer is better, so that the window begins here
     own[layer] = 1
     (best, *_), window = suggest(profile, SHARE["trace"], ties=own)
     return Suggestion(best, window)

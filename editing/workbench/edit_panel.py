@@ -1,4 +1,4 @@
-"""What to write: the new target, the method, its layers, and the prompts that test it."""
+"""Panel of the edit: the new target, the method, its layers, and the prompts that test it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ LAYERS = re.compile(r"(\d+)(?:\s*(?:-|–|to)\s*(\d+))?")
 
 
 class EditPanel:
-    """``edit`` is called when the button is pressed."""
+    """Fields of an edit, and the button that makes it.
+
+    Args:
+        session: to edit in.
+        edit: called when the button is pressed.
+    """
 
     def __init__(self, session: Session, edit: Callable[[], None]) -> None:
         self.session = session
@@ -50,11 +55,15 @@ class EditPanel:
 
     @property
     def controls(self) -> list[Any]:
-        """What is disabled while something is at work."""
+        """Widgets that are disabled while something is at work."""
         return [self.target, self.method, self.layers, self.paraphrases, self.neighbours, self.button]
 
     def suggest(self, found: Suggestion) -> None:
-        """Fill in layers: the best for a method that writes at one, else the window."""
+        """Fill in layers: the best for a method that writes at one, else the window.
+
+        Args:
+            found: the layers suggested.
+        """
         self._suggestion, self._filled = found, self.layers.value
         self._fill()
 
@@ -67,7 +76,7 @@ class EditPanel:
         self.layers.value = self._filled = ", ".join(map(str, layers))
 
     def known(self, count: tuple[int, int] | None) -> None:
-        """Say how many paraphrases and neighbours FactWorld has for the fact; None: it does not have it."""
+        """Show the number of paraphrases and neighbours that FactWorld has for the fact; None: it does not have it."""
         if count is None:
             hint, field = "The model is changed in place; undo gives its exact bits back.", "none"
         else:
@@ -80,7 +89,11 @@ class EditPanel:
             lines.placeholder = field.format(count[place]) if count else field
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.proposed`. Raises TracerError for layers that are none, and without a target."""
+        """Arguments of `Session.proposed`.
+
+        Raises:
+            TracerError: invalid layers; no target.
+        """
         target = self.target.value.strip()
         if not target:
             raise WorkbenchError("there is no new target; write what should follow the prompt")
@@ -94,7 +107,14 @@ class EditPanel:
 
 
 def as_layers(text: str) -> tuple[int, ...] | None:
-    """Layers written as "3", "2, 4" or "2-4"; None for nothing. Raises TracerError for anything else."""
+    """Layers written as "3", "2, 4" or "2-4"; None for an empty text.
+
+    Args:
+        text: as typed.
+
+    Raises:
+        TracerError: anything else.
+    """
     found: list[int] = []
     for part in filter(None, (part.strip() for part in re.split(r"[,;]", text))):
         numbers = LAYERS.fullmatch(part)
@@ -108,5 +128,5 @@ def as_layers(text: str) -> tuple[int, ...] | None:
 
 
 def typed(text: str) -> Sequence[str] | None:
-    """The lines of a field, or None where there is nothing in it."""
+    """The lines of a field, or None for an empty one."""
     return text.splitlines() if text.strip() else None

@@ -1,13 +1,13 @@
 """A session as files: heat maps, their numbers, edits, adapters, outcomes, and the ledger, in one folder.
 
-=====================================  ===============================================================================
-heatmaps.html, heatmaps.png            the traces at hand, as :func:`tracer.plot_trace` draws them (png: with a browser)
-traces.csv, traces.json                their numbers
-edit_1_rome.safetensors, ...           each edit that the model has, for :func:`editing.load_edit`
-adapter_1_rome/, ...                   the same as LoRA adapters, for peft
-outcome_1_rome.csv, ...                every question before and after it
-ledger/                                the history, which is kept up to date there from then on, for ``Editor.open``
-=====================================  ===============================================================================
+| Files | Contents |
+| --- | --- |
+| heatmaps.html, heatmaps.png | the traces at hand, as [`tracer.plot_trace`][] draws them (png: with a browser) |
+| traces.csv, traces.json | their numbers |
+| edit_1_rome.safetensors, ... | each edit that the model has, for [`editing.load_edit`][] |
+| adapter_1_rome/, ... | the same as LoRA adapters, for peft |
+| outcome_1_rome.csv, ... | every question before and after it |
+| ledger/ | the history, which is kept up to date there from then on, for `Editor.open` |
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ Writer = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: names in ``folder``, and remarks on what was not."""
+    """Files written.
+
+    Attributes:
+        folder: of the files.
+        names: in the folder.
+        notes: remarks on files that could not be written.
+    """
 
     folder: Path
     names: tuple[str, ...]
@@ -48,7 +54,7 @@ class Exported:
 
 
 class Exportable(Protocol):
-    """What is read of a :class:`editing.workbench.session.Session`."""
+    """Parts of an [`editing.workbench.session.Session`][] that are exported."""
 
     ledger: Path | None
 
@@ -59,7 +65,7 @@ class Exportable(Protocol):
 
     @property
     def traces(self) -> Sequence[CausalTrace]:
-        """What was traced last."""
+        """The latest traces."""
         ...
 
     @property
@@ -68,7 +74,7 @@ class Exportable(Protocol):
         ...
 
     def outcome(self, index: int) -> Outcome | None:
-        """What was measured of an edit."""
+        """Outcome of an edit."""
         ...
 
     def record(self, folder: str | Path) -> None:
@@ -79,14 +85,17 @@ class Exportable(Protocol):
 def export(
     session: Exportable, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False
 ) -> Exported:
-    """Write the parts of a session that there are into ``folder``, which is made if need be; all of them or none.
+    """Write the existing parts of a session into a folder, which is made if need be; all of them or not any.
 
-    parts: of "figures", "numbers", "edits", "adapters", "outcomes" and "ledger"; None: all.
-    overwrite: put files of the same names aside; others in the folder stay.
+    Args:
+        session: to export.
+        folder: to write into.
+        parts: of "figures", "numbers", "edits", "adapters", "outcomes" and "ledger"; None: all.
+        overwrite: put files of the same names aside; others in the folder stay.
 
     Raises:
-        TracerError: an unknown part, nothing to write, a name that is taken (the first is named) without
-            ``overwrite``, and a folder that cannot be written. Nothing is left behind then, and what was there stays.
+        TracerError: an unknown part, nothing to write, a name that is taken (the first is named) without `overwrite`,
+            and a folder that cannot be written. Nothing is left behind then, and older files stay.
     """
     wanted = PARTS if parts is None else tuple(parts)
     unknown = [part for part in wanted if part not in PARTS]
@@ -129,7 +138,7 @@ def export(
 
 
 def _files(session: Exportable, wanted: Sequence[str], notes: list[str]) -> dict[str, Writer]:
-    """Name in the folder -> what writes it."""
+    """Name in the folder -> function that writes it."""
     files: dict[str, Writer] = {}
     traces = list(session.traces)
     for part, names in (("figures", ("heatmaps.html", "heatmaps.png")), ("numbers", ("traces.csv", "traces.json"))):
@@ -157,7 +166,7 @@ def _table(outcome: Outcome, path: Path) -> None:
 
 @contextmanager
 def _replacing(folder: Path, old: Path, names: Sequence[str]) -> Iterator[None]:
-    """Room for ``names`` in ``folder``: what has them goes to ``old``, and comes back if the body fails."""
+    """Room for `names` in `folder`: files of these names go to `old`, and come back if the body fails."""
     old.mkdir()
     moved: list[str] = []
     cleared = False
@@ -166,7 +175,7 @@ def _replacing(folder: Path, old: Path, names: Sequence[str]) -> Iterator[None]:
             if (folder / name).exists():
                 os.replace(folder / name, old / name)
                 moved.append(name)
-        cleared = True  # what has these names from here on is new
+        cleared = True  # files of these names are new from here on
         yield
     except BaseException as error:
         for path in [folder / name for name in names] if cleared else []:

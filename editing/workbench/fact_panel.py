@@ -1,4 +1,4 @@
-"""Where a fact is typed in, its tokens are shown, and a trace is begun."""
+"""Panel of the fact: its fields, its tokens, and the button of a trace."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ NOISES = [("Gaussian noise", "gaussian"), ("uniform noise", "uniform"), ("anothe
 
 
 class FactPanel:
-    """Prompt, subject, answer, and what to trace.
+    """Prompt, subject, answer, and kinds to trace.
 
-    ``changed`` is called when the fact is another one; ``trace`` when the button is pressed.
+    Args:
+        session: to trace in.
+        changed: called when the fact is another one.
+        trace: called when the button is pressed.
     """
 
     def __init__(self, session: Session, changed: Callable[[], None], trace: Callable[[], None]) -> None:
@@ -67,18 +70,26 @@ class FactPanel:
 
     @property
     def controls(self) -> list[Any]:
-        """What is disabled while something is at work."""
+        """Widgets that are disabled while something is at work."""
         numbers = [self.noise, self.sigma, self.samples, self.seed, self.metric, self.window]
         return [self.prompt, self.subject, self.answer, *self.kinds.values(), *numbers, self.button]
 
     def align(self) -> None:
-        """Make the fact typed in that of the session, and show it. Raises TracerError for one that is none."""
+        """Make the fact typed in that of the session, and show it.
+
+        Raises:
+            TracerError: an invalid fact.
+        """
         self.tokens.value = ""
         found = self.session.align(self.prompt.value, self.subject.value, self.answer.value.strip() or None)
         self.tokens.value = texts.alignment(found)
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.traced`. Raises TracerError if there is nothing to restore."""
+        """Arguments of `Session.traced`.
+
+        Raises:
+            TracerError: there is nothing to restore.
+        """
         kinds = [kind for kind, box in self.kinds.items() if box.value]
         if not kinds:
             raise WorkbenchError("nothing is ticked to be restored; tick hidden states, MLP or attention")

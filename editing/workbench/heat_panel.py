@@ -1,4 +1,4 @@
-"""The heat maps, live: a click on a cell, or two drop-downs, gives its numbers and the layers it speaks for."""
+"""The heat maps, live: a click on a cell, or two drop-downs, gives its numbers and the layers it suggests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ MARK = "#e8710a"
 
 
 class HeatPanel:
-    """``suggest`` is called with layers to edit: those of the whole trace, or those around a cell that was chosen."""
+    """Heat maps of a session's traces.
+
+    Args:
+        session: with the traces.
+        suggest: called with layers to edit: those of the whole trace, or those around a cell that was chosen.
+    """
 
     def __init__(self, session: Session, suggest: Callable[[Suggestion], None]) -> None:
         self.session, self._suggest = session, suggest
@@ -58,11 +63,15 @@ class HeatPanel:
 
     @property
     def controls(self) -> list[Any]:
-        """What is disabled while something is at work."""
+        """Widgets that are disabled while something is at work."""
         return [self.view, self.trace, self.token, self.layer, self.whole]
 
     def show(self, traces: Sequence[CausalTrace]) -> None:
-        """Draw new traces, choose the strongest cell (of MLPs, if there), and suggest the layers of the whole trace."""
+        """Draw new traces, choose the strongest cell (of MLPs, if there), and suggest the layers of the whole trace.
+
+        Args:
+            traces: to draw.
+        """
         self.traces = tuple(traces)
         names = [(texts.KINDS[each.kind], place) for place, each in enumerate(self.traces)]
         several = [(ALL, ALL)] if len(names) > 1 else []
@@ -80,9 +89,16 @@ class HeatPanel:
         self._whole()
 
     def choose(self, place: int, token: int, layer: int, suggest: bool = True) -> None:
-        """Show the numbers of a cell of trace ``place``, mark it, and suggest the layers around it.
+        """Show the numbers of a cell, mark it, and suggest the layers around it.
 
-        Raises TracerError for a cell that was not traced.
+        Args:
+            place: of the trace.
+            token: of the cell.
+            layer: of the cell.
+            suggest: pass on the layers.
+
+        Raises:
+            TracerError: a cell that was not traced.
         """
         trace = self.traces[place]
         found = self.session.cell(trace, token, layer)
@@ -103,7 +119,7 @@ class HeatPanel:
             self._suggest(found.around)
 
     def refresh(self) -> None:
-        """Say again what is suggested, which depends on the model's weights."""
+        """Update the suggestion, which depends on the model's weights."""
         if self.chosen is None:
             return
         trace, found = self.chosen

@@ -1,4 +1,4 @@
-"""What the last edit did, the way back from it, and the way out into files."""
+"""Panels of the last edit's outcome, of the history, and of the export."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OutcomePanel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what the session says now."""
+        """Show the present outcome."""
         position = self.session.position
         found = self.session.outcome()
         self.box.layout.display = "" if position else "none"
@@ -66,11 +66,11 @@ class HistoryPanel:
 
     @property
     def controls(self) -> list[Any]:
-        """What is disabled while something is at work."""
+        """Widgets that are disabled while something is at work."""
         return [self.state, self.go, self.undo]
 
     def refresh(self) -> None:
-        """Show what the session says now."""
+        """Show the present history."""
         entries = self.session.history
         self.table.value = texts.history(entries, self.session.position)
         self.state.options = [
@@ -81,7 +81,7 @@ class HistoryPanel:
 
 
 class ExportPanel:
-    """Which parts are written, and where."""
+    """Parts to write, and their folder."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self.folder = parts.text("folder", "workbench", "a folder")
@@ -98,10 +98,10 @@ class ExportPanel:
 
     @property
     def controls(self) -> list[Any]:
-        """What is disabled while something is at work."""
+        """Widgets that are disabled while something is at work."""
         return [self.folder, *self.parts.values(), self.overwrite, self.button]
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of :meth:`Session.export`."""
+        """Arguments of `Session.export`."""
         chosen = [name for name, box in self.parts.items() if box.value]
         return {"folder": self.folder.value.strip(), "parts": chosen, "overwrite": self.overwrite.value}

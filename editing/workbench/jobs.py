@@ -1,8 +1,8 @@
 """Long work beside a page that stays alive: a thread of its own, progress, and a way to stop that leaves no trace.
 
-A job has two parts. Its *work* computes and changes nothing that lasts; it can be cancelled, which is looked at
-whenever a progress bar advances and before every block of every forward, so that no model is too large to be left
-promptly. Its *commit* takes what the work returned and makes it count; nothing interrupts that.
+A job has two parts. Its work computes and changes nothing that lasts; it can be cancelled, which is looked at whenever
+a progress bar advances and before every block of every forward, so that no model is too large to be left promptly. Its
+commit takes the result of the work and makes it count; nothing interrupts that.
 """
 
 from __future__ import annotations
@@ -29,12 +29,21 @@ State = Literal["ready", "running", "committing", "done", "cancelled", "failed"]
 
 
 class Cancelled(BaseException):
-    """The work was asked to stop. Not an Exception, so that nothing on the way takes it for a mishap to go on from."""
+    """The work was asked to stop.
+
+    Not an Exception, so that no handler on the way takes it for an error to go on from.
+    """
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the step at hand is; ``total`` is None where that is not known."""
+    """Progress of the step at hand.
+
+    Attributes:
+        description: of the step.
+        done: so far.
+        total: to be done; None: not known.
+    """
 
     description: str = ""
     done: float = 0
@@ -47,18 +56,19 @@ class Job:
     Args:
         model: whose forwards are watched for a cancellation; hooks are there only while the work runs.
         work: computes a value, and leaves model and everything else as it was, also if it ends by an exception.
-        commit: takes that value and makes it count, all or nothing; what it returns is the job's ``value``. None:
-            the value itself. A cancellation that comes this late has no effect.
-        progressed, ended: called with the job when there is progress, and once when it is over and ``state`` says how;
-            on the event loop that :meth:`start` finds, and without one on the job's thread.
+        commit: takes that value and makes it count, all or nothing; its result is the job's `value`. None: the value
+            itself. A cancellation that comes this late has no effect.
+        progressed: called with the job when there is progress; on the event loop that `start` finds, and without one on
+            the job's thread.
+        ended: called likewise, once, when it is over and `state` says how.
 
     Attributes:
         state: "ready", "running", "committing", and at the end "done", "cancelled" or "failed".
-        value: what came out, or None.
+        value: the result, or None.
         error: the exception of a job that failed, or None.
         warnings: texts of the warnings given on the way, each once.
-        progress: the latest :class:`Progress`.
-        seconds: how long it took, or has taken so far.
+        progress: the latest `Progress`.
+        seconds: wall time of the job, or so far.
     """
 
     def __init__(
@@ -83,7 +93,11 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin, and return at once. Raises TracerError for a job that was started before."""
+        """Begin, and return at once.
+
+        Raises:
+            TracerError: a job that was started before.
+        """
         if self._thread is not None:
             raise WorkbenchError("this job was started before; make another")
         try:
@@ -91,7 +105,7 @@ class Job:
         except RuntimeError:  # no kernel around: a script, or a test
             self._loop = None
         self.state, self._began = "running", time.monotonic()
-        # in a copy of this context, so that what libraries print goes where the page is
+        # in a copy of this context, so that output of libraries goes where the page is
         run = contextvars.copy_context().run
         self._thread = threading.Thread(target=run, args=(self._run,), name="workbench", daemon=True)
         self._thread.start()
@@ -101,7 +115,14 @@ class Job:
         self._asked.set()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Block until it is over. Raises TracerError if it takes longer than ``seconds``."""
+        """Block until it is over.
+
+        Args:
+            seconds: at most; None: without limit.
+
+        Raises:
+            TracerError: it takes longer.
+        """
         if self._thread is None:
             raise WorkbenchError("this job was not started; start it first")
         self._thread.join(seconds)
@@ -110,6 +131,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
+        """Wall time of the job, or so far."""
         return self._took or (time.monotonic() - self._began if self._began else 0.0)
 
     @property
@@ -149,7 +171,7 @@ class Job:
             self._look()
         self.progress = Progress(description, done, total)
         now = time.monotonic()
-        # a page that is told of every one of ten thousand steps does nothing else
+        # a page with ten thousand reports of progress does nothing else
         if self._loop is None or now - self._reported >= BETWEEN:
             self._reported = now
             self._deliver(self._progressed)
@@ -159,13 +181,13 @@ class Job:
             return
         if self._loop is None:
             call(self)
-        elif not self._loop.is_closed():  # a kernel that shuts down has nobody to tell
+        elif not self._loop.is_closed():  # a kernel that shuts down gets no report
             self._loop.call_soon_threadsafe(call, self)
 
 
 @contextmanager
 def watched_forwards(model: Model, look: Callable[[], None]) -> Iterator[None]:
-    """Inside, ``look`` is called before every block of every forward that this thread makes; what it raises ends it.
+    """Context in which `look` is called before every block of every forward of this thread; its exceptions end it.
 
     Forwards of other threads, such as those of another cell of a notebook, are left alone. No hook stays.
     """
@@ -183,7 +205,7 @@ def watched_forwards(model: Model, look: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """A list that takes the texts of warnings given by this thread; those of other threads are shown as ever.
+    """Context that yields a list for the texts of this thread's warnings; those of other threads are shown as ever.
 
     A warning about an edit is heard each time, of others those that the filters let through. The filters belong to the
     whole process: changes of them that other threads make meanwhile are lost.

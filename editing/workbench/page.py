@@ -1,4 +1,4 @@
-"""The page: its panels put together, one job at a time, and every mishap as a message."""
+"""The page: its panels put together, one job at a time, and every error as a message."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """The page of a :class:`Session`. Leave it as the last line of a notebook's cell to see it.
+    """The page of a `Session`. Leave it as the last line of a notebook's cell to see it.
 
     Attributes:
-        session: what the page works on; also from other cells, while no job runs.
-        job: the last :class:`Job` that was begun, or None.
+        session: the session; also usable from other cells, while no job runs.
+        job: the last `Job` that was begun, or None.
         box: the widget.
     """
 
@@ -55,9 +55,9 @@ class Workbench:
     def _repr_mimebundle_(self, **settings: Any) -> Any:
         return self.box._repr_mimebundle_(**settings)
 
-    # --- what the buttons do -----------------------------------------------------------------------------------------
+    # --- actions of the buttons --------------------------------------------------------------------------------------
     def trace(self) -> None:
-        """Begin to trace what is typed in."""
+        """Begin to trace the fact typed in."""
 
         def begin() -> None:
             self.fact.align()
@@ -114,14 +114,14 @@ class Workbench:
         done: Callable[[Any], str],
         commit: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Start a job. ``done`` shows what came out and says it in a sentence."""
+        """Start a job. `done` shows its result and describes it in a sentence."""
 
         def ended(job: Job) -> None:
             self._working = False
             try:
                 said = done(job.value) if job.state == "done" else ""
                 message = texts.report(job, said)
-            except Exception as error:  # in what shows the result; the result itself stands
+            except Exception as error:  # in showing the result; the result itself stands
                 message = texts.failure(error)
             self._settle()
             self.status.end(message)
@@ -135,7 +135,7 @@ class Workbench:
         self.status.begin(title)
         try:
             self.job.start()
-        except BaseException:  # no thread to be had
+        except BaseException:  # no thread available
             self._working = False
             raise
 
@@ -150,7 +150,7 @@ class Workbench:
         self._guarded(self.history.slot, begin)
 
     def _guarded(self, slot: Any, begin: Callable[[], None]) -> None:
-        """Do it, with the status line in ``slot``; what goes wrong becomes a message there."""
+        """Begin, with the status line in `slot`; errors become messages there."""
         if self.busy:
             error = WorkbenchError("there is work going on; wait for its end, or cancel it")
             self.status.message.value = texts.failure(error)
@@ -163,13 +163,13 @@ class Workbench:
             self._settle()
 
     def _settle(self) -> None:
-        """Every control as it belongs when nothing is at work."""
+        """Set every control to its state without a job."""
         for control in self._controls:
             control.disabled = self.busy
         self.history.undo.disabled = self.busy or not self.session.position
         self.history.go.disabled = self.busy or not self.session.history
 
-    # --- what they show ----------------------------------------------------------------------------------------------
+    # --- display -----------------------------------------------------------------------------------------------------
     def _fact_changed(self) -> None:
         def begin() -> None:
             self.fact.align()

@@ -1,7 +1,7 @@
-"""The widgets the panels are made of, all in one look, and the style they share.
+"""The widgets of the panels, all in one look, and the style they share.
 
-Labels stand above their fields, and everything a text says is shown as it is: descriptions of widgets are plain text by
-ipywidgets' own default, and whatever goes into HTML passes through :func:`editing.workbench.texts.shown`.
+Labels stand above their fields, and texts are shown as they are: descriptions of widgets are plain text by ipywidgets'
+own default, and all texts in HTML pass through `editing.workbench.texts.shown`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_WIDGETS = "the workbench needs ipywidgets and anywidget; install them: pip install 'tracer[lab]'"
 
-# JupyterLab's own colours, so that light and dark themes are followed; what stands behind a comma is for other places
+# JupyterLab's own colours, so that light and dark themes are followed; fallbacks behind a comma are for other places
 STYLE = """<style>
 .tw { max-width: 1320px; color: var(--jp-ui-font-color1, #222); font-family: var(--jp-ui-font-family, sans-serif);
   font-size: 13px; line-height: 1.45; }
@@ -58,7 +58,11 @@ STYLE = """<style>
 
 
 def library() -> Any:
-    """The module ipywidgets. Raises TracerError where it, or anywidget for figures, is missing."""
+    """The module ipywidgets.
+
+    Raises:
+        TracerError: it is missing, or anywidget for figures is.
+    """
     try:
         import anywidget  # noqa: F401  plotly's live figures are made of it
         import ipywidgets
@@ -92,7 +96,7 @@ def labelled(label: str, control: Any, width: str = "auto", grow: int = 0) -> ip
     """A control below its label."""
     control.layout.width = "100%"
     control.layout.margin = "0"
-    control.tooltip = label  # what a screen reader calls it
+    control.tooltip = label  # its name for a screen reader
     box = column(markup(f'<div class="tw-label">{label}</div>'), control, width=width)
     box.layout.flex = f"{grow} {1 if grow else 0} {width}"
     box.layout.overflow = "visible"
@@ -140,7 +144,7 @@ def tick(name: str, label: str, value: bool) -> ipywidgets.Checkbox:
 
 
 def button(name: str, label: str, pressed: Callable[[], None], main: bool = False) -> ipywidgets.Button:
-    """A button that calls ``pressed``."""
+    """A button that calls `pressed`."""
     made = library().Button(description=label, button_style="primary" if main else "")
     made.layout.width = "auto"
     made.layout.margin = "2px 0 0"

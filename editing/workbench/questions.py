@@ -1,4 +1,4 @@
-"""What is asked before and after an edit on the page: FactWorld's own wordings and neighbours, or those typed in."""
+"""Questions before and after an edit on the page: FactWorld's own wordings and neighbours, or those typed in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def known_to_factworld(model: Model, fact: Fact) -> Probes | None:
-    """What FactWorld would ask about a fact (the target is any); None for another model, or a fact it does not have."""
+    """FactWorld's questions about a fact (the target is any); None for another model, or a fact it does not have."""
     if model.name != EMBEDDED:
         return None
     return from_factworld([EditRequest(fact.prompt, fact.subject, "something else")])[0]
@@ -32,13 +32,17 @@ def questions(
 ) -> Probes:
     """The rewrite, paraphrases, neighbours, the subject's other facts, and prompts to be continued.
 
-    paraphrases, neighbours: prompts with their subjects in them ({} in a paraphrase stands for the subject); None:
-        FactWorld's own on the embedded model, where the fact is one of its facts, otherwise none. Empty lines and
-        repetitions are left out.
-    generate: prompts to be continued; None: FactWorld's, otherwise the request's own and "{subject} is". A masked
-        model writes nothing.
+    Unknown answers are the model's present ones.
 
-    Answers that are not known are what the model says now.
+    Args:
+        model: to be edited.
+        request: the fact to write.
+        paraphrases: prompts with their subjects in them ({} stands for the subject); None: FactWorld's own on the
+            embedded model, where the fact is one of its facts, otherwise empty. Empty lines and repetitions are left
+            out.
+        neighbours: prompts with their subjects in them, likewise.
+        generate: prompts to be continued; None: FactWorld's, otherwise the request's own and "{subject} is". A masked
+            model writes nothing.
 
     Raises:
         TracerError: a prompt that is the request's own, a neighbour with {}, and one that the model cannot be asked;
@@ -57,7 +61,14 @@ def questions(
 
 
 def usable(model: Model, request: EditRequest, name: str, lines: Sequence[str]) -> list[str]:
-    """Prompts of a group as they are asked; see :func:`questions`."""
+    """Prompts of a group as they are asked; see `questions`.
+
+    Args:
+        model: to ask.
+        request: the fact to write.
+        name: of the group.
+        lines: as typed.
+    """
     found: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -1,7 +1,7 @@
-"""All that the workbench does, without a widget: align, trace, look at a cell, edit and measure, go back, export.
+"""The workbench without a widget: align, trace, look at a cell, edit and measure, go back, export.
 
-What takes long comes in two halves, so that it can be cancelled: ``traced`` and ``proposed`` compute and change
-nothing that lasts, ``take`` and ``commit`` make it count. ``trace`` and ``edit`` do both.
+Long work comes in two halves, so that it can be cancelled: `traced` and `proposed` compute and change nothing that
+lasts, `take` and `commit` make it count. `trace` and `edit` do both.
 """
 
 from __future__ import annotations
@@ -39,23 +39,31 @@ __all__ = ["Proposal", "Session"]
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """An edit that was computed and measured, and not made yet."""
+    """An edit that was computed and measured, and not made yet.
+
+    Attributes:
+        edit: the edit.
+        outcome: answers before and after it.
+    """
 
     edit: Edit
     outcome: Outcome
 
 
 class Session:
-    """A model with its fact at hand, its traces, its edits and what they did.
+    """A model with its fact at hand, its traces, its edits and their outcomes.
 
-    ``model`` is the caller's own: edits are made on it, and :meth:`undo` gives the exact bits of before. Whatever goes
-    wrong, or is cancelled, leaves model and session as they were.
+    The model is the caller's own: edits are made on it, and `undo` gives the exact bits of before. Whatever goes wrong,
+    or is cancelled, leaves model and session as they were.
+
+    Args:
+        model: to trace and edit.
 
     Attributes:
-        editor: the :class:`editing.Editor` that makes the edits, with its history.
-        inspection: the fact at hand in the model's tokens; None before :meth:`align`.
-        traces: of the last :meth:`trace`.
-        ledger: folder that the history is written to; None before :meth:`record`.
+        editor: the [`editing.Editor`][] that makes the edits, with its history.
+        inspection: the fact at hand in the model's tokens; None before `align`.
+        traces: of the last `trace`.
+        ledger: folder that the history is written to; None before `record`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -75,7 +83,7 @@ class Session:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the model's weights as the editor left them: noted, since a large model takes seconds to hash."""
+        """Hash of the model's weights as the editor left them: recorded, since a large model takes seconds to hash."""
         last = self.history[self.position - 1].edit if self.position else None
         if last not in self._prints:  # an edit that was not made from here
             self._prints[last] = self.model.fingerprint()
@@ -83,12 +91,15 @@ class Session:
 
     # --- the fact --------------------------------------------------------------------------------------------------
     def align(self, prompt: str, subject: str, target: str | None = None) -> Inspection:
-        """Take a fact to be the one at hand, and show which of its tokens are the subject and where it is answered.
+        """Take a fact to be the one at hand, and show its subject's tokens and the place of its answer.
 
-        target: the answer that is traced and that an edit takes the place of; None: what the model says.
+        Args:
+            prompt: of the fact.
+            subject: of the fact.
+            target: the answer that is traced and that an edit replaces; None: the model's answer.
 
         Raises:
-            TracerError: as :class:`tracer.Fact` and its ``inspect`` do. The fact at hand stays what it was.
+            TracerError: as [`tracer.Fact`][] and its `inspect` do. The fact at hand stays as it was.
         """
         fact = Fact(prompt, subject, target)
         self.inspection, self._fact = fact.inspect(self.model), fact
@@ -96,26 +107,38 @@ class Session:
 
     @property
     def fact(self) -> Fact:
-        """The fact at hand. Raises TracerError if there is none."""
+        """The fact at hand.
+
+        Raises:
+            TracerError: there is no fact.
+        """
         if self._fact is None:
             raise WorkbenchError("there is no fact yet; give a prompt and its subject to align")
         return self._fact
 
     # --- traces ----------------------------------------------------------------------------------------------------
     def trace(self, kinds: Sequence[str] = KINDS, **settings: Any) -> tuple[CausalTrace, ...]:
-        """Trace the fact at hand, once for each of ``kinds``; see :meth:`traced`."""
+        """Trace the fact at hand, once for each kind; see `traced`.
+
+        Args:
+            kinds: of states to restore.
+            settings: of `traced`.
+        """
         return self.take(self.traced(kinds, **settings))
 
     def traced(
         self, kinds: Sequence[str] = KINDS, *, window: int | None = None, corruption: Any = None, **settings: Any
     ) -> tuple[CausalTrace, ...]:
-        """The traces, not taken yet: :func:`tracer.causal_trace` of each kind.
+        """The traces, not taken yet: [`tracer.causal_trace`][] of each kind.
 
-        window: None: as for :func:`tracer.causal_trace`. corruption: None: Gaussian noise as published.
-        settings: the other arguments of :func:`tracer.causal_trace`.
+        Args:
+            kinds: of states to restore.
+            window: number of layers restored together; None: as for [`tracer.causal_trace`][].
+            corruption: None: Gaussian noise as published.
+            settings: the other arguments of [`tracer.causal_trace`][].
 
         Raises:
-            TracerError: no fact, no kind, and as :func:`tracer.causal_trace` does.
+            TracerError: no fact, no kind, and as [`tracer.causal_trace`][] does.
         """
         fact = self.fact
         if isinstance(kinds, str) or not kinds:
@@ -126,18 +149,32 @@ class Session:
         return tuple(causal_trace(model, fact, kind=kind, **shared) for kind in kinds)  # type: ignore[call-overload,misc]
 
     def take(self, traces: Sequence[CausalTrace]) -> tuple[CausalTrace, ...]:
-        """Make traces those of the session."""
+        """Make traces those of the session.
+
+        Args:
+            traces: of `traced`.
+        """
         model, found = self.model.pinned(), tuple(traces)
         self._suggested = {trace: cells.suggestion_of(trace, model) for trace in found}
         self.traces = found
         return found
 
     def cell(self, trace: CausalTrace, token: int, layer: int) -> Cell:
-        """The numbers of a cell, and the layers around it; see :func:`editing.workbench.cells.cell_of`."""
+        """The numbers of a cell, and the layers around it; see `editing.workbench.cells.cell_of`.
+
+        Args:
+            trace: the trace.
+            token: index in the prompt.
+            layer: of the cell.
+        """
         return cells.cell_of(trace, token, layer)
 
     def suggestion(self, trace: CausalTrace) -> Suggestion:
-        """The layers that a whole trace speaks for; see :func:`editing.workbench.cells.suggestion_of`."""
+        """The layers a whole trace suggests; see `editing.workbench.cells.suggestion_of`.
+
+        Args:
+            trace: the trace.
+        """
         if trace.fingerprint != self.fingerprint:
             return cells.Suggestion(reason="it is of other weights than the model has now; trace again")
         if trace not in self._suggested:
@@ -146,7 +183,14 @@ class Session:
 
     # --- edits -----------------------------------------------------------------------------------------------------
     def request(self, target: str) -> EditRequest:
-        """The request that the fact at hand be followed by ``target``. Raises TracerError for one that cannot be."""
+        """The request that the fact at hand be followed by a target.
+
+        Args:
+            target: the new answer.
+
+        Raises:
+            TracerError: an invalid request.
+        """
         fact = self.fact
         return EditRequest(fact.prompt, fact.subject, target, fact.target)
 
@@ -157,11 +201,24 @@ class Session:
         neighbours: Sequence[str] | None = None,
         generate: Sequence[str] | None = None,
     ) -> Probes:
-        """What is asked before and after an edit; see :func:`editing.workbench.questions.questions`."""
+        """Questions before and after an edit; see `editing.workbench.questions.questions`.
+
+        Args:
+            target: the new answer.
+            paraphrases: prompts with their subjects; None: FactWorld's.
+            neighbours: prompts with their subjects; None: FactWorld's.
+            generate: prompts to be continued; None: the default ones.
+        """
         return questions(self.model, self.request(target), paraphrases, neighbours, generate)
 
     def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
-        """Edit the model so that the fact at hand is followed by ``target``; see :meth:`proposed`."""
+        """Edit the model so that the fact at hand is followed by a target; see `proposed`.
+
+        Args:
+            target: the new answer.
+            method: its name.
+            settings: of `proposed`.
+        """
         return self.commit(self.proposed(target, method, **settings))
 
     def proposed(
@@ -175,20 +232,26 @@ class Session:
         generate: Sequence[str] | None = None,
         **hparams: Any,
     ) -> Proposal:
-        """The edit and what it does, on the model as it is, which is left so.
+        """The edit and its outcome, on the model as it is, which is left so.
 
-        layers: where to write; None: the method's own choice. paraphrases, neighbours, generate: see :meth:`probes`.
-        hparams: of the method.
+        Args:
+            target: the new answer.
+            method: its name.
+            layers: layers to write at; None: the method's own choice.
+            paraphrases: see `probes`.
+            neighbours: see `probes`.
+            generate: see `probes`.
+            hparams: of the method.
 
         Raises:
-            TracerError: as :meth:`probes`, :func:`editing.compute_edit` and :func:`editing.measure` do.
+            TracerError: as `probes`, [`editing.compute_edit`][] and [`editing.measure`][] do.
         """
         found = method_named(method)
         if layers is not None:
             if found.layers is None:
                 raise WorkbenchError(f"{found.name} takes no layers; leave them out")
             hparams = {found.layers: tuple(layers), **hparams}
-        probes = self.probes(target, paraphrases, neighbours, generate)  # what is wrong there is found before the work
+        probes = self.probes(target, paraphrases, neighbours, generate)  # errors there are found before the work
         before = measure(self.model, probes)
         edit = self.editor.compute(self.request(target), method, **hparams)
         with self.editor.preview(edit):
@@ -196,7 +259,14 @@ class Session:
         return Proposal(edit, Outcome(before, after))
 
     def commit(self, proposal: Proposal) -> Edit:
-        """Make the edit of a proposal. Raises TracerError if the model has changed since."""
+        """Make the edit of a proposal.
+
+        Args:
+            proposal: of `proposed`.
+
+        Raises:
+            TracerError: the model has changed since.
+        """
         self.editor.apply(proposal.edit)
         self._outcomes[proposal.edit] = proposal.outcome
         self._prints[proposal.edit] = proposal.outcome.after.fingerprint
@@ -206,32 +276,54 @@ class Session:
     # --- history ---------------------------------------------------------------------------------------------------
     @property
     def history(self) -> tuple[Entry, ...]:
-        """Every edit in the order it was made; see :attr:`editing.Editor.history`."""
+        """Every edit in the order it was made; see [`editing.Editor.history`][]."""
         return self.editor.history
 
     @property
     def position(self) -> int:
-        """How many of them the model has now."""
+        """Number of edits of the history that the model has now."""
         return self.editor.position
 
     def outcome(self, index: int | None = None) -> Outcome | None:
-        """What edit ``index`` did (None: the last that the model has); None for no edit, or one made elsewhere."""
+        """Outcome of an edit; None for no edit, or one made elsewhere.
+
+        Args:
+            index: of the edit; None: the last that the model has.
+        """
         index = self.position if index is None else index
         return self._outcomes.get(self.history[index - 1].edit) if 1 <= index <= len(self.history) else None
 
     def undo(self, n: int = 1) -> None:
-        """Take the last ``n`` edits back, to the exact bits; see :meth:`editing.Editor.undo`."""
+        """Take the last edits back, to the exact bits; see [`editing.Editor.undo`][].
+
+        Args:
+            n: number of edits.
+        """
         self.editor.undo(n)
 
     def checkout(self, k: int) -> None:
-        """Go to the model right after edit ``k``, 0 as it was given; see :meth:`editing.Editor.checkout`."""
+        """Go to the model right after an edit; see [`editing.Editor.checkout`][].
+
+        Args:
+            k: number of the edit; 0: as the model was given.
+        """
         self.editor.checkout(k)
 
     def record(self, folder: str | Path) -> None:
-        """Write the history to ``folder``, and every change of it from now on; see :meth:`editing.Editor.record`."""
+        """Write the history to a folder, and every change of it from now on; see [`editing.Editor.record`][].
+
+        Args:
+            folder: of the ledger.
+        """
         self.editor.record(folder)
         self.ledger = Path(folder).absolute()
 
     def export(self, folder: str | Path, parts: Sequence[str] | None = None, overwrite: bool = False) -> Exported:
-        """Write figures, numbers, edits and the ledger into a folder; see :func:`editing.workbench.export.export`."""
+        """Write figures, numbers, edits and the ledger into a folder; see [`editing.workbench.export.export`][].
+
+        Args:
+            folder: to write into.
+            parts: as of `export`; None: all.
+            overwrite: put files of the same names aside.
+        """
         return export(self, folder, parts, overwrite)

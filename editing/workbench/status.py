@@ -1,4 +1,4 @@
-"""The line that says what is going on: a progress bar and a Cancel button while there is work, then how it ended."""
+"""The status line: a progress bar and a Cancel button while there is work, then how it ended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Status:
         self.work.layout.display = ""
 
     def tell(self, title: str, job: Job) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         if job.state not in ("running", "committing"):
             return  # a report that comes after the end
         now = job.progress

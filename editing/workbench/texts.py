@@ -1,4 +1,4 @@
-"""What the page says, as HTML in which no text of the user or the model is more than text."""
+"""The texts of the page, as HTML in which no text of the user or the model is markup."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = {"hidden": "hidden states", "mlp": "MLP", "attn": "attention"}
 
 
 def shown(text: str) -> str:
-    """``text`` letter by letter: in one line, and nothing in it is markup."""
+    """`text` letter by letter: in one line, and nothing in it is markup."""
     return html.escape(printable(text))
 
 
@@ -85,7 +85,7 @@ def cell(found: Cell, trace: CausalTrace) -> str:
 
 
 def suggested(name: str, found: Suggestion) -> str:
-    """Layers that are suggested, or why there are none."""
+    """Suggested layers, or the reason for a missing suggestion."""
     if found.best is None:
         return f'<div class="tw-quiet">{name}: {shown(found.reason)}</div>'
     several = f", or {_range(found.window, 'layer')}" if len(found.window) > 1 else ""
@@ -94,7 +94,7 @@ def suggested(name: str, found: Suggestion) -> str:
 
 # --- an edit ---------------------------------------------------------------------------------------------------------
 def edit_line(edit: Edit) -> str:
-    """What an edit is, in one line."""
+    """An edit in one line."""
     wishes = ", ".join(f"{request.text} → {request.target_new.strip()}" for request in edit.requests)
     layers = edit.settings.get("layers")
     at = f", {_range(layers, 'layer')}" if isinstance(layers, list | tuple) and layers else ""
@@ -102,7 +102,7 @@ def edit_line(edit: Edit) -> str:
 
 
 def outcome(found: Outcome, title: str) -> str:
-    """Every question before and after, by group, and the texts that were written."""
+    """Every question before and after, by group, and the generated texts."""
     asked, before, after = found.probes.questions, found.before, found.after
     head = (
         '<th>prompt</th><th>answer</th><th class="tw-number">p(new)</th><th class="tw-number">p(true)</th>'
@@ -133,7 +133,7 @@ def outcome(found: Outcome, title: str) -> str:
 
 
 def _verdict(meant: float) -> str:
-    """Whether something is as the edit means it to be; a dash where that is not known."""
+    """Whether an answer is as the edit means it to be; a dash where that is not known."""
     if np.isnan(meant):
         return "–"
     return '<span class="tw-good">yes</span>' if meant else '<span class="tw-bad">no</span>'
@@ -164,7 +164,7 @@ def message(text: str, kind: str = "") -> str:
 
 
 def failure(error: BaseException) -> str:
-    """An exception as a message; one that is no fault of the input with its type, and where it came from to unfold."""
+    """An exception as a message; unexpected ones with their type, and a traceback to unfold."""
     if isinstance(error, TracerError):
         return message(str(error), "error")
     where = html.escape("".join(traceback.format_exception(error)))
@@ -176,7 +176,7 @@ def failure(error: BaseException) -> str:
 
 
 def report(job: Job, done: str) -> str:
-    """How a job ended: what was done, and what was warned of."""
+    """How a job ended: its result, and its warnings."""
     if job.state == "failed" and job.error is not None:
         told = failure(job.error)
     elif job.state == "cancelled":

@@ -1,4 +1,4 @@
-"""Two methods over the same cases: pairing is far sharper than two intervals side by side."""
+"""Paired comparison of two methods over the same cases: far sharper than two intervals side by side."""
 
 from __future__ import annotations
 
@@ -23,12 +23,18 @@ class Comparison:
     """A metric of two series over the cases that both have.
 
     Attributes:
-        a, b: what was compared.
+        a: name of the first series.
+        b: name of the second.
         metric: which metric.
-        mean_a, mean_b: means over those cases.
-        difference, low, high: mean of the differences a - b case by case, and its interval.
-        n, subjects: cases that both have, and their subjects.
-        only_a, only_b: cases that one of them alone has; they are left out.
+        mean_a: mean of a over those cases.
+        mean_b: mean of b over those cases.
+        difference: mean of the differences a - b case by case.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        n: cases that both have.
+        subjects: subjects of these cases.
+        only_a: cases of a alone; they are left out.
+        only_b: cases of b alone; they are left out.
     """
 
     a: str
@@ -65,11 +71,19 @@ def compare(
 ) -> Comparison:
     """The difference a - b of a metric case by case, with its interval: the same cases, so their difficulty cancels.
 
-    a, b: a method's name (of its own edits, not of its controls), or labels and their values, such as
-        ``{"method": "rome", "control": "random layer", "mode": "single"}``. Several seeds of a case are averaged.
-    stage: of edited series: "edited" or "end", see :func:`staged`.
+    Args:
+        metrics: the table of an evaluation.
+        a: a method's name (of its own edits, not of its controls), or labels and their values, such as `{"method":
+            "rome", "control": "random layer", "mode": "single"}`. Several seeds of a case are averaged.
+        b: the other series, likewise.
+        metric: its name.
+        stage: of edited series: "edited" or "end", see `staged`.
+        level: of the interval (percentile bootstrap over subjects).
+        resamples: draws of the bootstrap.
+        seed: of the draws.
 
-    Raises TracerError if a selection is empty or is of several models, layers or modes, and if no case is in both.
+    Raises:
+        TracerError: a selection that is empty or of several models, layers or modes; no case is in both.
     """
     check_bootstrap(resamples, level, seed)
     if stage not in STAGES:

@@ -1,4 +1,4 @@
-"""What an evaluation measured: tidy tables, their summaries, and one file that holds them."""
+"""Measurements of an evaluation: tidy tables, their summaries, and one file that holds them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from .retention import Retention
 
 HEADER = b"SQLite format 3\0"
-PLACE = ("job_job", "job_item", "job_row")  # of a row in the file of a run, whoever wrote first
+PLACE = ("job_job", "job_item", "job_row")  # of a row in the file of a run, in any order of writing
 SQL = {WHOLE: "INTEGER", COUNT: "INTEGER", NUMBER: "REAL"}
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Measurements of edits, of the unedited model, and of controls, in tidy tables (columns: ``tables.COLUMNS``).
-
-    Attributes:
-        metrics: one row per case, metric and moment. What could not be measured has no row.
-        answers: one row per question and moment.
-        edits: one row per edit: time, memory, size, or why it could not be made.
-        health: the whole model's state after so many edits.
-        settings: everything the run was made with.
+    """Measurements of edits, of the unedited model, and of controls, in tidy tables (columns: `tables.COLUMNS`).
 
     Each table may be given as a frame or as a sequence of rows.
 
+    Attributes:
+        metrics: one row per case, metric and moment. Metrics that could not be measured have no row.
+        answers: one row per question and moment.
+        edits: one row per edit: time, memory, size, or why it could not be made.
+        health: the whole model's state after so many edits.
+        settings: all settings of the run.
+
     Raises:
-        TracerError: a table has not the columns it should, or what is in them does not fit.
+        TracerError: a table with missing columns, or values that do not fit a column.
     """
 
     metrics: Frame
@@ -54,7 +54,12 @@ class Evaluation:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None = None, **tables: Any) -> Evaluation:
-        """From the tables there are; the others are empty."""
+        """An evaluation from some tables; the others are empty.
+
+        Args:
+            settings: of the run.
+            tables: by name, as frames or sequences of rows.
+        """
         unknown = tables.keys() - COLUMNS.keys()
         if unknown:
             raise EvaluationFileError(
@@ -72,16 +77,23 @@ class Evaluation:
         return self.metrics
 
     def among(self, cases: Iterable[str]) -> Evaluation:
-        """The same of some cases only, by their ids."""
+        """The same of some cases only.
+
+        Args:
+            cases: their ids.
+        """
         wanted = {str(case) for case in cases}
         apart = {name: getattr(self, name) for name in COLUMNS}
         some = {name: rows[rows["case_id"].isin(wanted)] if "case_id" in rows else rows for name, rows in apart.items()}
         return Evaluation.of(self.settings, **some)
 
     def known(self, whether: bool = True) -> tuple[str, ...]:
-        """Ids of the cases whose true answer the unedited model gives itself, or does not; none where it was not asked.
+        """Ids of the cases whose true answer the unedited model gives, or does not give; empty where it was not asked.
 
-        Of the latter an edit has no old answer to replace: ``evaluation.among(evaluation.known())`` counts them apart.
+        Of the latter an edit has no old answer to replace: `evaluation.among(evaluation.known())` counts them apart.
+
+        Args:
+            whether: True: cases with the true answer; False: cases without it.
         """
         asked = self.metrics[self.metrics["metric"] == "known"]
         return tuple(dict.fromkeys(asked[asked["value"] == float(whether)]["case_id"]))
@@ -96,13 +108,28 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Frame:
-        """Means over cases with their intervals: :func:`editing.evaluation.result.summary.summarise`."""
+        """Means over cases with their intervals: [`editing.evaluation.result.summary.summarise`][].
+
+        Args:
+            by: the columns of `LABELS` that make a series.
+            metrics: the metrics wanted; None: all.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .summary import summarise
 
         return summarise(self.metrics, by, only=metrics, level=level, resamples=resamples, seed=seed)
 
     def score(self, by: Sequence[str] = LABELS, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Frame:
-        """CounterFact's S with its interval: :func:`editing.evaluation.result.summary.score`."""
+        """CounterFact's S with its interval: [`editing.evaluation.result.summary.score`][].
+
+        Args:
+            by: the columns of `LABELS` that make a series.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .summary import score
 
         return score(self.metrics, by, level=level, resamples=resamples, seed=seed)
@@ -118,7 +145,17 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Comparison:
-        """The paired difference of two methods: :func:`editing.evaluation.result.comparison.compare`."""
+        """The paired difference of two methods: [`editing.evaluation.result.comparison.compare`][].
+
+        Args:
+            a: a method's name, or labels and their values.
+            b: the other, likewise.
+            metric: its name.
+            stage: "edited" or "end".
+            level: of the interval.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .comparison import compare
 
         return compare(self.metrics, a, b, metric, stage=stage, level=level, resamples=resamples, seed=seed)
@@ -132,7 +169,15 @@ class Evaluation:
         resamples: int = 2000,
         seed: int = 0,
     ) -> Retention:
-        """What later edits leave of earlier ones: :func:`editing.evaluation.result.retention.retention`."""
+        """Effect of later edits on earlier ones: [`editing.evaluation.result.retention.retention`][].
+
+        Args:
+            metric: its name; None: whether edits still hold.
+            by: the columns of `LABELS` that make a series.
+            level: of the intervals.
+            resamples: draws of the bootstrap.
+            seed: of the draws.
+        """
         from .retention import retention
 
         return retention(self.metrics, metric, by, level=level, resamples=resamples, seed=seed)
@@ -144,14 +189,18 @@ class Evaluation:
 
     # --- files -------------------------------------------------------------------------------------------------------
     def to_plain(self) -> dict[str, Any]:
-        """Every table as a list of rows, and the settings, of nothing but what JSON knows; nan is None."""
+        """Every table as a list of rows, and the settings, of JSON values only; nan is None."""
         tables = {name: json.loads(getattr(self, name).to_json(orient="records")) for name in COLUMNS}
         return {**tables, "settings": _parsed(_json(self.settings))}
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one SQLite file, whole or not at all; it replaces one of the same name.
 
-        Raises TracerError if it cannot be written, and for the suffix .npz, which names another format.
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: it cannot be written; the suffix is .npz, which names another format.
         """
         path = Path(path)
         if path.suffix.lower() == ".npz":
@@ -173,11 +222,15 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """Read what :meth:`save` wrote, or what there is so far of a run that is not finished.
+        """Read a file of `save`, or the measurements so far of an unfinished run.
 
         The file is opened for reading only, and may be written to by others meanwhile.
 
-        Raises TracerError for a file that is missing or holds no evaluation.
+        Args:
+            path: of the file.
+
+        Raises:
+            TracerError: a file that is missing or holds no evaluation.
         """
         path = Path(path)
         wanted = "expected the file of a run, or what Evaluation.save wrote"
@@ -225,7 +278,7 @@ def _json(value: Any) -> str:
 
 
 def _parsed(text: Any) -> Any:
-    """JSON as a value; a text that is none, as it is."""
+    """A value from JSON; any other text as it is."""
     try:
         return json.loads(text)
     except (TypeError, ValueError):

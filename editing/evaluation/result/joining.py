@@ -11,14 +11,17 @@ from .evaluation import Evaluation
 from .schema import COLUMNS, LABELS, NUMBER, UNEDITED, Frame
 
 MEASURED = ("n", "accuracy", "exact", "generated", "said", "rank", "peak_bytes", "error")
-"""Columns that hold what was found, beside those of numbers: two rows that differ in these only tell the same thing."""
+"""Columns of measurements, beside those of numbers: two rows that differ in these only are of the same question."""
 
 
 def join(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation with the rows of all; of what several say about an unedited model, the first counts.
+    """One evaluation with the rows of all; of several measurements of an unedited model, the first counts.
 
     Settings in which all agree stay as they are; others become a list of each one's. A record's fields that are empty
     do not count as a difference.
+
+    Args:
+        evaluations: of the same records.
 
     Raises:
         TracerError: nothing to join; other records; one name for models of different weights; the same method, mode,
@@ -41,7 +44,7 @@ def join(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def _records(evaluation: Evaluation) -> Any:
-    """What the run was made of, without empty fields; a saved evaluation may not say."""
+    """Records of the run, without empty fields; a saved evaluation may lack them."""
     found = evaluation.settings.get("records")
     if not isinstance(found, list):
         return found

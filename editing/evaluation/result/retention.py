@@ -1,4 +1,4 @@
-"""What later edits leave of earlier ones."""
+"""Retention: effect of later edits on earlier ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .stages import retained
 from .summary import check, series_in, sums_of
 
 RELIABLE = ("reliability (said)", "rewrite said", "rewrite exact", "rewrite success")
-"""Whether an edit holds, the first of them that was measured."""
+"""Metrics of whether an edit holds; the first that was measured counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Retention:
-    """What later edits leave of earlier ones.
+    """Effect of later edits on earlier ones.
 
     Attributes:
-        metric: what was measured of the edits.
-        curve: *by, after, mean, low, high, n: the mean over the edits made so far, when ``after`` were made, n of which
-            were measured; see :func:`retained` for the moments and weights.
-        matrix: *by, position, after, mean, n: of the edit at ``position`` alone, at every moment.
+        metric: metric of the edits.
+        curve: the columns of `by`, then after, mean, low, high, n: the mean over the edits made so far, when `after`
+            were made, n of which were measured; see `retained` for the moments and weights.
+        matrix: the columns of `by`, then position, after, mean, n: of the edit at `position` alone, at every moment.
     """
 
     metric: str
@@ -46,11 +46,19 @@ def retention(
 ) -> Retention:
     """A metric of edits already made, against the number of edits, from rows of mode "sequential".
 
-    metric: None: the first there is of ``RELIABLE``, so that the curve is the share of edits that still hold.
+    Early points have no interval where they are of so few subjects that many draws do not contain them.
 
-    Early points have no interval where they are of so few subjects that many draws hold none of them.
+    Args:
+        metrics: the table of an evaluation.
+        metric: its name; None: the first of `RELIABLE` that was measured, so that the curve is the share of edits that
+            still hold.
+        by: the columns of `LABELS` that make a series.
+        level: of the intervals (percentile bootstrap over subjects).
+        resamples: draws of the bootstrap.
+        seed: of the draws.
 
-    Raises TracerError if no row of mode "sequential" has the metric.
+    Raises:
+        TracerError: no row of mode "sequential" has the metric.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: their columns, and what belongs in each."""
+"""The tables of an evaluation: their columns and types."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 from tracer.errors import EvaluationFileError
 
 Frame: TypeAlias = Any
-"""A pandas DataFrame or Series. pandas says of nearly everything that it may be either, so that its own types tell a
-checker less than nothing."""
+"""A pandas DataFrame or Series. pandas types nearly everything as either, so that its own types do not help a
+checker."""
 Rows: TypeAlias = "Frame | Sequence[Mapping[str, Any]]"
 TEXT, MAYBE, WHOLE, COUNT, NUMBER = "text", "text or None", "whole number", "whole number or none", "number"
 LABELS = ("model", "method", "control", "layers", "seed", "mode")
-"""What tells series of measurements apart. method "unedited", and control "random layer" or "random direction", are
-what the others are compared with."""
+"""Columns that identify a series of measurements. Method "unedited", and control "random layer" or "random direction",
+are baselines."""
 _LABELS = {name: WHOLE if name == "seed" else TEXT for name in LABELS}
 UNEDITED = "unedited"
 COLUMNS: dict[str, dict[str, str]] = {
@@ -62,8 +62,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "alarm": WHOLE,
     },
 }
-"""Tables by name, columns by name with what they hold. ``position``: 0-based place of the case's edit; ``after``: how
-many edits had been made when it was measured."""
+"""Tables by name, columns by name with their types. `position`: 0-based place of the case's edit; `after`: number of
+edits made when it was measured."""
 
 
 def typed(table: str, rows: Rows) -> Frame:
@@ -71,7 +71,12 @@ def typed(table: str, rows: Rows) -> Frame:
 
     Texts are Python strings or None, whole numbers int64 (Int64 where one may be unknown), numbers float64.
 
-    Raises TracerError for a column that is missing, and for what does not fit one.
+    Args:
+        table: name of the table.
+        rows: a frame, or a sequence of rows.
+
+    Raises:
+        TracerError: a missing column, or a value that does not fit one.
     """
     import pandas as pd
 

@@ -15,7 +15,7 @@ class Series:
     """One method as it was used, or a control, at one stage.
 
     Attributes:
-        key: values of ``LABELS``.
+        key: values of `LABELS`.
         stage: "unedited", "edited" or "end".
         name: method, control, and whatever else is needed to tell it from the others.
     """
@@ -26,20 +26,22 @@ class Series:
 
     @property
     def method(self) -> str:
+        """Name of the method."""
         return self.key[LABELS.index("method")]
 
     @property
     def control(self) -> str:
+        """Name of the control, or ""."""
         return self.key[LABELS.index("control")]
 
     @property
     def compared(self) -> bool:
-        """Whether it is there to be compared with: the unedited model, or a control."""
+        """Whether it is a baseline: the unedited model, or a control."""
         return self.method == UNEDITED or bool(self.control)
 
 
 def divided(frame: Frame, series: Sequence[Series]) -> list[Frame]:
-    """The rows of each series in a table with the columns ``LABELS`` (and of its stage, where the table has one)."""
+    """The rows of each series in a table with the columns `LABELS` (and of its stage, where the table has one)."""
     staged = "stage" in frame.columns
     groups = dict(iter(frame.groupby([*LABELS, *(["stage"] if staged else [])], sort=False)))
     nothing = frame.iloc[:0]
@@ -47,8 +49,11 @@ def divided(frame: Frame, series: Sequence[Series]) -> list[Frame]:
 
 
 def series_of(frame: Frame) -> list[Series]:
-    """The series of a table with the columns ``LABELS`` (and perhaps ``stage`` and ``after``), in order of appearance,
-    the unedited model first, controls behind their methods."""
+    """The series of a table in order of appearance, the unedited model first, controls behind their methods.
+
+    Args:
+        frame: has the columns `LABELS` (and perhaps `stage` and `after`).
+    """
     columns = [*LABELS, *(["stage"] if "stage" in frame.columns else [])]
     found = frame[columns].drop_duplicates()
     varying = {

@@ -1,4 +1,4 @@
-"""When a case was measured: before, after its own edit, and after many others; and how much it then stands for."""
+"""Stages of a case: measured before, after its own edit, and after many others; and its weight in a mean."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ STAGES = ("unedited", "edited", "end")
 
 
 def staged(rows: Frame) -> Frame:
-    """The rows that a summary is about, with their ``stage`` and ``weight``; one that is of two stages comes twice.
+    """The rows of a summary, with their `stage` and `weight`; one that is of two stages comes twice.
 
     "unedited": the model without any edit. "edited": after the case's edit; of mode "sequential" when it was first
-    measured after it. "end": of mode "sequential", at the last moment at which older edits were measured too, with
-    the weights of :func:`retained`. A case counts as often as it has questions where the published mean is over these
-    (``Metric.pooled``).
+    measured after it. "end": of mode "sequential", at the last moment at which older edits were measured too, with the
+    weights of `retained`. A case counts as often as it has questions where the published mean is over these
+    (`Metric.pooled`).
 
-    rows: with the columns ``LABELS``, case_id, position and after; of metrics also metric and n.
+    Args:
+        rows: with the columns `LABELS`, case_id, position and after; of metrics also metric and n.
     """
     import pandas as pd
 
@@ -44,12 +45,14 @@ def staged(rows: Frame) -> Frame:
 
 
 def retained(rows: Frame) -> Frame:
-    """Rows that tell about all edits made so far, with their ``weight``, and whether ``older`` edits are among them.
+    """Rows about all edits made so far, with their `weight`, and whether `older` edits are among them.
 
-    rows: of mode "sequential", behind their edits. Left out are moments at which nothing but the newest edits was
-    measured, though there were older ones. Where of the older edits only some were measured, each of them stands for
-    several: its weight is how many older edits there were by how many of them were measured. Newest edits, those that
-    are measured for the first time, stand for themselves.
+    Left out are moments at which only the newest edits were measured, though there were older ones. Where only some of
+    the older edits were measured, each of them stands for several: its weight is the number of older edits over the
+    number of measured ones. Newest edits, measured for the first time, stand for themselves.
+
+    Args:
+        rows: of mode "sequential", behind their edits.
     """
     key = [*LABELS, *(["metric"] if "metric" in rows.columns else [])]
     new = rows["after"] == rows.groupby([*key, "case_id"])["after"].transform("min")

@@ -1,6 +1,6 @@
 """Means over cases with intervals, and the harmonic score.
 
-Every interval is a bootstrap over subjects (:mod:`tracer.statistics`): cases about one subject are drawn together.
+Every interval is a bootstrap over subjects (`tracer.statistics`): cases about one subject are drawn together.
 Subjects are put in order first, so that the order of the rows changes nothing.
 """
 
@@ -30,20 +30,27 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Frame:
-    """One row per series, stage and metric: *by, stage, after, metric, code, mean, low, high, n, prompts, subjects,
-    ruined.
+    """Means over cases with their intervals, one row per series, stage and metric.
 
-    by: the columns of ``LABELS`` that make a series; what differs in the others is pooled.
-    only: the metrics wanted; None: all.
-    level: of the intervals (percentile bootstrap over subjects, all metrics of a series from the same draws).
+    Each case is a mean over its own prompts, as published, with the weights of `staged`. An infinite value makes the
+    mean infinite and leaves no interval. `ruined` is on every row, since the new answer is easily the likelier one in a
+    model that says nothing else.
 
-    mean: over cases, each of which is a mean over its own prompts, as published, with the weights of
-    :func:`staged`. after: edits made when measured, NA
-    where that differs from case to case. n: cases; prompts: all of theirs. An infinite value makes the mean infinite
-    and leaves no interval. ruined: share of the series' edits that ruined the model, on every row, since the new answer
-    is easily the likelier one in a model that says nothing else; nan where it was not measured.
+    Args:
+        metrics: the table of an evaluation.
+        by: the columns of `LABELS` that make a series; values of the others are pooled.
+        only: the metrics wanted; None: all.
+        level: of the intervals (percentile bootstrap over subjects, all metrics of a series from the same draws).
+        resamples: draws of the bootstrap.
+        seed: of the draws.
 
-    Raises TracerError for columns of ``by`` that are no labels, and settings the bootstrap cannot use.
+    Returns:
+        The columns of `by`, then stage, after (edits made when measured, NA where that differs from case to case),
+            metric, code, mean, low, high, n (cases), prompts (all of theirs), subjects, and ruined (share of the
+            series' edits that ruined the model; nan where it was not measured).
+
+    Raises:
+        TracerError: columns of `by` that are not labels, and settings the bootstrap cannot use.
     """
     import pandas as pd
 
@@ -88,11 +95,21 @@ def score(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Frame:
-    """CounterFact's S, the harmonic mean of ES, PS and NS (Meng et al. 2022): *by, stage, after, mean, low, high, n,
-    ruined.
+    """CounterFact's S, the harmonic mean of ES, PS and NS (Meng et al. 2022).
 
     Each of the three is a mean over cases; subjects are drawn once for all three. S is 0 where one of them is. Series
-    that lack one of the three have no row. n: cases that have all of them or some. ruined: as in :func:`summarise`.
+    that lack one of the three have no row.
+
+    Args:
+        metrics: the table of an evaluation.
+        by: the columns of `LABELS` that make a series.
+        level: of the intervals.
+        resamples: draws of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        The columns of `by`, then stage, after, mean, low, high, n (cases that have all of the three or some), and
+            ruined, as of `summarise`.
     """
     import pandas as pd
 
@@ -121,7 +138,14 @@ def score(
 
 
 def harmonic(shares: np.ndarray) -> np.ndarray:
-    """[...]: harmonic mean over the last axis of numbers that are not negative; 0 where one of them is."""
+    """Harmonic mean over the last axis of numbers that are not negative; 0 where one of them is.
+
+    Args:
+        shares: [..., n].
+
+    Returns:
+        An array [...].
+    """
     shares = np.asarray(shares, dtype=float)
     with np.errstate(divide="ignore"):
         return shares.shape[-1] / (1 / shares).sum(-1)
@@ -135,6 +159,17 @@ def _ruined(metrics: Frame, by: Sequence[str]) -> dict[tuple[Any, ...], float]:
 
 # --- shared ----------------------------------------------------------------------------------------------------------
 def check(by: Sequence[str], resamples: Any, level: Any, seed: Any) -> None:
+    """Check the options of a summary.
+
+    Args:
+        by: the columns that make a series.
+        resamples: draws of the bootstrap.
+        level: of the intervals.
+        seed: of the draws.
+
+    Raises:
+        TracerError: columns that are not labels, or settings the bootstrap cannot use.
+    """
     unknown = [name for name in by if name not in LABELS]
     if unknown or isinstance(by, str) or not by:
         raise EmptySelection(f"by is {by!r}; expected some of {', '.join(LABELS)}")
@@ -152,7 +187,7 @@ def series_in(rows: Frame, by: Sequence[str]) -> Iterator[tuple[dict[str, Any], 
 
 
 def sums_of(group: Frame, column: str, names: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted sums of values and sums of weights, [subjects, names]; what is no finite number is left out."""
+    """Weighted sums of values and sums of weights, [subjects, names]; values that are not finite are left out."""
     subjects, at = np.unique(group["subject"].to_numpy(dtype=str), return_inverse=True)
     places = {name: place for place, name in enumerate(names)}
     to = group[column].map(places).to_numpy()

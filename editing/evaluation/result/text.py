@@ -1,4 +1,4 @@
-"""An evaluation as text: what every method reaches by every measure."""
+"""An evaluation as text: every method by every measure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # show
 def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, width: int = 110) -> str:
     """One line per method and measure: teacher forced and free generation side by side, each with its interval.
 
-    unknown: how many cases there are whose true answer the unedited model does not give.
+    Args:
+        summary: of the metrics.
+        scores: CounterFact's S.
+        metrics: the table of an evaluation.
+        unknown: number of cases whose true answer the unedited model does not give.
+        width: characters of a line.
     """
     from rich import box
     from rich.console import Console
@@ -63,7 +68,7 @@ def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, wid
 
 
 def cell(rows: Frame, share: bool) -> str:
-    """ "98.2 % [95.1, 99.8]" of the one row there is, or nothing."""
+    """The only row as "98.2 % [95.1, 99.8]", or nothing."""
     if rows.empty:
         return ""
     mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))

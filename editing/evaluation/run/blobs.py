@@ -1,4 +1,4 @@
-"""Answers and edits as bytes, to be kept beside the rows of a run."""
+"""Answers and edits as bytes, stored beside the rows of a run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from editing.questions.answers import Answer, CaseAnswers
 
 
 def answers_to_bytes(answers: CaseAnswers) -> bytes:
-    """json of what a model said to one record; NaN as json's extension has it."""
+    """Answers of a model to one record as json; NaN as json's extension has it."""
     return json.dumps(asdict(answers)).encode()
 
 
 def answers_from_bytes(data: bytes) -> CaseAnswers:
-    """The answers in bytes of :func:`answers_to_bytes`."""
+    """The answers in bytes of `answers_to_bytes`."""
     found = json.loads(data)
     answers = tuple(Answer(**{**one, "greedy": tuple(one["greedy"])}) for one in found["answers"])
     return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
@@ -30,7 +30,14 @@ def edit_to_bytes(edit: Edit) -> bytes:
 
 
 def edit_from_bytes(data: bytes) -> Edit:
-    """The edit in bytes of :func:`edit_to_bytes`. Raises TracerError if they are damaged."""
+    """The edit in bytes of `edit_to_bytes`.
+
+    Args:
+        data: the bytes.
+
+    Raises:
+        TracerError: damaged bytes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What an edit is compared with: the same size in a random direction, the same method at random layers."""
+"""Controls of an edit: the same size in a random direction, the same method at random layers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def random_direction(edit: Edit, seed: int) -> Edit:
     """An edit of the same weights, with changes of the same Frobenius norms in random directions.
 
     Of the same rank up to rank 8, and of rank 8 above (a random matrix of higher rank is no harder a control).
+
+    Args:
+        edit: the edit.
+        seed: of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
@@ -30,9 +34,15 @@ def random_direction(edit: Edit, seed: int) -> Edit:
 
 
 def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int, ...]:
-    """As many neighbouring layers as ``layers``, at another place of the model.
+    """As many neighbouring layers as `layers`, at another place of the model.
 
-    Raises TracerError if there is none.
+    Args:
+        n_layers: of the model.
+        layers: of the edit.
+        seed: of the draw.
+
+    Raises:
+        TracerError: there is no such place.
     """
     count = len(layers)
     starts = [start for start in range(n_layers - count + 1) if set(range(start, start + count)) != set(layers)]

@@ -1,10 +1,10 @@
-"""What a run consists of: cells (a method used in one way on one model), and the jobs and items they fall into.
+"""Parts of a run: cells (a method used in one way on one model), and the jobs and items they are divided into.
 
-Every case is asked on the unedited model first. Then
+Every case is asked on the unedited model first. Then, by mode:
 
-    single      every case is edited alone on the model as it was; a job is a few cases, whose values are found together
-    batch       cases are edited together: one job makes the edit, others ask a few cases each
-    sequential  cases are edited one after the other, nothing is taken back: one job, one item per step
+- single: every case is edited alone on the model as it was; a job is a few cases, whose values are found together
+- batch: cases are edited together: one job makes the edit, others ask a few cases each
+- sequential: cases are edited one after the other, nothing is taken back: one job, one item per step
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Cell:
         mode: "single", "batch" or "sequential".
         model: name of the model.
         layers: the layers that are written; None: the method's default.
-        seed: of whatever is drawn.
-        hparams: further hyper-parameters; what json knows.
+        seed: of all random draws.
+        hparams: further hyper-parameters; json values.
 
     Raises:
-        TracerError: an unknown method, mode or hyper-parameter, or layers for a method that takes none.
+        TracerError: an unknown method, mode or hyper-parameter, or layers for a method that takes no layers.
     """
 
     method: str
@@ -71,7 +71,7 @@ class Cell:
         return options
 
     def labels(self, control: str = "") -> dict[str, Any]:
-        """Its values of the columns ``LABELS``."""
+        """Its values of the columns `LABELS`."""
         layers = ",".join(map(str, self.layers or ()))
         return {
             "model": self.model,
@@ -85,29 +85,30 @@ class Cell:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How edits are measured.
+    """Settings of the measurements of edits.
 
     Attributes:
         chunk: cases of a job; their values are found together.
         batch: cases of an edit of mode "batch"; None: all.
         step: cases of an edit of mode "sequential".
-        controls: what stands beside a method besides the unedited model: its change turned into a random direction of
-            equal norm in the same weights, and the same method at other layers (mode "single" only).
-        control_cases: on how many cases, the first ones.
+        controls: baselines of a method besides the unedited model: its change turned into a random direction of equal
+            norm in the same weights, and the same method at other layers (mode "single" only).
+        control_cases: number of cases with controls, the first ones.
         generate: let the model write its answers too, beside teacher-forced scores.
-        texts: let it continue what records want continued, for fluency and consistency.
+        texts: let it continue the prompts that records list for it, for fluency and consistency.
         text_tokens: their length with the prompt.
-        answer_cases: of how many cases every single answer is kept; metrics are kept of all.
-        retention: how often earlier cases are asked again in mode "sequential", in total; None: three times their
-            number.
-        moments: at how many moments, spread evenly; at the last one as many as the others leave of ``retention``.
+        answer_cases: number of cases of which every single answer is kept; metrics are kept of all.
+        retention: number of repeated measurements of earlier cases in mode "sequential", in total; None: three times
+            the number of cases.
+        moments: number of moments for these, spread evenly; at the last one as many as the others leave of `retention`.
         canary_tokens: of unrelated text (FactWorld's held-out text for the embedded model, a passage of plain English
-            for others), for perplexity and KL drift; 0: none.
-        limits: of health in mode "sequential". on_alarm: go on and note it ("record"), make no further edit ("stop"),
-            or also go back to the last healthy state ("rollback").
+            for others), for perplexity and KL drift; 0: off.
+        limits: of health in mode "sequential".
+        on_alarm: go on and note it ("record"), make no further edit ("stop"), or also go back to the last healthy state
+            ("rollback").
 
     Raises:
-        TracerError: a number below what makes sense, or a control that is none.
+        TracerError: a number that is too small, or an unknown control.
     """
 
     chunk: int = 16
@@ -143,12 +144,19 @@ class Protocol:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """What json knows."""
+        """The fields as json values."""
         return asdict(self)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Protocol:
-        """From names and values. Raises TracerError for names that are none."""
+        """A protocol from names and values.
+
+        Args:
+            options: the fields.
+
+        Raises:
+            TracerError: unknown names.
+        """
         known = [each.name for each in fields(cls)]
         if wrong := [name for name in options if name not in known]:
             raise EvaluationOptionError(f"an evaluation has no option {wrong[0]!r}; it has {', '.join(known)}")
@@ -157,6 +165,11 @@ class Protocol:
 
 def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Protocol) -> list[Job]:
     """The jobs of a run, those of the unedited models first.
+
+    Args:
+        cells: the methods as they are used.
+        records: the cases.
+        protocol: of the measurements.
 
     Raises:
         TracerError: no cell, no record, cells that are the same, or case ids that are not unique.
@@ -207,7 +220,7 @@ def jobs_of(cells: Sequence[Cell], records: Sequence[EditRecord], protocol: Prot
 
 
 def unedited_key(model: str, first: int) -> str:
-    """Key of the job that asks the unedited model the chunk that begins with case ``first``."""
+    """Key of the job that asks the unedited model the chunk that begins with case `first`."""
     return f"{UNEDITED} {model}/{first}"
 
 

@@ -1,4 +1,4 @@
-"""Edits one after the other on one model, none taken back: what later ones leave of earlier ones, and of the model."""
+"""Edits one after the other on one model, never undone: effect of later ones on earlier ones, and on the model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def sequential(bench: Bench, claim: Claim) -> None:
 
     After every step the weights it wrote and the monitor's state are kept with its rows, so that a worker who takes
     over goes on with the same bits.
+
+    Args:
+        bench: the worker's state.
+        claim: on the job.
     """
     cell = bench.cells[claim.job.payload["cell"]]
     model = bench.model(cell.model)
@@ -67,7 +71,7 @@ class _Weights:
         return {name: tensor.cpu() for name, tensor in bits(self.model, self.names).items()}
 
     def back_to(self, state: Mapping[str, Tensor]) -> None:
-        """Bits of :meth:`state`; weights that were first written later get their first ones."""
+        """Bits of `state`; weights that were first written later get their first ones."""
         write(self.model, {**self._first, **state})
 
 
@@ -112,7 +116,7 @@ class _Sequence:
         self.claim.commit(f"step {step}", rows, {**blobs, "state": json.dumps(state).encode()})
 
     def _make(self, step: int, cases: list[int], edit: Edit, rows: Rows, blobs: dict[str, bytes]) -> str:
-        """Write an edit, measure, and look whether the model is well; why it is not there in the end, or ""."""
+        """Write an edit, measure, and check the model's health; return the reason why it was taken back, or ""."""
         try:
             new = proposed(self.model, edit.factors)
         except TracerError as error:  # such as a weight past its number type
@@ -193,7 +197,7 @@ class _Sequence:
         return {round(steps * k / wanted) - 1 for k in range(1, wanted)} - {-1, steps - 1}
 
     def _last(self) -> int:
-        """How many edits the model has seen."""
+        """Number of edits the model has seen."""
         return self._cases(self.starts[self.made[-1]])[-1] + 1 if self.made else 0
 
     def _cases(self, start: int) -> list[int]:

@@ -39,25 +39,27 @@ def evaluate(
     cluster: str | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Edit ``model`` with the records' facts and measure what that did; the model is left as it was.
+    """Edit a model with the records' facts and measure the effects; the model is left as it was.
 
     Args:
-        records: :class:`editing.datasets.EditRecord`, or what :func:`as_records` takes.
+        model: any model that the methods can edit.
+        records: [`editing.datasets.EditRecord`][], or anything that `as_records` takes.
         method: one method, or several for one table.
-        mode: "single": each case alone on the model as it was. "batch": all cases in one edit. "sequential": one
-            after the other, none taken back.
-        layers, seed: of every method; None: the method's own layers.
-        path: keep the run in this file, case by case; if it is there, go on where it was. None: a temporary one.
-        workers, cluster: see :func:`tracer.runs.run`. Workers elsewhere load the model by its name.
-        options: fields of :class:`Protocol`; what is none of them is a hyper-parameter of the methods.
+        mode: "single": each case alone on the model as it was. "batch": all cases in one edit. "sequential": one after
+            the other, nothing taken back.
+        layers: of every method; None: the method's own layers.
+        seed: of every method.
+        path: keep the run in this file, case by case; if it exists, resume it. None: a temporary one.
+        workers: number of processes, see [`tracer.runs.run`][]. Workers elsewhere load the model by its name.
+        cluster: a Ray cluster, see [`tracer.runs.run`][].
+        options: fields of `Protocol`; all others are hyper-parameters of the methods.
 
     Returns:
         The measurements, with the unedited model and the controls beside every method.
 
     Raises:
-        TracerError: no records, case ids that are not unique, an unknown method, mode or option, a run in ``path``
-            that is another one. An edit that cannot be made is a row of ``edits`` with the reason, and none of
-            ``metrics``.
+        TracerError: no records, case ids that are not unique, an unknown method, mode or option, another run in `path`.
+            An edit that cannot be made is a row of `edits` with the reason, without any row of `metrics`.
     """
     known = {each.name for each in fields(Protocol)}
     protocol = Protocol.of({name: options.pop(name) for name in list(options) if name in known})
@@ -82,9 +84,18 @@ def cells_of(
     seeds: Sequence[int] = (0,),
     hparams: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
-    """Every combination; a hyper-parameter goes to the methods that have it.
+    """Every combination of methods, models, modes, layers and seeds.
 
-    Raises TracerError for one that no method has.
+    Args:
+        methods: names.
+        models: names.
+        modes: of use.
+        layers: to write at; None: the method's own.
+        seeds: of the draws.
+        hparams: each goes to the methods that have it.
+
+    Raises:
+        TracerError: a hyper-parameter that no method has.
     """
     plain = dict(hparams or {})
     every = product(models, methods, modes, layers, seeds)
@@ -101,11 +112,17 @@ def begin(
 ) -> None:
     """Make the file of a run, or find it there with the same settings.
 
-    noted: hyper-parameters json does not know, as text.
+    Args:
+        path: of the file.
+        models: named by the cells.
+        records: the cases.
+        cells: the methods as they are used.
+        protocol: of the measurements.
+        noted: hyper-parameters that json cannot hold, as text.
 
     Raises:
-        TracerError: no records, a layer that a model does not have, cells or case ids that are not unique; or ``path``
-            is another run, or anything else.
+        TracerError: no records, a layer that a model does not have, cells or case ids that are not unique; or `path` is
+            another run, or anything else.
     """
     for cell, model in product(cells, models):
         for layer in (cell.layers or ()) if cell.model == model.name else ():
@@ -125,9 +142,16 @@ def begin(
 def carry_on(
     path: str | Path, *, workers: int = 1, cluster: str | None = None, given: Mapping[str, Any] | None = None
 ) -> Evaluation:
-    """Do what is left of a run, what failed before once more, and give its measurements.
+    """Do the remaining jobs of a run, failed ones once more, and return its measurements.
 
-    Raises TracerError if jobs failed; what was measured is in the file.
+    Args:
+        path: of the run.
+        workers: number of processes, see [`tracer.runs.run`][].
+        cluster: a Ray cluster, see [`tracer.runs.run`][].
+        given: models and hyper-parameters to use instead of loading them.
+
+    Raises:
+        TracerError: jobs failed; the measurements of the others are in the file.
     """
     with Store.open(path) as store:
         store.retry_failed()
@@ -139,9 +163,13 @@ def carry_on(
 
 
 def as_records(given: Iterable[Any]) -> list[EditRecord]:
-    """Records from records, or from mappings in a layout that :mod:`editing.datasets` knows.
+    """Records from records, or from mappings in a layout that `editing.datasets` knows.
 
-    Raises TracerError for anything else.
+    Args:
+        given: the records or mappings.
+
+    Raises:
+        TracerError: anything else.
     """
     listed = list(given)
     if all(isinstance(each, EditRecord) for each in listed):
@@ -152,7 +180,7 @@ def as_records(given: Iterable[Any]) -> list[EditRecord]:
 
 
 def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Hyper-parameters that json knows, and others."""
+    """Hyper-parameters that json can hold, and others."""
     import json
 
     plain, objects = {}, {}

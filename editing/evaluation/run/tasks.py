@@ -1,4 +1,4 @@
-"""The work of a run: what becomes of each job, on one worker's bench."""
+"""The jobs of a run, on one worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def worker(settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Callable[[Claim], None]:
-    """What does the jobs of a run."""
+    """Function that does the jobs of a run.
+
+    Args:
+        settings: of the run.
+        given: models and hyper-parameters to use instead of loading them.
+    """
     bench = Bench(settings, given)
     tasks = {UNEDITED: unedited, "single": single, "edit": edit_batch, "batch": ask_batch, "sequential": sequential}
 

@@ -1,4 +1,4 @@
-"""A worker's bench: the models, the records, and the yardsticks; and rows of what was measured with them."""
+"""Per-worker state: models, records, baselines; and rows of measurements."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ FIXED = ("layers", "context_templates")
 
 
 class Bench:
-    """Made once per worker from a run's settings.
+    """State of one worker, made from a run's settings.
 
-    given: "models", by name, to be used rather than loaded; "hparams", for every cell, what json does not know.
+    Args:
+        settings: of the run.
+        given: "models", by name, to be used rather than loaded; "hparams", for every cell, that json cannot hold.
     """
 
     def __init__(self, settings: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +56,11 @@ class Bench:
     def model(self, name: str) -> Model:
         """The model of this name, with the weights the run began with.
 
-        Raises TracerError if it has others.
+        Args:
+            name: of the model.
+
+        Raises:
+            TracerError: it has other weights.
         """
         known = self._known[name]
         if name not in self._models:
@@ -73,12 +79,12 @@ class Bench:
         return model
 
     def drift(self, name: str) -> Drift | None:
-        """The yardstick on unrelated text, recorded when :meth:`model` first gave the model; None if none is wanted."""
+        """Baseline on unrelated text, recorded when `model` first gave the model; None if it is off."""
         return self._drifts[name]
 
     # --- edits -----------------------------------------------------------------------------------------------------
     def edits(self, cell: Cell, cases: Sequence[int], **more: Any) -> list[Edit | str]:
-        """For every case its edit on the model as it is, or why there is none; their values are found together."""
+        """Edit of each case alone on the model as it is, or why it failed; their values are found together."""
         groups = [self.records[i].requests() for i in cases]
         try:
             return list(self._computed(cell, groups, more))
@@ -88,7 +94,7 @@ class Bench:
         return [edit for i in cases for edit in self.edits(cell, [i], **more)]
 
     def edit(self, cell: Cell, cases: Sequence[int], **more: Any) -> Edit | str:
-        """One edit for all of these cases, or why there is none."""
+        """One edit for all of these cases, or the reason why it failed."""
         requests = [request for i in cases for request in self.records[i].requests()]
         try:
             return self._computed(cell, [requests], more)[0]
@@ -106,9 +112,13 @@ class Bench:
     def asked(
         self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers | None] | None = None, texts: bool = True
     ) -> list[CaseAnswers | str]:
-        """Answers to the questions of cases, from the model as it is; or why a case cannot be asked.
+        """Answers to the questions of cases, from the model as it is; or the reason why a case cannot be asked.
 
-        before: of the unedited model; None for a case that could not be asked then.
+        Args:
+            model: to ask.
+            cases: places of the records.
+            before: of the unedited model; None for a case that could not be asked then.
+            texts: let the model continue prompts too.
         """
         if before is None:
             return self._asked(model, cases, None, texts)
@@ -141,7 +151,7 @@ class Bench:
         return [said for i, old in zip(cases, alone, strict=True) for said in self._asked(model, [i], old, texts)]
 
     def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers | None]:
-        """What the unedited model said to cases; None for one that could not be asked."""
+        """Answers of the unedited model to cases; None for one that could not be asked."""
         chunk = self.protocol.chunk
         kept = [claim.blob_of(unedited_key(model, i - i % chunk), f"answers {i}") for i in cases]
         return [None if blob is None else answers_from_bytes(blob) for blob in kept]
@@ -159,7 +169,18 @@ class Bench:
         after: int = 1,
         kept: bool = True,
     ) -> Rows:
-        """Rows of "metrics" and, if ``kept``, of "answers"."""
+        """Rows of "metrics" and, if wanted, of "answers".
+
+        Args:
+            labels: values of `LABELS`.
+            case: place of the record.
+            answers: to the questions of the case.
+            before: of the unedited model.
+            further: other metrics of the case.
+            position: of the edit in a sequence.
+            after: number of edits made.
+            kept: with rows of "answers".
+        """
         record = self.records[case]
         head = {**labels, "case_id": record.case_id, "after": after}
         values = [*case_metrics(record, answers, before, weights=self._weights), *further]
@@ -182,7 +203,15 @@ class Bench:
     def edit_row(
         self, labels: Mapping[str, Any], case: int, edit: Edit | str, position: int = 0, share: int = 1
     ) -> dict[str, Any]:
-        """The row of "edits"; ``share``: among how many cases the seconds of the edit are divided."""
+        """The row of "edits".
+
+        Args:
+            labels: values of `LABELS`.
+            case: place of the record.
+            edit: the edit, or the reason why it failed.
+            position: of the edit in a sequence.
+            share: number of cases among which the seconds of the edit are divided.
+        """
         head = {**labels, "case_id": self.records[case].case_id, "position": position}
         if isinstance(edit, str):
             none = {"seconds": math.nan, "peak_bytes": None, "norm": math.nan, "rank": None}
@@ -197,14 +226,23 @@ class Bench:
         }
 
     def drifted(self, name: str, model: Model) -> Drifted | None:
-        """How far a model with an edit is from itself on unrelated text."""
+        """Drift of a model with an edit from itself on unrelated text."""
         drift = self.drift(name)
         return None if drift is None else drift.read(model)
 
     def tried(
         self, cell: Cell, model: Model, case: int, edit: Edit, before: CaseAnswers | None, control: str = ""
     ) -> tuple[Rows, str]:
-        """Rows of a case edited alone, and why there are none, or ""; the model is as before afterwards."""
+        """Rows of a case edited alone, and the reason for missing rows or ""; the model is as before afterwards.
+
+        Args:
+            cell: the method as it is used.
+            model: to be edited.
+            case: place of the record.
+            edit: of the case.
+            before: answers of the unedited model.
+            control: name of the control, or "".
+        """
         with applied(model, edit.factors):
             (answers,) = self.asked(model, [case], [before])
             further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
@@ -215,14 +253,14 @@ class Bench:
         return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
 
     def known(self, model: Model, case: int) -> list[Value]:
-        """Whether the model as it is gives the true answers to the rewrites; nothing where one has none."""
+        """Whether the model as it is gives the true answers to the rewrites; empty if a true answer is unknown."""
         asked = self.records[case].requests()
         if any(request.target_true is None for request in asked):
             return []
         return [Value("known", float(all(knows(model, one.about(one.target_true)) for one in asked)), len(asked))]
 
     def essence(self, model: Model, case: int) -> list[Value]:
-        """How well the model as it is still tells what the subject is, where the record has texts about it."""
+        """Perplexity of the record's texts about the subject, if any, in the model as it is."""
         texts = self.records[case].essence
         value = essence_perplexity(model, texts) if texts and model.causal else math.nan
         return [] if math.isnan(value) else [Value("essence perplexity", value, len(texts))]
@@ -235,7 +273,7 @@ def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
 
 
 def drift_values(now: Drifted | None) -> list[Value]:
-    """Drift as metrics of a case; none where it was not read."""
+    """Drift as metrics of a case; empty where it was not read."""
     if now is None:
         return []
     return [
@@ -246,7 +284,7 @@ def drift_values(now: Drifted | None) -> list[Value]:
 
 
 def efficiency(edit: Edit, share: int) -> list[Value]:
-    """What an edit took, and how large it is."""
+    """Cost and size of an edit as metrics."""
     found = [Value("seconds", edit.seconds / share, 1), Value("edit norm", norm(edit), 1)]
     return [*found, Value("peak bytes", float(edit.memory), 1)] if edit.memory is not None else found
 
@@ -257,5 +295,5 @@ def norm(edit: Edit) -> float:
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed that depends on all of ``parts``, and on nothing else."""
+    """A seed that depends on all of `parts`, and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

@@ -1,4 +1,4 @@
-"""What the methods that optimise a value share: settings, contexts, prompts, the search, and its spread over layers."""
+"""Common parts of methods that optimise a value: settings, contexts, prompts, search, its spread over layers."""
 
 from .context_templates import Templates, context_templates
 from .search import Objective, Optimised, optimise

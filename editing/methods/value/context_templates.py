@@ -30,9 +30,14 @@ Templates = tuple[tuple[str, ...], ...]
 def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed: int = 0) -> Templates:
     """Templates by kind: the bare prompt, then sampled prefixes, each a sentence of its own before the prompt.
 
-    lengths: (tokens, how many) pairs; a prefix begins with one of five common words, which count among the tokens. Each
-    further token is drawn from the five most probable (as the published code draws it); a prefix that the model ends is
-    shorter. The same model and seed give the same templates.
+    A prefix begins with one of five common words, which count among the tokens. Each further token is drawn from the
+    five most probable (as the published code draws it); a prefix that the model ends is shorter. The same model and
+    seed give the same templates.
+
+    Args:
+        model: samples the prefixes.
+        lengths: (tokens, how many) pairs.
+        seed: of the draws.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
@@ -61,7 +66,11 @@ def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed:
 def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
     """Templates by kind, from a list of texts (the bare one is a kind by itself) or a list of such lists.
 
-    Raises TracerError for a template that does not hold {} once, and unless the first is the bare "{}".
+    Args:
+        given: the texts, each with {}.
+
+    Raises:
+        TracerError: a template that does not hold {} once; the first is not the bare "{}".
     """
     kinds: list[tuple[str, ...]] = []
     flat: list[str] = []
@@ -85,8 +94,13 @@ def as_templates(given: Sequence[str] | Sequence[Sequence[str]]) -> Templates:
 
 
 def fill(template: str, prompt: str, chat: Chat | None = None) -> str:
-    """The prompt, with its own {} kept, in the place of the template's; of a prompt in a chat template what the user
-    says."""
+    """The prompt, with its own {} kept, in the place of the template's.
+
+    Args:
+        template: holds {} once.
+        prompt: holds {} for the subject.
+        chat: of a prompt in a chat template, the template is filled inside the user's turn.
+    """
     before, _, after = template.partition(SLOT)
     turn = None if chat is None else chat.turn(prompt)
     if turn is None:

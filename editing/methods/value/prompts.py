@@ -1,4 +1,4 @@
-"""Prompts of a request: where the subject's key lies, what is scored and where."""
+"""Prompts of a request: place of the subject's key, scored tokens and their places."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ TOKENS = ("subject_last", "subject_first", "subject_first_after_last", "last")
 
 
 def lookup(found: Alignment, token: str) -> int:
-    """The token of an aligned fact that the published option ``token`` (``fact_token``) names."""
+    """Place of the token that the published option `fact_token` names.
+
+    Args:
+        found: the aligned fact.
+        token: the option's value.
+    """
     start, end = found.subject_range
     last = len(found.input_ids) - 1
     if token == "subject_last":
@@ -48,8 +53,15 @@ def rewriting_rows(model: Model, request: EditRequest, templates: Templates, tok
 
 
 def essence_rows(model: Model, request: EditRequest, prompts: Sequence[str], token: str, at: str) -> list[Row]:
-    """Prompts about the subject whose next token is to stay: read at the subject (``at="subject"``, as published), or
-    at the prompt's end (``"last"``)."""
+    """Prompts about the subject whose next token is to stay.
+
+    Args:
+        model: whose tokenizer is used.
+        request: the fact to write.
+        prompts: with {} for the subject.
+        token: the edited token, see `lookup`.
+        at: the next token is read at the subject ("subject", as published) or at the prompt's end ("last").
+    """
     rows = []
     for prompt in prompts:
         found = Fact(prompt, request.subject).align(model)

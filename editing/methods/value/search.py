@@ -1,4 +1,4 @@
-"""Which value makes a fact true: vectors added at the subject, optimised for many requests together.
+"""Search for the values that make facts true: vectors added at the subject, optimised for many requests together.
 
 Meng et al. 2022 (ROME, section 3.1, step 2) and 2023 (MEMIT, section 4.3.1) find, for one request at a time, the vector
 that makes the new target probable while "{subject} is a" keeps its continuation. Every request has its own loss, its
@@ -24,34 +24,40 @@ from tracer.progress import bar
 if TYPE_CHECKING:
     from tracer.model import Model
 
-DECAY = 0.15  # what the weight decay costs at the clamp, where it is measured
+DECAY = 0.15  # weight decay at the clamp, where it is measured
 
-FAR = 1e4  # of what is there: a step this long means that a value does nothing; otherwise it is up to some lengths
+FAR = 1e4  # in initial lengths: a longer step means that a value has no effect; usual ones are up to some lengths
 
 LOSS = ("total", "nll", "kl", "weight_decay", "p")  # columns of a loss curve
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, per request: NLL of the target + kl_factor * KL(now || before) + weight decay.
+    """Loss per request: NLL of the target + kl_factor * KL(now || before) + weight decay.
 
-    The weight decay is v_weight_decay * |delta| / |init|^2 (the norm itself, over a squared norm, as published), the
-    vector's norm stays below clamp * |init|, and a loss below ``stop`` ends the search. ``steps`` losses are computed,
-    so at most steps - 1 updates are made.
+    Settings that are None are measured by the effect on the answer, request by request. The gradient says how long a
+    step would make the target certain if the NLL went on falling as it does: NLL / |gradient|, Polyak's step (1987) to
+    a minimum of zero. With a `v_lr` of None every update goes down the gradient, `stride` of such a step, and never
+    further than the first one: values end less than half as long as Adam's at the same NLL, since Adam moves every
+    coordinate alike, also those that do little.
 
-    What is None is taken from the effect on the answer, request by request. The gradient says how long a step would
-    make the target certain if the NLL went on falling as it does: NLL / |gradient|, Polyak's step (1987) to a minimum
-    of zero. With a ``v_lr`` of None every update goes down the gradient, ``stride`` of such a step, and none further
-    than the first one: values end less than half as long as Adam's at the same NLL, since Adam moves every coordinate
-    alike, also those that do little. The clamp is ``reach`` of the first such steps, the weight decay costs 0.15 at the
-    clamp, and ``stop`` is of the NLL alone.
-
-    nll_factor: what the NLL counts. ease, kl_stop: once every target token is the most probable one, the NLL counts
-    ``ease`` times that, and the search ends if kl_factor * KL is at most ``kl_stop`` (PMET).
-
-    patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely, starts
-    anew at a third of the rate or stride: with too long a first step a value may land where every gradient vanishes.
-    None: never.
+    Attributes:
+        v_steps: number of losses computed, so that at most v_steps - 1 updates are made.
+        v_lr: learning rate of Adam; None: steps measured on the gradient.
+        v_weight_decay: the weight decay is v_weight_decay * |delta| / |init|^2 (the norm itself, over a squared norm,
+            as published); None: it costs 0.15 at the clamp.
+        kl_factor: factor of the KL divergence.
+        clamp: the vector's norm stays below clamp * |init|; None: `reach` of the first measured steps.
+        stop: a loss below it ends the search; where the weight decay is measured, an NLL below it.
+        loss_layer: block whose output the target is read from; None: the last.
+        nll_factor: factor of the NLL.
+        ease: once every target token is the most probable one, the NLL counts this many times `nll_factor` (PMET).
+        kl_stop: likewise, the search ends if kl_factor * KL is at most this (PMET).
+        patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely,
+            starts anew at a third of the rate or stride: with too long a first step a value may land where every
+            gradient vanishes. None: never.
+        reach: the measured clamp, in measured first steps.
+        stride: length of an update, in measured steps.
     """
 
     v_steps: int
@@ -71,7 +77,12 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One request's rows: those that are to end in the target, the bare prompt first, and those that are to stay."""
+    """Rows of one request.
+
+    Attributes:
+        rewriting: rows that are to end in the target, the bare prompt first.
+        essence: rows whose next token is to stay.
+    """
 
     rewriting: tuple[Row, ...]
     essence: tuple[Row, ...]
@@ -82,12 +93,14 @@ class Optimised:
     """Found vectors of one request.
 
     Attributes:
-        delta: [places, d], what is to be added at the lookup. init: [places, d], what is there in the bare prompt.
+        delta: [places, d], to be added at the lookup.
+        init: [places, d], the state at the lookup of the bare prompt.
         states: at the lookup of every rewriting row, [rows, width] by further place asked for.
-        limit: [places], the longest delta. step: length of the first update; with a v_lr given, that rate.
-        idle: whether the value does nothing to the target, so that nothing was searched for.
-        loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric
-            mean over its tokens, mean over contexts).
+        loss: [iterations, 5]: total, NLL, KL, weight decay, probability of the target (geometric mean over its tokens,
+            mean over contexts).
+        limit: [places], the longest delta.
+        step: length of the first update; with a v_lr given, that rate.
+        idle: whether the value has no effect on the target, so that nothing was searched for.
     """
 
     delta: Tensor
@@ -109,10 +122,21 @@ def optimise(
     max_rows: int | None = None,
     description: str = "values",
 ) -> list[Optimised]:
-    """The vectors for each of ``subjects``, at ``places`` (of one layer) together.
+    """The vectors of each request, at the places (of one layer) together.
 
-    Call it with gradients of parameters off (``tracer.engine.hooks.frozen``). Raises TracerError for a loss that is no
-    number.
+    Call it with gradients of parameters off (`tracer.engine.hooks.frozen`).
+
+    Args:
+        model: the model.
+        subjects: rows of each request.
+        places: of the vectors.
+        objective: the loss.
+        also: further places whose states are returned.
+        max_rows: rows run at once; None: by memory.
+        description: of the progress bar.
+
+    Raises:
+        TracerError: a loss that is not a number.
     """
     with part("search"):
         search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows)
@@ -135,9 +159,12 @@ def loss_curves(values: Sequence[Optimised]) -> Tensor:
 
 
 def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
-    """What bounded the search of each request: "clamp" [n], the longest delta in lengths of what is there (of the last
-    place), and "step" [n], how long the first update was (or the v_lr given); and "idle" [n], whether there was nothing
-    to search for."""
+    """Measured bounds of the search of each request.
+
+    Returns:
+        "clamp" [n], the longest delta in lengths of the initial state (of the last place); "step" [n], the length of
+            the first update (or the v_lr given); and "idle" [n], whether there was nothing to search for.
+    """
     clamps = torch.stack([(value.limit / value.init.norm(dim=-1))[-1] for value in values])
     steps = torch.tensor([value.step for value in values])
     return {"clamp": clamps, "step": steps, "idle": torch.tensor([float(value.idle) for value in values])}
@@ -189,15 +216,15 @@ class _Search:
         self.decays = [(objective.v_weight_decay or 0.0) / size**2 for size in self.sizes]
         self.steps = [objective.v_lr or 0.0] * len(subjects)  # of the first update
         self.strides = [objective.stride] * len(subjects)
-        self.idle: set[int] = set()  # requests whose target their value does nothing to
+        self.idle: set[int] = set()  # requests whose value has no effect on the target
         self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas])
         self.begun = [0] * len(subjects)  # the loss a search began at, or began anew
         self.counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
-        self.before: dict[int, Tensor] = {}  # by id of the row: what an essence prompt says untouched
+        self.before: dict[int, Tensor] = {}  # by id of the row: the essence prompt's distribution untouched
         self.greedy = dict.fromkeys(self.active, False)  # whether every target token is the most probable one
 
     def step(self, last: bool) -> None:
-        """One loss of every request that is still at work, and one update of those that go on."""
+        """One loss of every request still in the search, and one update of those that go on."""
         self._narrow()
         terms = {i: {name: torch.zeros(()) for name in ("nll", "kl", "p")} for i in self.active}
         factor = {i: self.objective.nll_factor * (self.objective.ease if self.greedy[i] else 1.0) for i in self.active}
@@ -268,7 +295,7 @@ class _Search:
                 self.deltas[i].mul_(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
 
     def _measure(self, i: int, loss: float) -> None:
-        """Take what was left open from the first gradient of a request, where its NLL is ``loss``."""
+        """Measure the open settings on the first gradient of a request, where its NLL is `loss`."""
         goal, delta = self.objective, self.deltas[i]
         assert delta.grad is not None
         step = loss / delta.grad.norm(dim=-1).clamp_min(1e-30)
@@ -322,7 +349,7 @@ class _Search:
         self.chunks = chunks
 
     def found(self) -> list[Optimised]:
-        """What there is now."""
+        """The present vectors of each request."""
         parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.steps, strict=True)
         return [
             Optimised(

@@ -1,4 +1,4 @@
-"""Hyper-parameters that the methods which optimise a value share."""
+"""Shared hyper-parameters of the methods that optimise a value."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ STEPS, PUBLISHED_STEPS = 40, 20
 class ValueSettings:
     """Hyper-parameters of a method that optimises a value and writes it with a covariance.
 
-    ``v_steps``, ``v_lr``, ``v_weight_decay`` and ``clamp`` are by default measured on each request;
-    :func:`editing.published` gives the fixed ones that were published for a model.
+    `v_steps`, `v_lr`, `v_weight_decay` and `clamp` are by default measured on each request; [`editing.published`][]
+    gives the fixed ones that were published for a model.
 
     Attributes:
-        layers: where to write; None: relative to the model's depth.
+        layers: layers to write at; None: relative to the model's depth.
         v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
             measured, the published 20 where it is given.
         v_lr: learning rate of Adam (published: 0.5); None: no Adam, but steps measured on the gradient
-            (:class:`editing.methods.value.search.Objective`).
+            (`editing.methods.value.search.Objective`).
         v_patience: updates without progress after which a search starts anew at a third of the step; None: 6 where v_lr
             is measured, never (as published) where it is given.
         v_weight_decay: factor of |delta| / |init|^2 (published: 0.5); None: such that it costs 0.15 at the clamp.
         kl_factor: factor of the KL divergence on the essence prompts.
-        clamp: longest delta, in lengths of what is there; None: measured on the request, likewise.
-        reach, stride: what is measured, in steps that would make the target certain if its NLL went on falling as it
-            begins to: the clamp, and how far an update goes. A shorter stride leaves more of the subject's other facts
-            as they are, and takes more steps.
+        clamp: longest delta, in lengths of the initial state; None: measured on the request, likewise.
+        reach: the measured clamp, in steps that would make the target certain if its NLL went on falling as it begins
+            to.
+        stride: length of an update, in such steps. A shorter stride leaves more of the subject's other facts as they
+            are, and takes more steps.
         stop_loss: a lower loss ends the search; where the weight decay is measured, a lower NLL of the target.
         v_loss_layer: block whose output the target is read from; None: the last.
         fact_token: which token is edited: subject_last, subject_first, subject_first_after_last or last.
@@ -52,7 +53,7 @@ class ValueSettings:
         essence_at: where that is read: "subject" (as published) or "last", the prompt's end.
         template_lengths: (tokens, how many) of sampled context prefixes; published for ROME: ((5, 10), (10, 10)).
         context_templates: prefixes given instead; the bare "{}" first.
-        covariance: second moments of keys; None: see :func:`editing.covariance_for`.
+        covariance: second moments of keys; None: see [`editing.covariance_for`][].
         origin: hash of the weights before any edit, whose covariance is meant; None: the model as it is. An editor
             gives it.
         damping: added to its diagonal, as a share of the diagonal's mean.
@@ -108,12 +109,17 @@ class ValueSettings:
             object.__setattr__(self, "layers", tuple(sorted({int(layer) for layer in layers})))
 
     def templates(self) -> Templates:
-        """The context templates, once they are there."""
+        """The context templates, once they have been made."""
         assert self.context_templates is not None
         return tuple(tuple(kind) for kind in self.context_templates)
 
     def resolved(self, model: Model, layers: Sequence[int]) -> Self:
-        """The same with everything that was left open and does not depend on the request; layers: the default."""
+        """The same with all open settings that do not depend on the request filled in.
+
+        Args:
+            model: to be edited.
+            layers: the default ones.
+        """
         chosen = tuple(self.layers) if self.layers is not None else tuple(layers)
         for layer in chosen:
             model.path("key", layer)  # TracerError for a layer that does not exist
@@ -136,7 +142,11 @@ class ValueSettings:
         return settings
 
     def objective(self, **more: Any) -> Objective:
-        """What is minimised."""
+        """The loss of the search.
+
+        Args:
+            more: other fields of the loss.
+        """
         assert self.v_steps is not None
         return Objective(
             v_steps=self.v_steps,
@@ -154,11 +164,11 @@ class ValueSettings:
 
     @property
     def note(self) -> str:
-        """What a reader of the edit should know about the covariance, or ""."""
+        """Remark on the covariance for a reader of the edit, or ""."""
         return self.covariance.note if self.covariance is not None else ""
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, as what json knows; the covariance by what it is of."""
+        """Every field as a json value; the covariance by its source."""
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "covariance"}
         found = {name: _plain(value) for name, value in plain.items()}
         if self.covariance is not None:

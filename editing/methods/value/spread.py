@@ -1,7 +1,7 @@
-"""What MEMIT and its relatives share: one target state per fact, and its residual spread over several layers.
+"""Common part of MEMIT and its relatives: one target state per fact, and its residual spread over several layers.
 
 Meng et al. 2023 (MEMIT, algorithm 1): at the last of the layers a state z is found for every fact. Then the layers are
-written from first to last: with keys K [d_mlp, n] and what is still missing of the targets R [d, n], divided by the
+written from first to last: with keys K [d_mlp, n] and the remaining residuals of the targets R [d, n], divided by the
 layers left, each method has its own closed form for the change of the weight.
 
 One key holds one value, so that two facts about one subject, each with a value of its own, cannot be solved for at
@@ -44,12 +44,13 @@ SHARED = ("subject_last", "subject_first")  # edited tokens at which prompts abo
 
 @dataclass(frozen=True)
 class SpreadSettings(ValueSettings):
-    """Hyper-parameters of a method that spreads residuals; see :class:`editing.methods.value.settings.ValueSettings`.
+    """Hyper-parameters of a method that spreads residuals; see [`editing.methods.value.settings.ValueSettings`][].
 
-    same_key: what becomes of several requests about one subject, whose keys are nearly the same. "in_turn": the first
-    of each subject are written together, then, on the model that has these, the second ones, and so on; each value is
-    searched for with those before it in place, so that what they made true stays so. "together": each value as if it
-    were alone, and all written at once, as published, which may reach neither.
+    Attributes:
+        same_key: handling of several requests about one subject, whose keys are nearly the same. "in_turn": the first
+            of each subject are written together, then, on the model that has these, the second ones, and so on; each
+            value is searched for with those before it in place, so that their effect stays. "together": each value as
+            if it were alone, and all written at once, as published, which may reach neither.
     """
 
     same_key: str = "in_turn"
@@ -60,7 +61,11 @@ class SpreadSettings(ValueSettings):
             raise HyperparameterError(f"same_key is {self.same_key!r}; expected 'in_turn' or 'together'")
 
     def rounds(self, group: Group) -> list[list[int]]:
-        """Places of the requests that are written together, round by round."""
+        """Places of the requests that are written together, round by round.
+
+        Args:
+            group: the requests.
+        """
         if self.same_key == "together" or self.fact_token not in SHARED:
             return [list(range(len(group)))]
         found: list[list[int]] = []
@@ -74,10 +79,10 @@ class SpreadSettings(ValueSettings):
 
 
 def default_layers(model: Model) -> tuple[int, ...]:
-    """Three layers, the last at a tenth of the depth and not below the fourth.
+    """The default layers: three, the last at a tenth of the depth and not below the fourth.
 
-    Chosen on SmolLM2 135M, of 30 layers: a layer later they take more neighbours along. On Gemma 3 270M, of 18, edits
-    a layer earlier write less well (``benchmarks/edit_rules.py``).
+    Chosen on SmolLM2 135M, of 30 layers: edits a layer later spill over to more neighbours. On Gemma 3 270M, of 18,
+    edits a layer earlier write less well (`benchmarks/edit_rules.py`).
     """
     last = min(max(3, round(model.n_layers / 10)), max(0, model.n_layers - 2))
     return tuple(range(max(0, last - 2), last + 1))
@@ -95,9 +100,16 @@ def spread(
 ) -> list[Change]:
     """One change per group: target states of all groups found together, then each group written layer by layer.
 
-    settings: resolved. share: by how much the residual is divided when that many layers are left. places: kinds of the
-    states that are optimised together at the last layer; the residual is that of the last of them. Behind a norm the
-    MLP's value is optimised in its stead, since a free change of the residual stream is none that one could write.
+    Args:
+        model: to be edited.
+        groups: requests of each edit.
+        settings: resolved.
+        closed_form: of the method.
+        share: divisor of the residual when that many layers are left.
+        places: kinds of the states that are optimised together at the last layer; the residual is that of the last of
+            them. Behind a norm the MLP's value is optimised in its stead, since a free change of the residual stream
+            could not be written.
+        objective: other fields of the loss.
     """
     assert settings.layers is not None
     last = settings.layers[-1]
@@ -134,7 +146,7 @@ def spread(
 
 @dataclass(frozen=True, eq=False)
 class _Round:
-    """What was written together, of n requests: by layer keys and adjusted keys [d_mlp, n] and residuals [d, n]."""
+    """Requests written together, n of them: by layer keys and adjusted keys [d_mlp, n] and residuals [d, n]."""
 
     requests: Group
     values: Sequence[Optimised]
@@ -145,7 +157,7 @@ class _Round:
     residuals: dict[int, Tensor]
 
     def apart_from(self, group: Group) -> list[int]:
-        """Places of the requests that are about none of the subjects of ``group``."""
+        """Places of the requests about other subjects than those of `group`."""
         subjects = {plain(request.subject) for request in group}
         return [place for place, request in enumerate(self.requests) if plain(request.subject) not in subjects]
 
@@ -160,7 +172,7 @@ class _Round:
 
     @classmethod
     def joined(cls, rounds: Sequence[_Round], places: Sequence[int]) -> _Round:
-        """All rounds as one whose requests, which were written in the order of ``places``, are in their own order."""
+        """All rounds as one whose requests, which were written in the order of `places`, are in their own order."""
         order = sorted(range(len(places)), key=places.__getitem__)
 
         def cat(parts: Sequence[Tensor]) -> Tensor:
@@ -230,7 +242,7 @@ def _change(model: Model, turns: Sequence[Sequence[int]], rounds: Sequence[_Roun
 
 
 def _moved(value: Optimised, arrival: Arrival) -> Tensor:
-    """How far an optimised state moves the residual stream, [d], float64."""
+    """Change of the residual stream by an optimised state, [d], float64."""
     init, delta = value.init[-1].double(), value.delta[-1].double()
     if arrival.gain is None:
         return delta  # of a state of the residual stream itself
@@ -238,7 +250,7 @@ def _moved(value: Optimised, arrival: Arrival) -> Tensor:
 
 
 def _subject(model: Model, request: EditRequest, written: Group, settings: SpreadSettings) -> Subject:
-    """A request's rows, and those of what was written about its subject before: one value has to serve them all."""
+    """A request's rows, and those of earlier requests about its subject: one value has to serve them all."""
     own = subject_of(model, request, settings)
     beside = [one for one in written if plain(one.subject) == plain(request.subject)]
     kept = [row for one in beside for row in _bare_rows(model, one, settings)]
@@ -250,7 +262,14 @@ def _bare_rows(model: Model, request: EditRequest, settings: SpreadSettings) -> 
 
 
 def mean_keys(model: Model, rows: Sequence[Sequence[Row]], layer: int, settings: SpreadSettings) -> Tensor:
-    """Keys [d_mlp, n] of requests: means over the kinds of templates of the mean within a kind; float64."""
+    """Keys [d_mlp, n] of requests: means over the kinds of templates of the mean within a kind; float64.
+
+    Args:
+        model: the model.
+        rows: of each request.
+        layer: of the keys.
+        settings: with the templates.
+    """
     flat = [row for own in rows for row in own]
     states = states_at_lookups(model, flat, [("key", layer)], max_rows=settings.max_rows)["key", layer]
     sizes = [len(kind) for kind in settings.templates()]
