@@ -251,7 +251,7 @@ def test_the_recipes_of_the_module_run(tiny: Tiny) -> None:
     assert len(recipes) == 3
     ids = as_ids(model, TEXT)
     names = {"torch": torch, "model": model, "ids": ids, "other_ids": ids[:, 1:], "answer_id": 7}
-    exec("from tracer.hooks import *\nfrom tracer.sweep import record, sweep", names)
+    exec("from tracer.engine.hooks import *\nfrom tracer.engine.sweep import record, sweep", names)
     for recipe in recipes:
         exec(textwrap.dedent(recipe), names)
     state, p = names["state"], names["p"]

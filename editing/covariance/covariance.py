@@ -36,7 +36,7 @@ class Covariance:
     """Uncentred second moments of the keys of one model, per layer. Made by [`editing.estimate_covariance`][].
 
     Attributes:
-        moments: by layer, E[k k^T] [d_mlp, d_mlp] on the CPU, in the dtype it was summed in. Read `matrix`.
+        moments: by layer, `E[k k^T]`, `[d_mlp, d_mlp]`, on the CPU, in the dtype it was summed in. Read `matrix`.
         fingerprint: hash of the weights of the model.
         model: that model's name.
         corpus: hash of the token windows the keys were gathered on.
@@ -83,7 +83,7 @@ class Covariance:
         return next(iter(self.moments.values())).dtype
 
     def matrix(self, layer: int) -> Tensor:
-        """E[k k^T] of a layer, [d_mlp, d_mlp], a copy.
+        """`E[k k^T]` of a layer, `[d_mlp, d_mlp]`, a copy.
 
         Args:
             layer: its index.
