@@ -2,7 +2,8 @@
 
     python benchmarks/real_edits.py run gemma-3-270m rome,memit           # each fact alone
     python benchmarks/real_edits.py run gemma-3-270m memit --mode batch   # all in one edit, or --mode sequential
-    python benchmarks/real_edits.py table                                  # what has been measured, as Markdown
+    python benchmarks/real_edits.py keep                                   # what was measured, into edits.parquet
+    python benchmarks/real_edits.py table --known                          # and as Markdown
 
 The records are CounterFact's, in its original layout with ten neighbours each (``counterfact/`` below the folder that
 TRACER_DATA names), and for most of them another fact about the same subject. Those come first whose true answer the
@@ -17,6 +18,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import pandas as pd
 import typer
 
 import editing
@@ -26,6 +29,7 @@ from editing.evaluation import Evaluation
 from editing.methods.rome import default_layer
 from editing.methods.value.spread import default_layers
 from tracer.engine.answer import knows
+from tracer.plots.export import replacing
 from tracer.progress import track
 
 HERE = Path(__file__).parent / "real"
@@ -35,6 +39,18 @@ OTHER = "counterfact/counterfact_other_attribution.json"  # the same records, wi
 TEXT, TOKENS = "text/valid.txt", 100_000
 ASKED = ("paraphrase", "neighbour", "same_subject")
 SPREAD = ("memit", "emmet", "alphaedit", "pmet")
+KEPT = HERE / "edits.parquet"
+SHOWN = {
+    "rewrite success": "ES",
+    "rewrite exact": "written (forced)",
+    "rewrite said": "written (generated)",
+    "paraphrase success": "PS",
+    "neighbour success": "NS",
+    "same_subject success": "other fact of the subject",
+    "perplexity": "perplexity",
+    "kl drift": "KL",
+    "seconds": "s",
+}
 METHODS = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_m", "ft_l", "lora", "kn")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -91,17 +107,46 @@ def run(
 
 
 @app.command()
-def table() -> None:
-    """Every run there is, as one table per model and mode."""
-    from editing.evaluation.result.joining import join
-    from editing.report import as_markdown
+def keep() -> None:
+    """Write what was measured beside this file, one row per case and metric, cases whose answer is unknown included."""
+    frames = [Evaluation.load(file).metrics for file in sorted(RUNS.glob("*.sqlite"))]
+    found = pd.concat(frames, ignore_index=True)
+    found = found[found["metric"].isin((*SHOWN, "known", "ruined"))].drop_duplicates()
+    every = ("unedited", *METHODS)
+    order = np.argsort([every.index(name) for name in found["method"]], kind="stable")
+    found = found.iloc[order].reset_index(drop=True)
+    with replacing(KEPT) as temporary:
+        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
 
-    for model in sorted({path.name.rsplit("-", 3)[0] for path in RUNS.glob("*.sqlite")}):
-        for mode in ("single", "batch", "sequential"):
-            files = [RUNS / path.name for path in RUNS.glob(f"{model}-*-{mode}-*.sqlite")]
-            files.sort(key=lambda path: METHODS.index(path.name.removeprefix(f"{model}-").split("-")[0]))
-            if files:
-                print(f"### {model}\n\n{as_markdown(join([Evaluation.load(file) for file in files]))}")
+
+@app.command()
+def table(
+    known: Annotated[bool, typer.Option(help="Only cases whose true answer the model gives itself.")] = False,
+) -> None:
+    """What is kept, one row per model, method, mode and control: means, with 95 % intervals over subjects."""
+    print(rows(kept(known)).to_markdown(index=False))
+
+
+def kept(known: bool = False) -> Evaluation:
+    """The measurements beside this file."""
+    found = Evaluation.of(metrics=pd.read_parquet(KEPT).astype({"value": "float64"}))
+    return found.among(found.known()) if known else found
+
+
+def rows(evaluation: Evaluation) -> pd.DataFrame:
+    """The table, as text."""
+    summary = evaluation.summary(metrics=tuple(SHOWN))
+    every = []
+    for labels, own in summary.groupby(["model", "method", "control", "mode"], sort=False):
+        by = own.set_index("metric")
+        row = dict(zip(("model", "method", "control", "mode"), labels, strict=True)) | {"cases": int(own["n"].max())}
+        for metric, name in SHOWN.items():
+            if metric in by.index:
+                digits = 2 if metric in ("perplexity", "seconds") else 3
+                mean, low, high = (round(float(by.loc[metric, each]), digits) for each in ("mean", "low", "high"))
+                row[name] = f"{mean} [{low}, {high}]"
+        every.append(row)
+    return pd.DataFrame(every).fillna("")
 
 
 if __name__ == "__main__":

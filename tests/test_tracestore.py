@@ -39,7 +39,7 @@ CHILD = """
 import functools, sys, time, torch
 torch.set_num_threads(int(sys.argv[1]))
 from averages import FACTS, SETTINGS
-from tracer.average import average_traces
+from tracer.tracing.average import average_traces
 from tracer.causal import causal_trace
 from tracer.model import load
 @functools.wraps(causal_trace)
