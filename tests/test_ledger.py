@@ -274,7 +274,7 @@ import os, random, signal, sys, time, torch
 torch.set_num_threads(1)
 from handmade import steps_of
 from tracer.model import load
-from editing.editor import Editor
+from editing.ledger.editor import Editor
 from pathlib import Path
 model, folder, count = load(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 for number in range(count):  # forked, so that the imports are paid for once

@@ -40,7 +40,7 @@ import functools, sys, time, torch
 torch.set_num_threads(int(sys.argv[1]))
 from averages import FACTS, SETTINGS
 from tracer.tracing.average import average_traces
-from tracer.causal import causal_trace
+from tracer.tracing.causal import causal_trace
 from tracer.model import load
 @functools.wraps(causal_trace)
 def slow(*arguments, **settings):
