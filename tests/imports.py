@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import networkx
@@ -12,15 +13,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("tracer", "editing")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Files of the packages by dotted name; a folder by its own name."""
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
-def import_graph(known: dict[str, Path] | None = None) -> networkx.DiGraph:
+@cache
+def import_graph() -> networkx.DiGraph:
+    """The packages' modules."""
+    return graph_of(modules())
+
+
+def graph_of(known: dict[str, Path]) -> networkx.DiGraph:
     """An arrow from every module to those it imports, wherever in the file: at the top, for types, in a function."""
-    known = known or modules()
     graph = networkx.DiGraph()
     for name, path in known.items():
         graph.add_node(name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx
 import pytest
-from imports import PACKAGES, circles, import_graph, modules
+from imports import PACKAGES, ROOT, circles, graph_of, import_graph, modules
 
 import editing
 from editing.localisation.choose import locate
@@ -42,6 +42,17 @@ def test_no_room_imports_another_that_imports_it():
     rooms = networkx.DiGraph((room_of(a), room_of(b)) for a, b in import_graph().edges if room_of(a) != room_of(b))
     assert circles(rooms) == []
     assert not rooms.in_edges("tracer.factworld.recipe")
+
+
+def test_the_map_names_every_room_below_those_it_imports():
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    place = {name: number for number, line in enumerate(lines) for name in re.findall(r"`([\w.]+)`", line)}
+    faces = set(PACKAGES)
+    edges = {(room_of(a), room_of(b)) for a, b in import_graph().edges}
+    arrows = [(a, b) for a, b in edges if a != b and not {a, b} & faces]
+    assert {room_of(name) for name in modules()} - faces == place.keys()
+    assert [(a, b) for a, b in arrows if place[a] < place[b]] == []
 
 
 def test_the_model_is_run_in_one_room():
@@ -85,4 +96,4 @@ def test_a_circle_is_seen_wherever_it_is_closed(tmp_path: Path, inner: str):
     for name, text in files.items():
         known[name] = tmp_path / (f"{name.replace('.', '_')}.py" if "." in name else "__init__.py")
         known[name].write_text(text)
-    assert circles(import_graph(known)) == [["package.a", "package.b", "package.c"]]
+    assert circles(graph_of(known)) == [["package.a", "package.b", "package.c"]]
