@@ -48,7 +48,7 @@ def test_the_map_names_every_room_below_those_it_imports():
     page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
     place = {name: number for number, line in enumerate(lines) for name in re.findall(r"`([\w.]+)`", line)}
-    faces = set(PACKAGES)
+    faces = {*PACKAGES, "editing.data"}  # what is shipped, among it a task file that another library reads
     edges = {(room_of(a), room_of(b)) for a, b in import_graph().edges}
     arrows = [(a, b) for a, b in edges if a != b and not {a, b} & faces]
     assert {room_of(name) for name in modules()} - faces == place.keys()
