@@ -10,8 +10,7 @@ import pytest
 import torch
 from checkpoints import ARCHITECTURES
 
-from tracer import Fact, Model, load
-from tracer.engine.generation import continuations
+from tracer import Fact, Model, generate, load
 from tracer.errors import TracerError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import first_sentences
@@ -40,29 +39,27 @@ def generated(model: Model, prompt: str, tokens: int) -> str:
 @pytest.mark.parametrize("arch", CAUSAL)
 def test_greedy_text_is_that_of_generate(tiny: Callable[[str], Model], arch: str) -> None:
     model = tiny(arch)
-    found = continuations(model, PROMPTS, max_new_tokens=6, sentences=None)
+    found = generate(model, PROMPTS, max_new_tokens=6, sentences=None)
     assert found == [generated(model, prompt, 6) for prompt in PROMPTS]
     assert len({*found}) > 1
-    alone = [continuations(model, [prompt], max_new_tokens=6, sentences=None)[0] for prompt in PROMPTS]
+    alone = [generate(model, [prompt], max_new_tokens=6, sentences=None)[0] for prompt in PROMPTS]
     assert alone == found
 
 
 def test_draws_depend_on_the_seed_and_the_place_alone(tiny: Callable[[str], Model]) -> None:
     model = tiny("gpt2")
     state = torch.get_rng_state()
-    one = continuations(model, PROMPTS, seed=3, sentences=None)
-    assert continuations(model, PROMPTS, seed=3, sentences=None, max_rows=1) == one
-    assert continuations(model, PROMPTS, seed=4, sentences=None) != one
+    one = generate(model, PROMPTS, seed=3, sentences=None)
+    assert generate(model, PROMPTS, seed=3, sentences=None, max_rows=1) == one
+    assert generate(model, PROMPTS, seed=4, sentences=None) != one
     assert one[0] != one[4]  # the same prompt at another place
-    assert continuations(model, PROMPTS, seed=3, sentences=None, top_k=1) == continuations(
-        model, PROMPTS, sentences=None
-    )
+    assert generate(model, PROMPTS, seed=3, sentences=None, top_k=1) == generate(model, PROMPTS, sentences=None)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_draws_come_from_the_most_probable(tiny: Callable[[str], Model]) -> None:
     model = tiny("gpt2")
-    drawn = continuations(model, [PROMPTS[0]] * 60, seed=1, max_new_tokens=1, top_k=3, sentences=None)
+    drawn = generate(model, [PROMPTS[0]] * 60, seed=1, max_new_tokens=1, top_k=3, sentences=None)
     with torch.no_grad():
         logits = model.hf(input_ids=torch.tensor([ids_of(model, PROMPTS[0])])).logits[0, -1]
     assert {*drawn} == {answer_text(model, [token]) for token in logits.topk(3).indices.tolist()}
@@ -89,20 +86,20 @@ def test_sentences_end_where_they_end(text: str, count: int, expected: str) -> N
 
 def test_text_ends_with_its_sentences_and_with_the_end_token() -> None:
     model = load()
-    (whole,) = continuations(model, ["The Space Needle is in downtown"], max_new_tokens=40, sentences=None)
-    (one,) = continuations(model, ["The Space Needle is in downtown"], max_new_tokens=40)
-    (two,) = continuations(model, ["The Space Needle is in downtown"], max_new_tokens=40, sentences=2)
+    (whole,) = generate(model, ["The Space Needle is in downtown"], max_new_tokens=40, sentences=None)
+    (one,) = generate(model, "The Space Needle is in downtown", max_new_tokens=40, sentences=1)
+    (two,) = generate(model, ["The Space Needle is in downtown"], max_new_tokens=40, sentences=2)
     assert one == " Seattle."
     assert whole.startswith(two)
     assert two.startswith(one)
     assert two.count(".") == 2
-    assert continuations(model, ["The Space Needle is in downtown"], max_new_tokens=1) == [" Seattle"]
+    assert generate(model, ["The Space Needle is in downtown"], max_new_tokens=1) == [" Seattle"]
     end = model.tokenizer.convert_tokens_to_ids(".") or model.tokenizer(".")["input_ids"][0]
     hf: Any = model.hf
     before = hf.generation_config.eos_token_id
     hf.generation_config.eos_token_id = [end]
     try:
-        assert continuations(model, ["The Space Needle is in downtown"], sentences=None) == [" Seattle"]
+        assert generate(model, ["The Space Needle is in downtown"], sentences=None) == [" Seattle"]
     finally:
         hf.generation_config.eos_token_id = before
 
@@ -115,7 +112,7 @@ def test_nothing_is_left_behind(tiny: Callable[[str], Model]) -> None:
     hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in hf.modules()]
     hf.train()
     try:
-        continuations(model, PROMPTS, max_new_tokens=3, seed=1)
+        generate(model, PROMPTS, max_new_tokens=3, seed=1)
         assert all(module.training for module in hf.modules())
     finally:
         hf.eval()
@@ -133,7 +130,7 @@ def test_the_context_is_not_left(tiny: Callable[[str], Model]) -> None:
         prompt = prompt[:-1]
         length = len(Fact("{}", prompt).align(model.tokenizer).input_ids)
     room = model.n_ctx - length
-    (text,) = continuations(model, [prompt], max_new_tokens=50, sentences=None)
+    (text,) = generate(model, [prompt], max_new_tokens=50, sentences=None)
     assert text == generated(model, prompt, room)
 
 
@@ -152,8 +149,8 @@ def test_bad_input_is_named(
     tiny: Callable[[str], Model], arch: str, prompts: list[str], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TracerError, match=message):
-        continuations(tiny(arch), prompts, **settings)
+        generate(tiny(arch), prompts, **settings)
 
 
 def test_no_prompts_give_no_texts(tiny: Callable[[str], Model]) -> None:
-    assert continuations(tiny("gpt2"), []) == []
+    assert generate(tiny("gpt2"), []) == []

@@ -15,8 +15,7 @@ from editing.covariance.text import windows
 from editing.health.drift import windows as drift_windows
 from editing.questions.target_scores import target_log_probs
 from editing.questions.text_metrics import essence_perplexity
-from tracer import Model, TracerError, attribute_neurons, causal_trace
-from tracer.engine.generation import continuations
+from tracer import Model, TracerError, attribute_neurons, causal_trace, generate
 from tracer.facts.encoding import added_ids, body_ids, encode
 from tracer.facts.fact import Fact
 
@@ -33,7 +32,7 @@ def test_numbers_of_a_rendered_text_are_those_of_the_bare_one(tiny: Callable[[st
     np.testing.assert_allclose(one, two, atol=1e-6)
     scores = target_log_probs(model, [fact.text for fact in facts], "Paris").sums
     assert scores[0] == scores[1]
-    texts = continuations(model, [fact.text for fact in facts], max_new_tokens=4)
+    texts = generate(model, [fact.text for fact in facts], max_new_tokens=4)
     assert texts[0] == texts[1]
     assert essence_perplexity(model, [TEXT]) == essence_perplexity(model, [f"<s>{TEXT}"])
 

@@ -12,9 +12,8 @@ import torch
 
 import editing
 from editing.health.drift import perplexity
-from tracer import Fact, GaussianNoise, TracerError, TracerNote, attribute_neurons, causal_trace
+from tracer import Fact, GaussianNoise, TracerError, TracerNote, attribute_neurons, causal_trace, generate
 from tracer.engine.answer import own_answer
-from tracer.engine.generation import continuations
 from tracer.engine.hooks import Site, capture
 from tracer.model import Model, load
 
@@ -47,7 +46,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_told_at_load(larger: Path) -> 
         lambda model: causal_trace(model, Fact("{} is in", "Lutetia")),
         lambda model: attribute_neurons(model, Fact("{} is in", "Paris", "Lutetia")),
         lambda model: capture(model, "Lutetia is in", [Site("hidden", 1)]),
-        lambda model: continuations(model, ["Lutetia is in"]),
+        lambda model: generate(model, ["Lutetia is in"]),
         lambda model: GaussianNoise(subjects=("Paris", "Lutetia")).level_for(model),
         lambda model: editing.Editor(model).edit([editing.EditRequest("{} is in", "Paris", "Lutetia")], "ft_l"),
         lambda model: editing.Editor(model).edit([editing.EditRequest("{} is in", "Lutetia", "the")], "rome"),

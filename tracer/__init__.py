@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from tracer.engine.generation import generate
 from tracer.facts.fact import Alignment, Fact
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.neurons.effects import amplify, neuron_effects, random_neurons, set_to, summarise_effects, suppress
@@ -46,6 +47,7 @@ __all__ = [
     "causal_trace",
     "export",
     "factworld",
+    "generate",
     "hooks",
     "knowledge_neurons",
     "load",

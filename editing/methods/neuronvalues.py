@@ -14,7 +14,7 @@ from tracer.engine.arriving import Arrival
 from tracer.engine.hooks import Site, capture
 
 if TYPE_CHECKING:
-    from tracer import Model
+    from tracer.model import Model
 
 
 @dataclass(frozen=True, eq=False)

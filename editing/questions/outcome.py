@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.engine.answer import own_answer
-from tracer.engine.generation import TOKENS, continuations
+from tracer.engine.generation import TOKENS, generate
 from tracer.errors import OtherQuestions, QuestionError, ResultArrayError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import answer_of
@@ -115,7 +115,7 @@ def measure(
 
     Raises:
         TracerError: as [`editing.questions.target_scores.target_log_probs`][] and
-            [`tracer.engine.generation.continuations`][] do.
+            [`tracer.generate`][] do.
     """
     asked = probes.questions
     known = [place for place, question in enumerate(asked) if question.true is not None]
@@ -268,7 +268,7 @@ def _next(
     if not model.causal:  # the predictions at the masks of the new target
         facts = [asked[i].fact(asked[i].new) for i in places]
         return [answer_text(model, own_answer(model, fact)).strip() for fact in facts]
-    written = continuations(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)
+    written = generate(model, prompts, max_new_tokens=length, sentences=None, max_rows=max_rows)
     return [answer_of(text.strip()) for text in written]
 
 
@@ -278,4 +278,4 @@ def _texts(
     if not prompts:
         return ()
     settings = {"max_new_tokens": max_new_tokens, "seed": seed, "sentences": SENTENCES, "max_rows": max_rows}
-    return tuple(continuations(model, prompts, **settings))
+    return tuple(generate(model, prompts, **settings))

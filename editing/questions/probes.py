@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from editing.request import EditRequest
 from tracer.engine.answer import own_answer
-from tracer.engine.generation import continuations
+from tracer.engine.generation import generate
 from tracer.errors import QuestionError
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
@@ -234,7 +234,7 @@ def _following(question: Question, answer: str | None) -> str | None:
 def _said(model: Model, prompts: Sequence[str]) -> list[str | None]:
     """The next token after each prompt as text; None where it cannot be written as an answer."""
     if model.causal:
-        said = continuations(model, prompts, max_new_tokens=1, sentences=None)
+        said = generate(model, prompts, max_new_tokens=1, sentences=None)
     else:
         said = [answer_text(model, own_answer(model, prompt)) for prompt in prompts]
     found: list[str | None] = []

@@ -5,7 +5,7 @@ from .arriving import Arrival, behind_norm
 from .batch import Row, padded, states_at_lookups
 from .follow import Followed, Line
 from .forward import Stop
-from .generation import continuations
+from .generation import generate
 from .hooks import Add, Replace, capture, evaluating, frozen, intervene
 from .partial import Suffix
 from .sites import Site
@@ -22,9 +22,9 @@ __all__ = [
     "Suffix",
     "behind_norm",
     "capture",
-    "continuations",
     "evaluating",
     "frozen",
+    "generate",
     "intervene",
     "knows",
     "own_answer",

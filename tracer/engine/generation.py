@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 TOKENS = 24
 
 
-def continuations(
+def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     max_new_tokens: int = TOKENS,
     seed: int | None = None,
     top_k: int = TOP_K,
-    sentences: int | None = 1,
+    sentences: int | None = None,
     max_rows: int | None = None,
 ) -> list[str]:
-    """The model's continuation of each prompt, without the prompt.
+    """Let the model go on after each prompt; its texts, without the prompts.
 
     The most probable token is taken each time or, with a `seed`, one drawn among the `top_k` most probable (as the
     published evaluation draws; each prompt has a stream of its own, by its place in the list). A text ends with the
@@ -40,7 +40,7 @@ def continuations(
 
     Args:
         model: the model.
-        prompts: the prompts.
+        prompts: several, or one.
         max_new_tokens: most tokens of a text.
         seed: seed of the draws; None: greedy.
         top_k: tokens to draw among.
@@ -58,6 +58,7 @@ def continuations(
     for name, value in (("max_new_tokens", max_new_tokens), ("top_k", top_k), ("sentences", sentences)):
         if value is not None and value < 1:
             raise QuestionError(f"{name} is {value}; expected at least 1")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     lines = []
     for place, prompt in enumerate(prompts):
         if not prompt.strip():
@@ -69,6 +70,9 @@ def continuations(
         )
     found = follow(model, lines, top_k=top_k, max_rows=max_rows, description="writing")
     return [written_text(model, each.written, sentences) for each in found]
+
+
+continuations = generate  # its former name
 
 
 def ends_after(model: Model, sentences: int) -> Callable[[Sequence[int]], bool]:
