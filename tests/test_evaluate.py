@@ -107,6 +107,16 @@ def test_single_is_each_case_alone(architecture: str, tiny: Tiny) -> None:
     assert set(result.answers["method"]) == {"unedited", "rome"}
 
 
+def test_protocol_and_hyper_parameters_may_be_given_apart(model: Model) -> None:
+    named = evaluate(model, RECORDS[:2], "rome", layers=[1], **QUICK, **HPARAMS)
+    apart = evaluate(model, RECORDS[:2], "rome", layers=[1], protocol=Protocol(**QUICK), hparams=HPARAMS)
+    assert apart.settings["protocol"] == named.settings["protocol"]
+    assert_close(values(apart.frame, method="rome"), values(named.frame, method="rome"))
+    for twice in ({"texts": True}, {"v_steps": 4}):
+        with pytest.raises(TracerError, match=f"{next(iter(twice))} is given by its name and again"):
+            evaluate(model, RECORDS[:2], "rome", protocol=Protocol(**QUICK), hparams=HPARAMS, **twice)
+
+
 def test_batch_is_one_edit_for_all(model: Model) -> None:
     settings = {name: value for name, value in HPARAMS.items() if name != "mom2_adjustment"}
     result = evaluate(model, RECORDS, "emmet", "batch", layers=[1, 2], batch=3, damping=1e-2, **QUICK, **settings)

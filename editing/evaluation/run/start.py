@@ -13,7 +13,7 @@ from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import COLUMNS
 from editing.methods.compute import method_named
 from editing.questions.record import EditRecord
-from tracer.errors import UnknownMethod, WorkerError
+from tracer.errors import EvaluationOptionError, UnknownMethod, WorkerError
 from tracer.factworld import held_out_text
 from tracer.inference import ordinary
 from tracer.model import Model
@@ -34,6 +34,8 @@ def evaluate(
     *,
     layers: Sequence[int] | None = None,
     seed: int = 0,
+    protocol: Protocol | None = None,
+    hparams: Mapping[str, Any] | None = None,
     path: str | Path | None = None,
     workers: int = 1,
     cluster: str | None = None,
@@ -49,10 +51,12 @@ def evaluate(
             the other, nothing taken back.
         layers: of every method; None: the method's own layers.
         seed: of every method.
+        protocol: how edits are measured; None: as `Protocol` has it, or as `options` say.
+        hparams: hyper-parameters; each goes to the methods that have it.
         path: keep the run in this file, case by case; if it exists, resume it. None: a temporary one.
         workers: number of processes, see [`tracer.runs.run`][]. Workers elsewhere load the model by its name.
         cluster: a Ray cluster, see [`tracer.runs.run`][].
-        options: fields of `Protocol`; all others are hyper-parameters of the methods.
+        options: fields of `Protocol` and hyper-parameters, by their names, in place of the two.
 
     Returns:
         The measurements, with the unedited model and the controls beside every method.
@@ -62,7 +66,14 @@ def evaluate(
             An edit that cannot be made is a row of `edits` with the reason, without any row of `metrics`.
     """
     known = {each.name for each in fields(Protocol)}
-    protocol = Protocol.of({name: options.pop(name) for name in list(options) if name in known})
+    named = {name: options.pop(name) for name in list(options) if name in known}
+    twice = [*(named if protocol is not None else ()), *(options.keys() & (hparams or {}).keys())]
+    if twice:
+        raise EvaluationOptionError(
+            f"{twice[0]} is given by its name and again with protocol= or hparams=; leave one of the two out"
+        )
+    protocol = protocol or Protocol.of(named)
+    options |= hparams or {}
     names = [method] if isinstance(method, str) else list(method)
     plain, objects = _apart(options)
     chosen = None if layers is None else tuple(layers)
