@@ -38,7 +38,7 @@ def made(path: Path, jobs: list[Job] | None = None, lease: float = 60.0) -> Stor
 def light(folder: Path) -> Path:
     """A folder to be put on the path of new processes."""
     folder.mkdir()
-    package = Path(sys.modules[TracerError.__module__].__file__ or "").parent
+    package = Path(sys.modules[TracerError.__module__].__file__ or "").parents[1]
     (folder / "sitecustomize.py").write_text(LIGHT.format(str(package)))
     return folder
 

@@ -204,7 +204,7 @@ def test_what_is_unknown_is_not_asked_again(
 ) -> None:
     model = tiny("gpt2")
     whole = average_traces(model, facts, folder=tmp_path, **SETTINGS)
-    monkeypatch.setattr("tracer.tracing.average.knows", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("tracer.tracing.member.knows", lambda *_: pytest.fail("asked again"))
     assert_same(average_traces(model, facts, folder=tmp_path, **SETTINGS), whole)
 
 

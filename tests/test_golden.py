@@ -23,6 +23,7 @@ def test_traces_equal_the_published_ones(case: str, kind: Any, key: str, golden:
         golden_model,
         Fact(str(published["prompt"]), str(published["subject"])),
         kind=kind,
+        window=10,
         corruption=GaussianNoise(level=float(published["noise_level"])),
     )
     np.testing.assert_allclose(trace.scores, published[f"scores_{key}"], atol=1e-6, rtol=0)

@@ -93,7 +93,7 @@ def test_processes_share_a_folder_and_may_be_killed(
     ("settings", "message"),
     [
         ({"kind": "mlp"}, "kind is 'hidden' there and 'mlp' here"),
-        ({"window": 4}, "window is 10 there and 4 here"),
+        ({"window": 4}, "window is 1 there and 4 here"),
         ({"metric": "kl"}, "metric is 'prob' there and 'kl' here"),
         ({"sever": "attn"}, "sever is None there and 'attn' here"),
         ({"layers": [0, 1]}, r"layers is \[0, 1, 2, 3\] there and \[0, 1\] here"),
@@ -181,7 +181,7 @@ def test_without_links_a_run_is_claimed_as_well(tiny: Tiny, tmp_path: Path, monk
 
     monkeypatch.setattr(os, "link", link)
     average_traces(tiny("gpt2"), FACTS[:1], folder=tmp_path, **SETTINGS)
-    assert json.loads((tmp_path / "run.json").read_text())["window"] == 10
+    assert json.loads((tmp_path / "run.json").read_text())["window"] == 1
     assert not list(tmp_path.glob(".*"))
 
 
