@@ -39,7 +39,7 @@ def measure(model: tracer.Model, record: EditRecord) -> dict[str, float]:
     """Of one record, as the model is: success (ES, PS, NS), the new answer's probability, and whether it is said."""
     one = record.requests()[0]
     asked = {"rewrite": [one.text], "paraphrase": [], "neighbour": []}
-    for ask in record.asks:
+    for ask in (ask for ask in record.asks if ask.kind in asked):
         asked[ask.kind].append(ask.prompt)
     prompts = [prompt for own in asked.values() for prompt in own]
     likely = [target_log_probs(model, prompts, str(target)) for target in (one.target_new, one.target_true)]
