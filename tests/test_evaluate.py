@@ -112,7 +112,8 @@ def test_protocol_and_hyper_parameters_may_be_given_apart(model: Model) -> None:
     apart = evaluate(model, RECORDS[:2], "rome", layers=[1], protocol=Protocol(**QUICK), hparams=HPARAMS)
     assert apart.settings["protocol"] == named.settings["protocol"]
     assert_close(values(apart.frame, method="rome"), values(named.frame, method="rome"))
-    for twice in ({"texts": True}, {"v_steps": 4}):
+    cases: tuple[dict[str, Any], ...] = ({"texts": True}, {"v_steps": 4})
+    for twice in cases:
         with pytest.raises(TracerError, match=f"{next(iter(twice))} is given by its name and again"):
             evaluate(model, RECORDS[:2], "rome", protocol=Protocol(**QUICK), hparams=HPARAMS, **twice)
 
