@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,7 +73,7 @@ def generate(
     return [written_text(model, each.written, sentences) for each in found]
 
 
-continuations = generate  # its former name
+continuations = partial(generate, sentences=1)  # the former name, with its default
 
 
 def ends_after(model: Model, sentences: int) -> Callable[[Sequence[int]], bool]:
