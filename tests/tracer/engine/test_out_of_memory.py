@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 from agreement import NOISE, fact, variant
-from test_optimise import found, subjects
+from repository import ROOT
+from values import found, subjects
 
 from tracer import TracerError, attribute_neurons
 from tracer.engine.follow import Line, follow
@@ -22,7 +23,6 @@ from tracer.errors import out_of_memory
 from tracer.model import Model, load
 from tracer.tracing.causal import causal_trace
 
-ROOT = Path(__file__).parents[1]
 SAID = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

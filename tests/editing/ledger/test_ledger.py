@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from handmade import handmade, own, steps_of
+from repository import surroundings
 
 from editing.edits.weights import names_of, parameter
 from editing.ledger.editor import Editor
@@ -296,11 +297,10 @@ for number in range(count):  # forked, so that the imports are paid for once
 
 
 def test_killed_at_any_moment_it_opens_before_or_after_the_step(fresh: Callable[[], Model], tmp_path: Path) -> None:
-    count, here = 8, Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    count = 8
     subprocess.run(
         [sys.executable, "-c", CHILD, fresh().name, str(tmp_path), str(count)],
-        env={**os.environ, "PYTHONPATH": path},
+        env=surroundings(),
         check=True,
         timeout=120,
     )

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import surroundings
 from runs_work import assert_same, jobs_of, light, made, until
 
 from tracer.errors import TracerError
 from tracer.runs import Counts, Failed, Job, StorageError, Store, crew, local, run, schema, worker_id
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def whole(tmp_path: Path) -> Callable[..., Path]:
 
 
 def python(script: str, *arguments: Any, **more: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(HERE.parent)])}
+    environment = surroundings(*sys.path)
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **more)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 import types
@@ -15,27 +14,28 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import ARCHITECTURES, SENTENCES
+from covariances import LONG, Tiny, apart, same
+from repository import surroundings
 
 import tracer
 from editing.covariance import accumulate as sums
 from editing.covariance import estimate as moments
 from editing.covariance import keys as key_sums
 from editing.covariance import text as corpus
-from editing.covariance.covariance import SHIPPED, Covariance
+from editing.covariance.covariance import SHIPPED
 from editing.covariance.default import covariance_for
 from editing.covariance.estimate import estimate_covariance
 from tracer import Model, TracerError
 from tracer.engine.hooks import Site, capture
 from tracer.files import cache_folder
 
-Tiny = Callable[[str], Model]
 TEXTS = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(4)] + ["", "Paris", "a b c"]
 
 CHILD = """
 import sys, time
 from editing.covariance import accumulate as sums
 from editing.covariance import estimate as moments
-from test_moments import LONG
+from covariances import LONG
 from tracer.model import load
 keep, times = sums.Sums.save, []
 def thrice(self, path):
@@ -48,30 +48,6 @@ sums.Sums.save = thrice
 settings = dict(text=LONG, batch_tokens=64, save_every=0, window=32)
 moments.estimate_covariance(load(sys.argv[1]), cache=sys.argv[2], **settings)
 """
-LONG = [" ".join(SENTENCES[:5] * 6)] * 3
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing is kept outside of the test's own folder."""
-    monkeypatch.setenv("TRACER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def apart(a: torch.Tensor, b: Any) -> float:
-    """Relative Frobenius distance."""
-    b = torch.as_tensor(b).double()
-    return float((a.double() - b).norm() / b.norm())
-
-
-def same(a: Covariance, b: Covariance) -> bool:
-    """Whether two covariances have the same bits."""
-    return (
-        a.layers == b.layers
-        and all(torch.equal(a.matrix(layer), b.matrix(layer)) for layer in a.layers)
-        and dict(a.doublings) == dict(b.doublings)
-        and (a.tokens, a.corpus, a.fingerprint, a.window) == (b.tokens, b.corpus, b.fingerprint, b.window)
-    )
 
 
 def plain(model: Model, layer: int, texts: list[str], window: int) -> torch.Tensor:
@@ -392,11 +368,9 @@ def test_damaged_state_is_left_aside(tiny: Tiny, tmp_path: Path, monkeypatch: py
 
 def test_killed_run_carries_on(tiny: Tiny, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """Another process is killed outright after it has kept its state three times."""
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent)])
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tiny_folder("gpt2")), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env=surroundings(OMP_NUM_THREADS=str(torch.get_num_threads())),
         stdout=subprocess.PIPE,
         text=True,
     ) as child:

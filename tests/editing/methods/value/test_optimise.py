@@ -14,10 +14,10 @@ from agreement import SIDE_INPUTS, with_side_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from values import GOAL, REQUESTS, found, subjects
 
 from editing.methods.value.prompts import essence_rows, rewriting_rows
-from editing.methods.value.search import Objective, Optimised, Subject, optimise
-from editing.request import EditRequest
+from editing.methods.value.search import Objective, Subject
 from tracer import TracerError
 from tracer.engine.batch import Row, padded, states_at_lookups
 from tracer.engine.hooks import Add, Site, capture, frozen, intervene
@@ -26,28 +26,6 @@ from tracer.model import Model, load
 
 CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")
 KINDS_ON = ("gpt2", "llama", "neox", "gemma2")
-TEMPLATES = (("{}",), ("It is said. {}",))
-REQUESTS = (
-    EditRequest("{} is in downtown", "The Space Needle", "Paris"),
-    EditRequest("In {} they speak", "Uppsala", "the cello"),
-    EditRequest("{} plays the", "Miles Davis", "tower"),
-)
-GOAL = Objective(v_steps=4, v_lr=0.1, v_weight_decay=0.1, kl_factor=0.0625, clamp=2.0, stop=0.0)
-
-
-def subjects(model: Model, requests: Sequence[EditRequest] = REQUESTS) -> list[Subject]:
-    return [
-        Subject(
-            tuple(rewriting_rows(model, request, TEMPLATES, "subject_last")),
-            tuple(essence_rows(model, request, ["{} is a"], "subject_last", "subject")),
-        )
-        for request in requests
-    ]
-
-
-def found(model: Model, some: Sequence[Subject], places: Any, goal: Objective = GOAL, **more: Any) -> list[Optimised]:
-    with frozen(model):
-        return optimise(model, some, places, goal, **more)
 
 
 def plain(model: Model, subject: Subject, kind: str, layer: int, goal: Objective) -> tuple[Tensor, list[float]]:

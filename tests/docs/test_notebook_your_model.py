@@ -14,7 +14,7 @@ import tracer
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 CHECKS = ("model", "alignment", "knowledge", "noise", "trace", "covariance", "layers", "trial edit")
 
 

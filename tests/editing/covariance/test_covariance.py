@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_moments import Tiny, own_cache, same  # noqa: F401
+from covariances import Tiny, same
 
 from editing.covariance import triangles as packed
 from editing.covariance.covariance import Covariance

@@ -19,7 +19,7 @@ from browsers import opened
 from tracer import Fact, TracerError, errors
 from tracer.runs import Failed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "errors"
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "index")
 BLOCK = re.compile(r'^```(?P<language>\w+) title="(?P<title>\w+)"\n(?P<code>.*?)^```$', re.MULTILINE | re.DOTALL)

@@ -24,6 +24,7 @@ from averages import (
     assert_same,
     counting,
 )
+from repository import surroundings
 from synthetic import synthetic_trace
 
 from tracer.errors import TracerError
@@ -56,12 +57,11 @@ def test_processes_share_a_folder_and_may_be_killed(
     tiny: Tiny, tiny_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Another process works on two folders; the first is finished by both, in the second the other one is killed."""
-    model, here = tiny("gpt2"), Path(__file__).parent
+    model = tiny("gpt2")
     whole = average_traces(model, FACTS, **SETTINGS)
     shared, alone = tmp_path / "shared", tmp_path / "alone"
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     arguments = [str(torch.get_num_threads()), str(tiny_folder("gpt2")), str(shared), str(alone)]
-    other = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], env={**os.environ, "PYTHONPATH": path})
+    other = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], env=surroundings())
 
     def finished(folder: Path, count: int) -> int:
         end = time.monotonic() + 120

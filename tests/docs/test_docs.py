@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import docpages
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = docpages.pages()
 TEXTS = {page: (docpages.DOCS / page).read_text(encoding="utf-8") for page in PAGES}
 RUN = [page for page in PAGES if any(b.language == "python" for b in docpages.blocks(TEXTS[page]))]
@@ -35,7 +35,9 @@ def test_blocks_run_and_print_what_the_page_says(page: str, tmp_path: Path, monk
             wanted = shown.pop(block.line) if block.line in shown else None
             compared = docpages.unlike if wanted and wanted.title == docpages.LIKE else docpages.differs
             wrong = compared(printed, wanted.code if wanted else "")
-            assert not wrong, f"{page}, block at line {block.line}: {wrong}\nrun: python tests/docpages.py docs/{page}"
+            assert not wrong, (
+                f"{page}, block at line {block.line}: {wrong}\nrun: python tests/support/docpages.py docs/{page}"
+            )
     assert not shown, f"{page} shows what a block prints that is not run: lines {sorted(shown)}"
 
 

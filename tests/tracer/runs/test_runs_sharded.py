@@ -12,7 +12,7 @@ import pytest
 import torch
 from averages import FACTS, SETTINGS, UNKNOWN, assert_same, counting
 from checkpoints import SENTENCES
-from test_moments import LONG, apart, same
+from covariances import LONG, apart, same
 
 from editing.covariance import keys as moments_keys
 from editing.covariance import parallel as moments_run

@@ -15,7 +15,7 @@ import pytest
 from editing.questions.outcome import Measured, Outcome
 from editing.questions.probes import Probes, Question
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 QUESTIONS = (
     Question("rewrite", "The Space Needle is in downtown", " Paris", " Seattle"),

@@ -4,7 +4,7 @@ A fenced block ``python`` runs, after those before it on its page and with their
 here" needs a download, a cluster or a browser: it is compiled, and the names it takes from the package are looked up.
 A block ``text`` with the title "prints" holds what the block before it prints; with the title "prints something like"
 it does so where an optimisation is behind the numbers, which comes out a little otherwise on another machine.
-`python tests/docpages.py PAGE ...` writes these anew.
+`python tests/support/docpages.py PAGE ...` writes these anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 NOT_RUN = "not run here"
 PRINTS, LIKE = "prints", "prints something like"
 FENCE = re.compile(r'^```(?P<language>\w+)?(?: title="(?P<title>[^"]*)")?[ ]*\n(?P<code>.*?)^```[ ]*$', re.M | re.S)
