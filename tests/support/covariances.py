@@ -1,4 +1,4 @@
-"""What the tests of covariances share: a text of several windows, and the comparison of two covariances."""
+"""What the tests of covariances share: texts, also of several windows, and the comparison of two covariances."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from editing.covariance.covariance import Covariance
 from tracer.model import Model
 
 Tiny = Callable[[str], Model]
+TEXTS = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(4)] + ["", "Paris", "a b c"]
 LONG = [" ".join(SENTENCES[:5] * 6)] * 3
 
 
