@@ -27,8 +27,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tests import reference
-from tracer.engine.sweep import BUDGET_BYTES
+from tests.support import reference
+from tracer.engine.memory import budget
 from tracer.facts.fact import Fact
 from tracer.model import Model, load
 from tracer.tracing.causal import causal_trace
@@ -104,7 +104,7 @@ def compare(model: Model, fact: Fact, max_rows: int | None) -> None:
         print(
             f"{kind:8}{slow_cpu:10.2f} ({slow_wall:5.2f}){cpu:10.2f} ({wall:5.2f}){slow_cpu / cpu:7.1f}x"
             f"{alone:13.2f}{slow_cpu / alone:7.1f}x{np.abs(scores - trace.scores).max():12.0e}"
-            f"{memory / 2**20:9.0f} / {BUDGET_BYTES / 2**20:.0f} MB"
+            f"{memory / 2**20:9.0f} / {budget(model) / 2**20:.0f} MB"
         )
 
 

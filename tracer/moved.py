@@ -49,7 +49,7 @@ MOVED = {
     "editing.evaluation.text_metrics": ("editing.questions.text_metrics",),
     "editing.evidence": ("editing.localisation.evidence",),
     "editing.harm": ("editing.health.harm",),
-    "editing.keyvalues": ("tracer.engine.kv_cache",),
+    "editing.keyvalues": ("tracer.engine.kv_cache", "tracer.engine.chosen"),
     "editing.locate": (
         "editing.localisation.choose",
         "editing.layers.from_result",

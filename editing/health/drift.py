@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
-from tracer.engine.sweep import check_numbers, default_rows
+from tracer.engine.memory import default_rows
+from tracer.engine.sweep import check_numbers
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
 from tracer.facts.encoding import body_ids
 from tracer.model import EMBEDDED, check_ids

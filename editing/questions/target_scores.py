@@ -95,7 +95,7 @@ def target_log_probs(
         prompts: one text, or n.
         targets: one text, or n.
         space: whether a space stands between them, for all or pair by pair; None: as [`tracer.Fact`][] finds.
-        max_rows: most rows in a forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+        max_rows: most rows in a forward; by default as many as free memory takes. No effect on
             numbers.
 
     Raises:

@@ -13,7 +13,7 @@ from tracer.progress import track
 
 from .forward import Stop
 from .hooks import Frame, attach, evaluating
-from .sweep import default_rows
+from .memory import default_rows
 
 if TYPE_CHECKING:
     from tracer.model import Model

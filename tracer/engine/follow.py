@@ -24,13 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracer.errors import TracerError, out_of_memory
 from tracer.facts.chat import chat_of
 from tracer.progress import bar
 
+from .chosen import Ids, run
 from .hooks import evaluating
-from .kv_cache import Ids, Kept, run
-from .sweep import check_max_rows, check_numbers, default_rows
+from .kv_cache import Kept
+from .memory import check_max_rows, default_rows
+from .sweep import check_numbers
+from .trial import slower, unlike
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -278,17 +280,16 @@ class _Chunk:
         if len(set(lengths)) == 1:  # nothing to mask
             return True
         ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-        trial = kept.without_last(ends)
-        try:
+
+        def again() -> Tensor:
+            trial = kept.without_last(ends)
             logits = trial.step(self.model, [rows[i].ids[lengths[i] - 1] for i in ends]).float()
-        except Exception as error:  # models raise errors of every kind
-            if isinstance(error, TracerError) or out_of_memory(error):
-                raise
-            return False
-        again = torch.stack([logits.amax(-1), logits.logsumexp(-1)], 1)
-        before = again.new_tensor([rows[i].check for i in ends])
-        tolerance = 1e-3 if torch.finfo(self.model.dtype).bits >= 32 else 0.1
-        return bool((again - before).abs().max() <= tolerance * before.abs().max())
+            return torch.stack([logits.amax(-1), logits.logsumexp(-1)], 1)
+
+        why = unlike(torch.tensor([rows[i].check for i in ends]), again, self.model.dtype)
+        if why:
+            slower(self.model, f"rows of other lengths cannot share the step that writes a token: {why}")
+        return not why
 
 
 def _parts(model: Model, rows: Sequence[_Row]) -> list[Sequence[_Row]]:

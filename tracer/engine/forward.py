@@ -1,8 +1,8 @@
-"""One forward of the untouched model in which the batch grows: the hooks and the key-value cache that let it."""
+"""One forward of the untouched model in which the batch grows: the hooks that let it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer.errors import TracerError
 
 from .branches import Plan, change, rows_of
 from .hooks import INNER, Frame, Intervention, attach, keep_logits
+from .kv_cache import Cached, Prefix
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -35,17 +35,19 @@ class Base:
         logits: these logits [R, len(read), V].
         states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
         interventions: what the run was made with; branches have it too.
+        note: why branches cannot be run the fastest way; empty if they can.
     """
 
     ids: Tensor
     entering: tuple[Tensor, ...]
-    prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    prefix: Cached | None
     scaled: frozenset[tuple]
     grows: bool
     read: tuple[int, ...]
     logits: Tensor
     states: dict[tuple[str, int], Tensor]
     interventions: tuple[Intervention, ...] = ()
+    note: str = ""
 
     def rows(self, some: slice) -> Base:
         """This run with `some` of its rows only."""
@@ -183,45 +185,6 @@ def narrow(module: nn.Module, keep: Tensor) -> tuple[RemovableHandle, RemovableH
     if bool(keep.all()):
         return module.register_forward_pre_hook(lambda *_: None), module.register_forward_hook(lambda *_: None)
     return module.register_forward_pre_hook(before), module.register_forward_hook(after)
-
-
-class _PrefixLayer(DynamicLayer):
-    """Keys and values of the tokens before the first, for however many rows there are; nothing is stored."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self._join(self.keys, key_states), self._join(self.values, value_states)
-
-    @staticmethod
-    def _join(before: Tensor | None, new: Tensor) -> Tensor:
-        assert before is not None
-        rows = len(new)
-        # fewer rows than samples: the row that carries the shapes before branches join
-        before = before[:rows] if rows < len(before) else before.repeat(rows // len(before), 1, 1, 1)
-        return torch.cat([before, new], dim=-2)
-
-
-class Prefix(Cache):
-    """A key-value cache that gives every group of rows the base run's tokens before `first`."""
-
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], first: int, some: slice) -> None:
-        super().__init__(
-            layers=[_PrefixLayer(keys[some, :, :first], values[some, :, :first]) for keys, values in layers]
-        )
-
-    @staticmethod
-    def read(cache: DynamicCache, n_layers: int, tokens: int) -> tuple[tuple[Tensor, Tensor], ...] | None:
-        """Keys and values of every layer, or None if the model did not put all of them into the cache."""
-        found = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
-        pairs = [(keys, values) for keys, values in found if keys is not None and values is not None]
-        if len(pairs) != n_layers or any(keys.shape[-2] != tokens for keys, _ in pairs):
-            return None
-        return tuple(pairs)
 
 
 class Stop(Exception):

@@ -1,63 +1,103 @@
-"""Forwards of rows of any length with logits at chosen places, and the keys and values they leave."""
+"""Keys and values of a run, kept so that others go on from them: how they are recorded, given, and added to."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer.errors import TracerError, out_of_memory
-from tracer.model import check_ids
-
-from .batch import pad
-from .forward import Prefix
-from .hooks import pick_logits
 
 if TYPE_CHECKING:
     from tracer.model import Model
 
-Ids = tuple[int, ...]
+T = TypeVar("T")
 Cached = tuple[tuple[Tensor, Tensor], ...]  # keys and values [rows, heads, tokens, width] of every layer
 
 
-def run(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool) -> tuple[Tensor, Cached | None]:
-    """Logits [places of all rows together, V] of one forward and, if asked and possible, its keys and values."""
-    if keep:
-        try:
-            # no configuration given, so that sliding-window layers keep every token too; the masks still slide
-            cache = DynamicCache()
-            logits = _logits(model, rows, past_key_values=cache, use_cache=True)
-            return logits, Prefix.read(cache, model.n_layers, max(len(ids) for ids, _ in rows))
-        except Exception as error:  # no such argument, say
-            if isinstance(error, TracerError) or out_of_memory(error):
-                raise
-    return _logits(model, rows), None
+def recorded(model: Model, forward: Callable[[dict[str, Any]], T], tokens: int) -> tuple[T, Cached | None, str]:
+    """What a forward over `tokens` tokens gives, and the keys and values of every layer that it left.
 
+    Args:
+        model: the model.
+        forward: makes the forward with further arguments of the model; made again without any if it refuses them.
+        tokens: how many.
 
-def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **arguments: Any) -> Tensor:
-    ids = pad([row for row, _ in rows])
-    check_ids(model, ids)
-    lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
-    positions = torch.tensor([position for _, read in rows for position in read])
-    handle = pick_logits(model, lines, positions)
+    Returns:
+        What the forward gave; the keys and values, None if a causal model keeps none; and why not, if so.
+    """
+    if not model.causal:
+        return forward({}), None, ""
+    # no configuration given, so that sliding-window layers keep every token too; the masks still slide
+    cache = DynamicCache()
     try:
-        return model.hf(input_ids=ids.to(model.device), **arguments).logits[0]
-    finally:
-        handle.remove()
+        found = forward({"past_key_values": cache, "use_cache": True})
+    except Exception as error:  # models raise errors of every kind
+        if isinstance(error, TracerError) or out_of_memory(error):
+            raise
+        why = f"it takes no keys and values of earlier tokens ({first_line(error)})"
+    else:
+        kept = Prefix.read(cache, model.n_layers, tokens)
+        return found, kept, "" if kept is not None else "it does not keep the keys and values of every layer"
+    return forward({}), None, why
+
+
+def first_line(error: Exception) -> str:
+    """What a model says to something it does not take, in one line."""
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of a layer up to `filled`, with space for more."""
+    """Keys and values of a layer that are there from the beginning."""
 
-    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values, self.filled = keys, values, filled
+        self.keys, self.values = keys, values
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
+
+
+class _Repeated(_Layer):
+    """Keys and values of the tokens before the first, for however many rows there are; nothing is stored."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._join(self.keys, key_states), self._join(self.values, value_states)
+
+    @staticmethod
+    def _join(before: Tensor | None, new: Tensor) -> Tensor:
+        assert before is not None
+        rows = len(new)
+        # fewer rows than samples: the row that carries the shapes before branches join
+        before = before[:rows] if rows < len(before) else before.repeat(rows // len(before), 1, 1, 1)
+        return torch.cat([before, new], dim=-2)
+
+
+class Prefix(Cache):
+    """A key-value cache that gives every group of rows the base run's tokens before `first`."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], first: int, some: slice) -> None:
+        super().__init__(layers=[_Repeated(keys[some, :, :first], values[some, :, :first]) for keys, values in layers])
+
+    @staticmethod
+    def read(cache: DynamicCache, n_layers: int, tokens: int) -> Cached | None:
+        """Keys and values of every layer, or None if the model did not put all of them into the cache."""
+        found = [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]
+        pairs = [(keys, values) for keys, values in found if keys is not None and values is not None]
+        if len(pairs) != n_layers or any(keys.shape[-2] != tokens for keys, _ in pairs):
+            return None
+        return tuple(pairs)
+
+
+class _Growing(_Layer):
+    """Keys and values up to `filled`, with space for more."""
+
+    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+        super().__init__(keys, values)
+        self.filled = filled
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
@@ -76,7 +116,7 @@ class Kept:
     def __init__(self, rows: int, width: int, more: int) -> None:
         self.lengths = [0] * rows
         self.width, self.more = width, more
-        self.layers: list[_Layer] = []
+        self.layers: list[_Growing] = []
 
     def take(self, row: int, cache: Cached | None, line: int, tokens: int) -> Kept | None:
         """Keep the first `tokens` of a line of what a forward left; None where it left nothing."""
@@ -85,7 +125,7 @@ class Kept:
         for layer, pair in enumerate(cache):
             if len(self.layers) == layer:
                 room = [x.new_zeros(len(self.lengths), x.shape[1], self.width + self.more, x.shape[3]) for x in pair]
-                self.layers.append(_Layer(room[0], room[1], self.width))
+                self.layers.append(_Growing(room[0], room[1], self.width))
             own = self.layers[layer]
             for kept, new in zip((own.keys, own.values), pair, strict=True):
                 assert kept is not None
@@ -112,7 +152,7 @@ class Kept:
         for layer in self.layers:
             assert layer.keys is not None and layer.values is not None
             keys, values = (x[list(rows), :, : self.width] for x in (layer.keys, layer.values))
-            copy.layers.append(_Layer(keys, values, self.width - 1))
+            copy.layers.append(_Growing(keys, values, self.width - 1))
         return copy
 
     def step(self, model: Model, tokens: Sequence[int]) -> Tensor:

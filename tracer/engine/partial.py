@@ -19,15 +19,16 @@ from torch import Tensor
 from tracer.errors import TracerError
 
 from .batch import Row, padded
-from .forward import BlockArguments, Prefix, Stop, narrow
+from .forward import BlockArguments, Stop, narrow
 from .hooks import INNER, Frame, attach, pick_logits
+from .kv_cache import Cached, Prefix
+from .memory import rows_that_fit
 from .sweep import record
 
 if TYPE_CHECKING:
     from tracer.model import Model
 
 FORWARD_TOKENS = 40  # fixed cost of a forward on a processor, in tokens, about
-BUDGET_BYTES = 2**28  # for the states of one forward with gradients when max_rows is not given
 
 Place = tuple[str, int]
 
@@ -78,7 +79,7 @@ class Suffix:
     first: int
     ids: Tensor
     entering: Tensor
-    prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    prefix: Cached | None
 
     @classmethod
     def recorded(
@@ -223,7 +224,7 @@ def rows_at_once(model: Model, rows: Sequence[Row], start: int, max_rows: int | 
     states = tokens * blocks * (6 * model.d_mlp + 16 * model.d_model) * width
     read = max(len(row.read) for row in rows)
     logits = 16 * read * int(model.hf.config.get_text_config().vocab_size)
-    return max(8, BUDGET_BYTES // (states + logits))
+    return rows_that_fit(model, 2 * (states + logits), least=8)  # twice: gradients are of the same size
 
 
 def cuts(rows: Sequence[Row], most: int) -> list[tuple[int, int]]:

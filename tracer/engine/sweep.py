@@ -21,52 +21,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tracer.errors import NotFinite, SiteError, TracerError, TraceSettingError, out_of_memory
+from tracer.errors import NotFinite, SiteError
 from tracer.progress import track
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
-from .forward import Base, BlockArguments, Forward, Prefix
+from .forward import Base, BlockArguments, Forward
 from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
-from .trial import fastest
+from .kv_cache import recorded
+from .memory import check_max_rows, default_rows
+from .trial import fastest, slower
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
-
     from tracer.model import Model
-
-BUDGET_BYTES = 2**29  # for the rows of one forward when max_rows is not given
 
 FORWARD_COST = 1e8  # fixed cost of a forward, in operations
 
 Branch = Sequence[Intervention]
 Measure = Callable[[Tensor], Tensor]
-
-
-def check_max_rows(max_rows: int | None) -> None:
-    """Check `max_rows`.
-
-    Raises:
-        TracerError: it is neither None nor at least 1.
-    """
-    if max_rows is not None and max_rows < 1:
-        raise TraceSettingError(f"max_rows is {max_rows}; expected at least 1, or None for a default by memory")
-
-
-def default_rows(model: Model, tokens: int, read: int) -> int:
-    """Number of rows of `tokens` tokens, with logits at `read` positions, that fit into `BUDGET_BYTES`."""
-    width = torch.finfo(model.dtype).bits // 8
-    try:
-        inner = model.d_mlp
-    except TracerError:  # an MLP of another kind, such as a mixture of experts
-        inner = 4 * model.d_model
-    hidden = tokens * (3 * inner + 12 * model.d_model) * width
-    logits = read * model.hf.config.get_text_config().vocab_size * (2 * width + 8)
-    return max(1, BUDGET_BYTES // (hidden + logits))
 
 
 def check_numbers(model: Model, logits: Tensor) -> Tensor:
@@ -121,7 +97,10 @@ def record(
         parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
     base = parts[0] if len(parts) == 1 else _joined(parts)
     base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions))
-    return fastest(model, base, limit)
+    base = fastest(model, base, limit)
+    if base.note:
+        slower(model, base.note)
+    return base
 
 
 def _joined(parts: Sequence[Base]) -> Base:
@@ -139,31 +118,24 @@ def _joined(parts: Sequence[Base]) -> Base:
         read=parts[0].read,
         logits=torch.cat([part.logits for part in parts]),
         states={place: torch.cat([part.states[place] for part in parts]) for place in parts[0].states},
+        note=next((part.note for part in parts if part.note), ""),
     )
 
 
 def _record(
     model: Model, ids: Tensor, items: Sequence[Intervention], read: tuple[int, ...], kinds: tuple[str, ...]
 ) -> Base:
-    from transformers import DynamicCache
-
-    if model.causal:
-        try:
-            # no configuration given, so that sliding-window layers keep every token too; the masks still slide
-            return _recorded(model, ids, items, read, kinds, DynamicCache())
-        except Exception as error:  # no such argument, say
-            if isinstance(error, TracerError) or out_of_memory(error):
-                raise
-    return _recorded(model, ids, items, read, kinds, None)
+    base, prefix, why = recorded(model, lambda arguments: _run(model, ids, items, read, kinds, arguments), ids.shape[1])
+    return replace(base, prefix=prefix, note=why)
 
 
-def _recorded(
+def _run(
     model: Model,
     ids: Tensor,
     items: Sequence[Intervention],
     read: tuple[int, ...],
     kinds: tuple[str, ...],
-    cache: DynamicCache | None,
+    arguments: dict[str, Any],
 ) -> Base:
     entering: dict[int, Tensor] = {}
     states: dict[tuple[str, int], Tensor] = {}
@@ -187,11 +159,9 @@ def _recorded(
         for layer in range(model.n_layers):
             for kind in {"hidden", *kinds}:
                 stack.callback(attach(model, kind, layer, keep(kind, layer), frame).remove)
-        arguments = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         logits = check_numbers(model, model.hf(input_ids=ids, **arguments).logits)
-    prefix = None if cache is None else Prefix.read(cache, model.n_layers, ids.shape[1])
     leaving = tuple(entering[i] for i in range(model.n_layers + 1))
-    return Base(ids, leaving, prefix, frozenset(), True, read, logits, states)
+    return Base(ids, leaving, None, frozenset(), True, read, logits, states)
 
 
 def sweep(
@@ -214,7 +184,7 @@ def sweep(
             base run); values are [width] or [R, width] (of `Units`: [units] or [R, units]).
         measure: `measure(logits [n, len(base.read), V]) -> [n, ...]`, called once per forward; it may call `backward`
             where gradients of many values are wanted without keeping every graph.
-        max_rows: most rows in a forward (default: what fits `BUDGET_BYTES`); the numbers do not depend on it.
+        max_rows: most rows in a forward (default: by free memory); the numbers do not depend on it.
         description: shows a progress bar.
 
     Raises:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from tracer.engine.sweep import check_max_rows, record, sweep
+from tracer.engine.memory import check_max_rows
+from tracer.engine.sweep import record, sweep
 from tracer.errors import InterventionError, OutOfRange
 from tracer.facts.fact import Fact, bare_note
 from tracer.facts.readout import Readout, answer_text, as_fact

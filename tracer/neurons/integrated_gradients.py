@@ -14,7 +14,8 @@ from torch import Tensor
 from tracer.engine.arriving import Arrival, behind_norm
 from tracer.engine.forward import Base
 from tracer.engine.hooks import Frame, Replace, Site, attach, frozen
-from tracer.engine.sweep import BUDGET_BYTES, check_max_rows, record, sweep
+from tracer.engine.memory import check_max_rows, rows_that_fit
+from tracer.engine.sweep import record, sweep
 from tracer.errors import AttributionError, NotFinite, OutOfRange, TraceSettingError
 from tracer.facts.fact import Fact, bare_note, token_text
 from tracer.facts.readout import Readout, answer_text
@@ -283,10 +284,10 @@ def _differentiating(model: Model) -> Iterator[None]:
 
 
 def _default_rows(model: Model, run: Untouched) -> int:
-    """Number of rows that fit into `BUDGET_BYTES` with what autograd keeps of them."""
+    """Number of rows that run at once, with what autograd keeps of them."""
     context = run.base.ids.shape[1]
     tokens = context - min(*run.positions, *run.readout.read) if run.base.prefix is not None else context
     width = torch.finfo(model.dtype).bits // 8
     kept = model.n_layers * width * (tokens * (4 * model.d_mlp + 16 * model.d_model) + 2 * context * model.d_model)
     logits = len(run.readout.read) * model.hf.config.get_text_config().vocab_size * (3 * width + 8)
-    return max(1, BUDGET_BYTES // (kept + logits))
+    return rows_that_fit(model, kept + logits)

@@ -74,7 +74,7 @@ def attribute_neurons(
             changes fast on the way either takes more steps: `completeness` and `note` of the result tell. Behind an MLP
             whose output is normalised (Gemma 2, OLMo 2) all of it changes next to α = 0.
         contrast: at least two prompts that do not hold the fact.
-        max_rows: most rows in any forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+        max_rows: most rows in any forward; by default as many as free memory takes. No effect on
             numbers.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 import torch
 
-from tracer.engine.sweep import check_max_rows
+from tracer.engine.memory import check_max_rows
 from tracer.errors import OutOfRange
 
 from .case import KINDS, Setting, window_layers
@@ -112,7 +112,7 @@ def causal_trace(
             they are put into; True does the same, to reproduce its numbers. Nothing else changes.
         layers: compute these columns only.
         tokens: compute these rows only ("subject_last": the subject's last token).
-        max_rows: most rows in any forward; by default as many as fit `tracer.engine.sweep.BUDGET_BYTES`. No effect on
+        max_rows: most rows in any forward; by default as many as free memory takes. No effect on
             numbers.
 
     Raises:

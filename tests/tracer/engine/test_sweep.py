@@ -14,9 +14,8 @@ import torch
 from agreement import KINDS, NOISE, PROMPT, SIDE_INPUTS, Tiny, agrees, fact, in_float64, with_side_inputs
 from torch import Tensor
 
-import tracer.engine.sweep as engine
-from tracer.engine.forward import Prefix
 from tracer.engine.hooks import Add, Intervention, Replace, Site, as_ids, intervene
+from tracer.engine.kv_cache import Prefix
 from tracer.engine.sweep import Base, record, sweep
 from tracer.errors import TracerError
 from tracer.model import Model, load
@@ -197,16 +196,6 @@ def test_rows_are_chunked_and_the_numbers_stay(max_rows: int, wide: Tiny) -> Non
         for handle in handles:
             handle.remove()
     assert most <= max_rows
-
-
-def test_the_default_number_of_rows_follows_the_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny("gpt2")
-    many = engine.default_rows(model, tokens=8, read=1)
-    monkeypatch.setattr(engine, "BUDGET_BYTES", engine.BUDGET_BYTES // 4)
-    assert engine.default_rows(model, tokens=8, read=1) == pytest.approx(many / 4, rel=0.01)
-    monkeypatch.setattr(engine, "BUDGET_BYTES", 1)
-    assert engine.default_rows(model, tokens=8, read=1) == 1
-    agrees(model, fact(model), "hidden")
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "opt"])
