@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.support import reference
-from tracer.engine.memory import budget
+from tracer.engine.row_budget import budget
 from tracer.facts.fact import Fact
 from tracer.model import Model, load
 from tracer.tracing.causal import causal_trace

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
-from tracer.engine.memory import default_rows
+from tracer.engine.row_budget import default_rows
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
 from tracer.facts.encoding import body_ids

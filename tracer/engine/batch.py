@@ -13,7 +13,7 @@ from tracer.progress import track
 
 from .forward import Stop
 from .hooks import Frame, attach, evaluating
-from .memory import default_rows
+from .row_budget import default_rows
 
 if TYPE_CHECKING:
     from tracer.model import Model

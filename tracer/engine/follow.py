@@ -30,7 +30,7 @@ from tracer.progress import bar
 from .chosen import Ids, run
 from .hooks import evaluating
 from .kv_cache import Kept
-from .memory import check_max_rows, default_rows
+from .row_budget import check_max_rows, default_rows
 from .sweep import check_numbers
 from .trial import slower, unlike
 

@@ -22,7 +22,7 @@ from .batch import Row, padded
 from .forward import BlockArguments, Stop, narrow
 from .hooks import INNER, Frame, attach, pick_logits
 from .kv_cache import Cached, Prefix
-from .memory import rows_that_fit
+from .row_budget import rows_that_fit
 from .sweep import record
 
 if TYPE_CHECKING:

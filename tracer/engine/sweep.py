@@ -33,7 +33,7 @@ from .branches import Moment, Plan, make_plan, rows_of, timeline
 from .forward import Base, BlockArguments, Forward
 from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
 from .kv_cache import recorded
-from .memory import check_max_rows, default_rows
+from .row_budget import check_max_rows, default_rows
 from .trial import fastest, slower
 
 if TYPE_CHECKING:

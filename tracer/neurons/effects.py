@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from tracer.engine.memory import check_max_rows
+from tracer.engine.row_budget import check_max_rows
 from tracer.engine.sweep import record, sweep
 from tracer.errors import InterventionError, OutOfRange
 from tracer.facts.fact import Fact, bare_note

@@ -14,7 +14,7 @@ from torch import Tensor
 from tracer.engine.arriving import Arrival, behind_norm
 from tracer.engine.forward import Base
 from tracer.engine.hooks import Frame, Replace, Site, attach, frozen
-from tracer.engine.memory import check_max_rows, rows_that_fit
+from tracer.engine.row_budget import check_max_rows, rows_that_fit
 from tracer.engine.sweep import record, sweep
 from tracer.errors import AttributionError, NotFinite, OutOfRange, TraceSettingError
 from tracer.facts.fact import Fact, bare_note, token_text

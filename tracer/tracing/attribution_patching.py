@@ -21,7 +21,7 @@ from torch import Tensor
 from tracer.engine.batch import logits_of
 from tracer.engine.branches import rows_of
 from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
-from tracer.engine.memory import check_max_rows, default_rows
+from tracer.engine.row_budget import check_max_rows, default_rows
 from tracer.engine.sweep import check_numbers
 from tracer.errors import TraceSettingError
 from tracer.facts.readout import Readout

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tracer.engine.memory import check_max_rows
+from tracer.engine.row_budget import check_max_rows
 from tracer.errors import AverageError, FoilError, OneOfSeveral, TracerError, TraceSettingError, WeightsChanged
 from tracer.facts.fact import Fact
 from tracer.progress import track

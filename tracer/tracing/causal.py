@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 import torch
 
-from tracer.engine.memory import check_max_rows
+from tracer.engine.row_budget import check_max_rows
 from tracer.errors import OutOfRange
 
 from .case import KINDS, Setting, window_layers

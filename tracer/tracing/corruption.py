@@ -236,7 +236,7 @@ class TokenReplacement:
             candidates: names to choose from; None: FactWorld's subjects of the same type, or all of them for a subject
                 that is not in FactWorld.
         """
-        from tracer.engine.memory import default_rows
+        from tracer.engine.row_budget import default_rows
         from tracer.engine.sweep import check_numbers
         from tracer.facts.readout import Readout
 

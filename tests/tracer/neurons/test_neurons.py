@@ -14,7 +14,7 @@ from agreement import Tiny, fact
 from torch import Tensor
 
 import tracer.neurons.integrated_gradients as engine
-from tracer.engine import memory
+from tracer.engine import row_budget
 from tracer.engine.arriving import behind_norm
 from tracer.errors import TracerError
 from tracer.facts.fact import Fact
@@ -214,7 +214,7 @@ def test_rows_are_chunked_and_the_numbers_stay(architecture: str, wide: Tiny, mo
             np.testing.assert_allclose(some.scores, once.scores, rtol=0, atol=1e-12 * np.abs(once.scores).max())
             np.testing.assert_allclose(some.zero, once.zero, rtol=1e-12)
         most.clear()
-        monkeypatch.setattr(memory, "budget", lambda model: 1)
+        monkeypatch.setattr(row_budget, "budget", lambda model: 1)
         attribute_neurons(model, fact(model), 6)
         assert len(most) >= 24 and max(most) <= 2
     finally:
