@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tracer.checks import whole
+
 from .errors import StatisticsError
 
 CHUNK = 4_000_000  # numbers in one matrix of weights, 32 MB
@@ -107,12 +109,11 @@ def check_bootstrap(resamples: Any, confidence: Any, seed: Any) -> None:
     Raises:
         TracerError: settings it cannot use.
     """
-    if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
-        raise StatisticsError(f"resamples is {resamples!r}; expected a whole number of at least 1, such as 2000")
+    expected = "a whole number of at least 1, such as 2000"
+    whole("resamples", resamples, 1, kind=StatisticsError, expected=expected)
     if not isinstance(confidence, float | np.floating) or not 0 < confidence < 1:
         raise StatisticsError(f"confidence is {confidence!r}; expected a number between 0 and 1, such as 0.95")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise StatisticsError(f"seed of the bootstrap is {seed!r}; expected a whole number of at least 0")
+    whole("seed of the bootstrap", seed, kind=StatisticsError)
 
 
 def _fitting(sums: ArrayLike, counts: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

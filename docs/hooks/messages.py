@@ -2,7 +2,7 @@
 
 A message is a template in which ``…`` stands for whatever is filled in. Texts are followed through variables,
 constants, other modules' constants and helper functions, as far as they are written down; of a conditional text both
-ways count.
+ways count. A check that is told which kind of error to raise (``kind=``) gives the messages of that kind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 PACKAGES = ("tracer", "editing")
 FILLED = "…"
+CHECKS = "tracer/checks.py"
 MOST = 12  # more alternatives of one message than this are written as one, with the parts that differ left open
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -133,6 +134,7 @@ def _error_classes_of(classes: Collection[ast.ClassDef]) -> dict[str, int]:
 
 def _in_module(module: _Module, modules: dict[str, _Module], places: dict[str, int]) -> Iterator[Message]:
     calls = list(_calls(module.tree, (), ()))
+    yield from _of_checks(module, calls, modules, places)
     for call, around, names in calls:
         kind = _name(call.func)
         if kind not in places or len(call.args) <= places[kind]:
@@ -152,6 +154,28 @@ def _in_module(module: _Module, modules: dict[str, _Module], places: dict[str, i
         for line, its, scope in scopes:
             for template in _texts(text, scope, modules) or [FILLED]:
                 yield Message(module.path, ".".join(its), line, kind, _tidy(template))
+
+
+def _of_checks(
+    module: _Module, calls: list[tuple[ast.Call, tuple[Function, ...], tuple[str, ...]]], modules: Any, places: Any
+) -> Iterator[Message]:
+    """Messages of the checks that a module calls, with what it gives them filled in."""
+    checks = modules.get(CHECKS)
+    if checks is None or module is checks:
+        return
+    for call, around, names in calls:
+        kind = next((_name(each.value) for each in call.keywords if each.arg == "kind"), "")
+        makers = checks.functions.get(_name(call.func), [])
+        if kind not in places or len(makers) != 1:
+            continue
+        here = _Scope(module, around)
+        given = dict(zip([argument.arg for argument in makers[0].args.args], call.args, strict=False))
+        given |= {each.arg: each.value for each in call.keywords if each.arg}
+        known = tuple((name, value, here) for name, value in given.items())
+        for inner, _, _ in _calls(makers[0], (), ()):
+            if _name(inner.func) == "kind" and inner.args:
+                for template in _texts(inner.args[0], _Scope(checks, (makers[0],), known), modules) or [FILLED]:
+                    yield Message(module.path, ".".join(names), call.lineno, kind, _tidy(template))
 
 
 def _calls(

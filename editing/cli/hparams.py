@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from editing.methods.compute import settings_of
+from tracer.checks import written_layers
 from tracer.errors import CommandOptionError, HyperparameterError, UnknownMethod
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
         field = _field_of_layers(method)
         if field in found:
             raise CommandOptionError(f"--layers and --set {field}=... both say where to write; leave one of them out")
-        found[field] = _value(method, field, json.dumps(_layers(layers)))
+        found[field] = _value(method, field, json.dumps(written_layers(layers, kind=HyperparameterError)))
     if seed is not None and "seed" in _types(method):
         if "seed" in found:
             raise CommandOptionError("--seed and --set seed=... both give the seed; leave one of them out")
@@ -90,7 +91,7 @@ def layers_of(text: str) -> tuple[int, ...]:
     Raises:
         TracerError: anything else.
     """
-    return tuple(_layers(text))
+    return written_layers(text, kind=HyperparameterError)
 
 
 def covariance(method: Method, path: Path) -> dict[str, Any]:
@@ -114,21 +115,6 @@ def _field_of_layers(method: Method) -> str:
     if method.layers is None:
         raise UnknownMethod(f"{method.name} takes no layers; leave --layers out")
     return method.layers
-
-
-def _layers(given: str) -> list[int]:
-    """Layers from "2,3" or "3-8", or both."""
-    found: list[int] = []
-    for part in given.split(","):
-        part = part.strip()
-        ends = RANGE.fullmatch(part)
-        if ends and int(ends[1]) <= int(ends[2]):
-            found += range(int(ends[1]), int(ends[2]) + 1)
-        elif part.isdecimal():
-            found.append(int(part))
-        else:
-            raise HyperparameterError(f"layers are {given!r}; expected numbers such as 2,3 or a range such as 3-8")
-    return list(dict.fromkeys(found))
 
 
 def _value(method: Method, name: str, text: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tracer import checks
 from tracer.errors import CovarianceTextError, TracerError
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model
@@ -149,12 +150,10 @@ def estimate_covariance(
 
 
 def _layers(model: Model, layers: Iterable[int] | int | None) -> tuple[int, ...]:
-    given = range(model.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    for layer in given:
-        model.path("key", layer)  # raises for an invalid layer
-    if not given:
-        raise CovarianceTextError("no layer to take the covariance of; give at least one, or None for all")
-    return tuple(sorted(set(given)))
+    found = checks.layers(range(model.n_layers) if layers is None else layers, kind=CovarianceTextError)
+    for layer in found:
+        model.path("key", layer)  # raises for a layer that the model does not have, or that has no key
+    return found
 
 
 def _sums(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from editing.questions.target_scores import MEASURES
+from tracer import checks
 from tracer.errors import LocateError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 from tracer.statistics import clustered_mean, rank_correlation
@@ -252,10 +253,9 @@ def suggest(
     Raises:
         TracerError: a share outside 0 to 1, fewer than one layer, and a profile without a number.
     """
-    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
-        raise LocateError(f"share is {share!r}; expected a share of the best layer's value, from 0 to 1")
-    if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
-        raise LocateError(f"most is {most!r}; expected how many layers a window has at most, at least 1")
+    checks.share("share", share, kind=LocateError, expected="a share of the best layer's value, from 0 to 1")
+    expected = "how many layers a window has at most, at least 1"
+    most = checks.whole("most", most, 1, kind=LocateError, expected=expected)
     profile = np.asarray(profile, dtype=float)
     if np.isnan(profile).all():
         raise LocateError("no layer was measured; give at least one layer")

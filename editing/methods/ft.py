@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from tracer.checks import finite
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import HyperparameterError
-from tracer.neurons.interventions import finite
 from tracer.progress import track
 
 from .method import Change, Group, Method
@@ -67,10 +67,10 @@ class FTLSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", as_layers(self.layers))
         bound = self.norm_constraint
-        if bound is not None and bound is not False and not finite("norm_constraint", bound) > 0:
-            raise HyperparameterError(f"norm_constraint is {bound!r}; expected a number above zero, or False for none")
-        if not finite("weight_decay", self.weight_decay) >= 0:
-            raise HyperparameterError(f"weight_decay is {self.weight_decay}; expected zero or more")
+        if bound is not None and bound is not False:
+            expected = "a number above zero, or False for none"
+            finite("norm_constraint", bound, above=0, kind=HyperparameterError, expected=expected)
+        finite("weight_decay", self.weight_decay, 0, kind=HyperparameterError, expected="zero or more")
         self.schedule(1.0 if self.lr is None else self.lr)
 
     def schedule(self, lr: float) -> Schedule:

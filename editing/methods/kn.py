@@ -32,13 +32,14 @@ from torch import Tensor
 
 from editing.methods.value.context_templates import BARE, as_templates, fill
 from editing.request import EditRequest
+from tracer.checks import finite, whole
 from tracer.engine.answer import own_answer
 from tracer.engine.batch import Row
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import HyperparameterError, NoNeurons, NotFinite
 from tracer.facts.chat import chat_of
 from tracer.facts.readout import Readout
-from tracer.neurons.interventions import check_neurons, finite, whole
+from tracer.neurons.interventions import check_neurons
 from tracer.neurons.selection import attribute_neurons, refine
 from tracer.progress import track
 
@@ -107,11 +108,11 @@ class KNSettings:
         if self.token not in ("answer", "subject_last"):
             raise HyperparameterError(f"token is {self.token!r}; expected 'answer' or 'subject_last'")
         if self.most is not None:
-            whole("most", self.most, 1)
+            whole("most", self.most, 1, kind=HyperparameterError)
         for name in ("lambda1", "lambda2"):
             value = getattr(self, name)
-            if value is not None and finite(name, value) < 0:
-                raise HyperparameterError(f"{name} is {value}; expected zero or more, or None for a measured one")
+            if value is not None:
+                finite(name, value, 0, kind=HyperparameterError, expected="zero or more, or None for a measured one")
         if self.neurons is not None:
             try:
                 pairs = tuple((int(layer), int(unit)) for layer, unit in self.neurons)

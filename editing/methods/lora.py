@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from editing.edits.weights import check_editable
+from tracer.checks import finite, whole
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import HyperparameterError, TracerError
 from tracer.model import orientation
-from tracer.neurons.interventions import finite, whole
 from tracer.progress import track
 
 from .method import Change, Group, Method
@@ -73,14 +73,12 @@ class LoRASettings:
                     f"modules is {self.modules!r}; expected names such as ('q_proj', 'v_proj'), or None"
                 )
             object.__setattr__(self, "modules", names)
-        whole("rank", self.rank, 1)
-        whole("seed", self.seed, 0)
-        if not finite("alpha", self.alpha) > 0:
-            raise HyperparameterError(f"alpha is {self.alpha}; expected a number above zero")
-        if not 0 <= finite("dropout", self.dropout) < 1:
-            raise HyperparameterError(f"dropout is {self.dropout}; expected a share from 0 to below 1")
-        if not finite("weight_decay", self.weight_decay) >= 0:
-            raise HyperparameterError(f"weight_decay is {self.weight_decay}; expected zero or more")
+        whole("rank", self.rank, 1, kind=HyperparameterError)
+        whole("seed", self.seed, kind=HyperparameterError)
+        finite("alpha", self.alpha, above=0, kind=HyperparameterError, expected="a number above zero")
+        expected = "a share from 0 to below 1"
+        finite("dropout", self.dropout, 0, below=1, kind=HyperparameterError, expected=expected)
+        finite("weight_decay", self.weight_decay, 0, kind=HyperparameterError, expected="zero or more")
         self.schedule()
 
     def schedule(self) -> Schedule:

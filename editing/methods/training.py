@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from editing.request import EditRequest
+from tracer.checks import finite, layers, whole
 from tracer.engine.batch import Row, logits_of, padded
 from tracer.engine.hooks import evaluating, pick_logits
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HyperparameterError, MaskedModelError, NotFinite
 from tracer.facts.readout import Readout
-from tracer.neurons.interventions import finite, whole
 from tracer.progress import track
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class Schedule:
             raise HyperparameterError(
                 f"objective is {self.objective!r}; expected one of {', '.join(map(repr, OBJECTIVES))}"
             )
-        whole("steps", self.steps, 1)
-        whole("batch_size", self.batch_size, 1)
-        if not finite("lr", self.lr) > 0:
-            raise HyperparameterError(f"lr is {self.lr}; expected a number above zero, or None for a measured one")
-        if not finite("stop_loss", self.stop_loss) >= 0:
-            raise HyperparameterError(f"stop_loss is {self.stop_loss}; expected zero (never stop) or more")
+        whole("steps", self.steps, 1, kind=HyperparameterError)
+        whole("batch_size", self.batch_size, 1, kind=HyperparameterError)
+        expected = "a number above zero, or None for a measured one"
+        finite("lr", self.lr, above=0, kind=HyperparameterError, expected=expected)
+        never = "zero (never stop) or more"
+        finite("stop_loss", self.stop_loss, 0, kind=HyperparameterError, expected=never)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +146,7 @@ def as_layers(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
     Raises:
         TracerError: an empty sequence, or something other than numbers.
     """
-    if given is None:
-        return None
-    try:
-        layers = [given] if isinstance(given, int) else list(given)
-        found = tuple(sorted({whole("a layer", layer, 0) for layer in layers}))
-    except TypeError as error:
-        raise HyperparameterError(f"layers is {given!r}; expected a layer, or several") from error
-    if not found:
-        raise HyperparameterError("layers is empty; name at least one, or leave it out")
-    return found
+    return None if given is None else layers(given, kind=HyperparameterError)
 
 
 def lesson(model: Model, request: EditRequest, objective: str) -> Row:

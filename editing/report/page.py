@@ -19,6 +19,7 @@ from editing.plots.health import plot_health
 from editing.plots.radar import plot_radar
 from editing.plots.retention import plot_retention
 from editing.questions.definitions import SCORE, ordered, what_is
+from tracer.checks import whole
 from tracer.errors import EvaluationFileError, TracerError
 from tracer.plots.export import replacing
 from tracer.progress import track
@@ -78,8 +79,9 @@ def render(evaluation: Evaluation, *, title: str | None = None, cases: int | Non
     """
     if not isinstance(evaluation, Evaluation):
         raise EvaluationFileError(f"a report is about an Evaluation, not {type(evaluation).__name__}")
-    if cases is not None and (isinstance(cases, bool) or not isinstance(cases, int) or cases < 0):
-        raise EvaluationFileError(f"cases is {cases!r}; expected how many cases are shown one by one, or None for all")
+    if cases is not None:
+        expected = "how many cases are shown one by one, or None for all"
+        cases = whole("cases", cases, kind=EvaluationFileError, expected=expected)
     if evaluation.metrics.empty:
         raise EvaluationFileError("the evaluation has no metrics yet; report on it when the first case is done")
     from jinja2 import Environment, PackageLoader, StrictUndefined

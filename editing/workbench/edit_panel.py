@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from editing.methods.compute import METHODS, method_named
+from tracer.checks import written_layers
 from tracer.errors import WorkbenchError
 
 from . import parts
@@ -115,16 +116,7 @@ def as_layers(text: str) -> tuple[int, ...] | None:
     Raises:
         TracerError: anything else.
     """
-    found: list[int] = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,;]", text))):
-        numbers = LAYERS.fullmatch(part)
-        if numbers is None:
-            raise WorkbenchError(f"layers are {text!r}; write numbers, such as 3, or 2, 4, or 2-4")
-        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
-        if last < first or last - first > 10_000:
-            raise WorkbenchError(f"layers are {text!r}; write the lower number first, such as 2-4")
-        found += range(first, last + 1)
-    return tuple(dict.fromkeys(found)) or None
+    return written_layers(text, kind=WorkbenchError) or None
 
 
 def typed(text: str) -> Sequence[str] | None:

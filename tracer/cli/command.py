@@ -5,7 +5,6 @@ Bad input ends with exit code 2 and one line on standard error.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from tracer import checks
 from tracer.errors import CommandOptionError, TracerError, TracerNote, UnknownFact
 
 KINDS = ("hidden", "mlp", "attn")
@@ -130,9 +130,7 @@ def finite(name: str, given: float) -> float:
     Raises:
         TracerError: it is infinite or NaN.
     """
-    if not math.isfinite(given):
-        raise CommandOptionError(f"{name} is {given}; expected a finite number")
-    return given
+    return checks.finite(name, given, kind=CommandOptionError)
 
 
 def apart(given: dict[str, Any], reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tracer.checks import whole
 from tracer.errors import AttributionError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 
@@ -83,8 +84,7 @@ class NeuronAttribution:
 
     def top(self, n: int) -> list[tuple[int, int]]:
         """The `n` neurons with the highest scores as (layer, neuron), highest first; ties by layer, then neuron."""
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
-            raise AttributionError(f"n is {n!r}; expected how many neurons, a whole number of at least 0")
+        n = whole("n", n, kind=AttributionError, expected="how many neurons, a whole number of at least 0")
         return self._neurons(np.argsort(-self.scores, axis=None, kind="stable")[:n])
 
     def above(self, threshold: float) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from tracer.checks import finite
 from tracer.engine.row_budget import check_max_rows
 from tracer.engine.sweep import record, sweep
 from tracer.errors import InterventionError, OutOfRange
@@ -24,7 +25,7 @@ from tracer.statistics import clustered_mean
 from tracer.tracing import metrics
 
 from .effects_result import NeuronEffects, relative, role
-from .interventions import Neurons, amplify, check_neurons, finite, indices, random_neurons, set_to, suppress, units
+from .interventions import Neurons, amplify, check_neurons, indices, random_neurons, set_to, suppress, units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,8 @@ def neuron_effects(
     check_max_rows(max_rows)
     if action not in ACTIONS:
         raise InterventionError(f"action {action!r} is unknown; expected one of {', '.join(ACTIONS)}")
-    factor, value = finite("factor", factor), finite("value", value)
+    factor = finite("factor", factor, kind=InterventionError)
+    value = finite("value", value, kind=InterventionError)
     own = check_neurons(model, neurons)
     foreign = None if other is None else check_neurons(model, other, "other")
     sets = [own, *random_neurons(model, own, draws, seed), *([] if foreign is None else [foreign])]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.checks import whole
 from tracer.engine.arriving import Arrival, behind_norm
 from tracer.engine.forward import Base
 from tracer.engine.hooks import Frame, Replace, Site, attach, frozen
@@ -79,8 +80,7 @@ class Attributor:
     max_rows: int | None
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise TraceSettingError(f"steps is {self.steps!r}; expected a whole number of at least 1")
+        object.__setattr__(self, "steps", whole("steps", self.steps, 1, kind=TraceSettingError))
         for name, value, known in (
             ("method", self.method, METHODS),
             ("site", self.site, tuple(KINDS)),

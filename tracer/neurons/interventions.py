@@ -8,7 +8,6 @@ only: `site="pre"`, `tokens=-1`.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.checks import finite, whole
 from tracer.engine.hooks import Intervention, Site, Units, intervene
 from tracer.errors import InterventionError, NoNeurons, OutOfRange, out_of_memory
 
@@ -67,7 +67,9 @@ def amplify(
     Raises:
         TracerError: a factor that is not finite as well.
     """
-    with intervene(model, _everywhere(model, neurons, finite("factor", factor), 0.0, tokens, site)):
+    with intervene(
+        model, _everywhere(model, neurons, finite("factor", factor, kind=InterventionError), 0.0, tokens, site)
+    ):
         yield model
 
 
@@ -105,7 +107,7 @@ def random_neurons(model: Model, neurons: Neurons, draws: int, seed: int) -> lis
         TracerError: a layer has too few others.
     """
     pairs, width = check_neurons(model, neurons), model.d_mlp
-    draws, seed = whole("draws", draws, 1), whole("seed", seed, 0)
+    draws, seed = whole("draws", draws, 1, kind=InterventionError), whole("seed", seed, kind=InterventionError)
     members: dict[int, list[int]] = {}  # layer -> places in the set
     for place, (layer, _) in enumerate(pairs):
         members.setdefault(layer, []).append(place)
@@ -196,36 +198,6 @@ def indices(tokens: int | Sequence[int]) -> list[int]:
         raise OutOfRange(f"tokens={tokens!r}: expected a position, or several, such as tokens=-1")
     if len(set(found)) < len(found):
         raise OutOfRange(f"tokens={found} name one twice; name each once")
-    return found
-
-
-def finite(name: str, number: Any) -> float:
-    """A number as a float.
-
-    Raises:
-        TracerError: NaN, infinity and anything but a number.
-    """
-    try:
-        found = float(number)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise InterventionError(f"{name} is {number!r}; expected a finite number")
-    return found
-
-
-def whole(name: str, number: Any, least: int) -> int:
-    """A number as an int of at least `least`.
-
-    Raises:
-        TracerError: anything else.
-    """
-    try:
-        found = least - 1 if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        found = least - 1
-    if found < least:
-        raise InterventionError(f"{name} is {number!r}; expected a whole number of at least {least}")
     return found
 
 

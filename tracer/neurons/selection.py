@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tracer import checks
 from tracer.errors import AttributionError
 from tracer.facts.fact import Fact
 from tracer.facts.readout import as_fact
@@ -199,5 +200,4 @@ def _named(value: object) -> str:
 
 
 def _check_share(share: float) -> None:
-    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
-        raise AttributionError(f"share is {share!r}; expected a share of the prompts, from 0 to 1")
+    checks.share("share", share, kind=AttributionError, expected="a share of the prompts, from 0 to 1")

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from tracer.checks import whole
 from tracer.errors import WorkerError
 from tracer.progress import bar
 
@@ -59,8 +60,7 @@ def run(
         StorageError: the file cannot be written, such as on a full disk.
         TracerError: no such work function, one that cannot be made, or workers that end as soon as they begin.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise WorkerError(f"workers is {workers!r}; expected a whole number, at least 1")
+    workers = whole("workers", workers, 1, kind=WorkerError, expected="a whole number, at least 1")
     function = resolve(work)
     with Store.open(path) as store:
         store.forgive()

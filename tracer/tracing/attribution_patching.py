@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.checks import whole
 from tracer.engine.batch import logits_of
 from tracer.engine.branches import rows_of
 from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
@@ -83,8 +84,9 @@ def attribution_trace(
     """
     if sever is not None:
         raise TraceSettingError(f"sever is {sever!r}, but gradients do not sever paths; use causal_trace")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise TraceSettingError(f"steps is {steps!r}; expected a whole number of at least 1, or None")
+    if steps is not None:
+        expected = "a whole number of at least 1, or None"
+        steps = whole("steps", steps, 1, kind=TraceSettingError, expected=expected)
     setting = Setting.checked(kind, window, metric, foil, None, model.n_layers)
     check_max_rows(max_rows)
     alignment = fact.align(model)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.checks import whole
 from tracer.errors import FoilError, TraceSettingError
 from tracer.facts.fact import bare_note
 from tracer.facts.readout import Readout, answer_text
@@ -66,8 +67,7 @@ class Setting:
             raise TraceSettingError(f"metric={list(names)}: expected one or more of {', '.join(NAMES)}, each once")
         if kind not in KINDS:
             raise TraceSettingError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise TraceSettingError(f"window is {window!r}; expected a whole number of at least 1")
+        window = whole("window", window, 1, kind=TraceSettingError)
         if foil is not None and not foil.strip():
             raise FoilError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")
         if sever not in (None, "mlp", "attn"):

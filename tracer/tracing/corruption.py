@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.checks import whole
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import Add, Intervention, Site, evaluating, keep_logits
 from tracer.errors import NoiseError, ReplacementError, TextWithoutTokens
@@ -74,10 +75,9 @@ class GaussianNoise:
         for name, value in (("sigma", self.sigma), ("level", self.level)):
             if value is not None and not (np.isfinite(value) and value >= 0):
                 raise NoiseError(f"{name} of the noise is {value}; expected a number of at least 0")
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise NoiseError(f"samples of the noise is {self.samples!r}; expected a whole number of at least 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise NoiseError(f"seed of the noise is {self.seed!r}; expected a whole number from 0 to 2**32 - 1")
+        samples = whole("samples of the noise", self.samples, 1, kind=NoiseError)
+        object.__setattr__(self, "samples", samples)
+        object.__setattr__(self, "seed", whole("seed of the noise", self.seed, 0, 2**32 - 1, kind=NoiseError))
         if self.subjects is not None:
             if isinstance(self.subjects, str) or not self.subjects:
                 raise NoiseError(f"subjects of the noise is {self.subjects!r}; expected a list of names, or None")
@@ -184,10 +184,8 @@ class TokenReplacement:
     candidates: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise ReplacementError(
-                f"samples of the replacement is {self.samples!r}; expected a whole number of at least 1"
-            )
+        samples = whole("samples of the replacement", self.samples, 1, kind=ReplacementError)
+        object.__setattr__(self, "samples", samples)
         if self.subject is not None:
             names = (self.subject,) if isinstance(self.subject, str) else tuple(self.subject)
             if not names or not all(isinstance(name, str) and name.strip() for name in names):

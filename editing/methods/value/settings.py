@@ -11,6 +11,7 @@ from editing.covariance.covariance import Covariance
 from editing.covariance.default import covariance_for
 from editing.methods.timing import part
 from editing.request import EditRequest
+from tracer import checks
 from tracer.errors import HyperparameterError
 
 from .context_templates import Templates, as_templates, context_templates
@@ -108,8 +109,7 @@ class ValueSettings:
         if self.context_templates is not None:
             object.__setattr__(self, "context_templates", as_templates(self.context_templates))
         if self.layers is not None:
-            layers = (self.layers,) if isinstance(self.layers, int) else tuple(self.layers)
-            object.__setattr__(self, "layers", tuple(sorted({int(layer) for layer in layers})))
+            object.__setattr__(self, "layers", checks.layers(self.layers, kind=HyperparameterError))
 
     def templates(self) -> Templates:
         """The context templates, once they have been made."""
