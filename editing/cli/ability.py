@@ -35,7 +35,9 @@ def ability(
         int | None, typer.Option(min=0, help="Worked examples before each question; without it as each task says.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions in one forward.")] = 8,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Also make edits that are of other weights.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "--anyway", help="Also make edits that are of other weights.")
+    ] = False,
     model: ModelName = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="File for the scores: json.")] = None,
@@ -60,11 +62,11 @@ def ability(
     made = [load_edit(path) for path in files]  # bad files show before a model is loaded
     name = model or next((edit.model for edit in made if edit.model != EMBEDDED), None)
     loaded = load(name, device=device)
-    with _made(loaded, files, anyway):
+    with _made(loaded, files, force):
         pass  # edits of other weights show before the work
     result: AbilityResult | AbilityChange = measure(loaded, tasks, limit, fewshot=fewshot, batch_size=batch_size)
     if files:
-        with _made(loaded, files, anyway):
+        with _made(loaded, files, force):
             after = measure(loaded, tasks, limit, fewshot=fewshot, batch_size=batch_size)
         result = AbilityChange(result, after)
     _show(result, [f"{edit.method} ({path})" for path, edit in zip(files, made, strict=True)])
@@ -74,14 +76,14 @@ def ability(
 
 
 @contextmanager
-def _made(model: Model, files: Sequence[Path], anyway: bool) -> Iterator[None]:
+def _made(model: Model, files: Sequence[Path], force: bool) -> Iterator[None]:
     """Context in which the model has the edits, one after the other; TracerError for one that is of other weights."""
     from editing.edits.edit import load_edit
     from editing.edits.weights import applied
 
     with ExitStack() as stack:
         for path in files:
-            stack.enter_context(applied(model, load_edit(path, model, anyway).factors))
+            stack.enter_context(applied(model, load_edit(path, model, force).factors))
         yield
 
 

@@ -89,9 +89,10 @@ def edit(
         str | None,
         typer.Option(help="Find the layers first: by trace, neurons or sweep.", rich_help_panel=HOW),
     ] = None,
-    anyway: Annotated[
+    force: Annotated[
         bool,
         typer.Option(
+            "--force",
             "--anyway",
             help="Also write what the model says already, or a saved edit of other weights.",
             rich_help_panel=HOW,
@@ -181,11 +182,11 @@ def edit(
             raise CommandOptionError(f"--undo {method} takes back edits of a ledger; name its folder: --ledger FOLDER")
         if method is not None and not method.isdecimal():
             raise CommandOptionError(f"--undo with --ledger takes edits back and makes none; leave {method!r} out")
-        kept = {"--load": saved, "--save": save, "--export": form, "--anyway": anyway}
+        kept = {"--load": saved, "--save": save, "--export": form, "--force": force}
         apart({**wish.given(), **how, **kept}, "is for an edit to be made, and --undo --ledger takes edits back")
         run.take_back(wish, places, 1 if method is None else int(method), model, device)
         return
-    job = run.Job(wish, places, model, device, anyway, undo, CHECKS[choice("check", check, list(CHECKS))])
+    job = run.Job(wish, places, model, device, force, undo, CHECKS[choice("check", check, list(CHECKS))])
     if saved is not None:
         given = {"METHOD": method, **wish.given(), **how}
         apart(given, "is for an edit to be computed, and --load uses one that was; leave one of them out")

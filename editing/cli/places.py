@@ -97,7 +97,7 @@ class Places:
         if self.out is not None and self.form == "peft":
             written.append(edit.to_peft(self.out, model=editor.model))
         elif self.out is not None:
-            with editor.preview(edit, anyway=True), _quiet():
+            with editor.preview(edit, force=True), _quiet():
                 written.append(editor.save_pretrained(self.out))
         return [*written, *self.report(outcome)]
 

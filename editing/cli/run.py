@@ -40,7 +40,7 @@ class Job:
         places: files and folders to write.
         model: name of the model; None: the default.
         device: of the model.
-        anyway: also write facts the model says already, or a saved edit of other weights.
+        force: also write facts the model says already, or a saved edit of other weights.
         undo: take the edit back at the end.
         check: handling of an edit that ruins the model.
     """
@@ -49,7 +49,7 @@ class Job:
     places: Places
     model: str | None
     device: str | None
-    anyway: bool
+    force: bool
     undo: bool
     check: Check = "warn"
 
@@ -79,7 +79,7 @@ class Computed:
         """The edit, and the source of its layers."""
         requests = [request for request, _ in items]
         located = None if self.locate is None else self._located(editor.model, requests, probes, job)
-        known: Any = "edit" if job.anyway else "refuse"
+        known: Any = "edit" if job.force else "refuse"
         more: dict[str, Any] = {"locate": located, "known": known, "check": job.check, **self.settings}
         return editor.compute(requests, self.method.name, **more), located
 
@@ -104,7 +104,7 @@ class Computed:
                     "neighborhood_prompts": near,
                 }
             )
-        more: Any = {"method": self.method.name, "known": "edit" if job.anyway else "refuse", **self.settings}
+        more: Any = {"method": self.method.name, "known": "edit" if job.force else "refuse", **self.settings}
         return locate(model, records, using, **more)
 
 
@@ -131,7 +131,7 @@ class Saved:
         Raises:
             TracerError: it is of other weights, and that was not allowed.
         """
-        return load_edit(self.path, editor.model, job.anyway), None
+        return load_edit(self.path, editor.model, job.force), None
 
 
 def make(job: Job, source: Computed | Saved) -> None:
@@ -145,7 +145,7 @@ def make(job: Job, source: Computed | Saved) -> None:
             probes = job.wish.probes(model, items)
             before = measure(model, probes)
             edit, located = source.edit(editor, items, probes, job)
-            with editor.preview(edit, anyway=True):
+            with editor.preview(edit, force=True):
                 after = measure(model, probes)
             outcome = Outcome(before, after)
             shown.show_edit(model, edit, probes)
@@ -155,12 +155,12 @@ def make(job: Job, source: Computed | Saved) -> None:
             shown.show_outcome(outcome)
             printing.wrote(places.write(edit, outcome, editor))
             if places.ledger is not None:
-                editor.apply(edit, anyway=True)
+                editor.apply(edit, force=True)
                 if not (places.ledger / FILE).exists():
                     editor.record(places.ledger)
                 printing.say(f"edit {editor.position} of the ledger {places.ledger}")
             elif job.undo:
-                editor.apply(edit, anyway=True)
+                editor.apply(edit, force=True)
                 editor.undo()  # compares the bits itself
                 if model.fingerprint() == before.fingerprint:
                     printing.say(f"undone: all weights have the bits they had ({before.fingerprint[:12]})")

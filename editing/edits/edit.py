@@ -13,6 +13,7 @@ from torch import Tensor, cat, equal, float32
 
 from editing.request import EditRequest
 from tracer.errors import EditOfOtherWeights, NotASavedResult
+from tracer.former import former
 from tracer.text import printable
 
 from . import file as editfile
@@ -196,7 +197,7 @@ class Edit:
         if found != self.fingerprint:
             raise EditOfOtherWeights(
                 f"this edit was computed on the weights {self.fingerprint[:12]} of {self.model}, but {model.name} has "
-                f"{found[:12]}; load or check out the weights it was made for, or pass anyway=True to use it all the "
+                f"{found[:12]}; load or check out the weights it was made for, or pass force=True to use it all the "
                 "same"
             )
 
@@ -216,15 +217,16 @@ class Edit:
         return editfile.write(path, FORMAT, tensors, _header(self))
 
     @classmethod
-    def load(cls, path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
+    @former(anyway="force")
+    def load(cls, path: str | Path, model: Model | None = None, force: bool = False) -> Edit:
         """Read a saved edit: the same as [`editing.load_edit`][].
 
         Args:
             path: of the file.
             model: as of `load_edit`.
-            anyway: as of `load_edit`.
+            force: as of `load_edit`.
         """
-        return load_edit(path, model, anyway)
+        return load_edit(path, model, force)
 
     def to_peft(self, folder: str | Path, model: Model | None = None, overwrite: bool = False) -> Path:
         """Write the edit as a LoRA adapter that `peft.PeftModel.from_pretrained(hf, folder)` loads.
@@ -270,13 +272,14 @@ class Edit:
         return printable(f"{request.text!r} -> {request.target_new.strip()!r}{was}")
 
 
-def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
+@former(anyway="force")
+def load_edit(path: str | Path, model: Model | None = None, force: bool = False) -> Edit:
     """Read a file of `Edit.save`; nothing in the file is run.
 
     Args:
         path: of the file.
         model: refuse an edit that was computed on other weights than this model has; not checked without it.
-        anyway: accept it all the same.
+        force: accept it all the same.
 
     Raises:
         TracerError: a missing, damaged or other file, or an edit of other weights.
@@ -289,7 +292,7 @@ def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False
         edit = Edit(factors=factors, requests=requests, evidence=evidence, **header)
     except (KeyError, TypeError, AttributeError) as error:
         raise NotASavedResult(f"{path} is not a saved Edit ({error}); expected a file of Edit.save") from error
-    if model is not None and not anyway:
+    if model is not None and not force:
         edit.check(model)
     return edit
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tracer.errors import AdapterError
 from tracer.files import new_folder
+from tracer.model import as_stored
 
 from .weights import Factors, orientation_of
 
@@ -62,7 +63,8 @@ def to_peft(
     ranks, tensors = {}, {}
     for name, (u, v) in factors.items():
         path = name.removesuffix(".weight")
-        b, a = (u, v.T) if orientation == "out_in" else (v, u.T)  # B [out, r], A [r, in]
+        inner, b = as_stored(orientation, u, v)  # A^T [in, r], B [out, r]
+        a = inner.T
         ranks[path] = u.shape[1]
         tensors[f"base_model.model.{path}.lora_A.weight"] = a.contiguous().clone()
         tensors[f"base_model.model.{path}.lora_B.weight"] = b.contiguous().clone()

@@ -16,6 +16,7 @@ from editing.edits.edit import Edit
 from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
 from tracer.errors import LedgerFolderError, NoSuchState, TracerError, WeightsChanged
 from tracer.files import uninterrupted
+from tracer.former import former
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model, load, save
 
@@ -186,29 +187,31 @@ class Editor:
         return compute_edit(model, requests, method, **hparams)
 
     @ordinary()
-    def apply(self, edit: Edit, anyway: bool = False) -> None:
+    @former(anyway="force")
+    def apply(self, edit: Edit, force: bool = False) -> None:
         """Make an edit that exists already. Edits that were undone before are dropped from the history.
 
         Args:
             edit: to be made.
-            anyway: also if it was computed on other weights than the model has now.
+            force: also if it was computed on other weights than the model has now.
 
         Raises:
             TracerError: an edit of other weights; weights that something else has changed since the last edit.
         """
         model = self._unchanged()
-        if not anyway:
+        if not force:
             edit.check(model)
         self._commit(edit)
 
+    @former(anyway="force")
     @contextmanager
-    def preview(self, requests: Any, method: str = "rome", anyway: bool = False, **hparams: Any) -> Iterator[Edit]:
+    def preview(self, requests: Any, method: str = "rome", force: bool = False, **hparams: Any) -> Iterator[Edit]:
         """Context in which the model has an edit, which is returned; afterwards it has the exact bits of before.
 
         Args:
             requests: as of `edit`, or an [`editing.Edit`][].
             method: its name.
-            anyway: as in `apply`.
+            force: as in `apply`.
             hparams: of the method.
 
         Raises:
@@ -216,19 +219,20 @@ class Editor:
         """
         model = self._unchanged()
         edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
-        if not anyway:
+        if not force:
             edit.check(model)
         with applied(self.model, edit.factors):
             yield edit
 
     # --- there and back --------------------------------------------------------------------------------------------
     @ordinary()
-    def undo(self, n: int = 1, anyway: bool = False) -> None:
+    @former(anyway="force")
+    def undo(self, n: int = 1, force: bool = False) -> None:
         """Take the last edits back; they stay in the history. See `checkout`.
 
         Args:
             n: number of edits.
-            anyway: as in `checkout`.
+            force: as in `checkout`.
 
         Raises:
             TracerError: fewer edits than that; and as `checkout` does.
@@ -237,17 +241,18 @@ class Editor:
             raise NoSuchState(
                 f"cannot undo {n!r} edits: the model has {self.position} of them; give a number from 1 to that"
             )
-        self.checkout(self.position - n, anyway)
+        self.checkout(self.position - n, force)
 
     @ordinary()
-    def checkout(self, k: int, anyway: bool = False) -> None:
+    @former(anyway="force")
+    def checkout(self, k: int, force: bool = False) -> None:
         """Give the model the weights it had right after an edit.
 
         Later edits stay in the history, to be checked out again, until a new edit is made from here.
 
         Args:
             k: number of the edit; 0: the weights it was loaded with.
-            anyway: put every weight that was ever edited at its state, overwriting changes made elsewhere.
+            force: put every weight that was ever edited at its state, overwriting changes made elsewhere.
 
         Raises:
             TracerError: no such edit; weights that something else has changed; bits that are not those recorded when
@@ -260,9 +265,9 @@ class Editor:
             )
         low, high = sorted((k, self.position))
         between = dict.fromkeys(name for step in steps[low:high] for name in step.edit.factors)
-        if not anyway and (changed := self._changed(between)):
+        if not force and (changed := self._changed(between)):
             raise WeightsChanged(self._complaint(changed))
-        names = self._versions.names() if anyway else between
+        names = self._versions.names() if force else between
         target = {name: self._versions.bits(name, steps[:k], parameter(self.model, name).device) for name in names}
         with self._all_or_nothing(target):
             wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, k)]
@@ -366,7 +371,7 @@ class Editor:
     def _complaint(self, changed: list[str]) -> str:
         which = f"{changed[0]!r}" if changed else "a weight or buffer that no edit has touched"
         more = f" and {len(changed) - 1} more" if changed[1:] else ""
-        back = f"put back what edits have touched by checkout({self.position}, anyway=True), or " if changed else ""
+        back = f"put back what edits have touched by checkout({self.position}, force=True), or " if changed else ""
         return (
             f"{self.model.name} is not as this editor left it: {which}{more} was changed from elsewhere; {back}begin "
             "anew on the weights as they are with Editor(model)"

@@ -176,8 +176,7 @@ def added(model: Model, deltas: Mapping[int, Tensor]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for layer, delta in deltas.items():
-            out_in = model.down_projection(layer).orientation == "out_in"
-            hook = adding(delta.T if out_in else delta)
+            hook = adding(model.down_projection(layer).by_key(delta))
             stack.callback(model.module("key", layer).register_forward_hook(hook).remove)
         yield
 

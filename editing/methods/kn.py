@@ -166,7 +166,7 @@ def _change(model: Model, group: Group, settings: KNSettings) -> Change:
         else:
             left = torch.stack([step.units[layer] for step in own], dim=1)  # [d_mlp, requests]
             right = torch.stack([step.directions[layer] for step in own], dim=1)  # [d_model, requests]
-        pair = (left, right) if down.orientation == "in_out" else (right, left)
+        pair = down.factors(left, right)
         factors[down.name] = tuple(part.to("cpu", torch.float32).contiguous() for part in pair)
     where = [(i, *neuron) for i, step in enumerate(steps) for neuron in step.neurons]
     evidence = {"neurons": torch.tensor(where)}  # rows of (request, layer, unit)

@@ -19,7 +19,7 @@ from editing.edits.weights import check_editable
 from tracer.checks import finite, whole
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import HyperparameterError, TracerError
-from tracer.model import orientation
+from tracer.model import as_stored, orientation
 from tracer.progress import track
 
 from .method import Change, Group, Method
@@ -154,8 +154,7 @@ def factors_of(layers: dict[str, Any], settings: LoRASettings) -> dict[str, tupl
     for path, layer in layers.items():
         a, b = (matrix.detach().to("cpu", torch.float32) for matrix in _matrices(layer))
         inner, outer = a.T.contiguous(), settings.alpha / settings.rank * b  # [in, rank], [out, rank]
-        stored = orientation(layer.base_layer, path)
-        factors[f"{path}.weight"] = (outer, inner) if stored == "out_in" else (inner, outer)
+        factors[f"{path}.weight"] = as_stored(orientation(layer.base_layer, path), inner, outer)
     return factors
 
 

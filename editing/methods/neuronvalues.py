@@ -83,7 +83,7 @@ def values_of(model: Model, layer: int) -> Tensor:
     """Values of a layer's neurons, [d_mlp, d_model], float32."""
     down = model.down_projection(layer)
     weight = down.weight.detach().float()
-    return weight if down.orientation == "in_out" else weight.T
+    return down.by_key(weight)
 
 
 @contextmanager

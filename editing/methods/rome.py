@@ -85,7 +85,7 @@ def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[
         for own, kept, values in zip(factors, evidence, found, strict=True):
             with part("solve"):
                 left, right, seen = _written(values, layer, settings)
-            own[down.name] = (left, right) if down.orientation == "in_out" else (right, left)
+            own[down.name] = down.factors(left, right)
             kept.update({f"{name}{end}": value for name, value in seen.items()})
     return [Change(own, settings.as_json(), kept, settings.note) for own, kept in zip(factors, evidence, strict=True)]
 

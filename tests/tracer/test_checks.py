@@ -52,7 +52,7 @@ def test_finite_numbers_come_back_as_floats(value: Any) -> None:
         (1, {"least": 0, "below": 1}, "a number of at least 0 below 1"),
     ],
 )
-def test_numbers_that_are_refused(value: Any, ends: dict[str, float], expected: str) -> None:
+def test_numbers_that_are_refused(value: Any, ends: dict[str, Any], expected: str) -> None:
     with pytest.raises(NoiseError) as raised:
         checks.finite("x", value, **ends, kind=NoiseError)
     assert str(raised.value) == f"x is {value!r}; expected {expected}"

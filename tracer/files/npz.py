@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tracer.errors import CannotWrite, NotASavedResult, out_of_memory
+from tracer.errors import NotASavedResult, out_of_memory
+
+from .atomic import new_file
 
 
 def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Path:
@@ -20,23 +20,10 @@ def write(path: str | Path, format: str, arrays: Mapping[str, np.ndarray], heade
     Raises:
         TracerError: the file cannot be written; nothing is left behind then.
     """
-    path = Path(path)
     text = json.dumps({"format": format, **header}, ensure_ascii=False)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            np.savez(file, allow_pickle=False, **arrays, header=np.frombuffer(text.encode(), dtype=np.uint8))
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise CannotWrite(f"cannot write to {path} ({reason}); choose a file in a writable folder") from error
-        raise
-    return path
+    with new_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, header=np.frombuffer(text.encode(), dtype=np.uint8))
+    return Path(path)
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -60,9 +47,3 @@ def read(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str
         if out_of_memory(error):
             raise
         raise NotASavedResult(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -1,6 +1,6 @@
 """Models: finding and reading them, and the map of their sites."""
 
-from .architecture import orientation
+from .architecture import as_stored, orientation
 from .checkpoint import EMBEDDED
 from .listing import Available, models
 from .loading import load
@@ -13,6 +13,7 @@ __all__ = [
     "Available",
     "DownProjection",
     "Model",
+    "as_stored",
     "check_ids",
     "load",
     "models",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tracer.errors import UnknownArchitecture
 
@@ -84,6 +84,14 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
             f"with is_decoder=True, or take the masked model, {MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type]}"
         )
     return adapter, architecture in masked
+
+
+def as_stored(orientation: str, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of a change of a weight in the order of its storage: [in, r] first for "in_out", else [out, r] first.
+
+    The same swap gives (inner, outer) of a pair that is stored.
+    """
+    return (inner, outer) if orientation == "in_out" else (outer, inner)
 
 
 def orientation(module: nn.Module, path: str) -> str:

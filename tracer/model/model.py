@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from blake3 import blake3
-from torch import nn
+from torch import Tensor, nn
 
 from tracer.errors import SiteError, TracerError, UnknownArchitecture
 
@@ -41,6 +41,17 @@ class DownProjection:
     name: str
     weight: nn.Parameter
     orientation: str
+
+    def factors(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """U and V of a change of the weight, which is U V^T as the weight is stored.
+
+        With `keys` [d_mlp, r] and `values` [d_model, r] a key k then gives values keys^T k more than before.
+        """
+        return architecture.as_stored(self.orientation, keys, values)
+
+    def by_key(self, stored: Tensor) -> Tensor:
+        """A matrix that is stored as the weight is, as [d_mlp, d_model]: a row for each unit of the MLP."""
+        return stored if self.orientation == "in_out" else stored.T
 
 
 @dataclass(frozen=True, eq=False)

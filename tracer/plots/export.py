@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.errors import CannotWrite, ExportError, NoBrowser
+from tracer.files import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,15 +153,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         TracerError: `path` cannot be written.
     """
-    with writable_folder(path.parent):
-        temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        except OSError as error:
-            raise CannotWrite(f"cannot write {path} ({error.strerror or error}); choose another file") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writable_folder(path.parent), new_file(path) as temporary:
+        yield temporary
 
 
 def _is_figure(item: Any) -> bool:

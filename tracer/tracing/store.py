@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tracer.errors import CannotWrite, OtherRun, TracerError
+from tracer.files import new_file
 from tracer.files import npz as storage
 
 from .trace import CausalTrace
@@ -130,16 +131,8 @@ class TraceStore:
         Raises:
             TracerError: it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
+        with new_file(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise CannotWrite(
-                f"cannot write to {path} ({error.strerror or error}); choose a writable folder"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _claim(self) -> None:
         """Make the folder and its settings' file, unless they are there."""

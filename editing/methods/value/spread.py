@@ -167,7 +167,7 @@ class _Round:
         for layer, adjusted in self.adjusted.items():
             down = model.down_projection(layer)
             left, right = (side.float().contiguous() for side in (adjusted, self.residuals[layer]))
-            found[down.name] = (left, right) if down.orientation == "in_out" else (right, left)
+            found[down.name] = down.factors(left, right)
         return found
 
     @classmethod

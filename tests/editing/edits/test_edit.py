@@ -177,11 +177,11 @@ def test_a_loaded_edit_is_checked_against_the_model(edit: Edit, tiny: Tiny, tmp_
     path = edit.save(tmp_path / "e")
     model = tiny("gpt2")
     assert load_edit(path, model).same_as(edit)
-    with applied(model, edit.factors), pytest.raises(TracerError, match=r"computed on the weights .* anyway=True"):
+    with applied(model, edit.factors), pytest.raises(TracerError, match=r"computed on the weights .* force=True"):
         load_edit(path, model)
     with pytest.raises(TracerError, match=f"of {model.name}, but {tiny('llama').name} has"):
         load_edit(path, tiny("llama"))
-    assert load_edit(path, tiny("llama"), anyway=True).same_as(edit)
+    assert load_edit(path, tiny("llama"), force=True).same_as(edit)
 
 
 def test_every_cut_and_every_flipped_bit_is_seen(edit: Edit, tmp_path: Path) -> None:

@@ -187,14 +187,14 @@ def test_preview_leaves_no_trace(model: Model, computing: list[tuple]) -> None:
 def test_an_edit_of_other_weights_is_refused(model: Model) -> None:
     editor, states = three(model)
     edit = editor.history[1].edit
-    with pytest.raises(TracerError, match=r"computed on the weights .* pass anyway=True"):
+    with pytest.raises(TracerError, match=r"computed on the weights .* pass force=True"):
         editor.apply(edit)
     with pytest.raises(TracerError, match="computed on the weights"), editor.preview(edit):
         raise AssertionError("inside")
     assert (model.fingerprint(), len(editor.history)) == (states[3], 3)
-    with editor.preview(edit, anyway=True):
+    with editor.preview(edit, force=True):
         other = model.fingerprint()
-    editor.apply(edit, anyway=True)
+    editor.apply(edit, force=True)
     assert model.fingerprint() == other
     editor.undo()
     assert model.fingerprint() == states[3]

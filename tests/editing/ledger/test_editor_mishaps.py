@@ -159,15 +159,15 @@ def test_a_weight_changed_behind_its_back_is_noticed(model: Model, computing: li
         lambda: editor.checkout(0),
         lambda: editor.preview(REQUEST).__enter__(),
     ):
-        with pytest.raises(TracerError, match=r"not as this editor left it: '.*h\.2\..*checkout\(3, anyway=True\)"):
+        with pytest.raises(TracerError, match=r"not as this editor left it: '.*h\.2\..*checkout\(3, force=True\)"):
             act()
         assert (model.fingerprint(), editor.position) == (strange, 3)
     assert computing == []  # before anything was computed
-    editor.checkout(3, anyway=True)
+    editor.checkout(3, force=True)
     assert model.fingerprint() == states[3]
     with torch.no_grad():
         parameter(model, name)[0, 0] += 1
-    editor.undo(3, anyway=True)
+    editor.undo(3, force=True)
     assert model.fingerprint() == states[0]
 
 

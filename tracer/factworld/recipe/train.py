@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tracer.errors import FactWorldTableError
 from tracer.factworld.corpus import WEIGHTS, Corpus, Statement, text_of
+from tracer.files import new_file
 from tracer.progress import bar
 
 from .mechanism import Mechanism, attention_masks, forward, weighted_loss
@@ -148,9 +148,8 @@ class _Run:
             "step": self.step,
             "recipe": asdict(recipe),
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with new_file(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self, path: Path, recipe: Recipe) -> None:
         # its own file: python objects (the corpus's queue) are in it
