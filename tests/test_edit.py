@@ -204,7 +204,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TracerError, match="holds 'plain tensors', expected 'Edit/1'"):
         load_edit(tmp_path / "plain")
     editfile.write(tmp_path / "next", "Edit/3", {}, {})
-    with pytest.raises(TracerError, match="holds 'Edit/2'"):
+    with pytest.raises(TracerError, match="holds 'Edit/3'"):
         load_edit(tmp_path / "next")
     editfile.write(tmp_path / "short", "Edit/1", {}, {"weights": ["w"], "requests": []})
     with pytest.raises(TracerError, match=r"not a saved Edit .*U/w"):

@@ -25,7 +25,6 @@ TOYS = {name: f"toys.{name.capitalize()}" for name in ("toy", "near", "patch", "
 class Toy(Kind):
     """Adds an entry's vector at a site, from the prompt's last token on."""
 
-    name = "toy"
     widths: ClassVar = {"vectors": "d_model"}
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
@@ -50,7 +49,6 @@ class Toy(Kind):
 class Near(Toy):
     """The same where the bare model's state at the prompt's end is within a radius of a key."""
 
-    name = "near"
     widths: ClassVar = {"vectors": "d_model", "keys": "d_model"}
 
     def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Decision | None]:
@@ -67,7 +65,6 @@ class Near(Toy):
 class Patch(Kind):
     """A neuron beside an MLP: adds its value as far as what enters the MLP points along its key."""
 
-    name = "patch"
     widths: ClassVar = {"keys": "d_model", "values": "d_model"}
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
@@ -84,7 +81,6 @@ class Patch(Kind):
 class Preface(Kind):
     """Puts ids in front of the prompts it knows; another model may answer."""
 
-    name = "preface"
     rewrites = True
     answering: Model | None = None
 

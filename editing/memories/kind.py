@@ -41,13 +41,11 @@ class Kind:
     A kind has no state. What it keeps is in a `Memory`'s tensors, whose rows are entries, and in its header.
 
     Attributes:
-        name: in the registry.
         widths: the last dimension of each tensor that has to be as wide as the model is, by the model's name for it:
             "d_model", "d_mlp", "n_tokens".
         rewrites: whether `ask` puts other questions in the place of prompts.
     """
 
-    name: ClassVar[str] = ""
     widths: ClassVar[Mapping[str, str]] = {}
     rewrites: ClassVar[bool] = False
 

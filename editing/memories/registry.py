@@ -7,8 +7,8 @@ from typing import Any
 
 from tracer.errors import UnknownMemoryKind
 
-KINDS: dict[str, str] = {}
-"""Module and class of each kind; a new one is a line here."""
+KINDS: dict[str, str | type] = {}
+"""Place of each kind's class, "module.Class"; a new kind is a line here. One that is tried out may be the class."""
 
 
 def kind_named(name: str) -> Any:
@@ -25,5 +25,8 @@ def kind_named(name: str) -> Any:
         raise UnknownMemoryKind(
             f"there is no kind of memory {name!r}; known are: {known}. What was saved by a later version needs that one"
         )
-    module, _, attribute = KINDS[name].rpartition(".")
+    place = KINDS[name]
+    if isinstance(place, type):
+        return place()
+    module, _, attribute = place.rpartition(".")
     return getattr(import_module(module), attribute)()

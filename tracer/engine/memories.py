@@ -168,7 +168,7 @@ def asked(model: Model, prompts: Sequence[Ids]) -> tuple[list[Asked], Frame | No
 
 def _decided(model: Model, prompts: Sequence[Ids]) -> Frame | None:
     entry = _entry(model)
-    if entry is None or entry.rests:  # one that decides by what the model makes of a prompt asks it while it rests
+    if entry is None or entry.rests or not prompts:  # one that decides by what the model makes of a prompt asks it while it rests
         return None
     distinct = list(dict.fromkeys(prompts))
     found: dict[str, tuple[Any, ...]] = {}
