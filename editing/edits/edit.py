@@ -7,14 +7,13 @@ What uses an edit goes through its contract and does not ask what it is made of:
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, float32
+from torch import Tensor
 
 from editing.memories.change import MemoryChange
 from editing.request import EditRequest
@@ -24,6 +23,7 @@ from tracer.files import tensors as tensorfile
 from .arithmetic import composed, scaled
 from .content import FORMATS, fields_of, header_of, tensors_of
 from .control import random_direction
+from .size import norm_of, owned
 from .state import State, memories_of
 from .text import line_of, text_of
 from .weights import Factors, added, proposed
@@ -71,15 +71,7 @@ class Edit:
     memories: tuple[MemoryChange, ...] = ()
 
     def __post_init__(self) -> None:
-        factors = {}
-        for name, (u, v) in self.factors.items():
-            if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
-                raise EditOfOtherWeights(
-                    f"the change of {name!r} has factors U {list(u.shape)} and V {list(v.shape)}; expected "
-                    "U [rows, r] and V [columns, r]"
-                )
-            factors[name] = (_own(u), _own(v))
-        object.__setattr__(self, "factors", factors)
+        object.__setattr__(self, "factors", owned(self.factors))
         object.__setattr__(self, "requests", tuple(self.requests))
         object.__setattr__(self, "memories", tuple(self.memories))
         names = [change.name for change in self.memories]
@@ -179,11 +171,8 @@ class Edit:
         return {name: u.shape[1] for name, (u, _) in self.factors.items()}
 
     def norm(self) -> dict[str, float]:
-        """Frobenius norm of the change of every weight, by name.
-
-        From the r x r Gram matrices: ||U V^T||^2 is the sum of U^T U * V^T V, so that no dense matrix is made.
-        """
-        return {name: _norm(u.double(), v.double()) for name, (u, v) in self.factors.items()}
+        """Frobenius norm of the change of every weight, by name."""
+        return {name: norm_of(u, v) for name, (u, v) in self.factors.items()}
 
     @property
     def nbytes(self) -> int:
@@ -339,12 +328,3 @@ def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False
     if model is not None and not anyway:
         edit.check(model)
     return edit
-
-
-def _own(factor: Tensor) -> Tensor:
-    return factor.detach().to("cpu", float32).contiguous()
-
-
-def _norm(u: Tensor, v: Tensor) -> float:
-    squared = ((u.T @ u) * (v.T @ v)).sum()
-    return math.sqrt(max(float(squared), 0.0))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from tracer.engine.acts import Asked, Hook, Ids
 from tracer.engine.hooks import check_site
-from tracer.engine.memories import Asked, Hook, Ids
 from tracer.engine.sites import Site
 from tracer.errors import MemoryMisfit, SiteError
 

@@ -17,8 +17,8 @@ from tracer.files import tensors as tensorfile
 from .registry import kind_named
 
 if TYPE_CHECKING:
+    from tracer.engine.acts import Asked, Hook, Ids
     from tracer.engine.frame import Frame
-    from tracer.engine.memories import Asked, Hook, Ids
     from tracer.model import Model
 
 FORMAT = "Memory/1"

@@ -16,7 +16,7 @@ from torch import Tensor
 from editing.memories import Decision, Kind, Memory, MemoryChange
 from editing.methods.method import Change, Group, Method
 from tracer.engine import Frame, Hook, Site, capture
-from tracer.engine.memories import Asked, Ids
+from tracer.engine.acts import Asked, Ids
 from tracer.model import Model
 
 TOYS = {name: f"toys.{name.capitalize()}" for name in ("toy", "near", "patch", "preface")}

@@ -1,5 +1,6 @@
 """Running the model: sites and hooks, batches and caches, the branched sweep, forced tokens and generated text."""
 
+from .acts import Asked, Hook
 from .answer import knows, own_answer
 from .arriving import Arrival, behind_norm
 from .batch import Row, padded, states_at_lookups
@@ -8,7 +9,7 @@ from .frame import Frame, evaluating
 from .generation import generate
 from .hooks import Add, Replace, capture, frozen, intervene
 from .line import Followed, Line
-from .memories import Asked, Hook, remembering, resting, set_memories
+from .memories import remembering, resting, set_memories
 from .partial import Suffix
 from .sites import Site
 

@@ -28,10 +28,10 @@ from tracer.errors import TracerError, out_of_memory
 from tracer.facts.chat import chat_of
 from tracer.progress import bar
 
+from .acts import Ids
 from .frame import Frame, evaluating
 from .kv_cache import Kept, run
 from .line import Followed, Line, reworded
-from .memories import Ids
 from .sweep import check_max_rows, check_numbers, default_rows
 
 if TYPE_CHECKING:

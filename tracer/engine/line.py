@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .acts import Asked, Ids
 from .frame import Frame
-from .memories import Asked, Ids, asked, decided
+from .memories import asked, decided
 
 if TYPE_CHECKING:
     from tracer.model import Model

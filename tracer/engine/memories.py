@@ -12,10 +12,10 @@ a trace of what it does with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -26,43 +26,12 @@ from torch import Tensor, nn
 from tracer.errors import MemoryInTheWay, MemoryNameTaken, PromptTooLong
 from tracer.model.attached import MARK, Attachable
 
+from .acts import Asked, Hook, Ids
 from .frame import Frame, attach, evaluating
 from .sites import INNER
 
 if TYPE_CHECKING:
     from tracer.model import Model
-
-Ids = tuple[int, ...]
-Place = tuple[str, int]
-
-
-@dataclass(frozen=True, eq=False)
-class Hook:
-    """What a memory does in a forward.
-
-    Attributes:
-        write: kind and layer of the site it changes.
-        act: `act(x, y, frame)` gives the new state of that site for its state y [rows, tokens, width], or None to leave
-            the very tensor; x is the state at `read`.
-        read: a site that is computed before; None: x is y.
-    """
-
-    write: Place
-    act: Callable[[Tensor, Tensor, Frame], Tensor | None]
-    read: Place | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What is run in the place of a prompt.
-
-    Attributes:
-        ids: of the rewritten prompt.
-        model: another one that is to answer, with the same tokens; None: the model that was asked.
-    """
-
-    ids: Ids
-    model: Model | None = None
 
 
 # --- what is attached ------------------------------------------------------------------------------------------------
@@ -168,7 +137,9 @@ def asked(model: Model, prompts: Sequence[Ids]) -> tuple[list[Asked], Frame | No
 
 def _decided(model: Model, prompts: Sequence[Ids]) -> Frame | None:
     entry = _entry(model)
-    if entry is None or entry.rests or not prompts:  # one that decides by what the model makes of a prompt asks it while it rests
+    if (
+        entry is None or entry.rests or not prompts
+    ):  # it rests while one of them decides by a state
         return None
     distinct = list(dict.fromkeys(prompts))
     found: dict[str, tuple[Any, ...]] = {}

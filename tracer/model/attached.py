@@ -56,11 +56,11 @@ class Attachable(Protocol):
         ...
 
     def ask(self, model: Any, prompt: tuple[int, ...], decision: Any) -> Any:
-        """What is run in the place of a prompt: ids, or a `tracer.engine.memories.Asked`."""
+        """What is run in the place of a prompt: ids, or a `tracer.engine.acts.Asked`."""
         ...
 
     def hooks(self, model: Any, frame: Any) -> Sequence[Any]:
-        """The `tracer.engine.memories.Hook`s of a forward."""
+        """The `tracer.engine.acts.Hook`s of a forward."""
         ...
 
 
