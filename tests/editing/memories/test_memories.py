@@ -23,6 +23,7 @@ from tracer.engine.batch import frame_of, logits_of
 from tracer.engine.follow import follow
 from tracer.engine.partial import Ability, Suffix
 from tracer.engine.sites import Add, Replace
+from tracer.engine.sweep import record
 
 Tiny = Callable[[str], Model]
 
@@ -212,6 +213,11 @@ def test_the_short_forward_of_an_optimised_value_has_the_memory(model: Model) ->
             ids = torch.tensor([row.ids])
             whole = logits_of(model, ids, frame=frame_of(model, [row], ids.shape[1]))[0, list(row.read)]
             assert torch.allclose(whole.log_softmax(-1), found, atol=2e-4)
+            recorded = record(model, ids, read=row.read).logits[0]  # the answer behind the prompt is not of it
+            assert torch.allclose(recorded, whole, atol=2e-4)
+            forced = np.concatenate(follow(model, [Line(row.ids[: row.read[0] + 1], (row.target,))])[0].log_probs)
+            target = torch.tensor(row.target)
+            assert np.allclose(found[range(3), target].numpy(), forced, atol=2e-4)
 
 
 def test_decisions_by_the_models_own_state_are_of_the_bare_model(model: Model) -> None:
