@@ -13,6 +13,7 @@ from editing.questions.target_scores import MEASURES
 from tracer import checks
 from tracer.errors import LocateError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
+from tracer.html_table import html_of
 from tracer.statistics import clustered_mean, rank_correlation
 from tracer.text import printable
 
@@ -167,6 +168,9 @@ class Located:
         for name in self.evidence:
             columns[name], columns[f"{name} low"], columns[f"{name} high"] = self.mean(name)
         return pd.DataFrame(columns)
+
+    def _repr_html_(self) -> str:
+        return html_of(str(self).splitlines()[0], self.to_frame(), self.note)
 
     def __str__(self) -> str:
         facts = f"{len(self.prompts)} {'fact' if len(self.prompts) == 1 else 'facts'}"

@@ -13,6 +13,7 @@ from tracer.engine.generation import TOKENS, generate
 from tracer.errors import OtherQuestions, QuestionError, ResultArrayError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import answer_of
+from tracer.html_table import html_of
 
 from .probes import GROUPS, Probes, Question
 from .table import as_text
@@ -228,6 +229,9 @@ class Outcome:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(f"outcome of an edit of {self.model}", self.summary())
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,6 +12,9 @@ from transformers import Cache, DynamicCache, DynamicLayer
 
 from tracer.errors import TracerError, out_of_memory
 
+from .frame import Frame
+from .memories import forward
+
 if TYPE_CHECKING:
     from tracer.model import Model
 
@@ -19,23 +22,23 @@ T = TypeVar("T")
 Cached = tuple[tuple[Tensor, Tensor], ...]  # keys and values [rows, heads, tokens, width] of every layer
 
 
-def recorded(model: Model, forward: Callable[[dict[str, Any]], T], tokens: int) -> tuple[T, Cached | None, str]:
+def recorded(model: Model, run: Callable[[dict[str, Any]], T], tokens: int) -> tuple[T, Cached | None, str]:
     """What a forward over `tokens` tokens gives, and the keys and values of every layer that it left.
 
     Args:
         model: the model.
-        forward: makes the forward with further arguments of the model; made again without any if it refuses them.
+        run: makes the forward with further arguments of the model; made again without any if it refuses them.
         tokens: how many.
 
     Returns:
         What the forward gave; the keys and values, None if a causal model keeps none; and why not, if so.
     """
     if not model.causal:
-        return forward({}), None, ""
+        return run({}), None, ""
     # no configuration given, so that sliding-window layers keep every token too; the masks still slide
     cache = DynamicCache()
     try:
-        found = forward({"past_key_values": cache, "use_cache": True})
+        found = run({"past_key_values": cache, "use_cache": True})
     except Exception as error:  # models raise errors of every kind
         if isinstance(error, TracerError) or out_of_memory(error):
             raise
@@ -43,7 +46,7 @@ def recorded(model: Model, forward: Callable[[dict[str, Any]], T], tokens: int) 
     else:
         kept = Prefix.read(cache, model.n_layers, tokens)
         return found, kept, "" if kept is not None else "it does not keep the keys and values of every layer"
-    return forward({}), None, why
+    return run({}), None, why
 
 
 def first_line(error: Exception) -> str:
@@ -155,8 +158,8 @@ class Kept:
             copy.layers.append(_Growing(keys, values, self.width - 1))
         return copy
 
-    def step(self, model: Model, tokens: Sequence[int]) -> Tensor:
-        """Logits [rows, V] after one more token of each row."""
+    def step(self, model: Model, tokens: Sequence[int], frame: Frame | None = None) -> Tensor:
+        """Logits [rows, V] after one more token of each row; `frame` says what the rows' prompts are."""
         arguments: dict[str, Any] = {}
         if len(set(self.lengths)) > 1:
             lengths = torch.tensor(self.lengths, device=model.device).unsqueeze(1)
@@ -166,7 +169,8 @@ class Kept:
                 arguments["position_ids"] = lengths
         ids = torch.tensor(tokens, device=model.device).unsqueeze(1)
         cache = Cache(layers=list(self.layers))
-        logits = model.hf(input_ids=ids, past_key_values=cache, use_cache=True, **arguments).logits[:, -1]
+        frame = frame and frame.at(1, self.lengths)
+        logits = forward(model, ids, frame, past_key_values=cache, use_cache=True, **arguments).logits[:, -1]
         self.lengths = [length + 1 for length in self.lengths]
         self.width += 1
         return logits

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +32,10 @@ from tracer.progress import track
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
 from .forward import Base, BlockArguments, Forward
-from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
+from .frame import Frame, attach, evaluating
+from .hooks import WIDE, Intervention, Units, as_ids, check_site, intervene, keep_logits
 from .kv_cache import recorded
+from .memories import forward, read_at
 from .row_budget import check_max_rows, default_rows
 from .trial import fastest, slower
 
@@ -78,7 +81,8 @@ def record(
         model: the model.
         ids: [R, T], or a text.
         interventions: made in the run; values may differ by row.
-        read: the positions whose logits matter.
+        read: the positions whose logits matter; a causal model's prompts end at the first, and what comes behind is
+            an answer that its memories do not see.
         kinds: kinds of sites kept for every layer as well: "mlp", "attn", "key", "pre", "value", "mlp_input".
         max_rows: most rows that run at once.
 
@@ -90,13 +94,15 @@ def record(
     rows, tokens = ids.shape
     positions = tuple(position % tokens for position in read)
     limit = max_rows or default_rows(model, tokens, len(positions))
+    frame = read_at(model, ids, positions)
     parts = []
     for start in range(0, rows, limit):
         some = slice(start, start + limit)
         items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
-        parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
+        own = frame and frame.select(range(*some.indices(rows)))
+        parts.append(_record(model, ids[some], items, positions, tuple(kinds), own))
     base = parts[0] if len(parts) == 1 else _joined(parts)
-    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions))
+    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions), frame=frame)
     base = fastest(model, base, limit)
     if base.note:
         slower(model, base.note)
@@ -123,9 +129,15 @@ def _joined(parts: Sequence[Base]) -> Base:
 
 
 def _record(
-    model: Model, ids: Tensor, items: Sequence[Intervention], read: tuple[int, ...], kinds: tuple[str, ...]
+    model: Model,
+    ids: Tensor,
+    items: Sequence[Intervention],
+    read: tuple[int, ...],
+    kinds: tuple[str, ...],
+    frame: Frame | None,
 ) -> Base:
-    base, prefix, why = recorded(model, lambda arguments: _run(model, ids, items, read, kinds, arguments), ids.shape[1])
+    run = partial(_run, model, ids, items, read, kinds, frame)
+    base, prefix, why = recorded(model, run, ids.shape[1])
     return replace(base, prefix=prefix, note=why)
 
 
@@ -135,6 +147,7 @@ def _run(
     items: Sequence[Intervention],
     read: tuple[int, ...],
     kinds: tuple[str, ...],
+    frame: Frame | None,
     arguments: dict[str, Any],
 ) -> Base:
     entering: dict[int, Tensor] = {}
@@ -155,11 +168,11 @@ def _run(
         stack.callback(keep_logits(model, read).remove)
         first = BlockArguments(lambda hidden: entering.__setitem__(0, hidden.clone()))
         stack.callback(first.attach(model.module("hidden", 0)).remove)
-        frame = Frame(ids.shape[1])
+        frame = frame or Frame(ids.shape[1])
         for layer in range(model.n_layers):
             for kind in {"hidden", *kinds}:
                 stack.callback(attach(model, kind, layer, keep(kind, layer), frame).remove)
-        logits = check_numbers(model, model.hf(input_ids=ids, **arguments).logits)
+        logits = check_numbers(model, forward(model, ids, frame, **arguments).logits)
     leaving = tuple(entering[i] for i in range(model.n_layers + 1))
     return Base(ids, leaving, None, frozenset(), True, read, logits, states)
 

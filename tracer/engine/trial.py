@@ -14,7 +14,7 @@ from tracer.errors import TracerError, TracerNote, out_of_memory
 
 from .branches import Plan, Step
 from .forward import Base, Forward
-from .hooks import Frame, attach
+from .frame import Frame, attach
 from .kv_cache import first_line
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 from tracer.checks import whole
 from tracer.errors import AttributionError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
+from tracer.html_table import html_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,6 +130,9 @@ class NeuronAttribution:
             f"NeuronAttribution({self.prompt!r} → {self.answer!r}, p = {self.full:.4f}; {how}; "
             f"{layers} × {width} neurons, site {self.site!r}; highest: {best})"
         )
+
+    def _repr_html_(self) -> str:
+        return html_of(f"neurons of {self.prompt!r} → {self.answer!r}, the highest", self.to_frame(10), self.note)
 
     def save(self, path: str | Path) -> Path:
         """Write an npz file (arrays and a json header), whole or not at all, and return its path.

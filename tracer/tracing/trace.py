@@ -10,6 +10,7 @@ import numpy as np
 
 from tracer.errors import NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
+from tracer.html_table import html_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +105,13 @@ class CausalTrace:
                 "effect": self.effect.ravel(),
             }
         )
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()
+        best = frame.sort_values("score", ascending=self.metric == "kl", kind="stable").head(5)
+        title = f"{self.kind} trace of {self.prompt!r} → {self.answer!r} in {self.model}"
+        numbers = f"{self.metric}: clean {self.clean:.4g}, corrupted {self.corrupted:.4g}"
+        return html_of(f"{title}; {numbers}; strongest sites", best, self.note)
 
     def save(self, path: str | Path) -> Path:
         """Write an npz file (the scores and a json header), whole or not at all, and return its path.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracer.errors import EvaluationFileError
 from tracer.files import new_file
+from tracer.html_table import html_of
 
 from .schema import COLUMNS, COUNT, LABELS, NUMBER, WHOLE, Frame, typed
 
@@ -186,6 +187,10 @@ class Evaluation:
         from .text import as_text
 
         return as_text(self.summary(), self.score(), self.metrics, unknown=len(self.known(False)))
+
+    def _repr_html_(self) -> str:
+        title = f"evaluation of {self.metrics['case_id'].nunique()} cases"
+        return html_of(title, self.summary()) if len(self.metrics) else html_of(title, self.metrics)
 
     # --- files -------------------------------------------------------------------------------------------------------
     def to_plain(self) -> dict[str, Any]:

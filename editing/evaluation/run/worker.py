@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
-from editing.edits.weights import applied
 from editing.health.drift import Drift, Drifted
 from editing.methods.compute import compute_edits, method_named
 from editing.questions.answers import CaseAnswers, ask
@@ -243,7 +242,7 @@ class Bench:
             before: answers of the unedited model.
             control: name of the control, or "".
         """
-        with applied(model, edit.factors):
+        with edit.applied(model):
             (answers,) = self.asked(model, [case], [before])
             further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
             if not isinstance(answers, str):

@@ -137,8 +137,7 @@ class ValueSettings:
             settings = replace(settings, v_patience=PATIENCE)
         if self.v_steps is None:
             settings = replace(settings, v_steps=PUBLISHED_STEPS if self.v_lr is not None else STEPS)
-        if self.stop_loss is None:
-            settings = replace(settings, stop_loss=PUBLISHED_STOP if self.v_lr is not None else STOP)
+        settings = replace(settings, stop_loss=self.end)
         with part("covariance"):
             if self.covariance is None:
                 settings = replace(settings, covariance=covariance_for(model, chosen, self.origin))
@@ -152,20 +151,27 @@ class ValueSettings:
         Args:
             more: other fields of the loss.
         """
-        assert self.v_steps is not None and self.stop_loss is not None
+        assert self.v_steps is not None
         return Objective(
             v_steps=self.v_steps,
             v_lr=self.v_lr,
             v_weight_decay=self.v_weight_decay,
             kl_factor=self.kl_factor,
             clamp=self.clamp,
-            stop=self.stop_loss,
+            stop=self.end,
             loss_layer=self.v_loss_layer,
             patience=self.v_patience,
             reach=self.reach,
             stride=self.stride,
             **more,
         )
+
+    @property
+    def end(self) -> float:
+        """The loss that ends a search."""
+        if self.stop_loss is not None:
+            return self.stop_loss
+        return PUBLISHED_STOP if self.v_lr is not None else STOP
 
     @property
     def note(self) -> str:
