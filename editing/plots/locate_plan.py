@@ -10,8 +10,9 @@ import numpy as np
 
 from editing.layers.located import Located
 from editing.questions.target_scores import MEASURES
-from tracer.plots.labels import METRICS, escape, headline, model_label
+from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import EDGE, LINE, Canvas, legend_height, small, wrapped
+from tracer.tracing.metrics import trace_metric
 
 LEFT, PANEL, HEADING, BETWEEN, BOTTOM, RIGHT = 78, 180, 44, 24, 58, 26
 CAPTION = (
@@ -100,7 +101,7 @@ def _heading(each: Located) -> str:
         restored = "one MLP" if window == 1 else f"{window} MLPs around the layer"
         what, how = "Trace", f"{restored} restored at the subject's last token"
         if settings.get("metric", "prob") != "prob":
-            how += f", {METRICS.get(settings['metric'], escape(str(settings['metric'])))}"
+            how += f", {escape(trace_metric(str(settings['metric'])).label)}"
     elif each.using == "neurons":
         what, how = "Neurons", "attribution at the subject's last token, summed over the layer"
     else:
