@@ -27,8 +27,10 @@ from editing.edits.edit import Edit, load_edit
 from editing.edits.weights import applied
 from editing.ledger.editor import Editor
 from editing.methods.compute import method_named
-from editing.questions.outcome import Measured, measure
-from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.answers import Answers
+from editing.questions.outcome import measure
+from editing.questions.probes import Probes, from_factworld
+from editing.questions.question import Question
 from editing.request import EditRequest, as_requests
 from tracer import Model, factworld, load
 from tracer.errors import TracerError
@@ -39,9 +41,9 @@ REQUEST = EditRequest(PROMPT, SUBJECT, " Paris", " Seattle")
 OPTIONS = ["--paraphrase", WORDING, "--neighbour", f"{NEIGHBOUR}=Seattle", "--generate", "{} is"]
 ASKED = Probes(
     (
-        Question("rewrite", PROMPT, " Paris", " Seattle"),
-        Question("paraphrase", WORDING.format(SUBJECT), " Paris", " Seattle"),
-        Question("neighbour", NEIGHBOUR, " Paris", "Seattle"),
+        Question.of("rewrite", PROMPT, " Paris", " Seattle"),
+        Question.of("paraphrase", WORDING.format(SUBJECT), " Paris", " Seattle"),
+        Question.of("neighbour", NEIGHBOUR, " Paris", "Seattle"),
     ),
     (f"{SUBJECT} is",),
 )
@@ -82,12 +84,12 @@ def drawn(model: Model, seed: int = 1) -> Edit:
     return handmade(model, (1,), (2,), seed=seed)
 
 
-def edited(model: Model, edit: Edit, probes: Probes) -> Measured:
+def edited(model: Model, edit: Edit, probes: Probes) -> Answers:
     with applied(model, edit.factors):
         return measure(model, probes)
 
 
-def assert_answers(printed: str, before: Measured, after: Measured, judged: bool = True) -> None:
+def assert_answers(printed: str, before: Answers, after: Answers, judged: bool = True) -> None:
     """Every number of the table, and the texts."""
     for i, q in enumerate(before.probes.questions):
         row = next(
@@ -189,7 +191,7 @@ def test_a_sweep_measures_the_method_that_edits(
     (((record,), using, more),) = asked
     assert (using, more) == ("sweep", {"method": "ft_l", "known": "refuse", "lr": 0.5})
     probes = Probes.of(record)
-    expected = (*ASKED.questions[:2], replace(ASKED.questions[2], true=" Seattle"))
+    expected = (*ASKED.questions[:2], ASKED.questions[2].knowing(" Seattle"))
     assert probes.questions == expected  # and no neighbour with another answer
 
 
@@ -547,7 +549,7 @@ def test_a_fact_of_the_embedded_model() -> None:
     for question, answer in zip(asked.questions, before.answers, strict=True):
         row = next(row for row in printed.splitlines() if f" {question.prompt} " in f"{row} " and "→ 0" in row)
         assert f" {answer} " in row
-        if question.group == "rewrite":
+        if question.kind == "rewrite":
             assert " Seattle → Paris " in row
             assert row.rstrip().endswith("yes")
     (other,) = factworld.others_of(factworld.find(SUBJECT, "landmark_city"))

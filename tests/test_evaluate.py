@@ -14,7 +14,7 @@ import torch
 from handmade import handmade, own
 
 import tracer
-from editing.datasets import Ask, EditRecord, Rewrite
+from editing.datasets import EditRecord, Question, Rewrite
 from editing.edits.weights import applied
 from editing.evaluation.run import worker as bench_module
 from editing.evaluation.run.blobs import answers_from_bytes, answers_to_bytes, edit_from_bytes, edit_to_bytes
@@ -22,7 +22,7 @@ from editing.evaluation.run.protocol import Cell, Protocol, jobs_of
 from editing.evaluation.run.start import begin, carry_on, cells_of, evaluate
 from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edit
-from editing.questions.answers import ask
+from editing.questions.asking_records import ask_records
 from editing.questions.metrics import case_metrics
 from editing.questions.text_metrics import essence_perplexity
 from tracer import Model, TracerError
@@ -44,9 +44,9 @@ MEASURED = ["seconds", "peak bytes"]  # differ from run to run
 def record(place: int, **more: Any) -> EditRecord:
     subject, true = PLACES[place]
     asks = (
-        Ask(kind="paraphrase", prompt=f"You can see {subject} in", answers=((" Rome",),), against=f" {true}"),
-        Ask(kind="neighbour", prompt="Yo-Yo Ma is in", answers=((f" {true}",),), against=" Rome"),
-        Ask(kind="same_subject", prompt=f"{subject} is the"),
+        Question(kind="paraphrase", prompt=f"You can see {subject} in", answers=((" Rome",),), against=f" {true}"),
+        Question(kind="neighbour", prompt="Yo-Yo Ma is in", answers=((f" {true}",),), against=" Rome"),
+        Question(kind="same_subject", prompt=f"{subject} is the"),
     )
     rewrite = Rewrite(prompt="{} is in downtown", subject=subject, target_new="Rome", target_true=true)
     return EditRecord(case_id=f"case {place}", source="test", rewrites=(rewrite,), asks=asks, **more)
@@ -75,7 +75,7 @@ def values(frame: pd.DataFrame, **where: Any) -> dict[tuple, float]:
 
 def plain(model: Model, case: EditRecord, before: Any) -> dict[tuple, float]:
     """Metrics of a case as the model is."""
-    (answers,) = ask(model, [case], texts=False, before=[before])
+    (answers,) = ask_records(model, [case], texts=False, before=[before])
     return {(case.case_id, value.metric): value.value for value in case_metrics(case, answers, before)}
 
 
@@ -91,7 +91,7 @@ def test_single_is_each_case_alone(architecture: str, tiny: Tiny) -> None:
     fingerprint = model.fingerprint()
     result = evaluate(model, RECORDS, "rome", layers=[1], **QUICK, **HPARAMS)
     assert model.fingerprint() == fingerprint
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     expected, untouched = {}, {}
     for case, old in zip(RECORDS, before, strict=True):
         edit = compute_edit(model, case.requests(), "rome", known="edit", layers=[1], **HPARAMS)
@@ -121,7 +121,7 @@ def test_protocol_and_hyper_parameters_may_be_given_apart(model: Model) -> None:
 def test_batch_is_one_edit_for_all(model: Model) -> None:
     settings = {name: value for name, value in HPARAMS.items() if name != "mom2_adjustment"}
     result = evaluate(model, RECORDS, "emmet", "batch", layers=[1, 2], batch=3, damping=1e-2, **QUICK, **settings)
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     for some in (RECORDS[:3], RECORDS[3:]):
         requests = [request for case in some for request in case.requests()]
         edit = compute_edit(model, requests, "emmet", known="edit", layers=[1, 2], damping=1e-2, **settings)
@@ -143,7 +143,7 @@ def test_sequential_leaves_edits_in_place(model: Model, step: int) -> None:
         model, RECORDS, "rome", "sequential", layers=[1], step=step, moments=4, retention=99, **QUICK, **HPARAMS
     )
     editor = Editor(own(model))
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     frame = result.frame[result.frame["method"] == "rome"]
     for start in range(0, 4, step):
         some = RECORDS[start : start + step]
@@ -305,7 +305,7 @@ def test_texts_about_the_subject_are_read_again(model: Model, mode: Any) -> None
 @pytest.mark.parametrize("mode", ["single", "batch", "sequential"])
 def test_a_case_that_cannot_be_asked_is_left_out_and_named(model: Model, mode: Any) -> None:
     """Of its chunk the others are measured as they would be without it."""
-    long = Ask(kind="neighbour", prompt="very " * 100 + "long", answers=((" Rome",),))
+    long = Question(kind="neighbour", prompt="very " * 100 + "long", answers=((" Rome",),))
     records = [RECORDS[0], RECORDS[1].model_copy(update={"asks": (*RECORDS[1].asks, long)}), RECORDS[2]]
     result = evaluate(model, records, "rome", mode, layers=[1], **QUICK, **HPARAMS)
     assert set(result.frame["case_id"]) == {"case 0", "case 2"}
@@ -336,7 +336,7 @@ def test_a_model_that_says_no_numbers_is_as_ill_as_can_be(model: Model, monkeypa
 
 
 def test_answers_and_edits_survive_as_bytes(model: Model) -> None:
-    (answers,) = ask(model, RECORDS[:1], texts=False)
+    (answers,) = ask_records(model, RECORDS[:1], texts=False)
     again = answers_from_bytes(answers_to_bytes(answers))
     assert repr(again) == repr(answers)  # nan is not nan
     edit = handmade(model)

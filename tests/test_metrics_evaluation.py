@@ -14,9 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.questions.answers import Answer, CaseAnswers, ask
-from editing.questions.metrics import METRICS, OF_QUESTIONS, Value, case_metrics, harmonic
-from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Rewrite
+from editing.questions.answer import Answer, CaseAnswers
+from editing.questions.asking_records import ask_records
+from editing.questions.metric import Value
+from editing.questions.metrics import METRICS, case_metrics, harmonic
+from editing.questions.question import KINDS, MEASURES, Question
+from editing.questions.question_metrics import QUESTION_METRICS
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Model, TracerError
 
 NAN = float("nan")
@@ -54,7 +58,7 @@ def counterfact(prompts: dict[str, list[str]], new: str, true: str) -> EditRecor
     """A record whose rewrite is the first prompt of "rewrite"."""
     subject, rest = prompts["rewrite"][0].split(" ", 1)
     asks = [
-        Ask(kind=kind, prompt=prompt, answers=(((true if kind == "neighbour" else new),),), against=other)  # type: ignore[arg-type]
+        Question(kind=kind, prompt=prompt, answers=(((true if kind == "neighbour" else new),),), against=other)  # type: ignore[arg-type]
         for kind in ("paraphrase", "neighbour")
         for prompt in prompts[kind]
         for other in [new if kind == "neighbour" else true]
@@ -65,7 +69,7 @@ def counterfact(prompts: dict[str, list[str]], new: str, true: str) -> EditRecor
 
 def check_counterfact(model: Model, prompts: dict[str, list[str]], new: str, true: str) -> dict[str, Value]:
     record = counterfact(prompts, new, true)
-    (case,) = ask(model, [record], generate=False, texts=False)
+    (case,) = ask_records(model, [record], generate=False, texts=False)
     found = {value.metric: value for value in case_metrics(record, case)}
     for kind, some in prompts.items():
         rows = test_batch_prediction(model, some, new, true)
@@ -137,23 +141,23 @@ def values(after: CaseAnswers, before: CaseAnswers | None = None, **more: Any) -
 )
 def test_values_of_a_kind(answers: list[Answer], expected: dict[str, tuple[float, int]]) -> None:
     found = values(case(*answers))
-    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (said)": expected.get("said")}
+    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (generated)": expected.get("said")}
     own = {f"rewrite {name}": value for name, value in expected.items()}
     assert found == own | {name: value for name, value in measures.items() if value}
 
 
 def test_one_right_wording_is_enough() -> None:
     hops = [answer("multi_hop", either=either, said=said) for either, said in ((0, 0.0), (0, 1.0), (1, 0.0), (1, NAN))]
-    assert values(case(*hops))["multi_hop said"] == (0.5, 2)
-    assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop said"] == (1 / 3, 3)
+    assert values(case(*hops))["multi_hop generated"] == (0.5, 2)
+    assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop generated"] == (1 / 3, 3)
     # a number belongs to its kind
     other = replace(hops[1], kind="single_hop")
-    assert values(case(hops[0], replace(other, kind="one_hop")))["portability (said)"] == (0.5, 2)
-    assert values(case(hops[0], other))["portability (said)"] == (0, 1)  # steps are no evidence of it
+    assert values(case(hops[0], replace(other, kind="one_hop")))["portability (generated)"] == (0.5, 2)
+    assert values(case(hops[0], other))["portability (generated)"] == (0, 1)  # steps are no evidence of it
     # what is kept is counted for each
     was = case(*(replace(one, greedy=(1,)) for one in hops[:2]))
     now = case(replace(hops[0], greedy=(1,)), replace(hops[1], greedy=(2,)))
-    assert values(now, was)["multi_hop kept"] == (0.5, 2)
+    assert values(now, was)["multi_hop unchanged"] == (0.5, 2)
 
 
 def test_measures_stand_side_by_side() -> None:
@@ -167,11 +171,11 @@ def test_measures_stand_side_by_side() -> None:
         )
     )
     assert found["reliability (forced)"] == (1, 1)
-    assert found["reliability (said)"] == (0, 1)
+    assert found["reliability (generated)"] == (0, 1)
     assert found["locality (forced)"] == (0.5, 3)
-    assert found["locality (said)"] == (1 / 3, 3)
-    assert found["attribute said"] == (0, 1)
-    assert "generalisation (said)" not in found
+    assert found["locality (generated)"] == (1 / 3, 3)
+    assert found["attribute generated"] == (0, 1)
+    assert "generalisation (generated)" not in found
     assert "portability (forced)" not in found
 
 
@@ -181,7 +185,7 @@ def test_measures_stand_side_by_side() -> None:
 )
 def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None) -> None:
     after, before = case(answer("neighbour", greedy=now)), case(answer("neighbour", greedy=was))
-    assert values(after, before) == ({} if expected is None else {"neighbour kept": (expected, 1)})
+    assert values(after, before) == ({} if expected is None else {"neighbour unchanged": (expected, 1)})
     assert values(after) == {}
 
 
@@ -197,10 +201,10 @@ def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None
 )
 def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, float], counted: int) -> None:
     asks = (
-        Ask(kind="one_hop", prompt="p", needs=("c", "d")),
-        Ask(kind="one_hop", prompt="q", needs=("d",)),
-        Ask(kind="condition", prompt="c"),
-        Ask(kind="condition", prompt="d"),
+        Question(kind="one_hop", prompt="p", needs=("c", "d")),
+        Question(kind="one_hop", prompt="q", needs=("d",)),
+        Question(kind="condition", prompt="c"),
+        Question(kind="condition", prompt="d"),
     )
     told = Rewrite(prompt="{} is", subject="A", target_new="B")
     record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
@@ -210,26 +214,26 @@ def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, floa
     old = [answer("rewrite"), answer("one_hop"), answer("one_hop"), answer("condition", **known)]
     before = case(*old, answer("condition", said=1.0))
     found = {value.metric: value for value in case_metrics(record, after, before)}
-    assert found["one_hop said"].n == counted
-    assert found["portability (said)"].value == (0.5 if counted == 2 else 0.0)
+    assert found["one_hop generated"].n == counted
+    assert found["portability (generated)"].value == (0.5 if counted == 2 else 0.0)
     # the unedited model's own row counts the same questions
     unedited = {value.metric: value for value in case_metrics(record, before)}
-    assert "one_hop said" not in unedited  # the answers were not read
+    assert "one_hop generated" not in unedited  # the answers were not read
     asked = replace(
         before,
         answers=tuple(replace(one, said=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
     )
-    assert {value.metric: value for value in case_metrics(record, asked)}["one_hop said"].n == counted
+    assert {value.metric: value for value in case_metrics(record, asked)}["one_hop generated"].n == counted
 
 
 def test_conditions_that_ask_the_same_are_each_their_own() -> None:
     """The unedited model names one of two children: of the two tests one counts, before the edit and after."""
     asks = (
-        Ask(kind="one_hop", prompt="p", needs=(0,)),
-        Ask(kind="one_hop", prompt="q", needs=(1,)),
-        Ask(kind="one_hop", prompt="r", needs=("c",)),  # by prompt: both
-        Ask(kind="condition", prompt="c", answers=(("Ann",),)),
-        Ask(kind="condition", prompt="c", answers=(("Bob",),)),
+        Question(kind="one_hop", prompt="p", needs=(0,)),
+        Question(kind="one_hop", prompt="q", needs=(1,)),
+        Question(kind="one_hop", prompt="r", needs=("c",)),  # by prompt: both
+        Question(kind="condition", prompt="c", answers=(("Ann",),)),
+        Question(kind="condition", prompt="c", answers=(("Bob",),)),
     )
     told = Rewrite(prompt="{} is", subject="A", target_new="B")
     record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
@@ -240,7 +244,7 @@ def test_conditions_that_ask_the_same_are_each_their_own() -> None:
 
     before, after = answered(0, 0, 1, 1, 1, 0), answered(1, 1, 0, 0, 0, 0)
     for found, share in ((case_metrics(record, before), 0.0), (case_metrics(record, after, before), 1.0)):
-        assert {value.metric: (value.value, value.n) for value in found}["one_hop said"] == (share, 1)
+        assert {value.metric: (value.value, value.n) for value in found}["one_hop generated"] == (share, 1)
 
 
 def test_mquakes_three_numbers() -> None:
@@ -284,7 +288,7 @@ def test_texts_have_rows_where_there_are_any() -> None:
 
 
 def test_every_metric_is_defined() -> None:
-    names = {f"{kind} {name}" for kind in KINDS for name in OF_QUESTIONS}
+    names = {f"{kind} {name}" for kind in KINDS for name in QUESTION_METRICS}
     names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "said")}
     names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}

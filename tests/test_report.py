@@ -83,7 +83,7 @@ def test_tables_are_the_summary(text: str) -> None:
     columns = [each["title"] for each in tables["methods"]["columns"]]
     rome = next(cells for cells in tables["methods"]["rows"] if cells[0] == "rome · random layer · single")
     own = summary[summary["control"] == "random layer"].set_index("metric")
-    said = own.loc["locality (said)"]
+    said = own.loc["locality (generated)"]
     ends = f"[{100 * said['low']:.1f}, {100 * said['high']:.1f}]"
     assert rome[columns.index("locality, said")] == [said["mean"], f"{100 * said['mean']:.1f} %", ends]
     assert rome[columns.index("S")][0] == score.loc[score["control"] == "random layer", "mean"].item()

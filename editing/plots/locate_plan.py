@@ -8,8 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from editing.layers.located import Located
-from editing.questions.target_scores import MEASURES
+from editing.layers.located import USING, Located
 from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import EDGE, LINE, Canvas, legend_height, small, wrapped
 from tracer.tracing.metrics import trace_metric
@@ -44,7 +43,7 @@ class Plan:
         room = width - 2 * EDGE
         subtitle, lines = wrapped(_correlations(several), room)
         caption, caption_lines = wrapped(CAPTION, room, 12)
-        entries = [*MEASURES, "unedited"] if any(each.using == "sweep" for each in several) else []
+        entries = [*USING["sweep"], "unedited"] if any(each.using == "sweep" for each in several) else []
         legend_top = 76 + LINE * (lines - 1)
         top = legend_top + (legend_height(entries, width) + 10 if entries else 0) + HEADING
         height = top + len(several) * PANEL + (len(several) - 1) * (BETWEEN + HEADING) + BOTTOM

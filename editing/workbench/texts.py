@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editing.questions.probes import GROUPS
+from editing.questions.question import GROUPS
 from editing.questions.table import ARROW, written
 from tracer.errors import TracerError
 from tracer.facts.inspection import visible

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from editing.edits.edit import Edit, load_edit
-from editing.questions.answers import Answer, CaseAnswers
+from editing.evaluation.result.former_names import current_columns
+from editing.questions.answer import Answer, CaseAnswers
 
 
 def answers_to_bytes(answers: CaseAnswers) -> bytes:
@@ -19,7 +20,7 @@ def answers_to_bytes(answers: CaseAnswers) -> bytes:
 def answers_from_bytes(data: bytes) -> CaseAnswers:
     """The answers in bytes of `answers_to_bytes`."""
     found = json.loads(data)
-    answers = tuple(Answer(**{**one, "greedy": tuple(one["greedy"])}) for one in found["answers"])
+    answers = tuple(Answer(**{**current_columns(one), "greedy": tuple(one["greedy"])}) for one in found["answers"])
     return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
 
 
