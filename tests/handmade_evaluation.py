@@ -116,7 +116,7 @@ def _asked(of: dict[str, Any], case: int, means: tuple[float, ...], hostile: boo
                 "accuracy": float(wanted),
                 "exact": float(wanted),
                 "generated": f" Paris {of['method']} {nasty}" if wanted else " Rome",
-                "said": float(wanted),
+                "match": float(wanted),
             }
         )
     text = {
@@ -127,6 +127,6 @@ def _asked(of: dict[str, Any], case: int, means: tuple[float, ...], hostile: boo
     empty = {
         "answer": None,
         "against": None,
-        **dict.fromkeys(("nll", "nll_against", "accuracy", "exact", "said"), np.nan),
+        **dict.fromkeys(("nll", "nll_against", "accuracy", "exact", "match"), np.nan),
     }
     return [*rows, {**of, "case_id": str(case), "after": after, **empty, **text}]

@@ -16,7 +16,7 @@ from checkpoints import ARCHITECTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.questions import answers as module
+from editing.questions import asking as module
 from editing.questions.answer import Answer, CaseAnswers
 from editing.questions.asked import OWN, SPARE, SPARE_IN_SENTENCE
 from editing.questions.asking_records import ask_records
@@ -118,7 +118,7 @@ def test_equal_to_a_plain_loop(tiny: Callable[[str], Model], name: str, max_rows
             assert answer.generated == written(model, one.prompt, room(model, one))
             if one.answer is None:
                 assert math.isnan(answer.nll)
-                assert math.isnan(answer.said)
+                assert math.isnan(answer.match)
                 continue
             nll, ids, best = forced(model, one.prompt, one.answer)
             np.testing.assert_allclose(answer.nll, nll, atol=1e-5)
@@ -136,7 +136,7 @@ def test_scores_do_not_depend_on_what_is_generated(tiny: Callable[[str], Model])
     cases = ask_records(tiny("gpt2"), [FIRST, SECOND], texts=False)
     for case, same in zip(cases, ask_records(tiny("gpt2"), [FIRST, SECOND], generate=False, texts=False), strict=True):
         np.testing.assert_allclose([a.nll for a in case.answers], [a.nll for a in same.answers], atol=1e-5)
-        assert all(a.generated is None and math.isnan(a.said) for a in same.answers)
+        assert all(a.generated is None and math.isnan(a.match) for a in same.answers)
         assert [a.greedy for a in case.answers if a.answer] == [a.greedy for a in same.answers if a.answer]
 
 
@@ -238,13 +238,13 @@ def test_what_is_nowhere_given_is_what_was_said_before() -> None:
     for one, was in zip(after.answers[1:3], old, strict=True):
         assert one.answer == (was.generated or "").rstrip(".")
         assert one.generated == was.generated
-        assert (one.exact, one.accuracy, one.said) == (1, 1, 1)
+        assert (one.exact, one.accuracy, one.match) == (1, 1, 1)
         assert one.greedy == was.greedy
         assert one.nll < 0.1
     wrong = replace(before, answers=(before.answers[0], replace(old[0], greedy=old[1].greedy), *before.answers[2:]))
     (other,) = ask_records(model, [record], texts=False, before=[wrong])
     assert other.answers[1].answer == "the United States"
-    assert (other.answers[1].exact, other.answers[1].said) == (0, 0)
+    assert (other.answers[1].exact, other.answers[1].match) == (0, 0)
     (unasked,) = ask_records(model, [record], texts=False, generate=False)
     (never,) = ask_records(model, [record], texts=False, before=[unasked])
     assert never.answers[1].answer is None  # nobody wrote it: still unknown
@@ -262,9 +262,9 @@ def test_what_the_embedded_model_says() -> None:
     )
     (case,) = ask_records(model, [record])
     rewrite, neighbour, denial = case.answers
-    assert (rewrite.said, rewrite.exact, rewrite.generated) == (0, 0, "Seattle.")
+    assert (rewrite.match, rewrite.exact, rewrite.generated) == (0, 0, "Seattle.")
     assert rewrite.nll > rewrite.nll_against
-    assert (neighbour.said, neighbour.exact) == (1, 1)
+    assert (neighbour.match, neighbour.exact) == (1, 1)
     assert (denial.kind, denial.prompt) == ("negation", "It is not true that The Space Needle is in downtown")
     assert denial.generated is None
     assert case.texts == ()
@@ -309,7 +309,7 @@ def test_questions_are_answered_in_sentences(tiny: Callable[[str], Model], monke
 
 
 def said(case: CaseAnswers) -> list[Answer]:
-    return [one for one in case.answers if not math.isnan(one.said)]
+    return [one for one in case.answers if not math.isnan(one.match)]
 
 
 # --- whole answers ---------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_an_answer_with_marks_is_said_when_it_is_written(
 ) -> None:
     told = Rewrite(prompt="{} is", subject="Rome", target_new=target)
     (case,) = ask_records(scripted(text), [EditRecord(case_id="a", source="made", rewrites=(told,))], texts=False)
-    assert case.answers[0].said == 1
+    assert case.answers[0].match == 1
 
 
 @pytest.mark.parametrize(
@@ -376,9 +376,9 @@ def test_the_unedited_models_own_answer_is_whole(
     model = scripted(text)
     assert answer_text(model, before.answers[1].greedy) == answer
     (same,) = ask_records(model, [record], texts=False, before=[before])
-    assert (same.answers[1].answer, same.answers[1].said) == (answer.strip(), 1)
+    assert (same.answers[1].answer, same.answers[1].match) == (answer.strip(), 1)
     (changed,) = ask_records(scripted(other), [record], texts=False, before=[before])
-    assert changed.answers[1].said == 0
+    assert changed.answers[1].match == 0
 
 
 def test_an_own_answer_without_an_end_has_whole_words(scripted: Callable[[str], Model]) -> None:
@@ -389,4 +389,4 @@ def test_an_own_answer_without_an_end_has_whole_words(scripted: Callable[[str], 
     kept = answer_text(model, before.answers[1].greedy)
     assert len(kept) > 4 and text.startswith(f"{kept} ")
     (after,) = ask_records(model, [record], texts=False, before=[before])
-    assert (after.answers[1].answer, after.answers[1].said) == (kept.strip(), 1)
+    assert (after.answers[1].answer, after.answers[1].match) == (kept.strip(), 1)

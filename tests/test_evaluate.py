@@ -184,7 +184,7 @@ def test_a_run_that_was_cut_off_goes_on(
     options = {"layers": [1], "moments": 2, "retention": 6, **QUICK, **HPARAMS, "canary_tokens": 16}
     method = "rome"
     whole = evaluate(model, RECORDS, method, mode, **options)
-    count, real = [0], bench_module.ask
+    count, real = [0], bench_module.ask_records
 
     def counting(*given: Any, **more: Any) -> Any:
         count[0] += 1
@@ -193,7 +193,7 @@ def test_a_run_that_was_cut_off_goes_on(
         return real(*given, **more)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bench_module, "ask", counting)
+        patch.setattr(bench_module, "ask_records", counting)
         evaluate(model, RECORDS, method, mode, path=tmp_path / "run", **options)
     again = evaluate(model, RECORDS, method, mode, path=tmp_path / "run", **options)
     for table in ("metrics", "answers", "health"):

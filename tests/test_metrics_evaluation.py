@@ -109,7 +109,7 @@ def test_counterfact_on_the_model_of_the_published_outputs(golden_model: Model) 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------
 def answer(kind: str = "rewrite", **more: Any) -> Answer:
-    unknown = {"nll": NAN, "nll_against": NAN, "accuracy": NAN, "exact": NAN, "said": NAN}
+    unknown = {"nll": NAN, "nll_against": NAN, "accuracy": NAN, "exact": NAN, "match": NAN}
     known: dict[str, Any] = {"prompt": "p", "answer": "a", "against": None, "either": None, "greedy": (), **unknown}
     return Answer(kind=kind, generated=None, **(known | more))
 
@@ -132,7 +132,7 @@ def values(after: CaseAnswers, before: CaseAnswers | None = None, **more: Any) -
         ([answer(nll=1.0)], {}),  # nothing to compare with
         ([answer(nll=1.0, nll_against=2.0)], {"success": (1, 1), "magnitude": (math.exp(-1) - math.exp(-2), 1)}),
         ([answer(nll=1.0, nll_against=1.0)], {"success": (0, 1), "magnitude": (0, 1)}),  # strictly
-        ([answer(said=1.0), answer(said=0.0), answer()], {"said": (0.5, 2)}),
+        ([answer(match=1.0), answer(match=0.0), answer()], {"generated": (0.5, 2)}),
         (
             [answer(accuracy=0.5, exact=0.0), answer(accuracy=1.0, exact=1.0)],
             {"accuracy": (0.75, 2), "exact": (0.5, 2)},
@@ -141,13 +141,13 @@ def values(after: CaseAnswers, before: CaseAnswers | None = None, **more: Any) -
 )
 def test_values_of_a_kind(answers: list[Answer], expected: dict[str, tuple[float, int]]) -> None:
     found = values(case(*answers))
-    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (generated)": expected.get("said")}
+    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (generated)": expected.get("generated")}
     own = {f"rewrite {name}": value for name, value in expected.items()}
     assert found == own | {name: value for name, value in measures.items() if value}
 
 
 def test_one_right_wording_is_enough() -> None:
-    hops = [answer("multi_hop", either=either, said=said) for either, said in ((0, 0.0), (0, 1.0), (1, 0.0), (1, NAN))]
+    hops = [answer("multi_hop", either=either, match=said) for either, said in ((0, 0.0), (0, 1.0), (1, 0.0), (1, NAN))]
     assert values(case(*hops))["multi_hop generated"] == (0.5, 2)
     assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop generated"] == (1 / 3, 3)
     # a number belongs to its kind
@@ -163,11 +163,11 @@ def test_one_right_wording_is_enough() -> None:
 def test_measures_stand_side_by_side() -> None:
     found = values(
         case(
-            answer("rewrite", accuracy=1.0, said=0.0),
-            answer("neighbour", accuracy=1.0, said=1.0),
-            answer("neighbour", accuracy=0.5, said=0.0),
-            answer("same_subject", accuracy=0.0, said=0.0),
-            answer("attribute", accuracy=0.0, said=0.0),  # evidence of none of them
+            answer("rewrite", accuracy=1.0, match=0.0),
+            answer("neighbour", accuracy=1.0, match=1.0),
+            answer("neighbour", accuracy=0.5, match=0.0),
+            answer("same_subject", accuracy=0.0, match=0.0),
+            answer("attribute", accuracy=0.0, match=0.0),  # evidence of none of them
         )
     )
     assert found["reliability (forced)"] == (1, 1)
@@ -192,8 +192,8 @@ def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None
 @pytest.mark.parametrize(
     ("known", "counted"),
     [
-        ({"said": 1.0}, 2),
-        ({"said": 0.0, "exact": 1.0}, 1),  # what it writes freely counts
+        ({"match": 1.0}, 2),
+        ({"match": 0.0, "exact": 1.0}, 1),  # what it writes freely counts
         ({"exact": 1.0}, 2),  # unless it was not asked to
         ({"exact": 0.0}, 1),
         ({}, 1),
@@ -208,11 +208,11 @@ def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, floa
     )
     told = Rewrite(prompt="{} is", subject="A", target_new="B")
     record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
-    scores = [{"said": 1.0}, {"said": 1.0}, {"said": 0.0}, {"said": 0.0}, {"said": 0.0}]
+    scores = [{"match": 1.0}, {"match": 1.0}, {"match": 0.0}, {"match": 0.0}, {"match": 0.0}]
     kinds = ["rewrite", *(one.kind for one in asks)]
     after = case(*(answer(kind, **score) for kind, score in zip(kinds, scores, strict=True)))
     old = [answer("rewrite"), answer("one_hop"), answer("one_hop"), answer("condition", **known)]
-    before = case(*old, answer("condition", said=1.0))
+    before = case(*old, answer("condition", match=1.0))
     found = {value.metric: value for value in case_metrics(record, after, before)}
     assert found["one_hop generated"].n == counted
     assert found["portability (generated)"].value == (0.5 if counted == 2 else 0.0)
@@ -221,7 +221,7 @@ def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, floa
     assert "one_hop generated" not in unedited  # the answers were not read
     asked = replace(
         before,
-        answers=tuple(replace(one, said=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
+        answers=tuple(replace(one, match=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
     )
     assert {value.metric: value for value in case_metrics(record, asked)}["one_hop generated"].n == counted
 
@@ -240,7 +240,7 @@ def test_conditions_that_ask_the_same_are_each_their_own() -> None:
 
     def answered(*said: float) -> CaseAnswers:
         kinds = ["rewrite", *(one.kind for one in asks)]
-        return case(*(answer(kind, said=one) for kind, one in zip(kinds, said, strict=True)))
+        return case(*(answer(kind, match=one) for kind, one in zip(kinds, said, strict=True)))
 
     before, after = answered(0, 0, 1, 1, 1, 0), answered(1, 1, 0, 0, 0, 0)
     for found, share in ((case_metrics(record, before), 0.0), (case_metrics(record, after, before), 1.0)):
@@ -251,9 +251,9 @@ def test_mquakes_three_numbers() -> None:
     """By hand: three facts, of which one is named and one by an alias alone; the chain's steps; three wordings."""
 
     def asked(facts: list[float], hops: list[float], chains: list[float]) -> dict[str, tuple[float, int]]:
-        some = [answer("rewrite", prompt=f"fact {i}", said=one) for i, one in enumerate(facts)]
-        some += [answer("single_hop", prompt=f"fact {i}", said=one) for i, one in enumerate(hops)]
-        some += [answer("multi_hop", prompt=f"chain {i}", said=one, either=0) for i, one in enumerate(chains)]
+        some = [answer("rewrite", prompt=f"fact {i}", match=one) for i, one in enumerate(facts)]
+        some += [answer("single_hop", prompt=f"fact {i}", match=one) for i, one in enumerate(hops)]
+        some += [answer("multi_hop", prompt=f"chain {i}", match=one, either=0) for i, one in enumerate(chains)]
         found = {value.metric: value for value in case_metrics(record, case(*some))}
         return {name: (found[name].value, found[name].n) for name in found if name.endswith("wise accuracy")} | (
             {"chain": (found["multi-hop accuracy"].value, found["multi-hop accuracy"].n)} if chains else {}
@@ -289,7 +289,7 @@ def test_texts_have_rows_where_there_are_any() -> None:
 
 def test_every_metric_is_defined() -> None:
     names = {f"{kind} {name}" for kind in KINDS for name in QUESTION_METRICS}
-    names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "said")}
+    names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "generated")}
     names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
     assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth", "ruined", "known"}

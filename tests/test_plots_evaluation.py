@@ -48,7 +48,7 @@ def test_bars_are_the_summary() -> None:
             np.testing.assert_allclose(sorted(bar.x + bar.error_x.array), sorted(table["high"]))
             np.testing.assert_allclose(sorted(bar.x - bar.error_x.arrayminus), sorted(table["low"]))
     said = drawn(figure, "bar", xaxis="x2")[1]
-    at = [round(y - HOWS["said"][2]) for y in said.y]
+    at = [round(y - HOWS["generated"][2]) for y in said.y]
     own = summary[(summary["metric"] == "reliability (generated)") & (summary["control"] == "random layer")]
     place = at.index(rows.index("rome · random layer · single"))
     assert said.x[place] == own["mean"].item()

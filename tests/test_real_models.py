@@ -177,7 +177,7 @@ def test_a_chat_model_is_evaluated_in_its_template(real: Real) -> None:
     (case,) = ask_records(model, [EditRecord(case_id="a", source="made", rewrites=(told,), asks=(same,))], texts=False)
     rewrite, neighbour = case.answers  # a question is not denied
     assert neighbour.generated == rewrite.generated and "Paris" in str(rewrite.generated)
-    assert (rewrite.said, neighbour.said) == (0, 1)
+    assert (rewrite.match, neighbour.match) == (0, 1)
     assert "<|im" not in str(rewrite.generated)
 
 

@@ -112,7 +112,7 @@ def test_answers_are_all_there() -> None:
         (
             each["method"] + names[each["control"]] + (" · single" if each["method"] != "unedited" else ""),
             *(each[name] for name in ("case_id", "kind", "prompt")),
-            *(None if np.isnan(each[name]) else each[name] for name in ("nll", "said")),
+            *(None if np.isnan(each[name]) else each[name] for name in ("nll", "match")),
             each["generated"],
         )
         for each in made.answers.to_dict("records")
@@ -127,7 +127,7 @@ def test_answers_are_all_there() -> None:
 def test_what_was_asked_before_and_asked_twice() -> None:
     rome = labels("rome", mode="batch")
     shared = {"kind": "rewrite", "prompt": "p", "answer": "a", "against": None, "generated": None}
-    shared |= dict.fromkeys(("nll_against", "accuracy", "exact", "said"), np.nan)
+    shared |= dict.fromkeys(("nll_against", "accuracy", "exact", "match"), np.nan)
     answers = [
         {**rome, "case_id": "0", "after": after, "nll": after + k, **shared} for after in (0, 3) for k in (0, 10)
     ]
@@ -187,7 +187,7 @@ def test_texts_are_inert(page: Page) -> None:
         assert f"Subject {number} rewrite prompt {nasty}" in cells
         assert f" Paris rome {nasty}" in cells
         assert page.ask("[...document.querySelectorAll('#case td[dir]')].every((c) => c.childElementCount === 0)")
-    for figure in ("bars", "retention", "health", "radar-said"):  # hover texts are made later than the rest
+    for figure in ("bars", "retention", "health", "radar-generated"):  # hover texts are made later than the rest
         page.ask(f"Plotly.Fx.hover('figure-{figure}', [{{curveNumber: 1, pointNumber: 1}}])")
     assert page.ask("document.documentElement.hasAttribute('data-hacked')") is False
     # a mark that turns the direction of a text turns nothing beside it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 NAN = float("nan")
@@ -45,6 +46,12 @@ class Answer:
     log_prob: float = NAN
     log_prob_against: float = NAN
     exact_against: float = NAN
+
+    @property
+    def said(self) -> float:
+        """The former name of `match`."""
+        warnings.warn("said of an answer is called match now; use that name", DeprecationWarning, stacklevel=2)
+        return self.match
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -172,6 +173,12 @@ class Question(Checked):
     def true(self) -> str | None:
         """The answer without the edit; None: not known."""
         return self.against if self.wants_new else self.answer
+
+    @property
+    def group(self) -> str:
+        """The former name of `kind`."""
+        warnings.warn("the group of a question is called kind now; use that name", DeprecationWarning, stacklevel=2)
+        return self.kind
 
     def knowing(self, true: str | None) -> Question:
         """The same with the answer without the edit filled in.
