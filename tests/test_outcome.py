@@ -82,7 +82,7 @@ def test_a_record_brings_its_prompts() -> None:
         ("neighbour", "Smith Tower is in", "Seattle"),
         ("same_subject", "The Space Needle is in the country of", "the United States"),
     ]
-    assert {q.new.strip() for q in probes.questions} == {"Paris"}
+    assert {str(q.new).strip() for q in probes.questions} == {"Paris"}
     assert probes.generate == ("The Space Needle is",)
     assert [q.wants_new for q in probes.questions] == [True, True, True, False, False]
     assert Probes.of(probes) is probes
@@ -204,7 +204,7 @@ def test_numbers_are_those_of_plain_forwards(tiny: Callable[[str], Model], arch:
     probes = Probes.of(RECORD)
     said = measure(model, probes, max_new_tokens=3)
     for i, q in enumerate(probes.questions):
-        for kind, target in (("new", q.new), ("true", str(q.true))):
+        for kind, target in (("new", str(q.new)), ("true", str(q.true))):
             logs = log_probs(model, q.prompt, target)
             assert getattr(said, kind)[i] == pytest.approx(np.exp(sum(logs)), rel=1e-4)
             assert getattr(said, f"{kind}_mean")[i] == pytest.approx(np.mean(logs), rel=1e-5)
