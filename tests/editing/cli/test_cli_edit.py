@@ -154,11 +154,11 @@ def test_a_sweep_measures_the_method_that_edits(
     monkeypatch.setattr("editing.localisation.choose.locate", stop)
     options = ["--locate", "sweep", "--set", "lr=0.5", "--neighbour", "Paris is in=France"]
     assert_one_line(run("edit", "ft_l", *basic[2:], *OPTIONS, *options), "located")
-    (((record,), using, more),) = asked
+    (((request,), using, more),) = asked
+    (probes,) = more.pop("questions")
     assert (using, more) == ("sweep", {"method": "ft_l", "known": "refuse", "lr": 0.5})
-    probes = Probes.of(record)
-    expected = (*ASKED.questions[:2], ASKED.questions[2].knowing(" Seattle"))
-    assert probes.questions == expected  # and no neighbour with another answer
+    assert request == EditRequest(PROMPT, SUBJECT, " Paris", " Seattle")
+    assert probes.questions == ASKED.questions[:3]  # and no neighbour with another answer
 
 
 def test_a_covariance_is_read(

@@ -14,9 +14,9 @@ import editing.localisation.evidence
 from editing.edits.edit import Edit
 from editing.edits.weights import applied, names_of
 from editing.localisation.choose import locate
-from editing.localisation.evidence import with_prompts
 from editing.methods.compute import compute_edit
 from editing.methods.method import Method
+from editing.questions.gather import with_prompts
 from editing.questions.measures import SCORED, edit_scores
 from editing.request import EditRequest
 from tracer import (

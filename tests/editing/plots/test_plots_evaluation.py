@@ -194,7 +194,7 @@ def test_what_cannot_be_drawn_is_refused(plot: Any) -> None:
 
 
 def test_settings_of_figures() -> None:
-    with pytest.raises(TracerError, match="by is 'heard'; expected one of forced, said"):
+    with pytest.raises(TracerError, match="by is 'heard'; expected one of forced, generated"):
         plot_radar(WHOLE, by="heard")
     with pytest.raises(TracerError, match="have no 'fluency'"):
         plot_retention(WHOLE, "fluency")

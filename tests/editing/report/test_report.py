@@ -85,7 +85,7 @@ def test_tables_are_the_summary(text: str) -> None:
     own = summary[summary["control"] == "random layer"].set_index("metric")
     said = own.loc["locality (generated)"]
     ends = f"[{100 * said['low']:.1f}, {100 * said['high']:.1f}]"
-    assert rome[columns.index("locality, said")] == [said["mean"], f"{100 * said['mean']:.1f} %", ends]
+    assert rome[columns.index("locality, generated")] == [said["mean"], f"{100 * said['mean']:.1f} %", ends]
     assert rome[columns.index("S")][0] == score.loc[score["control"] == "random layer", "mean"].item()
     assert len(tables["everything"]["rows"]) == len(summary)
     costs = {cells[0]: cells for cells in tables["costs"]["rows"]}
@@ -233,7 +233,7 @@ def write_in(page: Page, grid: str, words: str) -> str:
 
 def test_sorting(page: Page) -> None:
     heads = page.ask("[...document.querySelectorAll('#methods thead button')].map((button) => button.textContent)")
-    place = heads.index("reliability, said")
+    place = heads.index("reliability, generated")
     first = column(page, "methods", place)
     state = f"document.querySelectorAll('#methods thead th')[{place}].getAttribute('aria-sort')"
     assert page.ask(state) == "none"

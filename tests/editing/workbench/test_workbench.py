@@ -17,7 +17,7 @@ import editing.workbench.export as export_module
 from editing import Edit, Editor, EditRequest, Outcome, compute_edit, measure
 from editing.edits.weights import applied
 from editing.layers.from_result import layers_from
-from editing.localisation.evidence import with_prompts
+from editing.questions.gather import with_prompts
 from editing.workbench import Session, texts
 from editing.workbench.cells import Suggestion, cell_of
 from editing.workbench.questions import known_to_factworld
