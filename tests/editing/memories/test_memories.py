@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -147,7 +147,7 @@ def test_a_bare_call_of_the_module_has_the_memory_too(model: Model) -> None:
         for prompt, written in zip(prompts, expected, strict=True):
             ids = torch.tensor([prompt])
             options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-            made = model.hf.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            made = cast("Any", model.hf).generate(ids, attention_mask=torch.ones_like(ids), **options)
             assert tuple(made[0, len(prompt) :].tolist())[: len(written)] == written
         longest = max(map(len, prompts))
         alone = [model.hf(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
