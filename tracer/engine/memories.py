@@ -137,9 +137,7 @@ def asked(model: Model, prompts: Sequence[Ids]) -> tuple[list[Asked], Frame | No
 
 def _decided(model: Model, prompts: Sequence[Ids]) -> Frame | None:
     entry = _entry(model)
-    if (
-        entry is None or entry.rests or not prompts
-    ):  # it rests while one of them decides by a state
+    if entry is None or entry.rests or not prompts:  # it rests while one of them decides by a state
         return None
     distinct = list(dict.fromkeys(prompts))
     found: dict[str, tuple[Any, ...]] = {}
