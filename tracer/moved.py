@@ -25,7 +25,8 @@ MOVED = {
     "editing.decoding": ("tracer.engine.follow",),
     "editing.drift": ("editing.health.drift",),
     "editing.edit": ("editing.edits.edit",),
-    "editing.editfile": ("editing.edits.file",),
+    "editing.editfile": ("tracer.files.tensors",),
+    "editing.edits.file": ("tracer.files.tensors",),
     "editing.editor": ("editing.ledger.editor",),
     "editing.evaluation.answers": (
         "editing.questions.asking_records",

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from editing.edits.edit import Edit
-from editing.edits.weights import added
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +67,13 @@ class Versions:
     @torch.no_grad()
     def bits(self, name: str, steps: Sequence[Step], device: torch.device) -> Tensor:
         """The bits of a weight after `steps`, on `device`; made again from the nearest version that is kept."""
-        numbers = [0] + [number for number, step in enumerate(steps, 1) if name in step.edit.factors]
+        numbers = [0] + [number for number, step in enumerate(steps, 1) if name in step.edit.weights]
         known = next(n for n in reversed(numbers) if n == 0 or (name, n) in self._later)
         bits = (self._first[name] if known == 0 else self._later[name, known]).to(device)
         if known:
             self._later.move_to_end((name, known))
         for number in numbers[numbers.index(known) + 1 :]:
-            bits = added(bits, *steps[number - 1].edit.factors[name])
+            bits = steps[number - 1].edit.on_weight(name, bits)
             self.keep(name, number, bits.cpu())
         return bits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tracer.engine.follow import Ids
+from tracer.engine.acts import Ids
 from tracer.facts.chat import chat_of
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import sentences_in

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tracer.engine.acts import Ids
 from tracer.engine.answer import own_answer
-from tracer.engine.follow import Followed, Ids, Line, follow
+from tracer.engine.follow import follow
 from tracer.engine.generation import ends_after, generate, written_text
+from tracer.engine.line import Followed, Line
 from tracer.errors import OneOfSeveral, TracerError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import answer_of

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tracer.engine.follow import Ids, Line, follow
+from tracer.engine.acts import Ids
+from tracer.engine.follow import follow
 from tracer.engine.generation import written_text
+from tracer.engine.line import Line
 from tracer.errors import MaskedModelError, OneOfSeveral, OtherQuestions, TracerError
 from tracer.facts.fact import SLOT, Fact
 from tracer.moved import former

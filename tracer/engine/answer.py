@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from tracer.facts.fact import Fact
 from tracer.facts.readout import Readout, as_fact
 
-from .hooks import as_ids, evaluating, keep_logits
-from .sweep import check_numbers
+from .follow import follow
+from .hooks import as_ids
+from .line import Line
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -23,13 +22,11 @@ def own_answer(model: Model, fact: Fact | str) -> list[int]:
         TracerError: logits that are not numbers.
     """
     readout = Readout.of(model, as_fact(fact).align(model))
-    with torch.no_grad(), evaluating(model):
-        handle = keep_logits(model, readout.read)
-        try:
-            logits = model.hf(input_ids=as_ids(model, readout.ids)).logits[0]
-            return check_numbers(model, logits).argmax(-1).tolist()
-        finally:
-            handle.remove()
+    as_ids(model, readout.ids)  # it fits
+    target = readout.target or (0,)  # any token: what is most probable there is asked
+    prompt = readout.ids[: readout.read[0] + 1] if model.causal else readout.ids
+    (found,) = follow(model, [Line(prompt, (target,), first=readout.read[0])])
+    return found.best[0].tolist()
 
 
 def knows(model: Model, fact: Fact) -> bool:

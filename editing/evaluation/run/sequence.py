@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load, save
-from torch import Tensor
-
 from editing.edits.edit import Edit
-from editing.edits.weights import bits, proposed, write
+from editing.edits.state import State
 from editing.health.monitor import Monitor
 from editing.methods.compute import method_named
 from editing.questions.answer import CaseAnswers
 from tracer.errors import TracerError
 
-from .blobs import edit_from_bytes, edit_to_bytes
+from .blobs import edit_from_bytes, edit_to_bytes, state_from_blobs, state_to_blobs
 from .protocol import Cell
 from .worker import FIXED, Bench, Rows, add, seed_of
 
@@ -44,35 +40,34 @@ def sequential(bench: Bench, claim: Claim) -> None:
 
 
 class _Weights:
-    """Weights that are written to; with their first bits again at the end, whatever happens."""
+    """Weights and memories that are written to; with the first ones again at the end, whatever happens."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self._first = model, dict[str, Tensor]()
+        self.model, self._first = model, State({}, {})
 
     def __enter__(self) -> _Weights:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        write(self.model, self._first)
+        self._first.write(self.model)
 
-    @property
-    def names(self) -> list[str]:
-        """Weights written to so far."""
-        return list(self._first)
+    def put(self, new: State) -> None:
+        """Write these."""
+        weights = [name for name in new.weights if name not in self._first.weights]
+        fresh = State.of(self.model, weights, [name for name in new.memories if name not in self._first.memories])
+        kept = {name: tensor.cpu() for name, tensor in fresh.weights.items()}
+        self._first = State({**self._first.weights, **kept}, {**self._first.memories, **fresh.memories})
+        new.write(self.model)
 
-    def put(self, new: Mapping[str, Tensor]) -> None:
-        """Write these bits."""
-        fresh = bits(self.model, [name for name in new if name not in self._first])
-        self._first.update({name: tensor.cpu() for name, tensor in fresh.items()})
-        write(self.model, new)
+    def state(self) -> State:
+        """What was written to as it is now, on the CPU."""
+        now = self._first.before(self.model)
+        return State({name: tensor.cpu() for name, tensor in now.weights.items()}, now.memories)
 
-    def state(self) -> dict[str, Tensor]:
-        """Bits of the weights written to, on the CPU."""
-        return {name: tensor.cpu() for name, tensor in bits(self.model, self.names).items()}
-
-    def back_to(self, state: Mapping[str, Tensor]) -> None:
-        """Bits of `state`; weights that were first written later get their first ones."""
-        write(self.model, {**self._first, **state})
+    def back_to(self, state: State) -> None:
+        """What `state` says; what was first written later is as it was first."""
+        weights, memories = {**self._first.weights, **state.weights}, {**self._first.memories, **state.memories}
+        State(weights, memories).write(self.model)
 
 
 class _Sequence:
@@ -118,13 +113,13 @@ class _Sequence:
     def _make(self, step: int, cases: list[int], edit: Edit, rows: Rows, blobs: dict[str, bytes]) -> str:
         """Write an edit, measure, and check the model's health; return the reason why it was taken back, or ""."""
         try:
-            new = proposed(self.model, edit.factors)
+            new = edit.proposed(self.model)
         except TracerError as error:  # such as a weight past its number type
             return str(error)
         if not self.fixed:
             self.fixed = {name: edit.settings[name] for name in FIXED if edit.settings.get(name) is not None}
-        self.monitor.watch(edit.factors)
-        healthy = self.weights.state() if self.protocol.on_alarm == "rollback" else {}
+        self.monitor.watch(edit.weights)
+        healthy = self.weights.state() if self.protocol.on_alarm == "rollback" else State()
         self.weights.put(new)
         self.made.append(step)
         now = self.bench.drifted(self.cell.model, self.model)
@@ -146,7 +141,7 @@ class _Sequence:
         if self.protects and not gone:
             self.earlier.append(edit)
             blobs[f"edit {step}"] = edit_to_bytes(edit)
-        blobs["weights"] = save(self.weights.state())
+        blobs |= state_to_blobs(self.weights.state())
         return gone
 
     def _options(self) -> dict[str, Any]:
@@ -210,9 +205,7 @@ class _Sequence:
         state = json.loads(blob)
         self.fixed, self.made, self.stopped = state["fixed"], state["made"], state["stopped"]
         self.monitor.resume(state["health"])
-        if (kept := self.claim.blob("weights")) is not None:
-            device = self.model.device
-            self.weights.put({name: tensor.to(device) for name, tensor in load(kept).items()})
+        self.weights.put(state_from_blobs(self.claim.blob, self.model))
         for step in self.made if self.protects else ():
             kept = self.claim.blob(f"edit {step}")
             assert kept is not None

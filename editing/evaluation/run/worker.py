@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
-from editing.edits.weights import applied
 from editing.evaluation.result.schema import COLUMNS
 from editing.health.drift import Drift, Drifted
 from editing.methods.compute import compute_edits, method_named
@@ -242,7 +241,7 @@ class Bench:
             before: answers of the unedited model.
             control: name of the control, or "".
         """
-        with applied(model, edit.factors):
+        with edit.applied(model):
             (answers,) = self.asked(model, [case], [before])
             if isinstance(answers, str):
                 return {}, answers
