@@ -248,9 +248,9 @@ class Session:
         """
         found = method_named(method)
         if layers is not None:
-            if found.layers is None:
+            if found.layers == "none":
                 raise WorkbenchError(f"{found.name} takes no layers; leave them out")
-            hparams = {found.layers: tuple(layers), **hparams}
+            hparams = {"layers": tuple(layers), **hparams}
         probes = self.probes(target, paraphrases, neighbours, generate)  # errors there are found before the work
         before = measure(self.model, probes)
         edit = self.editor.compute(self.request(target), method, **hparams)

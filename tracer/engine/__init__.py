@@ -1,6 +1,6 @@
 """Running the model: sites and hooks, batches and caches, the branched sweep, forced tokens and generated text."""
 
-from .answer import knows, own_answer
+from .answer import knows, own_answer, own_answers
 from .arriving import Arrival, behind_norm
 from .batch import Row, padded, states_at_lookups
 from .follow import Followed, Line
@@ -28,6 +28,7 @@ __all__ = [
     "intervene",
     "knows",
     "own_answer",
+    "own_answers",
     "padded",
     "states_at_lookups",
 ]

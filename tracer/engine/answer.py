@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from tracer.facts.fact import Fact
 from tracer.facts.readout import Readout, as_fact
 
+from .follow import Line, follow
 from .hooks import as_ids, evaluating, keep_logits
 from .sweep import check_numbers
 
@@ -30,6 +32,25 @@ def own_answer(model: Model, fact: Fact | str) -> list[int]:
             return check_numbers(model, logits).argmax(-1).tolist()
         finally:
             handle.remove()
+
+
+def own_answers(model: Model, facts: Sequence[Fact], *, max_rows: int | None = None) -> list[list[int]]:
+    """`own_answer` of many facts, those of similar length in one forward.
+
+    Args:
+        model: to ask.
+        facts: with or without targets.
+        max_rows: most rows in a forward; None: by memory.
+
+    Raises:
+        TracerError: a fact that cannot be aligned; logits that are not numbers.
+    """
+    lines = []
+    for readout in (Readout.of(model, fact.align(model)) for fact in facts):
+        first = readout.read[0]
+        prompt = readout.ids[: first + 1] if model.causal else readout.ids
+        lines.append(Line(prompt, (readout.target or (0,),), first=first))  # any token will do to read what is best
+    return [line.best[0].tolist() for line in follow(model, lines, max_rows=max_rows)]
 
 
 def knows(model: Model, fact: Fact) -> bool:

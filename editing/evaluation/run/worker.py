@@ -102,7 +102,7 @@ class Bench:
             return str(error)
 
     def _computed(self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any]) -> list[Edit]:
-        known = method_named(cell.method).settings.__dataclass_fields__
+        known = method_named(cell.method).parameters
         objects = {name: value for name, value in {**self._hparams, **more}.items() if name in known}
         # drift on unrelated text has its own columns here
         found = {**cell.options(), **objects}
