@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from editing.edits.edit import Edit
 from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
-from tracer.errors import LedgerFolderError, NoSuchState, TracerError, WeightsChanged
+from editing.methods.context import EditContext, Memory, Start
+from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError, WeightsChanged
 from tracer.files import uninterrupted
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model, load, save
@@ -23,6 +24,7 @@ from .folder import Base, Ledger
 from .weight_history import Step, Versions
 
 BUDGET = 1 << 30
+Measure = Literal["once", "each"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,24 +60,39 @@ class Editor:
         folder: write a ledger there as it goes, for `open`; see `record`.
         budget: bytes of memory for the weights between the first and the present state. A state that does not fit is
             computed again from the edits when it is asked for.
+        measure: when hyper-parameters that are left out are measured (context templates, sizes of weights): "once", on
+            the weights before the first edit, as the published code does and an evaluation too, so that an edit does
+            not depend on what earlier edits make the model write; or "each" time, on the weights as they are.
 
     Raises:
-        TracerError: `folder` holds a ledger already.
+        TracerError: `folder` holds a ledger already; another `measure`.
     """
 
-    def __init__(self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET) -> None:
+    def __init__(
+        self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET, measure: Measure = "once"
+    ) -> None:
+        if measure not in get_args(Measure):
+            raise HyperparameterError(f"measure is {measure!r}; expected 'once' or 'each'")
         if type(model) is not Model:  # a pinned one would not see its weights change
             model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
         self.model = model
         self._base = Base.of(model, model.fingerprint())
         self._state = _State((), 0)
         self._versions = Versions(budget)
+        self._measure, self._memory = measure, Memory()
         self._ledger: Ledger | None = None
         if folder is not None:
             self.record(folder)
 
     @classmethod
-    def open(cls, folder: str | Path, model: Model | None = None, *, budget: int = BUDGET) -> Editor:
+    def open(
+        cls,
+        folder: str | Path,
+        model: Model | None = None,
+        *,
+        budget: int = BUDGET,
+        measure: Measure = "once",
+    ) -> Editor:
         """The editor of a ledger, where it was left, with the same bits; it goes on writing there.
 
         Args:
@@ -83,6 +100,7 @@ class Editor:
             model: the model as it was before the first edit, which is changed in place; None: loaded by the name it was
                 loaded by when the ledger was begun.
             budget: as of the editor.
+            measure: as of the editor.
 
         Raises:
             TracerError: no ledger, a damaged one, one of another model, or one whose edits lead to other bits. The
@@ -97,7 +115,7 @@ class Editor:
                 raise LedgerFolderError(
                     f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})"
                 ) from error
-        editor = cls(model, budget=budget)
+        editor = cls(model, budget=budget, measure=measure)
         own, its = editor._base, ledger.base
         if own.fingerprint != its.fingerprint:
             raise LedgerFolderError(
@@ -173,17 +191,19 @@ class Editor:
             method: its name.
             hparams: of the method; may override `origin` and `earlier`.
         """
-        from editing.methods.compute import compute_edit, method_named
+        from editing.methods.compute import compute_edit
 
         model = self._unchanged()
-        known = {field.name for field in fields(method_named(method).settings)}
         covariance = hparams.get("covariance")
         current = covariance is not None and covariance.fingerprint == model.fingerprint()
-        if not current and "origin" in known:
-            hparams = {"origin": self.origin, **hparams}
-        if "earlier" in known:
-            hparams = {"earlier": tuple(step.edit for step in self._state.steps[: self.position]), **hparams}
-        return compute_edit(model, requests, method, **hparams)
+        context = EditContext(
+            model,
+            origin=None if current else self.origin,
+            earlier=tuple(step.edit for step in self._state.steps[: self.position]),
+            memory=self._memory,
+            start=Start(self.origin, self.model, self._as_loaded) if self._measure == "once" else None,
+        )
+        return compute_edit(model, requests, method, context=context, **hparams)
 
     @ordinary()
     def apply(self, edit: Edit, anyway: bool = False) -> None:
@@ -346,6 +366,17 @@ class Editor:
             if self._state is state:
                 write(self.model, before)
             raise
+
+    @contextmanager
+    def _as_loaded(self) -> Iterator[None]:
+        """The model has the weights from before the first edit inside, and its present bits again afterwards."""
+        names = self._versions.names()
+        present = bits(self.model, names)
+        try:
+            write(self.model, {name: self._versions.bits(name, (), present[name].device) for name in names})
+            yield
+        finally:
+            write(self.model, present)
 
     def _unchanged(self) -> Model:
         """The model with its fingerprint taken; TracerError if it is not the one of the present state."""

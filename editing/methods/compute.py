@@ -104,6 +104,7 @@ def compute_edit(
     locate: Any = None,
     known: Known = "refuse",
     check: Check = "warn",
+    context: EditContext | None = None,
     **hparams: Any,
 ) -> Edit:
     """The edit that makes requests true, computed on the model as it is; the model is left as it was.
@@ -117,6 +118,7 @@ def compute_edit(
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.
         check: handling of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the edit's
             `evidence`), or moves nothing: "warn" warns, "refuse" raises, None does not look.
+        context: serves the method, and remembers what it measured; None: a new one. An editor gives its own.
         hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][]. Methods that use a
             covariance take `covariance`, second moments of keys (None: see [`editing.covariance_for`][]), `origin`, the
             hash of the weights before any edit, whose covariance is meant, and `max_rows`, prompts run at once;
@@ -130,7 +132,8 @@ def compute_edit(
     Warns:
         HarmWarning: an edit that ruins the model.
     """
-    return compute_edits(model, [requests], method, locate=locate, known=known, check=check, **hparams)[0]
+    more = {"locate": locate, "known": known, "check": check, "context": context}
+    return compute_edits(model, [requests], method, **more, **hparams)[0]
 
 
 @ordinary()
@@ -202,7 +205,7 @@ def compute_edits(
         )
         for group, change in zip(checked, changes, strict=True)
     ]
-    return check_harm(model, [_noted(edit, check) for edit in edits], check)
+    return check_harm(model, [_noted(edit, check) for edit in edits], check, context.drift)
 
 
 def _check_run(model: Model, requests: Sequence[EditRequest], known: Known, max_rows: int | None) -> None:

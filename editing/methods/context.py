@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from editing.covariance.default import covariance_for
+from editing.health.drift import Drift
+from editing.health.harm import TOKENS
+from tracer.engine.aligned import takes
 from tracer.errors import HyperparameterError
 
 from .timing import part
@@ -22,10 +25,11 @@ from .value.context_templates import Templates, context_templates
 if TYPE_CHECKING:
     from editing.covariance.covariance import Covariance
     from editing.edits.edit import Edit
+    from tracer.engine.batch import Row
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
-ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 2, "ability": 2}
+ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "takes": 8}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 
@@ -155,6 +159,21 @@ class EditContext:
 
         with part("sizes"):
             return self.memory.get("sizes", (self._measured, tuple(layers)), make)
+
+    def drift(self) -> Drift:
+        """Distributions of the present weights over unrelated text."""
+        return self.memory.get("drift", self.model.fingerprint(), lambda: Drift.recorded(self.model, tokens=TOKENS))
+
+    def takes(self, model: Model, rows: Sequence[Row], start: int) -> bool:
+        """Whether a model can run rows of any length together from a block on; see `tracer.engine.aligned.takes`.
+
+        It depends on the model's code, and is tried once for each start, number type and kind of attention, with rows
+        of one lookup and of several apart.
+        """
+        config = model.hf.config
+        kind = (type(model.hf), model.dtype, model.device, getattr(config, "_attn_implementation", None))
+        several = len({row.lookup for row in rows}) > 1
+        return self.memory.get("takes", (*kind, start, several), lambda: takes(model, rows, start))
 
     @property
     def _measured(self) -> str:
