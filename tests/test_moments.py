@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import ARCHITECTURES, SENTENCES
+from tokenizers.normalizers import Lowercase
 
 import tracer
 from editing.covariance import accumulate as sums
@@ -302,6 +303,44 @@ def test_cached_by_layer(tiny: Tiny, own_cache: Path, monkeypatch: pytest.Monkey
         runs.clear()
         estimate_covariance(one, [0], **{"text": TEXTS, **other})
         assert runs
+
+
+def test_a_text_read_before_is_not_tokenised_again(
+    tiny: Tiny, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default text, a file by its content, and a list; another text, tokenizer or cut is read."""
+    read: list[Any] = []
+    original = corpus.windows
+
+    def watched(model: Model, text: Any, *cuts: Any) -> Any:
+        read.append(text)
+        return original(model, text, *cuts)
+
+    monkeypatch.setattr("editing.covariance.estimate.windows", watched)
+    model, file, kept = tiny("gpt2"), tmp_path / "a.txt", tmp_path / "kept"
+    file.write_text(" ".join(TEXTS), encoding="utf-8")
+    for text, cuts in ((None, {"max_tokens": 300}), (file, {}), (TEXTS, {})):
+        first, again = (estimate_covariance(model, [1, 2], text, cache=kept, **cuts) for _ in range(2))  # type: ignore[arg-type]
+        assert read == [text] and same(first, again) and first.text == again.text and first.note == again.note
+        assert same(estimate_covariance(model, [1, 2], text, cache=False, **cuts), first)  # type: ignore[arg-type]
+        read.clear()
+    moved = file.rename(tmp_path / "b.txt")
+    assert estimate_covariance(model, 1, moved, cache=kept).text == "b.txt" and read == []
+    moved.write_text("The Louvre is in Paris.", encoding="utf-8")
+    others: list[dict[str, Any]] = [{"text": moved}, {"text": TEXTS, "window": 16}, {"text": TEXTS[:1]}]
+    others += [{"text": TEXTS, "layers": 0}, {"text": TEXTS, "dtype": torch.float64}, {"text": iter(TEXTS)}]
+    for each in others:
+        estimate_covariance(model, **{"layers": 1, "cache": kept, **each})
+    assert len(read) == len(others)
+    other = load(tiny_folder("gpt2"))
+    other.tokenizer.backend_tokenizer.normalizer = Lowercase()  # type: ignore[attr-defined]
+    assert not same(estimate_covariance(other, 1, TEXTS, cache=kept), estimate_covariance(model, 1, TEXTS, cache=kept))
+    assert len(read) == len(others) + 1
+    for note in kept.glob("*.json"):
+        note.write_text("{", encoding="utf-8")
+    assert same(
+        estimate_covariance(model, [1, 2], moved, cache=kept), estimate_covariance(model, [1, 2], moved, cache=False)
+    )
 
 
 def test_an_edited_model_takes_the_covariance_it_had_before(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
 from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
 from editing.methods.context import EditContext, Memory, Start
@@ -193,17 +194,27 @@ class Editor:
         """
         from editing.methods.compute import compute_edit
 
+        context = self.context(hparams.get("covariance"))
+        return compute_edit(context.model, requests, method, context=context, **hparams)
+
+    def context(self, covariance: Covariance | None = None) -> EditContext:
+        """What methods are served with here: the covariance of the model as loaded, earlier edits, what was measured.
+
+        Args:
+            covariance: that is going to be used; one of the model as it is now is what it is.
+
+        Raises:
+            TracerError: weights that something else has changed since the last edit.
+        """
         model = self._unchanged()
-        covariance = hparams.get("covariance")
         current = covariance is not None and covariance.fingerprint == model.fingerprint()
-        context = EditContext(
+        return EditContext(
             model,
             origin=None if current else self.origin,
             earlier=tuple(step.edit for step in self._state.steps[: self.position]),
             memory=self._memory,
             start=Start(self.origin, self.model, self._as_loaded) if self._measure == "once" else None,
         )
-        return compute_edit(model, requests, method, context=context, **hparams)
 
     @ordinary()
     def apply(self, edit: Edit, anyway: bool = False) -> None:
@@ -279,7 +290,7 @@ class Editor:
                 f"there is no state {k!r}; give 0 for the model as loaded, or an edit from 1 to {len(steps)}"
             )
         low, high = sorted((k, self.position))
-        between = dict.fromkeys(name for step in steps[low:high] for name in step.edit.factors)
+        between = dict.fromkeys(name for step in steps[low:high] for name in step.digests)
         if not anyway and (changed := self._changed(between)):
             raise WeightsChanged(self._complaint(changed))
         names = self._versions.names() if anyway else between
@@ -304,6 +315,46 @@ class Editor:
         other._versions = self._versions.copy()
         other._ledger = None
         return other
+
+    # --- long sequences --------------------------------------------------------------------------------------------
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of the weights that any edit has written to."""
+        return self._versions.names()
+
+    def settle(self) -> None:
+        """Give up the way to states other than this one, the one before and that of the model as loaded.
+
+        For sequences of many large edits: the factors of the former ones are dropped, and the bits between. With a
+        ledger, which keeps them, nothing is given up.
+        """
+        if self._ledger is None and self.position:
+            *former, last = self._state.steps[: self.position]
+            steps = (*(replace(step, edit=_light(step.edit)) for step in former), last)
+            self._versions.settle(self.position)
+            self._state = _State(steps, self.position)
+
+    def adopt(self, weights: Mapping[str, Tensor], edits: Sequence[Edit] = ()) -> None:
+        """Go on from a state that edits led to elsewhere, of which the bits are known.
+
+        Args:
+            weights: bits of every weight written, by name.
+            edits: that led to them, for methods that protect earlier edits; their factors are not used.
+
+        Raises:
+            TracerError: a weight that cannot be edited.
+        """
+        check_editable(self.model, weights)
+        new = {name: tensor.to(parameter(self.model, name).device) for name, tensor in weights.items()}
+        none = Edit({}, "", {}, (), self.origin, self.model.name)
+        *former, last = edits or (none,)
+        unknown = [name for name in new if name not in self._versions]
+        first = {name: tensor.cpu() for name, tensor in bits(self.model, unknown).items()}
+        with self._all_or_nothing(new):
+            steps = [Step(_light(edit), {}, "") for edit in former]
+            steps.append(Step(_light(last), digests(self.model, new), self.model.fingerprint()))
+            kept = {name: tensor.cpu() for name, tensor in new.items()}
+            self._note(_State(tuple(steps), len(steps)), first, kept)
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
@@ -402,6 +453,11 @@ class Editor:
             f"{self.model.name} is not as this editor left it: {which}{more} was changed from elsewhere; {back}begin "
             "anew on the weights as they are with Editor(model)"
         )
+
+
+def _light(edit: Edit) -> Edit:
+    """An edit without its factors."""
+    return replace(edit, factors={})
 
 
 def _is_count(value: object) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from editing.covariance.default import covariance_for
 from editing.health.drift import Drift
 from editing.health.harm import TOKENS
-from tracer.engine.aligned import takes
+from tracer.engine.aligned import Trials
 from tracer.errors import HyperparameterError
 
 from .timing import part
@@ -25,19 +25,23 @@ from .value.context_templates import Templates, context_templates
 if TYPE_CHECKING:
     from editing.covariance.covariance import Covariance
     from editing.edits.edit import Edit
-    from tracer.engine.batch import Row
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
-ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "takes": 8}
+ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 
 class Memory:
-    """Results by kind and by all that determines them; those not used for longest go."""
+    """Results by kind and by all that determines them; those not used for longest go.
+
+    Attributes:
+        trials: ways in which the model can be run.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {kind: OrderedDict() for kind in ROOM}
+        self.trials = Trials()
 
     def get(self, kind: str, key: Hashable, make: Callable[[], Kind]) -> Kind:
         """The result of `make`, or that of an earlier call.
@@ -163,17 +167,6 @@ class EditContext:
     def drift(self) -> Drift:
         """Distributions of the present weights over unrelated text."""
         return self.memory.get("drift", self.model.fingerprint(), lambda: Drift.recorded(self.model, tokens=TOKENS))
-
-    def takes(self, model: Model, rows: Sequence[Row], start: int) -> bool:
-        """Whether a model can run rows of any length together from a block on; see `tracer.engine.aligned.takes`.
-
-        It depends on the model's code, and is tried once for each start, number type and kind of attention, with rows
-        of one lookup and of several apart.
-        """
-        config = model.hf.config
-        kind = (type(model.hf), model.dtype, model.device, getattr(config, "_attn_implementation", None))
-        several = len({row.lookup for row in rows}) > 1
-        return self.memory.get("takes", (*kind, start, several), lambda: takes(model, rows, start))
 
     @property
     def _measured(self) -> str:

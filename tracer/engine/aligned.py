@@ -5,7 +5,7 @@ Every row begins at its own lookup, whatever lies before it: keys and values of 
 at the same place, and what lies before the shorter ones is masked, as in every left-padded generation. And blocks below
 the first one concerned are passed by: no row has to be sent through them to carry the shapes.
 
-Not every model takes to this; whether it does is tried on the rows at hand (`takes`).
+Not every model takes to this; whether it does is tried on the rows at hand (`Trials`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Aligned:
         prefix: per layer from `start` on keys and values [R, heads, W, width] of earlier tokens, which end at W; blocks
             below have those of one row. None if there are none.
         blocks: modules of the blocks, and of their MLPs where there is one.
+        size: numbers of a projection of an MLP.
     """
 
     model: Model
@@ -56,6 +57,7 @@ class Aligned:
     entering: Tensor
     prefix: tuple[tuple[Tensor, Tensor], ...] | None
     blocks: tuple[tuple[nn.Module, nn.Module | None], ...]
+    size: int
 
     @classmethod
     def recorded(
@@ -64,7 +66,7 @@ class Aligned:
         """The rows from block `start` on, and the states at their lookups, [R, width] by place.
 
         Args:
-            model: one that `takes` it.
+            model: one that takes it.
             rows: of any length.
             start: the first block that is run.
             places: kinds and layers of the states.
@@ -106,7 +108,7 @@ class Aligned:
             short[i, : end - begin] = ids[i, begin:end]
             entered[i, : end - begin] = inside[i, begin:end]
         blocks = tuple((model.module("hidden", layer), _mlp(model, layer)) for layer in range(model.n_layers))
-        found = cls(model, tuple(rows), start, torch.tensor(begins), short, entered, prefix, blocks)  # type: ignore[arg-type]
+        found = cls(model, tuple(rows), start, torch.tensor(begins), short, entered, prefix, blocks, _size(model))  # type: ignore[arg-type]
         return found, states
 
     def select(self, some: Sequence[int]) -> Aligned:
@@ -161,7 +163,7 @@ class Aligned:
                 mlp = self.blocks[layer][1]
                 if mlp is not None and not any(kind in INNER and at == layer for kind, at in deltas):
                     needed = self._needed(layer)
-                    if int((~needed).sum()) * model.d_mlp * model.d_model > WORTH:
+                    if int((~needed).sum()) * self.size > WORTH:
                         for handle in narrow(mlp, needed):
                             stack.callback(handle.remove)
             frame = Frame(self.ids.shape[1])
@@ -201,18 +203,68 @@ class Aligned:
         return keep
 
 
-def takes(model: Model, rows: Sequence[Row], start: int) -> bool:
-    """Whether a model gives the same logits in this way: tried on the rows with the earliest and the latest lookup.
+class Trials:
+    """Findings about models, which depend on their code and not on their weights, each tried once."""
 
-    Args:
-        model: any.
-        rows: to be run.
-        start: the first block that is to be run.
-    """
+    def __init__(self) -> None:
+        self._found: dict[tuple, bool] = {}
+
+    def takes(self, model: Model, rows: Sequence[Row], start: int) -> bool:
+        """Whether a model gives the same logits in this way, tried on the rows with the earliest and latest lookup.
+
+        Args:
+            model: any.
+            rows: to be run.
+            start: the first block that is to be run.
+        """
+        several = len({row.lookup for row in rows}) > 1
+        return self._tried(("takes", start, several), model, lambda: _takes(model, _ends(rows), start))
+
+    def arrives(self, model: Model, rows: Sequence[Row], layer: int) -> bool:
+        """Whether a change of a layer's value is one of the state that leaves its block, as without a norm behind it.
+
+        Args:
+            model: one that takes to it.
+            rows: to be run.
+            layer: not the last.
+        """
+        return self._tried(("arrives", layer), model, lambda: _arrives(model, _ends(rows), layer))
+
+    def _tried(self, what: tuple, model: Model, trial: Callable[[], bool]) -> bool:
+        config: Any = model.hf.config
+        key = (*what, type(model.hf), model.dtype, model.device, getattr(config, "_attn_implementation", None))
+        if key not in self._found:
+            self._found[key] = trial()
+        return self._found[key]
+
+
+def _ends(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the earliest and the latest lookup."""
+    order = sorted(rows, key=lambda row: (row.lookup, len(row.ids)))
+    return [order[0], order[-1]]
+
+
+def _arrives(model: Model, tried: Sequence[Row], layer: int) -> bool:
+    if torch.finfo(model.dtype).bits < 32:  # where the change is rounded makes a difference
+        return False
+    with torch.no_grad():
+        inside, states = Aligned.recorded(model, tried, layer, [("value", layer)])
+        behind, _ = Aligned.recorded(model, tried, layer + 1, ())
+        delta = states["value", layer].flip(-1).clone()  # as long as the value, and another
+        here, there = inside.run({("value", layer): delta}), behind.run({("hidden", layer): delta})
+    return _alike(model, torch.cat(there), torch.cat(here))
+
+
+def _alike(model: Model, found: Tensor, plain: Tensor) -> bool:
+    """Whether log-probabilities are the same but for rounding, of tokens that matter."""
+    tolerance = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.1
+    near = plain > plain.amax(-1, keepdim=True) - 10
+    return bool((found - plain)[near].abs().max() <= tolerance * plain[near].abs().max())
+
+
+def _takes(model: Model, tried: Sequence[Row], start: int) -> bool:
     if not model.causal:
         return False
-    order = sorted(rows, key=lambda row: (row.lookup, len(row.ids)))
-    tried = [order[0], order[-1]]
     try:
         with torch.no_grad():
             aligned, _ = Aligned.recorded(model, tried, start, ())
@@ -227,9 +279,7 @@ def takes(model: Model, rows: Sequence[Row], start: int) -> bool:
         if out_of_memory(error):
             raise
         return False
-    tolerance = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.1
-    near = plain > plain.amax(-1, keepdim=True) - 10  # tokens that matter
-    return bool((found - plain)[near].abs().max() <= tolerance * plain[near].abs().max())
+    return _alike(model, found, plain)
 
 
 @contextmanager
@@ -258,6 +308,12 @@ def _at_end(whole: Tensor, begins: Sequence[int]) -> Tensor:
     for own, row, begin in zip(found, whole, begins, strict=True):
         own[:, width - begin :] = row[:, :begin]
     return found
+
+
+def _size(model: Model) -> int:
+    with suppress(TracerError):
+        return model.d_mlp * model.d_model
+    return 0  # an MLP of another kind
 
 
 def _mlp(model: Model, layer: int) -> nn.Module | None:

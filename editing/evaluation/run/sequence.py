@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+import sys
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load, save
-from torch import Tensor
 
 from editing.edits.edit import Edit
-from editing.edits.weights import bits, proposed, write
+from editing.edits.weights import bits
 from editing.health.monitor import Monitor
+from editing.ledger.editor import Editor
 from editing.methods.compute import method_named
 from editing.questions.answers import CaseAnswers
 from tracer.errors import TracerError
 
 from .blobs import edit_from_bytes, edit_to_bytes
 from .protocol import Cell
-from .worker import FIXED, Bench, Rows, add, drift_values, efficiency, seed_of
+from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
 
 if TYPE_CHECKING:
     from editing.health.drift import Drifted
-    from tracer.model import Model
     from tracer.runs import Claim
 
 
@@ -38,55 +38,22 @@ def sequential(bench: Bench, claim: Claim) -> None:
         claim: on the job.
     """
     cell = bench.cells[claim.job.payload["cell"]]
-    model = bench.model(cell.model)
-    with _Weights(model) as weights:
-        _Sequence(bench, claim, cell, model, weights).run()
-
-
-class _Weights:
-    """Weights that are written to; with their first bits again at the end, whatever happens."""
-
-    def __init__(self, model: Model) -> None:
-        self.model, self._first = model, dict[str, Tensor]()
-
-    def __enter__(self) -> _Weights:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        write(self.model, self._first)
-
-    @property
-    def names(self) -> list[str]:
-        """Weights written to so far."""
-        return list(self._first)
-
-    def put(self, new: Mapping[str, Tensor]) -> None:
-        """Write these bits."""
-        fresh = bits(self.model, [name for name in new if name not in self._first])
-        self._first.update({name: tensor.cpu() for name, tensor in fresh.items()})
-        write(self.model, new)
-
-    def state(self) -> dict[str, Tensor]:
-        """Bits of the weights written to, on the CPU."""
-        return {name: tensor.cpu() for name, tensor in bits(self.model, self.names).items()}
-
-    def back_to(self, state: Mapping[str, Tensor]) -> None:
-        """Bits of `state`; weights that were first written later get their first ones."""
-        write(self.model, {**self._first, **state})
+    editor = Editor(bench.model(cell.model), budget=sys.maxsize)  # no more than two states are kept
+    try:
+        _Sequence(bench, claim, cell, editor).run()
+    finally:
+        editor.checkout(0, anyway=True)
 
 
 class _Sequence:
-    def __init__(self, bench: Bench, claim: Claim, cell: Cell, model: Model, weights: _Weights) -> None:
-        self.bench, self.claim, self.cell, self.model, self.weights = bench, claim, cell, model, weights
+    def __init__(self, bench: Bench, claim: Claim, cell: Cell, editor: Editor) -> None:
+        self.bench, self.claim, self.cell, self.editor, self.model = bench, claim, cell, editor, editor.model
         self.protocol, count = bench.protocol, len(bench.records)
         self.before: list[CaseAnswers | None] = bench.before(claim, cell.model, range(count))
-        self.monitor = Monitor(model, bench.drift(cell.model), self.protocol.limits)
-        self.origin = model.fingerprint()
-        self.protects = "earlier" in method_named(cell.method).settings.__dataclass_fields__
+        self.monitor = Monitor(self.model, bench.drift(cell.model), self.protocol.limits)
+        self.protects = "earlier" in method_named(cell.method).needs
         self.starts = list(range(0, count, self.protocol.step))
-        self.fixed: dict[str, Any] = {}  # hyper-parameters that the first edit measured
         self.made: list[int] = []  # steps whose edits the model has
-        self.earlier: list[Edit] = []
         self.stopped: str = ""
 
     def run(self) -> None:
@@ -107,25 +74,24 @@ class _Sequence:
             return
         rows: Rows = {}
         blobs: dict[str, bytes] = {}
-        edit = self.bench.edit(self.cell, cases, **self._options())
+        edit = self.bench.edit(self.cell, cases, self.editor)
         error = edit if isinstance(edit, str) else self._make(step, cases, edit, rows, blobs)
         rows["edits"] = [self.bench.edit_row(labels, i, edit, i, len(cases)) for i in cases]
         for row in rows["edits"]:
             row["error"] = error
-        state = {"fixed": self.fixed, "made": self.made, "stopped": self.stopped, "health": self.monitor.state}
+        state = {"made": self.made, "stopped": self.stopped, "health": self.monitor.state}
         self.claim.commit(f"step {step}", rows, {**blobs, "state": json.dumps(state).encode()})
 
     def _make(self, step: int, cases: list[int], edit: Edit, rows: Rows, blobs: dict[str, bytes]) -> str:
         """Write an edit, measure, and check the model's health; return the reason why it was taken back, or ""."""
-        try:
-            new = proposed(self.model, edit.factors)
-        except TracerError as error:  # such as a weight past its number type
-            return str(error)
-        if not self.fixed:
-            self.fixed = {name: edit.settings[name] for name in FIXED if edit.settings.get(name) is not None}
+        health = copy.deepcopy(self.monitor.state)
         self.monitor.watch(edit.factors)
-        healthy = self.weights.state() if self.protocol.on_alarm == "rollback" else {}
-        self.weights.put(new)
+        try:
+            self.editor.apply(edit)
+        except TracerError as error:  # such as a weight past its number type
+            self.monitor.resume(health)
+            return str(error)
+        self.editor.settle()
         self.made.append(step)
         now = self.bench.drifted(self.cell.model, self.model)
         add(rows, self._measured_now(edit, cases, now))
@@ -137,21 +103,16 @@ class _Sequence:
         if alarm is not None and self.protocol.on_alarm != "record":
             self.stopped = f"not made: alarm of {alarm} after {after} edits"
             if self.protocol.on_alarm == "rollback":
-                self.weights.back_to(healthy)
+                self.editor.undo()
                 self.made.remove(step)
                 gone = f"taken back: alarm of {alarm}"
                 self.stopped += f", rolled back to {self._last()}"
         elif step in self._moments():
             add(rows, self._asked_again(after, self._budget()[0], seed=step))
         if self.protects and not gone:
-            self.earlier.append(edit)
             blobs[f"edit {step}"] = edit_to_bytes(edit)
-        blobs["weights"] = save(self.weights.state())
+        blobs["weights"] = save({name: tensor.cpu() for name, tensor in bits(self.model, self.editor.written).items()})
         return gone
-
-    def _options(self) -> dict[str, Any]:
-        more: dict[str, Any] = {"origin": self.origin, **self.fixed}
-        return {**more, "earlier": tuple(self.earlier)} if self.protects else more
 
     def _measured_now(self, edit: Edit, cases: list[int], now: Drifted | None) -> Rows:
         """Rows of the cases of a step right after it."""
@@ -209,12 +170,8 @@ class _Sequence:
         if blob is None:
             return
         state = json.loads(blob)
-        self.fixed, self.made, self.stopped = state["fixed"], state["made"], state["stopped"]
+        self.made, self.stopped = state["made"], state["stopped"]
         self.monitor.resume(state["health"])
         if (kept := self.claim.blob("weights")) is not None:
-            device = self.model.device
-            self.weights.put({name: tensor.to(device) for name, tensor in load(kept).items()})
-        for step in self.made if self.protects else ():
-            kept = self.claim.blob(f"edit {step}")
-            assert kept is not None
-            self.earlier.append(edit_from_bytes(kept))
+            made = [self.claim.blob(f"edit {step}") for step in self.made] if self.protects else []
+            self.editor.adopt(load(kept), [edit_from_bytes(blob) for blob in made if blob is not None])

@@ -7,7 +7,7 @@ own steps and its own end, so that running many in one batch gives the same vect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editing.methods.timing import part
-from tracer.engine.aligned import Aligned, takes
+from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row
 from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
 from tracer.errors import NotFinite
@@ -122,7 +122,7 @@ def optimise(
     also: Sequence[Place] = (),
     max_rows: int | None = None,
     description: str = "values",
-    takes: Callable[[Model, Sequence[Row], int], bool] = takes,
+    trials: Trials | None = None,
 ) -> list[Optimised]:
     """The vectors of each request, at the places (of one layer) together.
 
@@ -136,13 +136,13 @@ def optimise(
         also: further places whose states are returned.
         max_rows: rows run at once; None: by memory.
         description: of the progress bar.
-        takes: whether rows of any length can be run together from a block on; by default it is tried.
+        trials: what is known of the model's ways; None: nothing.
 
     Raises:
         TracerError: a loss that is not a number.
     """
     with part("search"):
-        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows, takes)
+        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows, trials or Trials())
     with part("search"), bar(description, objective.v_steps) as progress:
         for step in range(objective.v_steps):
             search.step(last=step == objective.v_steps - 1)
@@ -187,7 +187,7 @@ class _Search:
         objective: Objective,
         also: tuple[Place, ...],
         max_rows: int | None,
-        takes: Callable[[Model, Sequence[Row], int], bool],
+        trials: Trials,
     ) -> None:
         self.model, self.places, self.objective = model, places, objective
         self.active = set(range(len(subjects)))
@@ -201,7 +201,11 @@ class _Search:
         enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < model.n_layers
         start = layer + 1 if enters else layer
         rows = [row for _, _, row in owned]
-        aligned = takes(model, rows, start)
+        aligned = trials.takes(model, rows, start)
+        self.run: tuple[Place, ...] = places  # where deltas are added
+        behind = aligned and places == (("value", layer),) and layer + 1 < model.n_layers
+        if behind and trials.arrives(model, rows, layer):
+            self.run, start = (("hidden", layer),), layer + 1
         if aligned:  # only the tokens from the lookup to the last one read count
             owned.sort(key=lambda item: (_reach(item[2]), len(item[2].ids)))
             spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
@@ -253,9 +257,7 @@ class _Search:
         for suffix, owners in self.chunks:
             delta = torch.stack([self.deltas[i] for i in owners])  # [R, places, d]
             with torch.enable_grad():
-                logp = suffix.run(
-                    {place: delta[:, k] for k, place in enumerate(self.places)}, self.objective.loss_layer
-                )
+                logp = suffix.run({place: delta[:, k] for k, place in enumerate(self.run)}, self.objective.loss_layer)
                 parts = []
                 for row, i, each in zip(suffix.rows, owners, logp, strict=True):
                     if i not in self.active:
