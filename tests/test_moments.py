@@ -332,7 +332,7 @@ def test_a_text_read_before_is_not_tokenised_again(
     for each in others:
         estimate_covariance(model, **{"layers": 1, "cache": kept, **each})
     assert len(read) == len(others)
-    other = load(tiny_folder("gpt2"))
+    other = tracer.load(tiny_folder("gpt2"))
     other.tokenizer.backend_tokenizer.normalizer = Lowercase()  # type: ignore[attr-defined]
     assert not same(estimate_covariance(other, 1, TEXTS, cache=kept), estimate_covariance(model, 1, TEXTS, cache=kept))
     assert len(read) == len(others) + 1
