@@ -203,7 +203,8 @@ class _Search:
         rows = [row for _, _, row in owned]
         aligned = trials.takes(model, rows, start)
         self.run: tuple[Place, ...] = places  # where deltas are added
-        behind = aligned and places == (("value", layer),) and layer + 1 < model.n_layers
+        last = model.n_layers - 1 if objective.loss_layer is None else objective.loss_layer
+        behind = aligned and places == (("value", layer),) and layer < last  # the next block is run, and read
         if behind and trials.arrives(model, rows, layer):
             self.run, start = (("hidden", layer),), layer + 1
         if aligned:  # only the tokens from the lookup to the last one read count
