@@ -135,7 +135,7 @@ def test_damaged_cache_is_made_again(tiny: Tiny, tmp_path: Path) -> None:
     """Cut short, one bit off, another layer's or not even safetensors: each time a warning and the right numbers."""
     model, folder = tiny("gpt2"), tmp_path / "kept"
     right = estimate_covariance(model, 0, TEXTS, cache=folder)
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.safetensors")
     good = file.read_bytes()
     flipped = bytearray(good)
     flipped[-5] ^= 1
@@ -179,7 +179,7 @@ def test_interrupted_run_carries_on(
     lost = len(runs)
     assert same(estimate_covariance(model, **settings, cache=tmp_path), whole)
     assert needed - 15 <= len(runs) - lost < needed - 8
-    assert len(list(tmp_path.iterdir())) == model.n_layers  # the unfinished state is gone
+    assert len(list(tmp_path.glob("*.safetensors"))) == model.n_layers  # the unfinished state is gone
 
 
 def test_damaged_state_is_left_aside(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_killed_run_carries_on(tiny: Tiny, tiny_folder: Callable[[str], Path], t
     assert said == "saved\n"
     model = tiny("gpt2")
     settings: dict[str, Any] = {"text": LONG, "batch_tokens": 64, "window": 32}
-    (unfinished,) = tmp_path.iterdir()
+    (unfinished,) = tmp_path.glob("*.safetensors")
     state = sums.Sums({i: torch.zeros(model.d_mlp, model.d_mlp) for i in range(model.n_layers)})
     state.restore(unfinished)
     assert state.groups == 3
