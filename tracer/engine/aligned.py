@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,8 +135,7 @@ class Aligned:
             loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
         """
         model, device = self.model, self.entering.device
-        begins = self.begins.tolist()
-        where = torch.tensor([row.lookup - a for row, a in zip(self.rows, begins, strict=True)], device=device)
+        where = self._where
         index = torch.arange(len(self.rows), device=device)
 
         def add(delta: Tensor) -> Callable[[Tensor], Tensor]:
@@ -154,16 +154,15 @@ class Aligned:
                 state = add(delta)(state)
             return state
 
-        at = [(i, p - a) for i, (row, a) in enumerate(zip(self.rows, begins, strict=True)) for p in row.read]
-        lines, tokens = torch.tensor(at, device=device).unbind(1)
+        lines, tokens = self._read.unbind(1)
         with ExitStack() as stack:
             stack.enter_context(_passed_by([block for block, _ in self.blocks[: self.start]]))
             stack.callback(BlockArguments(enter).attach(self.blocks[self.start][0]).remove)
             for layer in range(self.start, model.n_layers):
                 mlp = self.blocks[layer][1]
                 if mlp is not None and not any(kind in INNER and at == layer for kind, at in deltas):
-                    needed = self._needed(layer)
-                    if int((~needed).sum()) * self.size > WORTH:
+                    needed = self._needed[layer == model.n_layers - 1]
+                    if needed is not None:
                         for handle in narrow(mlp, needed):
                             stack.callback(handle.remove)
             frame = Frame(self.ids.shape[1])
@@ -184,23 +183,49 @@ class Aligned:
             return {"use_cache": False}
         before, tokens = self.prefix[0][0].shape[2], self.ids.shape[1]
         found: dict[str, Any] = {"past_key_values": Prefix(self.prefix, before, slice(None)), "use_cache": True}
-        begins = self.begins.to(self.ids.device).unsqueeze(1)
-        if bool((begins < before).any()):
-            places = torch.arange(before + tokens, device=self.ids.device)
-            found["attention_mask"] = (places >= before - begins).long()
-            if "position_ids" in inspect.signature(self.model.hf.forward).parameters:
-                found["position_ids"] = begins + torch.arange(tokens, device=self.ids.device)
-        return found
+        return found | self._apart(before, tokens)
 
-    def _needed(self, layer: int) -> Tensor:
-        """Tokens whose MLP output in `layer` reaches anything that is read, [R, N]."""
-        keep = torch.zeros(self.ids.shape, dtype=torch.bool)
-        for line, row, begin in zip(keep, self.rows, self.begins.tolist(), strict=True):
-            if layer == self.model.n_layers - 1:
-                line[[position - begin for position in row.read]] = True
-            else:
-                line[: max(row.read) - begin + 1] = True
-        return keep
+    def _apart(self, before: int, tokens: int) -> dict[str, Any]:
+        """Mask and positions, where some rows have fewer tokens before them than others."""
+        if "apart" not in self._made:
+            found: dict[str, Any] = {}
+            begins = self.begins.to(self.ids.device).unsqueeze(1)
+            if bool((begins < before).any()):
+                places = torch.arange(before + tokens, device=self.ids.device)
+                found["attention_mask"] = (places >= before - begins).long()
+                if "position_ids" in inspect.signature(self.model.hf.forward).parameters:
+                    found["position_ids"] = begins + torch.arange(tokens, device=self.ids.device)
+            self._made["apart"] = found
+        return self._made["apart"]
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def _where(self) -> Tensor:
+        """Place of each row's lookup, [R]."""
+        return torch.tensor([row.lookup for row in self.rows], device=self.ids.device) - self.begins.to(self.ids.device)
+
+    @cached_property
+    def _read(self) -> Tensor:
+        """Row and place of everything that is read, [places, 2]."""
+        begins = self.begins.tolist()
+        at = [(i, p - a) for i, (row, a) in enumerate(zip(self.rows, begins, strict=True)) for p in row.read]
+        return torch.tensor(at, device=self.ids.device)
+
+    @cached_property
+    def _needed(self) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens whose MLP output reaches anything that is read, [R, N]: in any block, and in the last.
+
+        None where leaving out the others does not pay.
+        """
+        every, last = (torch.zeros(self.ids.shape, dtype=torch.bool) for _ in range(2))
+        last[tuple(self._read.cpu().unbind(1))] = True
+        for line, row, begin in zip(every, self.rows, self.begins.tolist(), strict=True):
+            line[: max(row.read) - begin + 1] = True
+        worth = [keep if int((~keep).sum()) * self.size > WORTH else None for keep in (every, last)]
+        return worth[0], worth[1]
 
 
 class Trials:
