@@ -96,8 +96,7 @@ class Aligned:
         begins = [min(row.lookup, *row.read) for row in rows]
         ends = [max(row.read) + 1 for row in rows]
         whole = Prefix.read(cache, model.n_layers, ids.shape[1])
-        if whole is None:
-            raise TracerError(f"{model.name} does not keep the keys and values of every block")
+        assert whole is not None  # tried before
         before = max(begins)
         prefix = None
         if before:
@@ -284,6 +283,8 @@ def _alike(model: Model, found: Tensor, plain: Tensor) -> bool:
     """Whether log-probabilities are the same but for rounding, of tokens that matter."""
     tolerance = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.1
     near = plain > plain.amax(-1, keepdim=True) - 10
+    if not bool(near.any()):  # no numbers
+        return False
     return bool((found - plain)[near].abs().max() <= tolerance * plain[near].abs().max())
 
 
