@@ -28,7 +28,7 @@ import tracer
 from editing.edits.edit import Edit
 from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edit
-from editing.methods.context import EditContext, Memory
+from editing.methods.context import EditContext, Measured
 from editing.methods.peak_memory import peak_memory
 from editing.methods.value.context_templates import context_templates
 from editing.methods.value.prompts import essence_rows, rewriting_rows
@@ -138,9 +138,9 @@ def one_edit(name: str | None, count: int, method: str) -> None:
     editor = Editor(model)
 
     def former(request: EditRequest) -> Edit:
-        memory = Memory()
-        memory.trials = Former()
-        context = EditContext(editor.context().model, origin=editor.origin, memory=memory)
+        measured = Measured()
+        measured.trials = Former()
+        context = EditContext(editor.context().model, origin=editor.origin, measured=measured)
         edit = compute_edit(model, request, method, known="edit", check="warn", context=context)
         editor.apply(edit)
         return edit

@@ -77,11 +77,10 @@ def ability(
 def _made(model: Model, files: Sequence[Path], anyway: bool) -> Iterator[None]:
     """Context in which the model has the edits, one after the other; TracerError for one that is of other weights."""
     from editing.edits.edit import load_edit
-    from editing.edits.weights import applied
 
     with ExitStack() as stack:
         for path in files:
-            stack.enter_context(applied(model, load_edit(path, model, anyway).factors))
+            stack.enter_context(load_edit(path, model, anyway).applied(model))
         yield
 
 

@@ -58,14 +58,15 @@ def title(requests: Sequence[EditRequest], probes: Probes) -> str:
 
 def _where(model: Model, edit: Edit) -> list[str]:
     """Layers or weights, the rank of the change, and its norm beside the weight's."""
-    if not edit.factors:
-        return ["no weight changed"]
+    memories = [change.describe() for change in edit.memories]
+    if not edit.weights:
+        return memories or ["no weight changed"]
     layers = {model.down_projection(layer).name: layer for layer in range(model.n_layers)}
-    if {*edit.factors} <= {*layers}:
-        places = sorted(layers[name] for name in edit.factors)
+    if {*edit.weights} <= {*layers}:
+        places = sorted(layers[name] for name in edit.weights)
         where = f"layer {places[0]}" if len(places) == 1 else f"layers {', '.join(map(str, places))}"
     else:
-        names = list(edit.factors)
+        names = edit.weights
         where = cut(names[0], 60) if len(names) == 1 else f"{len(names)} weights"
     relative = [norm / max(_norm(model, name), 1e-30) for name, norm in edit.norm().items()]
     ranks = edit.rank().values()
@@ -73,6 +74,7 @@ def _where(model: Model, edit: Edit) -> list[str]:
         where,
         f"rank {_span(min(ranks), max(ranks), 'd')}",
         f"|change| {_span(min(relative), max(relative), '.2%')} of |W|",
+        *memories,
     ]
 
 

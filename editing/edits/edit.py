@@ -1,50 +1,61 @@
-"""An edit as a value: named low-rank changes of weights, with all that is needed to make or judge them again."""
+"""An edit as a value: changes of weights and of memories, with all that is needed to make or judge them again.
+
+What uses an edit goes through its contract and does not ask what it is made of: `applied` and `commit` make it,
+`digest` and `describe` tell what it is, `save` and `load_edit` keep it, `control` gives one to compare it with.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, cat, equal, float32
+from torch import Tensor
 
+from editing.memories.change import MemoryChange
 from editing.request import EditRequest
-from tracer.errors import EditOfOtherWeights, NotASavedResult
-from tracer.text import printable
+from tracer.errors import AdapterError, EditOfOtherWeights, MemoryNameTaken, NotASavedResult
+from tracer.files import tensors as tensorfile
 
-from . import file as editfile
-from .weights import Factors
+from .arithmetic import composed, scaled
+from .content import FORMATS, fields_of, header_of, tensors_of
+from .control import random_direction
+from .size import norm_of, owned
+from .state import State, memories_of
+from .text import line_of, text_of
+from .weights import Factors, added, proposed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tracer.model import Model
 
-FORMAT = "Edit/1"
 TIMED = "seconds."  # prefix of evidence on how long a part took
-SHOWN = 5  # requests written out in full
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """Changes of weights by a method. Made by [`editing.compute_edit`][] or [`editing.Editor.edit`][].
+    """Changes of weights, of memories or of both, by a method.
+
+    Made by [`editing.compute_edit`][] or [`editing.Editor.edit`][].
 
     Attributes:
-        factors: by full parameter name in `model.hf`: U [rows, r] and V [columns, r], float32 on the CPU; the change is
-            U V^T in the orientation the weight is stored in.
+        factors: changes of weights, by full parameter name in `model.hf`: U [rows, r] and V [columns, r], float32 on
+            the CPU; the change is U V^T in the orientation the weight is stored in.
         method: name of the method; of a composition, the names joined by "+".
         settings: its hyper-parameters as used, measured ones included; json values. Under "orientation" the storage of
             the weights, "in_out" or "out_in", where that is known.
         requests: the facts to write.
-        fingerprint: hash of the weights the edit was computed on.
+        fingerprint: hash of the model the edit was computed on, weights and memories.
         model: that model's name.
         seconds: wall time of the computation.
         memory: peak bytes above those held before (the accelerator's, or the process's), while computing.
         evidence: arrays by name that led to the change, such as keys, targets and loss curves.
         note: a remark for the reader, or "".
+        memories: changes of memories, at most one of each name.
     """
 
     factors: Factors
@@ -57,18 +68,102 @@ class Edit:
     memory: int = 0
     evidence: Mapping[str, Tensor] | None = None
     note: str = ""
+    memories: tuple[MemoryChange, ...] = ()
 
     def __post_init__(self) -> None:
-        factors = {}
-        for name, (u, v) in self.factors.items():
-            if u.dim() != 2 or v.dim() != 2 or u.shape[1] != v.shape[1]:
-                raise EditOfOtherWeights(
-                    f"the change of {name!r} has factors U {list(u.shape)} and V {list(v.shape)}; expected "
-                    "U [rows, r] and V [columns, r]"
-                )
-            factors[name] = (_own(u), _own(v))
-        object.__setattr__(self, "factors", factors)
+        object.__setattr__(self, "factors", owned(self.factors))
         object.__setattr__(self, "requests", tuple(self.requests))
+        object.__setattr__(self, "memories", tuple(self.memories))
+        names = [change.name for change in self.memories]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise MemoryNameTaken(
+                f"an edit changes the memory {twice!r} twice; make one edit after the other (Editor.edit, Editor.apply)"
+            )
+
+    # --- contract --------------------------------------------------------------------------------------------------
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Full names of the weights it changes."""
+        return tuple(self.factors)
+
+    def on_weight(self, name: str, weight: Tensor) -> Tensor:
+        """What becomes of a weight, to the bit, by its change alone.
+
+        Args:
+            name: one of `weights`.
+            weight: its bits before.
+        """
+        return added(weight, *self.factors[name])
+
+    def proposed(self, model: Model) -> State:
+        """What the model would have with the edit; nothing is changed.
+
+        Args:
+            model: to be edited.
+
+        Raises:
+            TracerError: weights that cannot be edited, a result that is not finite, a memory that does not fit or
+                begins with another one than the model has.
+        """
+        present = memories_of(model)
+        memories = {change.name: change.check(present.get(change.name), model) for change in self.memories}
+        return State(proposed(model, self.factors), memories)
+
+    @contextmanager
+    def applied(self, model: Model) -> Iterator[Model]:
+        """Context in which a model has the edit; afterwards it is as before, to the bit.
+
+        Args:
+            model: restored whatever happens.
+
+        Raises:
+            TracerError: as `proposed` does; the model is untouched then.
+        """
+        with self.proposed(model).applied(model):
+            yield model
+
+    def commit(self, model: Model) -> State:
+        """Give a model the edit, whole or not at all, and return what it had there; `write` that to undo it.
+
+        [`editing.Editor`][] keeps a history and checks that nothing else has changed the model.
+
+        Args:
+            model: to be edited.
+
+        Raises:
+            TracerError: as `proposed` does; the model is untouched then.
+        """
+        new = self.proposed(model)
+        before = new.before(model)
+        new.write(model)
+        return before
+
+    def digest(self) -> str:
+        """BLAKE3 hash of what the edit is; time, memory and evidence do not count."""
+        header = header_of(replace(self, seconds=0.0, memory=0))
+        return tensorfile.digest_of(tensors_of(self), json.dumps(header, sort_keys=True))
+
+    def describe(self) -> tuple[str, ...]:
+        """What it changes: a line for each weight and each memory."""
+        rank, norm = self.rank(), self.norm()
+        lines = [
+            f"{name} [{len(u)}, {len(v)}]: rank {rank[name]}, norm {norm[name]:.4g}"
+            for name, (u, v) in self.factors.items()
+        ]
+        return (*lines, *(change.describe() for change in self.memories))
+
+    def control(self, seed: int) -> Edit:
+        """An edit of the same weights and memories, as large as this one, in random directions.
+
+        Of the same Frobenius norm and, up to rank 8, of the same rank in every weight; what is added to a memory has
+        entries of the same lengths.
+
+        Args:
+            seed: of the draw.
+        """
+        factors = random_direction(self.factors, self.norm(), seed)
+        memories = tuple(change.control(seed) for change in self.memories)
+        return replace(self, factors=factors, memories=memories, evidence={}, note="a random direction")
 
     # --- size ------------------------------------------------------------------------------------------------------
     def rank(self) -> dict[str, int]:
@@ -76,11 +171,14 @@ class Edit:
         return {name: u.shape[1] for name, (u, _) in self.factors.items()}
 
     def norm(self) -> dict[str, float]:
-        """Frobenius norm of the change of every weight, by name.
+        """Frobenius norm of the change of every weight, by name."""
+        return {name: norm_of(u, v) for name, (u, v) in self.factors.items()}
 
-        From the r x r Gram matrices: ||U V^T||^2 is the sum of U^T U * V^T V, so that no dense matrix is made.
-        """
-        return {name: _norm(u.double(), v.double()) for name, (u, v) in self.factors.items()}
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its factors, and of what it adds to memories."""
+        factors = sum(u.nbytes + v.nbytes for u, v in self.factors.values())
+        return factors + sum(change.nbytes for change in self.memories)
 
     def to_dense(self) -> dict[str, Tensor]:
         """The change itself, by weight name: float32 [rows, columns] in the orientation the weight is stored in."""
@@ -118,16 +216,12 @@ class Edit:
             factor: a finite number.
 
         Raises:
-            TracerError: a factor that is not finite.
+            TracerError: a factor that is not finite, or an edit of memories.
         """
-        if not math.isfinite(factor):
-            raise EditOfOtherWeights(f"an edit cannot be scaled by {factor}; give a finite number")
-        factors = {name: (u * factor, v) for name, (u, v) in self.factors.items()}
-        settings = {**self.settings, "scale": self.settings.get("scale", 1.0) * factor}
-        return replace(self, factors=factors, settings=settings)
+        return scaled(self, factor)
 
     def compose(self, *others: Edit) -> Edit:
-        """The sum of edits that were computed on the same weights; ranks add up, requests are joined.
+        """The sum of edits that were computed on the same model; ranks add up, requests are joined.
 
         The settings of each stand under `"parts"`, its evidence under its place: `"0/..."`, `"1/..."`.
 
@@ -135,37 +229,9 @@ class Edit:
             others: added to this one.
 
         Raises:
-            TracerError: an edit computed on other weights.
+            TracerError: an edit computed on other weights, or two that change the same memory.
         """
-        edits = (self, *others)
-        for other in others:
-            if other.fingerprint != self.fingerprint:
-                raise EditOfOtherWeights(
-                    f"these edits were computed on different weights ({self.model} {self.fingerprint[:12]} and "
-                    f"{other.model} {other.fingerprint[:12]}), so that their sum means nothing; compute both on the "
-                    "same weights"
-                )
-        columns: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for edit in edits:
-            for name, pair in edit.factors.items():
-                columns.setdefault(name, []).append(pair)
-        factors = {name: (cat([u for u, _ in of], 1), cat([v for _, v in of], 1)) for name, of in columns.items()}
-        orientations = {edit.settings.get("orientation") for edit in edits}
-        evidence = {f"{i}/{name}": t for i, edit in enumerate(edits) for name, t in (edit.evidence or {}).items()}
-        return replace(
-            self,
-            factors=factors,
-            method="+".join(edit.method for edit in edits),
-            settings={
-                "parts": [dict(edit.settings) for edit in edits],
-                "orientation": orientations.pop() if len(orientations) == 1 else None,
-            },
-            requests=tuple(dict.fromkeys(request for edit in edits for request in edit.requests)),
-            seconds=sum(edit.seconds for edit in edits),
-            memory=max(edit.memory for edit in edits),
-            evidence=evidence,
-            note="; ".join(dict.fromkeys(edit.note for edit in edits if edit.note)),
-        )
+        return composed(self, *others)
 
     def same_as(self, other: Edit) -> bool:
         """Whether two edits are the same, factors to the bit; time, memory and evidence do not count.
@@ -173,18 +239,11 @@ class Edit:
         Args:
             other: to compare with.
         """
-        own, its = (_header(replace(edit, seconds=0.0, memory=0)) for edit in (self, other))
-        return (
-            json.dumps(own, sort_keys=True) == json.dumps(its, sort_keys=True)
-            and self.factors.keys() == other.factors.keys()
-            and all(
-                equal(u, other.factors[n][0]) and equal(v, other.factors[n][1]) for n, (u, v) in self.factors.items()
-            )
-        )
+        return self.digest() == other.digest()
 
     # --- use -------------------------------------------------------------------------------------------------------
     def check(self, model: Model) -> None:
-        """Check that a model has the weights that the edit was computed on.
+        """Check that a model has the weights and memories that the edit was computed on.
 
         Args:
             model: to be edited.
@@ -209,11 +268,8 @@ class Edit:
         Raises:
             TracerError: it cannot be written; nothing is left behind then.
         """
-        tensors = {}
-        for name, (u, v) in self.factors.items():
-            tensors |= {f"U/{name}": u, f"V/{name}": v}
-        tensors |= {f"evidence/{name}": tensor for name, tensor in (self.evidence or {}).items()}
-        return editfile.write(path, FORMAT, tensors, _header(self))
+        tensors = {**tensors_of(self), **{f"evidence/{name}": t for name, t in (self.evidence or {}).items()}}
+        return tensorfile.write(path, FORMATS[bool(self.memories)], tensors, header_of(self))
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
@@ -238,36 +294,19 @@ class Edit:
         """
         from .lora import to_peft
 
+        if self.memories:
+            raise AdapterError(
+                f"an adapter holds changes of weights, and this edit changes the memory {self.memories[0].name!r}; "
+                "save it as an edit (edit.save)"
+            )
         return to_peft(self.factors, self.settings.get("orientation"), self.model, folder, model, overwrite)
 
     # --- to read ---------------------------------------------------------------------------------------------------
     def __repr__(self) -> str:
-        ranks, total = set(self.rank().values()), math.hypot(*self.norm().values())
-        rank = "-".join(str(bound) for bound in sorted({min(ranks, default=0), max(ranks, default=0)}))
-        first = f": {self._wish(self.requests[0])}" if self.requests else ""
-        more = ", ..." if len(self.requests) > 1 else ""
-        return (
-            f"Edit({self.method} on {self.model}, {_count(len(self.requests), 'request')}{first}{more}; "
-            f"{_count(len(self.factors), 'weight')}, rank {rank}, norm {total:.3g})"
-        )
+        return line_of(self)
 
     def __str__(self) -> str:
-        took = f"{self.seconds:.1f} s, {self.memory / 1e6:.0f} MB"
-        if self.parts:
-            took += " (" + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.parts.items()) + ")"
-        lines = [f"{self.method} on {self.model} ({self.fingerprint[:12]}), {took}"]
-        lines += [f"  {self._wish(request)}" for request in self.requests[:SHOWN]]
-        if len(self.requests) > SHOWN:
-            lines.append(f"  ... and {len(self.requests) - SHOWN} more requests")
-        rank, norm = self.rank(), self.norm()
-        for name, (u, v) in self.factors.items():
-            lines.append(f"  {name} [{len(u)}, {len(v)}]: rank {rank[name]}, norm {norm[name]:.4g}")
-        return "\n".join([*lines, *(f"  {printable(text)}" for text in (self.on_text, self.note) if text)])
-
-    @staticmethod
-    def _wish(request: EditRequest) -> str:
-        was = f" (was {request.target_true.strip()!r})" if request.target_true else ""
-        return printable(f"{request.text!r} -> {request.target_new.strip()!r}{was}")
+        return text_of(self)
 
 
 def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False) -> Edit:
@@ -281,37 +320,11 @@ def load_edit(path: str | Path, model: Model | None = None, anyway: bool = False
     Raises:
         TracerError: a missing, damaged or other file, or an edit of other weights.
     """
-    tensors, header = editfile.read(path, FORMAT)
+    tensors, header = tensorfile.read(path, *FORMATS)
     try:
-        evidence = {name.removeprefix("evidence/"): t for name, t in tensors.items() if name.startswith("evidence/")}
-        factors = {name: (tensors[f"U/{name}"], tensors[f"V/{name}"]) for name in header.pop("weights")}
-        requests = tuple(EditRequest(**request) for request in header.pop("requests"))
-        edit = Edit(factors=factors, requests=requests, evidence=evidence, **header)
+        edit = Edit(**fields_of(tensors, header))
     except (KeyError, TypeError, AttributeError) as error:
         raise NotASavedResult(f"{path} is not a saved Edit ({error}); expected a file of Edit.save") from error
     if model is not None and not anyway:
         edit.check(model)
     return edit
-
-
-def _header(edit: Edit) -> dict[str, Any]:
-    kept = ("method", "fingerprint", "model", "seconds", "memory", "note")
-    return {
-        **{name: getattr(edit, name) for name in kept},
-        "settings": dict(edit.settings),
-        "requests": [asdict(request) for request in edit.requests],
-        "weights": list(edit.factors),
-    }
-
-
-def _own(factor: Tensor) -> Tensor:
-    return factor.detach().to("cpu", float32).contiguous()
-
-
-def _norm(u: Tensor, v: Tensor) -> float:
-    squared = ((u.T @ u) * (v.T @ v)).sum()
-    return math.sqrt(max(float(squared), 0.0))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

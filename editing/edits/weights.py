@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from blake3 import blake3
 from torch import Tensor, nn
 
 from tracer.errors import EditOfOtherWeights, NotFinite, TracerError, WeightsNotEditable
 from tracer.files import uninterrupted
+from tracer.files.tensors import digest
 from tracer.model import orientation, quantised
 
 if TYPE_CHECKING:
@@ -200,13 +200,6 @@ def applied(model: Model, factors: Factors) -> Iterator[Model]:
         yield model
     finally:
         write(model, before)
-
-
-def digest(tensor: Tensor) -> str:
-    """BLAKE3 hash of a tensor's shape, dtype and bits."""
-    found = blake3(f"{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return found.update(raw).hexdigest()
 
 
 def digests(model: Model, names: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from editing.edits.edit import TIMED, Edit
-from editing.edits.weights import applied
 from editing.request import EditWarning
 from tracer.errors import KnownAlready
 
@@ -56,7 +55,7 @@ def check_harm(
     checked = []
     for edit in edits:
         began = time.monotonic()
-        with applied(model, edit.factors):
+        with edit.applied(model):
             after = drift.read(model)
         note = edit.note
         if after.ruined:

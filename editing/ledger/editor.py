@@ -14,8 +14,11 @@ from torch import Tensor
 
 from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
-from editing.edits.weights import applied, bits, check_editable, digest, digests, parameter, proposed, write
-from editing.methods.context import EditContext, Memory, Start
+from editing.edits.state import State, memories_of
+from editing.edits.weights import bits, check_editable, digest, digests, parameter
+from editing.memories.change import MemoryChange, folded
+from editing.memories.memory import Memory
+from editing.methods.context import EditContext, Measured, Start
 from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError, WeightsChanged
 from tracer.files import uninterrupted
 from tracer.inference import ordinary
@@ -47,6 +50,7 @@ class Entry:
 class _State:
     steps: tuple[Step, ...]
     position: int
+    memories: Mapping[str, Memory]  # that the model has
 
 
 class Editor:
@@ -78,9 +82,10 @@ class Editor:
             model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
         self.model = model
         self._base = Base.of(model, model.fingerprint())
-        self._state = _State((), 0)
+        self._first = memories_of(model)  # before the first edit
+        self._state = _State((), 0, self._first)
         self._versions = Versions(budget)
-        self._measure, self._memory = measure, Memory()
+        self._measure, self._measured = measure, Measured()
         self._ledger: Ledger | None = None
         if folder is not None:
             self.record(folder)
@@ -124,11 +129,11 @@ class Editor:
                 f"but {own.model} has {own.fingerprint[:12]} in {own.dtype}; give that model, as it was before the "
                 "first edit"
             )
-        names = dict.fromkeys(name for step in steps for name in step.edit.factors)
+        names = dict.fromkeys(name for step in steps for name in step.edit.weights)
         check_editable(model, names)
         for name, original in bits(model, names).items():
             editor._versions.keep(name, 0, original.cpu())
-        editor._state = _State(steps, 0)
+        editor._state = _State(steps, 0, editor._first)
         editor.checkout(position)
         if position and editor.model.fingerprint() != steps[position - 1].fingerprint:
             editor.checkout(0)
@@ -212,7 +217,7 @@ class Editor:
             model,
             origin=None if current else self.origin,
             earlier=tuple(step.edit for step in self._state.steps[: self.position]),
-            memory=self._memory,
+            measured=self._measured,
             start=Start(self.origin, self.model, self._as_loaded) if self._measure == "once" else None,
         )
 
@@ -249,7 +254,7 @@ class Editor:
         edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
         if not anyway:
             edit.check(model)
-        with applied(self.model, edit.factors):
+        with edit.applied(self.model):
             yield edit
 
     # --- there and back --------------------------------------------------------------------------------------------
@@ -272,13 +277,13 @@ class Editor:
 
     @ordinary()
     def checkout(self, k: int, anyway: bool = False) -> None:
-        """Give the model the weights it had right after an edit.
+        """Give the model the weights and memories it had right after an edit.
 
         Later edits stay in the history, to be checked out again, until a new edit is made from here.
 
         Args:
-            k: number of the edit; 0: the weights it was loaded with.
-            anyway: put every weight that was ever edited at its state, overwriting changes made elsewhere.
+            k: number of the edit; 0: what it was loaded with.
+            anyway: put all that was ever edited at its state, overwriting changes made elsewhere.
 
         Raises:
             TracerError: no such edit; weights that something else has changed; bits that are not those recorded when
@@ -291,18 +296,21 @@ class Editor:
             )
         low, high = sorted((k, self.position))
         between = dict.fromkeys(name for step in steps[low:high] for name in step.digests)
+        memories = self._memories(steps[:k])
         if not anyway and (changed := self._changed(between)):
             raise WeightsChanged(self._complaint(changed))
         names = self._versions.names() if anyway else between
         target = {name: self._versions.bits(name, steps[:k], parameter(self.model, name).device) for name in names}
-        with self._all_or_nothing(target):
+        touched = {change.name for step in steps[low:high] for change in step.edit.memories}
+        touched |= {*memories, *memories_of(self.model)} if anyway else set()
+        with self._all_or_nothing(State(target, {name: memories.get(name) for name in touched})):
             wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, k)]
             if wrong:
                 raise NoSuchState(
                     f"state {k} of {self.model.name} cannot be made again: {wrong[0]!r} comes out with other bits than "
                     "it had; an edit of the history was changed. The model was left as it is"
                 )
-            self._note(_State(steps, k))
+            self._note(_State(steps, k, memories))
 
     def reset(self) -> None:
         """Give the model the weights it was loaded with: `checkout(0)`."""
@@ -318,9 +326,10 @@ class Editor:
 
     # --- long sequences --------------------------------------------------------------------------------------------
     @property
-    def written(self) -> tuple[str, ...]:
-        """Names of the weights that any edit has written to."""
-        return self._versions.names()
+    def present(self) -> State:
+        """All that any edit has written to, as it is now, on the CPU; for `adopt`."""
+        now = State.of(self.model, self._versions.names(), {*self._first, *memories_of(self.model)})
+        return State({name: tensor.cpu() for name, tensor in now.weights.items()}, now.memories)
 
     def settle(self) -> None:
         """Give up the way to states other than this one, the one before and that of the model as loaded.
@@ -332,29 +341,32 @@ class Editor:
             *former, last = self._state.steps[: self.position]
             steps = (*(replace(step, edit=_light(step.edit)) for step in former), last)
             self._versions.settle(self.position)
-            self._state = _State(steps, self.position)
+            self._state = replace(self._state, steps=steps)
 
-    def adopt(self, weights: Mapping[str, Tensor], edits: Sequence[Edit] = ()) -> None:
+    def adopt(self, state: State, edits: Sequence[Edit] = ()) -> None:
         """Go on from a state that edits led to elsewhere, of which the bits are known.
 
         Args:
-            weights: bits of every weight written, by name.
+            state: `present` of the other editor.
             edits: that led to them, for methods that protect earlier edits; their factors are not used.
 
         Raises:
             TracerError: a weight that cannot be edited.
         """
-        check_editable(self.model, weights)
-        new = {name: tensor.to(parameter(self.model, name).device) for name, tensor in weights.items()}
+        check_editable(self.model, state.weights)
+        new = {name: tensor.to(parameter(self.model, name).device) for name, tensor in state.weights.items()}
+        pairs = [(self._first.get(name), memory) for name, memory in state.memories.items()]
+        changes = tuple(MemoryChange.between(*pair) for pair in pairs if pair[0] is not pair[1])
         none = Edit({}, "", {}, (), self.origin, self.model.name)
         *former, last = edits or (none,)
         unknown = [name for name in new if name not in self._versions]
         first = {name: tensor.cpu() for name, tensor in bits(self.model, unknown).items()}
-        with self._all_or_nothing(new):
-            steps = [Step(_light(edit), {}, "") for edit in former]
-            steps.append(Step(_light(last), digests(self.model, new), self.model.fingerprint()))
+        with self._all_or_nothing(State(new, state.memories)):
+            steps = [Step(replace(edit, factors={}, memories=()), {}, "") for edit in former]
+            whole = replace(last, factors={}, memories=changes)
+            steps.append(Step(whole, digests(self.model, new), self.model.fingerprint()))
             kept = {name: tensor.cpu() for name, tensor in new.items()}
-            self._note(_State(tuple(steps), len(steps)), first, kept)
+            self._note(_State(tuple(steps), len(steps), memories_of(self.model)), first, kept)
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
@@ -378,20 +390,21 @@ class Editor:
             overwrite: replace the contents of the folder.
 
         Raises:
-            TracerError: the folder is not empty, or cannot be written.
+            TracerError: the folder is not empty, or cannot be written; edits that are memories, which it cannot hold.
         """
         return save(self.model, folder, overwrite)
 
     # --- inside ----------------------------------------------------------------------------------------------------
     def _commit(self, edit: Edit) -> None:
-        new = proposed(self.model, edit.factors)
+        new = edit.proposed(self.model)
         number = self.position + 1
-        unknown = [name for name in new if name not in self._versions]
+        unknown = [name for name in new.weights if name not in self._versions]
         first = {name: t.cpu() for name, t in bits(self.model, unknown).items()}
-        kept = {name: t.cpu() for name, t in new.items()}
+        kept = {name: t.cpu() for name, t in new.weights.items()}
         with self._all_or_nothing(new):
-            step = Step(edit, digests(self.model, new), self.model.fingerprint())
-            self._note(_State((*self._state.steps[: self.position], step), number), first, kept)
+            step = Step(edit, digests(self.model, new.weights), self.model.fingerprint())
+            steps = (*self._state.steps[: self.position], step)
+            self._note(_State(steps, number, memories_of(self.model)), first, kept)
 
     def _note(self, state: _State, first: Mapping[str, Tensor] | None = None, kept: Any = None) -> None:
         """Take a state for the present one, on disk and here."""
@@ -407,27 +420,25 @@ class Editor:
             self._state = state
 
     @contextmanager
-    def _all_or_nothing(self, new: Mapping[str, Tensor]) -> Iterator[None]:
+    def _all_or_nothing(self, new: State) -> Iterator[None]:
         """The model has `new` inside, and keeps it if a new state was noted by the end."""
-        before, state = bits(self.model, new), self._state
+        before, state = new.before(self.model), self._state
         try:
-            write(self.model, new)
+            new.write(self.model)
             yield
         except BaseException:
             if self._state is state:
-                write(self.model, before)
+                before.write(self.model)
             raise
 
     @contextmanager
     def _as_loaded(self) -> Iterator[None]:
         """The model has the weights from before the first edit inside, and its present bits again afterwards."""
         names = self._versions.names()
-        present = bits(self.model, names)
-        try:
-            write(self.model, {name: self._versions.bits(name, (), present[name].device) for name in names})
+        weights = {name: self._versions.bits(name, (), parameter(self.model, name).device) for name in names}
+        memories = {name: self._first.get(name) for name in {*self._first, *memories_of(self.model)}}
+        with State(weights, memories).applied(self.model):
             yield
-        finally:
-            write(self.model, present)
 
     def _unchanged(self) -> Model:
         """The model with its fingerprint taken; TracerError if it is not the one of the present state."""
@@ -437,8 +448,19 @@ class Editor:
         return model
 
     def _changed(self, names: Iterable[str]) -> list[str]:
-        """Those of the named weights whose bits are not those of the present state."""
-        return [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
+        """Those of the named weights, and of the memories, that are not those of the present state."""
+        wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
+        present, noted = memories_of(self.model), self._state.memories
+        own, its = ({name: memory.digest for name, memory in each.items()} for each in (present, noted))
+        return [*wrong, *(f"memory {name}" for name in sorted({*own, *its}) if own.get(name) != its.get(name))]
+
+    def _memories(self, steps: Sequence[Step]) -> dict[str, Memory]:
+        """The memories of the model after these steps, made again from the first ones."""
+        changes: dict[str, list[MemoryChange]] = {}
+        for change in (change for step in steps for change in step.edit.memories):
+            changes.setdefault(change.name, []).append(change)
+        found = {**self._first, **{name: folded(self._first.get(name), each) for name, each in changes.items()}}
+        return {name: memory for name, memory in found.items() if memory is not None}
 
     def _noted(self, name: str, k: int) -> str:
         """Digest of a weight in state `k`, as it was noted."""
@@ -456,7 +478,7 @@ class Editor:
 
 
 def _light(edit: Edit) -> Edit:
-    """An edit without its factors."""
+    """An edit without its factors; changes of memories are small."""
     return replace(edit, factors={})
 
 

@@ -107,7 +107,7 @@ class Ledger:
             for number, entry in enumerate(track(content["edits"], "reading edits"), 1):
                 edit = load_edit(path.with_name(entry["file"]))  # a plain name: no way out of the folder
                 step = Step(edit, dict(entry["weights"]), str(entry["fingerprint"]))
-                if step.digests.keys() != step.edit.factors.keys():
+                if step.digests.keys() != set(step.edit.weights):
                     raise ValueError(f"{entry['file']} changes other weights than edit {number} did")
                 steps.append(step)
             if not 0 <= position <= len(steps):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from editing.edits.edit import Edit
-from editing.edits.weights import added
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class Versions:
         if known:
             self._later.move_to_end((name, known))
         for number in numbers[numbers.index(known) + 1 :]:
-            bits = added(bits, *steps[number - 1].edit.factors[name])
+            bits = steps[number - 1].edit.on_weight(name, bits)
             self.keep(name, number, bits.cpu())
         return bits
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from editing.covariance.default import covariance_for
-from editing.edits.weights import applied
 from editing.layers.from_result import effect_of
 from editing.methods.compute import Known, compute_edits, method_named, settings_of
 from editing.methods.method import Method
@@ -172,7 +171,7 @@ def by_sweep(
         edits = compute_edits(model, groups, method, known=known, check=None, layers=(layer,), **hparams)
         for row, (edit, probe) in enumerate(zip(edits, probes, strict=True)):
             settings = edit.settings
-            with applied(model, edit.factors):
+            with edit.applied(model):
                 for name, value in edit_scores(model, [probe], by, max_rows=max_rows).items():
                     arrays[name][row, layer] = value[0]
     plain = {name: value for name, value in settings.items() if name != "layers"}

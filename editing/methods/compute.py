@@ -202,6 +202,7 @@ def compute_edits(
             memory=memory(),
             evidence={**change.evidence, **{name: value * len(group) / total for name, value in spent.items()}},
             note="; ".join(filter(None, [change.note, bare_note(model, group[0].text)])),
+            memories=change.memories,
         )
         for group, change in zip(checked, changes, strict=True)
     ]

@@ -1,7 +1,8 @@
 """What a method asks for while it plans: covariance, contexts, sizes of weights, earlier edits; each made once.
 
-An [`editing.Editor`][] and a worker of an evaluation keep one memory for all their edits. Whatever depends on weights
-is remembered under the hash of these weights, taken anew for every edit, so that weights changed by hand are seen.
+An [`editing.Editor`][] and a worker of an evaluation keep what was measured for all their edits. Whatever depends on
+weights is remembered under the hash of these weights, taken anew for every edit, so that weights changed by hand are
+seen.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 
-class Memory:
+class Measured:
     """Results by kind and by all that determines them; those not used for longest go.
 
     Attributes:
@@ -85,7 +86,7 @@ class EditContext:
         origin: hash of the weights before any edit, whose covariance is meant; None: the model as it is.
         earlier: edits whose keys are to keep their values.
         max_rows: prompts run at once; None: by memory.
-        memory: of what was measured before.
+        measured: what was measured before.
         start: weights that hyper-parameters are measured on; None: the present ones.
     """
 
@@ -94,7 +95,7 @@ class EditContext:
     origin: str | None = None
     earlier: tuple[Edit, ...] = ()
     max_rows: int | None = None
-    memory: Memory = field(default_factory=Memory)
+    measured: Measured = field(default_factory=Measured)
     start: Start | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +132,7 @@ class EditContext:
                         return covariance_for(model, layers, self.origin)
                 return covariance_for(self.model, layers, self.origin)
 
-            return self.memory.get("covariance", (expected, tuple(layers)), make)
+            return self.measured.get("covariance", (expected, tuple(layers)), make)
 
     def templates(self, lengths: Sequence[tuple[int, int]], seed: int) -> Templates:
         """Context templates that the model writes, sampled once per weights, lengths and seed.
@@ -145,9 +146,9 @@ class EditContext:
             with self._started() as model:
                 return context_templates(model, lengths, seed=seed)
 
-        key = (self._measured, tuple((int(tokens), int(count)) for tokens, count in lengths), seed)
+        key = (self._weights, tuple((int(tokens), int(count)) for tokens, count in lengths), seed)
         with part("contexts"):
-            return self.memory.get("contexts", key, make)
+            return self.measured.get("contexts", key, make)
 
     def size(self, layers: Sequence[int]) -> float:
         """Root mean square of the numbers of the down-projections of some layers.
@@ -162,14 +163,14 @@ class EditContext:
                 return math.sqrt(sum(float(weight.float().pow(2).mean()) for weight in weights) / len(weights))
 
         with part("sizes"):
-            return self.memory.get("sizes", (self._measured, tuple(layers)), make)
+            return self.measured.get("sizes", (self._weights, tuple(layers)), make)
 
     def drift(self) -> Drift:
         """Distributions of the present weights over unrelated text."""
-        return self.memory.get("drift", self.model.fingerprint(), lambda: Drift.recorded(self.model, tokens=TOKENS))
+        return self.measured.get("drift", self.model.fingerprint(), lambda: Drift.recorded(self.model, tokens=TOKENS))
 
     @property
-    def _measured(self) -> str:
+    def _weights(self) -> str:
         return self.model.fingerprint() if self.start is None else self.start.fingerprint
 
     @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from editing.edits.weights import Factors
+from editing.memories.change import MemoryChange
 from editing.request import EditRequest
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class Change:
         settings: hyper-parameters as used; json values.
         evidence: arrays that led to the change, by name.
         note: a remark for the reader, or "".
+        memories: changes of memories, as in [`editing.Edit`][].
     """
 
     factors: Factors
     settings: Mapping[str, Any]
     evidence: Mapping[str, Tensor] = field(default_factory=dict)
     note: str = ""
+    memories: tuple[MemoryChange, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _values(
         also=[("key", layer)],
         max_rows=settings.context.max_rows,
         description=f"values at layer {layer}",
-        trials=settings.context.memory.trials,
+        trials=settings.context.measured.trials,
     )
 
 

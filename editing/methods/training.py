@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from editing.request import EditRequest
-from tracer.engine.batch import Row, logits_of, padded
+from tracer.engine.batch import Row, frame_of, logits_of, padded
 from tracer.engine.hooks import evaluating, pick_logits
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HyperparameterError, MaskedModelError, NotFinite
@@ -192,7 +192,8 @@ def losses(model: Model, rows: Sequence[Row]) -> Tensor:
     token = torch.tensor([position for row in rows for position in row.read])
     handle = pick_logits(model, line, token)
     try:
-        read = logits_of(model, padded(model, rows))[0]  # [read, V]
+        ids = padded(model, rows)
+        read = logits_of(model, ids, frame=frame_of(model, rows, ids.shape[1]))[0]  # [read, V]
     finally:
         handle.remove()
     read = read if read.dtype == torch.float64 else read.float()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tracer.engine.follow import Followed, Ids, Line, follow
+from tracer.engine.acts import Ids
+from tracer.engine.follow import follow
 from tracer.engine.generation import ends_after, written_text
+from tracer.engine.line import Followed, Line
 from tracer.errors import MaskedModelError, OneOfSeveral, OtherQuestions, TracerError
 from tracer.facts.chat import chat_of
 from tracer.facts.fact import SLOT, Fact

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tracer.engine.follow import Line, follow
+from tracer.engine.follow import follow
+from tracer.engine.line import Line
 from tracer.errors import OneOfSeveral, QuestionError, TracerError
 from tracer.facts.fact import SLOT, Fact
 

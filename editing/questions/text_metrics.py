@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.engine.follow import Line, follow
+from tracer.engine.follow import follow
+from tracer.engine.line import Line
 from tracer.errors import EvaluationOptionError, TracerError
 from tracer.facts.encoding import encode
 

@@ -1,19 +1,25 @@
 """Running the model: sites and hooks, batches and caches, the branched sweep, forced tokens and generated text."""
 
+from .acts import Asked, Hook
 from .answer import knows, own_answer, own_answers
 from .arriving import Arrival, behind_norm
 from .batch import Row, padded, states_at_lookups
-from .follow import Followed, Line
 from .forward import Stop
+from .frame import Frame, evaluating
 from .generation import generate
-from .hooks import Add, Replace, capture, evaluating, frozen, intervene
+from .hooks import Add, Replace, capture, frozen, intervene
+from .line import Followed, Line
+from .memories import remembering, resting, set_memories
 from .partial import Suffix
 from .sites import Site
 
 __all__ = [
     "Add",
     "Arrival",
+    "Asked",
     "Followed",
+    "Frame",
+    "Hook",
     "Line",
     "Replace",
     "Row",
@@ -30,5 +36,8 @@ __all__ = [
     "own_answer",
     "own_answers",
     "padded",
+    "remembering",
+    "resting",
+    "set_memories",
     "states_at_lookups",
 ]

@@ -24,7 +24,9 @@ from tracer.errors import TracerError, out_of_memory
 
 from .batch import Row, padded
 from .forward import BlockArguments, Prefix, Stop, narrow
-from .hooks import INNER, Frame, attach, pick_logits
+from .frame import Frame, attach
+from .hooks import INNER, pick_logits
+from .memories import forward
 from .partial import Early, Place
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Aligned:
                 stack.callback(attach(model, *place, keep(place), frame).remove)
             stack.callback(model.module("hidden", model.n_layers - 1).register_forward_hook(Stop.here).remove)
             with torch.no_grad(), suppress(Stop):
-                model.hf(input_ids=ids, past_key_values=cache, use_cache=True)
+                forward(model, ids, past_key_values=cache, use_cache=True)
         begins = [min(row.lookup, *row.read) for row in rows]
         ends = [max(row.read) + 1 for row in rows]
         whole = Prefix.read(cache, model.n_layers, ids.shape[1])
@@ -173,7 +175,7 @@ class Aligned:
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(pick_logits(model, lines, tokens).remove)
-            logits = model.hf(input_ids=self.ids, **self._arguments()).logits[0]
+            logits = forward(model, self.ids, **self._arguments()).logits[0]
         return list(logits.float().log_softmax(-1).split([len(row.read) for row in self.rows]))
 
     def _arguments(self) -> dict[str, Any]:
@@ -241,6 +243,8 @@ class Trials:
             rows: to be run.
             start: the first block that is to be run.
         """
+        if model.memories:  # which know each row's prompt by its first token
+            return False
         several = len({row.lookup for row in rows}) > 1
         return self._tried(("takes", start, several), model, lambda: _takes(model, _ends(rows), start))
 
@@ -298,7 +302,7 @@ def _takes(model: Model, tried: Sequence[Row], start: int) -> bool:
             line = torch.tensor([i for i, row in enumerate(tried) for _ in row.read])
             handle = pick_logits(model, line, torch.tensor([position for row in tried for position in row.read]))
             try:
-                plain = model.hf(input_ids=padded(model, tried)).logits[0].float().log_softmax(-1)
+                plain = forward(model, padded(model, tried)).logits[0].float().log_softmax(-1)
             finally:
                 handle.remove()
     except Exception as error:  # models raise errors of every kind

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from tracer.facts.fact import Fact
 from tracer.facts.readout import Readout, as_fact
 
-from .follow import Line, follow
-from .hooks import as_ids, evaluating, keep_logits
-from .sweep import check_numbers
+from .follow import follow
+from .hooks import as_ids
+from .line import Line
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -24,14 +22,7 @@ def own_answer(model: Model, fact: Fact | str) -> list[int]:
     Raises:
         TracerError: logits that are not numbers.
     """
-    readout = Readout.of(model, as_fact(fact).align(model))
-    with torch.no_grad(), evaluating(model):
-        handle = keep_logits(model, readout.read)
-        try:
-            logits = model.hf(input_ids=as_ids(model, readout.ids)).logits[0]
-            return check_numbers(model, logits).argmax(-1).tolist()
-        finally:
-            handle.remove()
+    return own_answers(model, [as_fact(fact)])[0]
 
 
 def own_answers(model: Model, facts: Sequence[Fact], *, max_rows: int | None = None) -> list[list[int]]:
@@ -48,6 +39,7 @@ def own_answers(model: Model, facts: Sequence[Fact], *, max_rows: int | None = N
     lines = []
     for readout in (Readout.of(model, fact.align(model)) for fact in facts):
         first = readout.read[0]
+        as_ids(model, readout.ids)  # it fits
         prompt = readout.ids[: first + 1] if model.causal else readout.ids
         lines.append(Line(prompt, (readout.target or (0,),), first=first))  # any token will do to read what is best
     return [line.best[0].tolist() for line in follow(model, lines, max_rows=max_rows)]

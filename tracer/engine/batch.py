@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tracer.progress import track
 
 from .forward import Stop
-from .hooks import Frame, attach, evaluating
+from .frame import Frame, attach, evaluating
+from .memories import decided, forward
 from .sweep import default_rows
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Row:
     read: tuple[int, ...]
     target: tuple[int, ...] = ()
 
+    def prompt(self, causal: bool) -> tuple[int, ...]:
+        """The ids before the target: up to where reading begins, or all of a masked model's."""
+        return self.ids[: self.read[0] + 1] if causal else self.ids
+
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Ids [rows, tokens] on the CPU, filled up on the right, where a causal model never looks."""
@@ -49,17 +54,24 @@ def padded(model: Model, rows: Sequence[Row]) -> Tensor:
     return pad([row.ids for row in rows]).to(model.device)
 
 
-def logits_of(model: Model, ids: Tensor, real: Tensor | None = None) -> Tensor:
+def frame_of(model: Model, rows: Sequence[Row], tokens: int) -> Frame | None:
+    """Frame of a forward over the first `tokens` of rows that are filled up on the right; None without memories."""
+    frame = decided(model, [row.prompt(model.causal) for row in rows])
+    return frame and frame.at(tokens, lengths=[len(row.ids) for row in rows])
+
+
+def logits_of(model: Model, ids: Tensor, real: Tensor | None = None, frame: Frame | None = None) -> Tensor:
     """Logits [rows, tokens, V] of one forward, through whatever hooks are attached; no keys and values are kept.
 
     real: [rows, tokens] bool, which ids are not padding; None: all, or padding that is never looked at.
+    frame: where memories are attached, of rows that are more than their prompts (`decided`).
     """
-    arguments: dict[str, Any] = {"input_ids": ids.to(model.device)}
+    arguments: dict[str, Any] = {}
     if real is not None:
         arguments["attention_mask"] = real.long().to(model.device)
     if model.causal:
         arguments["use_cache"] = False
-    return model.hf(**arguments).logits
+    return forward(model, ids.to(model.device), frame, **arguments).logits
 
 
 def states_at_lookups(
@@ -93,12 +105,12 @@ def states_at_lookups(
             some = order[start : start + step]
             width = max(rows[i].lookup for i in some) + 1
             ids = padded(model, [rows[i] for i in some])[:, :width]
-            frame = Frame(ids.shape[1])
+            frame = frame_of(model, [rows[i] for i in some], ids.shape[1]) or Frame(ids.shape[1])
             handles = [attach(model, kind, layer, keep((kind, layer), some), frame) for kind, layer in places]
             block: nn.Module = model.module("hidden", last)
             handles.append(block.register_forward_hook(stop))
             try:
-                model.hf(input_ids=ids)
+                forward(model, ids, frame)
             except Stop:
                 pass
             finally:

@@ -28,8 +28,10 @@ from tracer.errors import TracerError, out_of_memory
 from tracer.facts.chat import chat_of
 from tracer.progress import bar
 
-from .hooks import evaluating
-from .kv_cache import Ids, Kept, run
+from .acts import Ids
+from .frame import Frame, evaluating
+from .kv_cache import Kept, run
+from .line import Followed, Line, reworded
 from .sweep import check_max_rows, check_numbers, default_rows
 
 if TYPE_CHECKING:
@@ -37,44 +39,6 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 FORWARD_TOKENS = 16, 2048  # fixed cost of a forward on a processor and on a GPU, in tokens, about
-
-Done = Callable[[Sequence[int]], bool]
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A prompt, and what is wanted after it.
-
-    Attributes:
-        ids: the prompt; of a masked model whole, with its masks.
-        targets: forced, each by itself.
-        tokens: most tokens that the model writes itself; 0 for no text.
-        draw: where tokens are drawn from, among the `top_k` most probable; None: the most probable is taken.
-        done: whether a text that ends with these tokens is finished.
-        first: where the first token of the targets is read; None: at the prompt's end.
-    """
-
-    ids: Ids
-    targets: tuple[Ids, ...] = ()
-    tokens: int = 0
-    draw: torch.Generator | None = None
-    done: Done | None = None
-    first: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Followed:
-    """The readings after a line's prompt.
-
-    Attributes:
-        log_probs: for each target [k] float64, log-probability of each token (natural logarithm).
-        best: for each target [k], the most probable ids at its places.
-        written: ids that the model wrote, without an end token.
-    """
-
-    log_probs: tuple[np.ndarray, ...]
-    best: tuple[np.ndarray, ...]
-    written: Ids
 
 
 def follow(
@@ -102,7 +66,19 @@ def follow(
         TracerError: logits that are not numbers.
     """
     check_max_rows(max_rows)
-    found = [_Found(line, max(0, min(line.tokens, model.n_ctx - len(line.ids)))) for line in lines]
+    found: list[Any] = [None] * len(lines)
+    for answering, some, own, frame in reworded(model, lines):
+        for place, one in zip(some, _followed(answering, own, frame, top_k, max_rows, description), strict=True):
+            found[place] = one
+    return found
+
+
+def _followed(
+    model: Model, lines: Sequence[Line], frame: Frame | None, top_k: int, max_rows: int | None, description: str
+) -> list[Followed]:
+    found = [
+        _Found(line, max(0, min(line.tokens, model.n_ctx - len(line.ids))), place) for place, line in enumerate(lines)
+    ]
     rows = sorted((row for each in found for row in each.rows(model)), key=lambda row: -len(row.ids))
     chunks: list[list[_Row]] = []
     while rows:
@@ -114,15 +90,15 @@ def follow(
     total = sum(1 + row.found.tokens * row.writes for chunk in chunks for row in chunk)
     with bar(description, total) as progress, torch.no_grad(), evaluating(model):
         for chunk in chunks:
-            _Chunk(model, chunk, top_k, partial(progress.advance, progress.task_ids[0])).run()
+            _Chunk(model, chunk, top_k, partial(progress.advance, progress.task_ids[0]), frame).run()
     return [each.result() for each in found]
 
 
 class _Found:
     """Readings of a line so far."""
 
-    def __init__(self, line: Line, tokens: int) -> None:
-        self.line, self.tokens = line, tokens
+    def __init__(self, line: Line, tokens: int, place: int) -> None:
+        self.line, self.tokens, self.place = line, tokens, place
         self.log_probs: list[Any] = [None] * len(line.targets)
         self.best: list[Any] = [None] * len(line.targets)
         self.written: list[int] = []
@@ -180,8 +156,11 @@ class _Row:
 class _Chunk:
     """Rows that are in memory together, the longest first."""
 
-    def __init__(self, model: Model, rows: Sequence[_Row], top_k: int, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, model: Model, rows: Sequence[_Row], top_k: int, advance: Callable[[int], None], frame: Frame | None
+    ) -> None:
         self.model, self.rows, self.top_k, self.advance = model, rows, top_k, advance
+        self.frame = frame  # of all lines
         self.writers = [row for row in rows if row.writes]
         self.ends = end_ids(model) if self.writers else set()
         for place, row in enumerate(self.writers):
@@ -195,7 +174,7 @@ class _Chunk:
         going: list[_Row] = []
         for some in _parts(self.model, self.rows):
             keeps = self.kept is not None and any(row.writes for row in some)
-            logits, cache = run(self.model, [(row.ids, row.read) for row in some], keeps)
+            logits, cache = run(self.model, [(row.ids, row.read) for row in some], keeps, self._of(some))
             logits = check_numbers(self.model, logits).float()
             start = 0
             self._forced(some, logits)
@@ -208,6 +187,10 @@ class _Chunk:
                     self.kept = self.kept.take(row.place, cache, place, row.kept)
             self.advance(len(some))
         self._write(going)
+
+    def _of(self, rows: Sequence[_Row]) -> Frame | None:
+        """The frame of some rows."""
+        return self.frame and self.frame.select([row.found.place for row in rows])
 
     def _forced(self, rows: Sequence[_Row], logits: Tensor) -> None:
         """Note what is read at targets; logits [places of all rows, V]."""
@@ -261,9 +244,9 @@ class _Chunk:
         while rows:
             if kept is None:
                 texts = [(*row.found.line.ids, *row.found.written) for row in rows]
-                logits, _ = run(self.model, [(ids, (len(ids) - 1,)) for ids in texts], False)
+                logits, _ = run(self.model, [(ids, (len(ids) - 1,)) for ids in texts], False, self._of(rows))
             else:
-                logits = kept.step(self.model, [row.found.written[-1] for row in rows])
+                logits = kept.step(self.model, [row.found.written[-1] for row in rows], self._of(rows))
             chosen = self._chosen(rows, check_numbers(self.model, logits))
             self.advance(len(rows))
             stay = [i for i, row in enumerate(rows) if row.found.accept(chosen[i], self.ends)]
@@ -280,7 +263,8 @@ class _Chunk:
         ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
         trial = kept.without_last(ends)
         try:
-            logits = trial.step(self.model, [rows[i].ids[lengths[i] - 1] for i in ends]).float()
+            tokens = [rows[i].ids[lengths[i] - 1] for i in ends]
+            logits = trial.step(self.model, tokens, self._of([rows[i] for i in ends])).float()
         except Exception as error:  # models raise errors of every kind
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise

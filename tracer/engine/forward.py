@@ -15,7 +15,9 @@ from transformers import Cache, DynamicCache, DynamicLayer
 from tracer.errors import TracerError
 
 from .branches import Plan, change, rows_of
-from .hooks import INNER, Frame, Intervention, attach, keep_logits
+from .frame import Frame, attach
+from .hooks import INNER, Intervention, keep_logits
+from .memories import acts_inside, forward, resting
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -35,6 +37,7 @@ class Base:
         logits: these logits [R, len(read), V].
         states: by kind and layer, the outputs [R, T, width] of further sites that were asked for.
         interventions: what the run was made with; branches have it too.
+        frame: of the run, where the model has memories; branches keep what these decided.
     """
 
     ids: Tensor
@@ -46,6 +49,7 @@ class Base:
     logits: Tensor
     states: dict[tuple[str, int], Tensor]
     interventions: tuple[Intervention, ...] = ()
+    frame: Frame | None = None
 
     def rows(self, some: slice) -> Base:
         """This run with `some` of its rows only."""
@@ -57,6 +61,7 @@ class Base:
             logits=self.logits[some],
             states={place: state[some] for place, state in self.states.items()},
             interventions=tuple(replace(item, value=rows_of(item, len(self.ids), some)) for item in self.interventions),
+            frame=self.frame and self.frame.select(range(*some.indices(len(self.ids)))),
         )
 
 
@@ -77,12 +82,16 @@ class Forward:
         if self.base.prefix is not None:
             prefix = Prefix(self.base.prefix, self.first, self.some) if self.first > 0 else None
             arguments = {"past_key_values": prefix, "use_cache": prefix is not None}  # or keys and values pile up
-        frame = Frame(self.base.ids.shape[1] - self.first)
+        tokens = self.base.ids.shape[1] - self.first
+        frame = Frame(tokens)
+        if self.base.frame is not None:
+            own = self.base.frame.select(range(*self.some.indices(self.all_rows)))
+            frame = own.at(tokens, [self.first] * self.rows)
         with ExitStack() as stack:
             stack.callback(keep_logits(model, [position - self.first for position in self.base.read]).remove)
             last = model.n_layers - 1
             with suppress(TracerError):  # no such site: nothing to save
-                if plan.kinds(2 * last).isdisjoint(INNER):
+                if plan.kinds(2 * last).isdisjoint(INNER) and not acts_inside(model, last):
                     keep = torch.zeros(self.base.ids.shape[1] - self.first, dtype=torch.bool)
                     keep[[position - self.first for position in self.base.read]] = True
                     for handle in narrow(model.module("mlp_input", last), keep):
@@ -104,7 +113,7 @@ class Forward:
             try:
                 ids = self.base.ids[self.some, self.first :].repeat(self.groups, 1)
                 ids = ids if self.groups else self.base.ids[:1, self.first :]
-                return model.hf(input_ids=ids, **arguments).logits
+                return forward(model, ids, frame, **arguments).logits
             except Stop:
                 return self.base.logits[:0]
 
@@ -269,8 +278,8 @@ class BlockArguments:
         handle = model.module("hidden", 0).register_forward_pre_hook(look, with_kwargs=True)
         try:
             for rows in (1, 2):
-                with suppress(Stop):
-                    model.hf(input_ids=ids.expand(rows, -1))
+                with suppress(Stop), resting(model):
+                    forward(model, ids.expand(rows, -1))
         finally:
             handle.remove()
         one, two = shapes

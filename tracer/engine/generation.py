@@ -13,7 +13,8 @@ from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import first_sentences, sentence_end
 
-from .follow import TOP_K, Line, follow
+from .follow import TOP_K, follow
+from .line import Line
 
 if TYPE_CHECKING:
     from tracer.model import Model

@@ -6,6 +6,7 @@ A [`tracer.hooks.Site`][] is a kind, a layer and a token. States are [rows, toke
 - `mlp`: what the MLP of block `layer` adds to the residual stream: its output, behind the norm or times the
   multiplier that some architectures have there
 - `attn`: what attention of block `layer` adds, likewise
+- `mlp_in`: what enters the MLP of block `layer`, `d_model` wide
 - `key`: INPUT of the MLP's down-projection, `d_mlp` wide
 - `value`: OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
 - `pre`: what the MLP's activation function takes, `d_mlp` wide: the OUTPUT of the up-projection, or of the gate
@@ -50,17 +51,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tracer.errors import PromptTooLong, SiteError, UnknownArchitecture, WeightsNotEditable, out_of_memory
+from tracer.errors import PromptTooLong, SiteError, WeightsNotEditable, out_of_memory
 from tracer.facts.encoding import encode
 from tracer.model.vocabulary import check_ids
 
+from .frame import Frame, attach, evaluating
+from .memories import decided, forward
 from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
 
 if TYPE_CHECKING:
@@ -85,67 +87,6 @@ __all__ = [
     "intervene",
     "keep_logits",
 ]
-
-
-INPUTS = ("key", "mlp_input")  # kinds at the input of their module
-
-
-@dataclass
-class Frame:
-    """Shape of the forward at hand; some modules see rows and tokens flattened into one dimension.
-
-    Attributes:
-        tokens: tokens per row.
-    """
-
-    tokens: int = 0
-
-
-def attach(
-    model: Model, kind: str, layer: int | None, edit: Callable[[Tensor], Tensor | None], frame: Frame
-) -> RemovableHandle:
-    """Call `edit(state [rows, tokens, width])` whenever the site is computed; what it returns, if not None, goes on.
-
-    All other hooks here and in [`tracer.sweep`][] are made with it. Remove the handle yourself.
-    """
-    module, factor = model.module(kind, layer), model.multiplier(kind)
-
-    def edited(state: Tensor) -> Tensor | None:
-        if state.dim() > 3:
-            raise UnknownArchitecture(
-                f"{type(model.hf).__name__} keeps several streams of states side by side, {list(state.shape)} at "
-                f"{kind!r}, where one [rows, tokens, width] was expected; trace and edit another model"
-            )
-        shaped = state if state.dim() == 3 else state.view(-1, frame.tokens, state.shape[-1])
-        new = edit(shaped if factor == 1 else shaped * factor)
-        if new is None:
-            return None
-        new = new if factor == 1 else new / factor
-        return new if state.dim() == 3 else new.reshape(-1, new.shape[-1])  # there may be more rows than before
-
-    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        new = edited(args[0])
-        return None if new is None else (new, *args[1:])
-
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        new = edited(output if isinstance(output, Tensor) else output[0])
-        if new is None or isinstance(output, Tensor):
-            return new
-        return type(output)((new, *output[1:]))
-
-    return module.register_forward_pre_hook(before) if kind in INPUTS else module.register_forward_hook(after)
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Turn dropout off inside; afterwards every module has its own training flag again."""
-    training = [module for module in model.hf.modules() if module.training]
-    try:  # from here on, so that an interruption of the switching is undone too
-        model.hf.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
@@ -246,10 +187,10 @@ def capture(model: Model, ids_or_text: str | Sequence[int] | Tensor, sites: Iter
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.callback(keep_logits(model, [-1]).remove)
-        frame = Frame(ids.shape[1])
+        frame = decided(model, ids.tolist()) or Frame(ids.shape[1])
         for (kind, layer), members in groups.items():
             stack.callback(attach(model, kind, layer, keep(members), frame).remove)
-        model.hf(input_ids=ids)
+        forward(model, ids, frame)
     return found
 
 

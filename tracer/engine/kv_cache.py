@@ -15,7 +15,9 @@ from tracer.model import check_ids
 
 from .batch import pad
 from .forward import Prefix
+from .frame import Frame
 from .hooks import pick_logits
+from .memories import forward
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -24,28 +26,36 @@ Ids = tuple[int, ...]
 Cached = tuple[tuple[Tensor, Tensor], ...]  # keys and values [rows, heads, tokens, width] of every layer
 
 
-def run(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool) -> tuple[Tensor, Cached | None]:
-    """Logits [places of all rows together, V] of one forward and, if asked and possible, its keys and values."""
+def run(
+    model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], keep: bool, frame: Frame | None = None
+) -> tuple[Tensor, Cached | None]:
+    """Logits [places of all rows together, V] of one forward and, if asked and possible, its keys and values.
+
+    Where the model has memories, `frame` says what the rows' prompts are.
+    """
+    if frame is not None:
+        lengths = [len(ids) for ids, _ in rows]
+        frame = frame.at(max(lengths), lengths=lengths)
     if keep:
         try:
             # no configuration given, so that sliding-window layers keep every token too; the masks still slide
             cache = DynamicCache()
-            logits = _logits(model, rows, past_key_values=cache, use_cache=True)
+            logits = _logits(model, rows, frame, past_key_values=cache, use_cache=True)
             return logits, Prefix.read(cache, model.n_layers, max(len(ids) for ids, _ in rows))
         except Exception as error:  # no such argument, say
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise
-    return _logits(model, rows), None
+    return _logits(model, rows, frame), None
 
 
-def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], **arguments: Any) -> Tensor:
+def _logits(model: Model, rows: Sequence[tuple[Ids, tuple[int, ...]]], frame: Frame | None, **arguments: Any) -> Tensor:
     ids = pad([row for row, _ in rows])
     check_ids(model, ids)
     lines = torch.tensor([index for index, (_, read) in enumerate(rows) for _ in read])
     positions = torch.tensor([position for _, read in rows for position in read])
     handle = pick_logits(model, lines, positions)
     try:
-        return model.hf(input_ids=ids.to(model.device), **arguments).logits[0]
+        return forward(model, ids.to(model.device), frame, **arguments).logits[0]
     finally:
         handle.remove()
 
@@ -115,8 +125,8 @@ class Kept:
             copy.layers.append(_Layer(keys, values, self.width - 1))
         return copy
 
-    def step(self, model: Model, tokens: Sequence[int]) -> Tensor:
-        """Logits [rows, V] after one more token of each row."""
+    def step(self, model: Model, tokens: Sequence[int], frame: Frame | None = None) -> Tensor:
+        """Logits [rows, V] after one more token of each row; `frame` as in `run`."""
         arguments: dict[str, Any] = {}
         if len(set(self.lengths)) > 1:
             lengths = torch.tensor(self.lengths, device=model.device).unsqueeze(1)
@@ -126,7 +136,8 @@ class Kept:
                 arguments["position_ids"] = lengths
         ids = torch.tensor(tokens, device=model.device).unsqueeze(1)
         cache = Cache(layers=list(self.layers))
-        logits = model.hf(input_ids=ids, past_key_values=cache, use_cache=True, **arguments).logits[:, -1]
+        frame = frame and frame.at(1, self.lengths)
+        logits = forward(model, ids, frame, past_key_values=cache, use_cache=True, **arguments).logits[:, -1]
         self.lengths = [length + 1 for length in self.lengths]
         self.width += 1
         return logits

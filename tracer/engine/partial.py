@@ -18,9 +18,11 @@ from torch import Tensor
 
 from tracer.errors import TracerError
 
-from .batch import Row, padded
+from .batch import Row, frame_of, padded
 from .forward import BlockArguments, Prefix, Stop, narrow
-from .hooks import INNER, Frame, attach, pick_logits
+from .frame import Frame, attach
+from .hooks import INNER, pick_logits
+from .memories import acts_inside, forward
 from .sweep import record
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Suffix:
         entering: [R, T - first, d], what enters block `start`.
         prefix: per layer keys and values [rows, heads, first, width], of one row below `start`; None if the model takes
             no keys and values.
+        frame: of the rows, where the model has memories.
     """
 
     model: Model
@@ -79,6 +82,7 @@ class Suffix:
     ids: Tensor
     entering: Tensor
     prefix: tuple[tuple[Tensor, Tensor], ...] | None
+    frame: Frame | None = None
 
     @classmethod
     def recorded(
@@ -100,7 +104,8 @@ class Suffix:
         cache = DynamicCache() if ability.cached else None
         arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         with ExitStack() as stack:
-            frame = Frame(ids.shape[1])
+            told = frame_of(model, rows, ids.shape[1])
+            frame = told or Frame(ids.shape[1])
             entry = BlockArguments(lambda hidden: entering.append(hidden[:, first:].clone()))
             stack.callback(entry.attach(model.module("hidden", start)).remove)
             for place in places:
@@ -108,7 +113,7 @@ class Suffix:
             # nothing above the last block is needed; not every model has a norm there, or uses it there alone
             stack.callback(model.module("hidden", model.n_layers - 1).register_forward_hook(Stop.here).remove)
             with torch.no_grad(), suppress(Stop):
-                model.hf(input_ids=ids, **arguments)
+                forward(model, ids, frame, **arguments)
         prefix = None
         if cache is not None and first:
             layers = Prefix.read(cache, model.n_layers, ids.shape[1])
@@ -117,7 +122,7 @@ class Suffix:
                 tuple(part[: len(rows) if layer >= start else 1, :, :first].clone() for part in pair)
                 for layer, pair in enumerate(layers)
             )
-        return cls(model, ability, tuple(rows), start, first, ids, entering[0], prefix), states  # type: ignore[arg-type]
+        return cls(model, ability, tuple(rows), start, first, ids, entering[0], prefix, told), states  # type: ignore[arg-type]
 
     def select(self, some: Sequence[int]) -> Suffix:
         """This suffix with some of the rows only."""
@@ -126,7 +131,8 @@ class Suffix:
             pair if layer < self.start else (pair[0][index], pair[1][index]) for layer, pair in enumerate(self.prefix)
         )
         rows = tuple(self.rows[i] for i in some)
-        return replace(self, rows=rows, ids=self.ids[index], entering=self.entering[index], prefix=prefix)
+        kept = {"rows": rows, "ids": self.ids[index], "entering": self.entering[index], "prefix": prefix}
+        return replace(self, **kept, frame=self.frame and self.frame.select(some))
 
     def _needed(self, layer: int) -> Tensor:
         """Tokens whose MLP output in `layer` reaches anything that is read, [rows, tokens]."""
@@ -182,11 +188,14 @@ class Suffix:
             for layer in range(model.n_layers):
                 entry = BlockArguments(enter if layer == self.start else None, scaled)
                 stack.callback(entry.attach(model.module("hidden", layer)).remove)
-                if not any(kind in INNER and at == layer for kind, at in deltas):
+                if not any(kind in INNER and at == layer for kind, at in deltas) and not acts_inside(model, layer):
                     with suppress(TracerError):  # no such site: nothing to save
                         for handle in narrow(model.module("mlp_input", layer), self._needed(layer)):
                             stack.callback(handle.remove)
-            frame = Frame(self.ids.shape[1] - self.first)
+            tokens = self.ids.shape[1] - self.first
+            frame = Frame(tokens)
+            if self.frame is not None:
+                frame = self.frame.at(tokens, [self.first] * len(self.rows), self.frame.lengths)
             for place, delta in deltas.items():
                 if place not in begin:
                     stack.callback(attach(model, *place, add(delta), frame).remove)
@@ -196,7 +205,7 @@ class Suffix:
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(pick_logits(model, at_row, at_token).remove)
             ids = self.ids[:, self.first :]
-            logits = model.hf(input_ids=ids[:1] if self.ability.grows else ids, **arguments).logits[0]
+            logits = forward(model, ids[:1] if self.ability.grows else ids, frame, **arguments).logits[0]
         return list(logits.float().log_softmax(-1).split(counts))
 
 

@@ -31,7 +31,9 @@ from tracer.progress import track
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
 from .forward import Base, BlockArguments, Forward, Prefix
-from .hooks import WIDE, Frame, Intervention, Units, as_ids, attach, check_site, evaluating, intervene, keep_logits
+from .frame import Frame, attach, evaluating
+from .hooks import WIDE, Intervention, Units, as_ids, check_site, intervene, keep_logits
+from .memories import forward, read_at
 from .trial import fastest
 
 if TYPE_CHECKING:
@@ -102,7 +104,8 @@ def record(
         model: the model.
         ids: [R, T], or a text.
         interventions: made in the run; values may differ by row.
-        read: the positions whose logits matter.
+        read: the positions whose logits matter; a causal model's prompts end at the first, and what comes behind is
+            an answer that its memories do not see.
         kinds: kinds of sites kept for every layer as well: "mlp", "attn", "key", "pre", "value", "mlp_input".
         max_rows: most rows that run at once.
 
@@ -114,13 +117,15 @@ def record(
     rows, tokens = ids.shape
     positions = tuple(position % tokens for position in read)
     limit = max_rows or default_rows(model, tokens, len(positions))
+    frame = read_at(model, ids, positions)
     parts = []
     for start in range(0, rows, limit):
         some = slice(start, start + limit)
         items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
-        parts.append(_record(model, ids[some], items, positions, tuple(kinds)))
+        own = frame and frame.select(range(*some.indices(rows)))
+        parts.append(_record(model, ids[some], items, positions, tuple(kinds), own))
     base = parts[0] if len(parts) == 1 else _joined(parts)
-    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions))
+    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions), frame=frame)
     return fastest(model, base, limit)
 
 
@@ -143,18 +148,23 @@ def _joined(parts: Sequence[Base]) -> Base:
 
 
 def _record(
-    model: Model, ids: Tensor, items: Sequence[Intervention], read: tuple[int, ...], kinds: tuple[str, ...]
+    model: Model,
+    ids: Tensor,
+    items: Sequence[Intervention],
+    read: tuple[int, ...],
+    kinds: tuple[str, ...],
+    frame: Frame | None,
 ) -> Base:
     from transformers import DynamicCache
 
     if model.causal:
         try:
             # no configuration given, so that sliding-window layers keep every token too; the masks still slide
-            return _recorded(model, ids, items, read, kinds, DynamicCache())
+            return _recorded(model, ids, items, read, kinds, frame, DynamicCache())
         except Exception as error:  # no such argument, say
             if isinstance(error, TracerError) or out_of_memory(error):
                 raise
-    return _recorded(model, ids, items, read, kinds, None)
+    return _recorded(model, ids, items, read, kinds, frame, None)
 
 
 def _recorded(
@@ -163,6 +173,7 @@ def _recorded(
     items: Sequence[Intervention],
     read: tuple[int, ...],
     kinds: tuple[str, ...],
+    frame: Frame | None,
     cache: DynamicCache | None,
 ) -> Base:
     entering: dict[int, Tensor] = {}
@@ -183,12 +194,12 @@ def _recorded(
         stack.callback(keep_logits(model, read).remove)
         first = BlockArguments(lambda hidden: entering.__setitem__(0, hidden.clone()))
         stack.callback(first.attach(model.module("hidden", 0)).remove)
-        frame = Frame(ids.shape[1])
+        frame = frame or Frame(ids.shape[1])
         for layer in range(model.n_layers):
             for kind in {"hidden", *kinds}:
                 stack.callback(attach(model, kind, layer, keep(kind, layer), frame).remove)
         arguments = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        logits = check_numbers(model, model.hf(input_ids=ids, **arguments).logits)
+        logits = check_numbers(model, forward(model, ids, frame, **arguments).logits)
     prefix = None if cache is None else Prefix.read(cache, model.n_layers, ids.shape[1])
     leaving = tuple(entering[i] for i in range(model.n_layers + 1))
     return Base(ids, leaving, prefix, frozenset(), True, read, logits, states)

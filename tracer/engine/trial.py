@@ -13,7 +13,7 @@ from tracer.errors import TracerError, out_of_memory
 
 from .branches import Plan, Step
 from .forward import Base, Forward
-from .hooks import Frame, attach
+from .frame import Frame, attach
 
 if TYPE_CHECKING:
     from tracer.model import Model

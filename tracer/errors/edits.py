@@ -56,6 +56,30 @@ class ContextTemplateError(EditError):
     page = "context-templates"
 
 
+class MemoryMisfit(EditError):
+    """A memory of another model, of another width, or with another past."""
+
+    page = "memory-misfit"
+
+
+class MemoryNameTaken(EditError):
+    """Two memories of one name."""
+
+    page = "memory-name-taken"
+
+
+class MemoryInTheWay(EditError):
+    """A model with memories is used in a way that cannot respect them."""
+
+    page = "memory-in-the-way"
+
+
+class UnknownMemoryKind(EditError):
+    """No such kind of memory."""
+
+    page = "unknown-memory-kind"
+
+
 class WeightsNotEditable(EditError):
     """A weight that cannot be edited."""
 

@@ -21,6 +21,7 @@ LAYER_SITES = {
     "value": "mlp.out",
     "pre": "mlp",
     "mlp_input": "mlp",
+    "mlp_in": "mlp",
 }
 BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's output and the residual stream
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
@@ -114,7 +115,11 @@ def component(adapter: Any, site: str) -> str:
     if BEHIND.get(site) in block.submodules:
         return BEHIND[site]
     part = block.submodules.get(name)
-    if site == "pre":  # the map says whose output the activation function takes: "in", or "gate" in a gated MLP
+    if site == "mlp_in" and part is not None and part.name is not None:
+        return name
+    # an MLP that is no module by itself has no gate, and begins with the projection before its activation;
+    # the map says whose output the activation function takes: "in", or "gate" in a gated MLP
+    if site in ("pre", "mlp_in"):
         taken = str(getattr(part, "hook_aliases", {}).get("hook_pre", ""))
         return f"{name}.{taken.removesuffix('.hook_out')}" if taken.endswith(".hook_out") else f"{name}.in"
     if site not in ("attn", "mlp", "mlp_input") or part is None:

@@ -17,9 +17,10 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from tracer.errors import SiteError, TracerError, UnknownArchitecture
+from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchitecture
 
 from . import architecture
+from .attached import Attachable, attached_to, with_memories
 from .given import note_tokens_beyond, own_class, whole
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class Model:
         tuple); `"attn"` and `"mlp"` the modules whose output, times [`tracer.Model.multiplier`][], is what attention
         and MLP add to the residual stream; `"key"` and `"value"` the down-projection, whose input is the key `[...,
         d_mlp]` and whose output the value; `"pre"` the projection whose output `[..., d_mlp]` the activation function
-        takes; `"mlp_input"` the MLP itself. Once per model: `"embed"` (word embedding), `"final_norm"`, `"unembed"`.
+        takes; `"mlp_input"` the MLP itself; `"mlp_in"` the module whose input is the MLP's. Once per model: `"embed"`
+        (word embedding), `"final_norm"`, `"unembed"`.
 
         `"attn"` and `"mlp"` are a norm where one comes between the module and the residual stream (Gemma 2), and the
         output projection where there is no module of its own (OPT, BERT) or its output already holds the residual
@@ -209,7 +211,16 @@ class Model:
         return DownProjection(f"{path}.weight", weight, architecture.orientation(module, path))
 
     # --- identity --------------------------------------------------------------------------------------------------
+    @property
+    def memories(self) -> tuple[Attachable, ...]:
+        """What is attached to the model besides its weights, by name; see `tracer.model.attached`."""
+        return attached_to(self.hf)
+
     def fingerprint(self) -> str:
+        """BLAKE3 hash of what the model is: its weights' hash and, where memories are attached, theirs."""
+        return with_memories(self.weights_fingerprint(), self.memories)
+
+    def weights_fingerprint(self) -> str:
         """BLAKE3 hash over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
         digest = blake3()
         bits: Any
@@ -222,14 +233,22 @@ class Model:
     def pinned(self) -> Model:
         """This handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
         own = {part.name: getattr(self, part.name) for part in fields(Model)}
-        return _Pinned(**own, _fingerprint=self.fingerprint())
+        return _Pinned(**own, _fingerprint=self.weights_fingerprint(), _memories=self.memories)
 
     def bridge(self) -> Any:
         """A TransformerLens `TransformerBridge` for that library's own tools.
 
         Building one rewires the module it is given, so it is built on a copy: twice the memory, and later edits of
         this model do not show in it.
+
+        Raises:
+            TracerError: the model has memories, which a bridge cannot have.
         """
+        if self.memories:
+            raise MemoryInTheWay(
+                f"{self.name} has memories ({', '.join(memory.name for memory in self.memories)}), which a "
+                "TransformerBridge cannot have; take them off first"
+            )
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         return build_bridge_from_module(
@@ -244,8 +263,12 @@ class Model:
 @dataclass(frozen=True, eq=False)
 class _Pinned(Model):
     _fingerprint: str = field(default="", repr=False)
+    _memories: tuple[Attachable, ...] = field(default=(), repr=False)
 
     def fingerprint(self) -> str:
+        return with_memories(self._fingerprint, self._memories)
+
+    def weights_fingerprint(self) -> str:
         return self._fingerprint
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracer.errors import MemoryInTheWay
 from tracer.files import new_folder
 
 from .checkpoint import quiet
@@ -26,8 +27,15 @@ def save(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
         overwrite: replace what `folder` holds.
 
     Raises:
-        TracerError: the folder is not empty, or cannot be written.
+        TracerError: the folder is not empty, or cannot be written; the model has memories, which no such folder holds.
     """
+    if model.memories:
+        names = ", ".join(repr(memory.name) for memory in model.memories)
+        raise MemoryInTheWay(
+            f"{model.name} has the memories {names}, which a Hugging Face folder cannot hold, so that what is loaded "
+            "from it would answer as before; save the edits (edit.save) or record them (editor.record), or take the "
+            "memories off first"
+        )
     with new_folder(folder, overwrite) as temporary:
         write(model, temporary)
     return Path(folder)

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.branches import rows_of
-from tracer.engine.hooks import Frame, as_ids, attach, evaluating, frozen, intervene, keep_logits
+from tracer.engine.frame import Frame, attach, evaluating
+from tracer.engine.hooks import as_ids, frozen, intervene, keep_logits
+from tracer.engine.memories import read_at
 from tracer.engine.sweep import check_max_rows, check_numbers, default_rows
 from tracer.errors import TraceSettingError
 from tracer.facts.readout import Readout
@@ -158,7 +160,8 @@ class _Runs:
         model, rows = self.model, [0, *range(part.start, part.stop)]
         ids, whole = self.wrong.ids[rows], len(self.wrong.ids)
         items = [replace(item, value=rows_of(item, whole, rows)) for item in self.wrong.interventions]
-        frame = Frame(ids.shape[1])
+        told = read_at(model, ids, self.read)
+        frame = told or Frame(ids.shape[1])
 
         def between(state: Tensor) -> Tensor | None:
             if way is None:
@@ -179,4 +182,4 @@ class _Runs:
             for layer in range(model.n_layers):
                 stack.callback(attach(model, self.kind, layer, keep(layer), frame).remove)
             stack.callback(keep_logits(model, self.read).remove)
-            return check_numbers(model, logits_of(model, ids))
+            return check_numbers(model, logits_of(model, ids, frame=told))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import Add, Intervention, Site, evaluating, keep_logits
+from tracer.engine.memories import read_at
 from tracer.errors import NoiseError, ReplacementError, TextWithoutTokens
 from tracer.model.vocabulary import check_ids
 
@@ -260,7 +261,9 @@ class TokenReplacement:
             stack.enter_context(evaluating(model))
             stack.callback(keep_logits(model, readout.read[:1]).remove)
             some = rows.split(default_rows(model, len(readout.ids), 1))
-            read = torch.cat([logits_of(model, part)[:, 0].float() for part in some])
+            read = torch.cat(
+                [logits_of(model, part, frame=read_at(model, part, readout.read))[:, 0].float() for part in some]
+            )
         p = check_numbers(model, read).softmax(-1)
         answer = readout.target[0] if readout.target else int(p[0].argmax())
         sure, says = p[1:].max(-1)

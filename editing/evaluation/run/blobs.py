@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load, save
 
 from editing.edits.edit import Edit, load_edit
+from editing.edits.state import State
+from editing.memories.memory import load_memory
 from editing.questions.answers import Answer, CaseAnswers
+
+if TYPE_CHECKING:
+    from tracer.model import Model
 
 
 def answers_to_bytes(answers: CaseAnswers) -> bytes:
@@ -25,8 +34,7 @@ def answers_from_bytes(data: bytes) -> CaseAnswers:
 
 def edit_to_bytes(edit: Edit) -> bytes:
     """An edit as its file."""
-    with tempfile.TemporaryDirectory() as folder:
-        return edit.save(Path(folder) / "edit").read_bytes()
+    return _to_bytes(edit)
 
 
 def edit_from_bytes(data: bytes) -> Edit:
@@ -38,7 +46,39 @@ def edit_from_bytes(data: bytes) -> Edit:
     Raises:
         TracerError: damaged bytes.
     """
+    return _from_bytes(data, load_edit)
+
+
+def state_to_blobs(state: State) -> dict[str, bytes]:
+    """Weights and memories as blobs: "weights" in one, "memory NAME" each, empty for one that is not there."""
+    found = {"weights": save(dict(state.weights))}
+    for name, memory in state.memories.items():
+        found[f"memory {name}"] = b"" if memory is None else _to_bytes(memory)
+    return {**found, "memories": json.dumps(list(state.memories)).encode()} if state.memories else found
+
+
+def state_from_blobs(blob: Callable[[str], bytes | None], model: Model) -> State:
+    """What `state_to_blobs` gave; nothing where there is none.
+
+    Args:
+        blob: gives one by name.
+        model: on whose device the weights are to be.
+    """
+    weights = load(blob("weights") or save({}))
+    memories = {}
+    for name in json.loads(blob("memories") or b"[]"):
+        kept = blob(f"memory {name}")
+        memories[name] = _from_bytes(kept, load_memory) if kept else None
+    return State({name: tensor.to(model.device) for name, tensor in weights.items()}, memories)
+
+
+def _to_bytes(value: Any) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "edit.safetensors"
+        return value.save(Path(folder) / "value").read_bytes()
+
+
+def _from_bytes(data: bytes, read: Callable[[Path], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "value.safetensors"
         path.write_bytes(data)
-        return load_edit(path)
+        return read(path)

@@ -8,17 +8,14 @@ import sys
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load, save
-
 from editing.edits.edit import Edit
-from editing.edits.weights import bits
 from editing.health.monitor import Monitor
 from editing.ledger.editor import Editor
 from editing.methods.compute import method_named
 from editing.questions.answers import CaseAnswers
 from tracer.errors import TracerError
 
-from .blobs import edit_from_bytes, edit_to_bytes
+from .blobs import edit_from_bytes, edit_to_bytes, state_from_blobs, state_to_blobs
 from .protocol import Cell
 from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
 
@@ -85,7 +82,7 @@ class _Sequence:
     def _make(self, step: int, cases: list[int], edit: Edit, rows: Rows, blobs: dict[str, bytes]) -> str:
         """Write an edit, measure, and check the model's health; return the reason why it was taken back, or ""."""
         health = copy.deepcopy(self.monitor.state)
-        self.monitor.watch(edit.factors)
+        self.monitor.watch(edit.weights)
         try:
             self.editor.apply(edit)
         except TracerError as error:  # such as a weight past its number type
@@ -111,7 +108,7 @@ class _Sequence:
             add(rows, self._asked_again(after, self._budget()[0], seed=step))
         if self.protects and not gone:
             blobs[f"edit {step}"] = edit_to_bytes(edit)
-        blobs["weights"] = save({name: tensor.cpu() for name, tensor in bits(self.model, self.editor.written).items()})
+        blobs |= state_to_blobs(self.editor.present)
         return gone
 
     def _measured_now(self, edit: Edit, cases: list[int], now: Drifted | None) -> Rows:
@@ -172,6 +169,7 @@ class _Sequence:
         state = json.loads(blob)
         self.made, self.stopped = state["made"], state["stopped"]
         self.monitor.resume(state["health"])
-        if (kept := self.claim.blob("weights")) is not None:
-            made = [self.claim.blob(f"edit {step}") for step in self.made] if self.protects else []
-            self.editor.adopt(load(kept), [edit_from_bytes(blob) for blob in made if blob is not None])
+        made = [self.claim.blob(f"edit {step}") for step in self.made] if self.protects else []
+        state = state_from_blobs(self.claim.blob, self.model)
+        if state.weights or state.memories:
+            self.editor.adopt(state, [edit_from_bytes(blob) for blob in made if blob is not None])

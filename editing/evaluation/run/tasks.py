@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
-from editing.edits.weights import applied
 from editing.evaluation.result.schema import UNEDITED
 
 from .blobs import answers_to_bytes, edit_from_bytes, edit_to_bytes
-from .controls import random_direction, random_layers
+from .controls import random_layers
 from .protocol import RANDOM_DIRECTION, RANDOM_LAYER, Cell
 from .sequence import sequential
 from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
@@ -70,7 +69,7 @@ def single(bench: Bench, claim: Claim) -> None:
         rows: Rows = {"edits": [row]}
         tried = {"": edit, RANDOM_LAYER: elsewhere.get(case)}
         if isinstance(edit, Edit) and case in controlled and RANDOM_DIRECTION in bench.protocol.controls:
-            tried[RANDOM_DIRECTION] = random_direction(edit, seed_of(cell.seed, item))
+            tried[RANDOM_DIRECTION] = edit.control(seed_of(cell.seed, item))
         for control, one in tried.items():
             if isinstance(one, Edit):
                 more, error = bench.tried(cell, model, case, one, old, control)
@@ -117,10 +116,10 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
     parts = {"": (edit, cases)}
     if RANDOM_DIRECTION in bench.protocol.controls:
         some = [i for i in cases if i < bench.protocol.control_cases]
-        parts[RANDOM_DIRECTION] = (random_direction(edit, seed_of(cell.seed, payload["edit"])), some)
+        parts[RANDOM_DIRECTION] = (edit.control(seed_of(cell.seed, payload["edit"])), some)
     for control, (one, some) in parts.items():
         old = [before[cases.index(i)] for i in some]
-        with applied(model, one.factors):
+        with one.applied(model):
             answers = bench.asked(model, some, old) if some else []
             further = (
                 [*drift_values(bench.drifted(cell.model, model)), *efficiency(one, payload["size"])] if some else []

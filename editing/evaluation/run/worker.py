@@ -9,11 +9,10 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
-from editing.edits.weights import applied
 from editing.health.drift import Drift, Drifted
 from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edits, method_named
-from editing.methods.context import EditContext, Memory
+from editing.methods.context import EditContext, Measured
 from editing.questions.answers import CaseAnswers, ask
 from editing.questions.metrics import Value, case_metrics
 from editing.questions.record import EditRecord
@@ -49,7 +48,7 @@ class Bench:
         self._hparams: Mapping[str, Any] = (given or {}).get("hparams", {})
         self._text = settings.get("canary")
         self._drifts: dict[str, Drift | None] = {}
-        self._memories: dict[str, Memory] = {}
+        self._measured: dict[str, Measured] = {}
         references = [text for record in self.records for text in record.references]
         self._weights = TermWeights(references) if references else None
 
@@ -111,7 +110,7 @@ class Bench:
         found = {**cell.options(), **objects}
         model = self._models[cell.model]
         if editor is None:
-            context = EditContext(model, memory=self._memories.setdefault(cell.model, Memory()))
+            context = EditContext(model, measured=self._measured.setdefault(cell.model, Measured()))
         else:
             context = editor.context(found.get("covariance"))
         return compute_edits(model, groups, cell.method, known="edit", check=None, context=context, **found)
@@ -251,7 +250,7 @@ class Bench:
             before: answers of the unedited model.
             control: name of the control, or "".
         """
-        with applied(model, edit.factors):
+        with edit.applied(model):
             (answers,) = self.asked(model, [case], [before])
             further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
             if not isinstance(answers, str):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracer.engine.follow import Line, follow
+from tracer.engine.follow import follow
+from tracer.engine.line import Line
 from tracer.errors import ContextTemplateError
 from tracer.facts.chat import Chat
 from tracer.facts.encoding import encode

@@ -125,7 +125,7 @@ def spread(
             also=[(places[-1], last)],
             max_rows=settings.context.max_rows,
             description=f"target states at layer {last}",
-            trials=settings.context.memory.trials,
+            trials=settings.context.measured.trials,
         )
 
     turns = [settings.own.rounds(group) for group in groups]

@@ -13,11 +13,11 @@ import torch
 from handmade import REQUEST, handmade
 from safetensors.torch import save_file
 
-from editing.edits import file as editfile
 from editing.edits.edit import Edit, load_edit
 from editing.edits.weights import applied
 from editing.request import EditRequest
 from tracer.errors import TracerError
+from tracer.files import tensors as editfile
 from tracer.model import Model
 
 Tiny = Callable[[str], Model]
@@ -203,8 +203,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "plain.safetensors")
     with pytest.raises(TracerError, match="holds 'plain tensors', expected 'Edit/1'"):
         load_edit(tmp_path / "plain")
-    editfile.write(tmp_path / "next", "Edit/2", {}, {})
-    with pytest.raises(TracerError, match="holds 'Edit/2'"):
+    editfile.write(tmp_path / "next", "Edit/3", {}, {})
+    with pytest.raises(TracerError, match="holds 'Edit/3'"):
         load_edit(tmp_path / "next")
     editfile.write(tmp_path / "short", "Edit/1", {}, {"weights": ["w"], "requests": []})
     with pytest.raises(TracerError, match=r"not a saved Edit .*U/w"):

@@ -13,11 +13,10 @@ from handmade import handmade
 import editing.methods.context
 from editing.covariance import estimate_covariance
 from editing.datasets import EditRecord, Rewrite
-from editing.edits.weights import bits
 from editing.evaluation.run import worker
 from editing.evaluation.run.start import evaluate
 from editing.ledger.editor import Editor
-from editing.methods.context import EditContext, Memory
+from editing.methods.context import EditContext, Measured
 from editing.request import EditRequest
 from tracer import Fact, Model, TracerError
 from tracer.engine.answer import own_answer, own_answers
@@ -98,9 +97,9 @@ def test_an_editor_can_measure_each_time(model: Model, tmp_path: Path) -> None:
         editor = Editor(model, measure=measure)  # type: ignore[arg-type]
         first = editor.compute(REQUESTS[0], known="edit", v_steps=2, check=None, **SHORT)
         editor.apply(strong)
-        present = bits(model, editor.written)
+        present = editor.present.weights
         then = editor.compute(REQUESTS[0], known="edit", v_steps=2, check=None, **SHORT)
-        assert all(torch.equal(now, present[name]) for name, now in bits(model, editor.written).items())
+        assert all(torch.equal(now, present[name]) for name, now in editor.present.weights.items())
         texts[measure] = [edit.settings["context_templates"] for edit in (first, then)]
         editor.reset()
     assert texts["once"][0] == texts["once"][1] == texts["each"][0] != texts["each"][1]
@@ -117,25 +116,25 @@ def test_an_editor_can_measure_each_time(model: Model, tmp_path: Path) -> None:
 
 
 def test_nothing_stale_is_served_for_weights_changed_by_hand(model: Model) -> None:
-    memory = Memory()
+    measured = Measured()
     texts = ["The Space Needle is in Seattle, and Miles Davis played there."] * 3
-    before = EditContext(model, memory=memory)
+    before = EditContext(model, measured=measured)
     size, templates = before.size([1]), before.templates(((4, 3),), 0)
     perplexity = before.drift().perplexity
     covariance = estimate_covariance(model, 1, texts, cache=False)
     changed(model, 1, 2.0)
     changed(model, 0, -32.0)
     try:
-        after = EditContext(model, memory=memory)
+        after = EditContext(model, measured=measured)
         assert after.size([1]) == pytest.approx(2 * size)
         assert after.templates(((4, 3),), 0) != templates
         assert after.drift().perplexity != perplexity
         with pytest.raises(TracerError, match="other weights"):
-            EditContext(model, covariance, memory=memory).covariance([1])
+            EditContext(model, covariance, measured=measured).covariance([1])
     finally:
         changed(model, 1, 0.5)
         changed(model, 0, -1 / 32.0)
-    again = EditContext(model, memory=memory)
+    again = EditContext(model, measured=measured)
     assert again.size([1]) == size and again.templates(((4, 3),), 0) == templates
 
 
@@ -172,7 +171,7 @@ def test_an_editor_that_settles_goes_back_one_step_and_to_the_start(model: Model
         editor.apply(edit, anyway=True)
         editor.settle()
         assert model.fingerprint() == expected
-    state = bits(model, editor.written)
+    state = editor.present
     assert [bool(entry.edit.factors) for entry in editor.history] == [False, False, True]
     editor.undo()
     assert model.fingerprint() == prints[1]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tracer.engine import frame as engine_frame
 from tracer.engine import hooks
 from tracer.engine.hooks import INNER, Add, Replace, Site, as_ids, capture, evaluating, frozen, intervene
 from tracer.errors import TracerError
@@ -195,7 +196,8 @@ def test_an_interruption_while_switching_leaves_the_model_as_it_was(
             return line
 
         context, before = switched(model), sys.gettrace()
-        sys.settrace(lambda frame, *_: line if frame.f_code.co_filename == hooks.__file__ else None)
+        files = (hooks.__file__, engine_frame.__file__)
+        sys.settrace(lambda frame, *_: line if frame.f_code.co_filename in files else None)
         try:
             context.__enter__()
         except KeyboardInterrupt:
@@ -216,7 +218,7 @@ def test_an_interruption_while_switching_leaves_the_model_as_it_was(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, key, pre, value, embed"),
+        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, mlp_in, key, pre, value, embed"),
         (lambda: Site("hidden"), "needs a layer number"),
         (lambda: Site("embed", 0), "needs no layer"),
     ],

@@ -1,0 +1,21 @@
+"""Memories: what an edit attaches to a model instead of changing its weights; one module per kind, and a registry."""
+
+from .attach import attach, attached, detach
+from .change import MemoryChange, folded
+from .kind import Decision, Kind
+from .memory import Memory, load_memory
+from .registry import KINDS, kind_named
+
+__all__ = [
+    "KINDS",
+    "Decision",
+    "Kind",
+    "Memory",
+    "MemoryChange",
+    "attach",
+    "attached",
+    "detach",
+    "folded",
+    "kind_named",
+    "load_memory",
+]

@@ -1,0 +1,67 @@
+"""Memories on a model: attached, taken off, or there for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tracer.engine.memories import remembering, set_memories
+from tracer.errors import MemoryMisfit
+
+from .memory import Memory
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+def attach(model: Model, memory: Memory, anyway: bool = False) -> None:
+    """Let a memory act in everything that a model does from now on. `Editor` keeps a history of it instead.
+
+    Args:
+        model: the model; its parameters, buffers and modules stay as they are.
+        memory: what it is to have.
+        anyway: also if it was made on other weights.
+
+    Raises:
+        TracerError: a memory of other weights, of another width, or of a name that the model has a memory of.
+    """
+    _check(memory, model, anyway)
+    set_memories(model, [*model.memories, memory])
+
+
+def detach(model: Model, name: str) -> None:
+    """Take a memory off a model.
+
+    Args:
+        model: the model.
+        name: of the memory.
+
+    Raises:
+        TracerError: it has none of this name.
+    """
+    names = [memory.name for memory in model.memories]
+    if name not in names:
+        raise MemoryMisfit(f"{model.name} has no memory {name!r}; it has {', '.join(map(repr, names)) or 'none'}")
+    set_memories(model, [memory for memory in model.memories if memory.name != name])
+
+
+@contextmanager
+def attached(model: Model, memory: Memory, anyway: bool = False) -> Iterator[Model]:
+    """Context in which a model has a memory besides those it has.
+
+    Args:
+        model: as of `attach`.
+        memory: as of `attach`.
+        anyway: as of `attach`.
+    """
+    _check(memory, model, anyway)
+    with remembering(model, [*model.memories, memory]):
+        yield model
+
+
+def _check(memory: Memory, model: Model, anyway: bool) -> None:
+    if anyway:
+        memory.acts.check(memory, model)
+    else:
+        memory.check(model)

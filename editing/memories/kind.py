@@ -1,0 +1,115 @@
+"""What a kind of memory has to say: what it decides, what it asks instead, and what it does where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tracer.engine.acts import Asked, Hook, Ids
+from tracer.engine.hooks import check_site
+from tracer.engine.sites import Site
+from tracer.errors import MemoryMisfit, SiteError
+
+if TYPE_CHECKING:
+    from tracer.engine.frame import Frame
+    from tracer.model import Model
+
+    from .memory import Memory
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A memory acts on a prompt.
+
+    Attributes:
+        entry: which of its entries, a row of its tensors.
+        score: how near the prompt came to it, in the kind's own measure; nan where there is none.
+    """
+
+    entry: int = 0
+    score: float = math.nan
+
+
+class Kind:
+    """A kind of memory; a class of its own says what differs from this one, which acts nowhere.
+
+    A kind has no state. What it keeps is in a `Memory`'s tensors, whose rows are entries, and in its header.
+
+    Attributes:
+        widths: the last dimension of each tensor that has to be as wide as the model is, by the model's name for it:
+            "d_model", "d_mlp", "n_tokens".
+        rewrites: whether `ask` puts other questions in the place of prompts.
+    """
+
+    widths: ClassVar[Mapping[str, str]] = {}
+    rewrites: ClassVar[bool] = False
+
+    def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
+        """Kinds and layers of the sites that hooks read or write."""
+        return ()
+
+    def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Any]:
+        """The decision for each prompt; None: the memory stays out of it.
+
+        It is made once, from the prompt alone, and kept while the answer is forced or written. The model answers as if
+        no memory was attached meanwhile: run each prompt by itself (`tracer.engine.capture`), so that its decision is
+        the same whatever it is asked together with.
+        """
+        return [Decision()] * len(prompts)
+
+    def ask(self, memory: Memory, model: Model, prompt: Ids, decision: Any) -> Ids | Asked:
+        """The ids to run in the place of a prompt, which end as the prompt does; or those and who is to answer."""
+        return prompt
+
+    def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
+        """What is done in a forward of some rows.
+
+        `frame.decided[memory.name]` holds the rows' decisions, `frame.since` tells where their prompts end.
+        """
+        return ()
+
+    def entries(self, memory: Memory) -> list[dict[str, Any]]:
+        """One line per entry, for tables."""
+        return []
+
+    def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The entries of a change turned into a control: random directions of the same lengths.
+
+        A kind whose entries decide as well as act turns only what acts.
+        """
+        turned = {}
+        for name, tensor in sorted(rows.items()):
+            drawn = torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+            if tensor.is_floating_point() and tensor.dim() > 1:
+                size = tensor.double().norm(dim=-1, keepdim=True)
+                drawn = (drawn.double() * (size / drawn.double().norm(dim=-1, keepdim=True))).to(tensor.dtype)
+            turned[name] = drawn if tensor.dim() > 1 else tensor
+        return turned
+
+    def check(self, memory: Memory, model: Model) -> None:
+        """Check that a memory fits a model.
+
+        Raises:
+            TracerError: it is of another width, or acts at a site that the model does not have.
+        """
+        for name, of in self.widths.items():
+            tensor, width = memory.tensors.get(name), int(getattr(model, of))
+            if tensor is None or tensor.dim() == 0 or tensor.shape[-1] != width:
+                found = "is missing" if tensor is None else f"is {list(tensor.shape)}"
+                raise MemoryMisfit(
+                    f"the tensor {name!r} of the memory {memory.name!r} {found}; expected a last dimension of {width}, "
+                    f"the {of} of {model.name}. Make the memory on this model, or load the one it is of"
+                )
+        for kind, layer in self.sites(memory):
+            try:
+                check_site(model, Site(kind, layer))
+                model.path(kind, layer)
+            except SiteError as error:
+                raise MemoryMisfit(
+                    f"the memory {memory.name!r} does not fit {model.name} ({error}); make it on this model"
+                ) from error
