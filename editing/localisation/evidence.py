@@ -154,10 +154,10 @@ def by_sweep(
         hparams: of the method.
     """
     found = method_named(method)
-    if found.layers is None or found.layers in hparams:
+    if found.layers == "none" or "layers" in hparams:
         raise LocateError(
             f"a sweep gives {found.name} its layers"
-            + (", and it takes none; choose another method" if found.layers is None else "; name them in layers=")
+            + (", and it takes none; choose another method" if found.layers == "none" else "; name them in layers=")
         )
     if questions is None:
         requests, probes = with_prompts(model, given, paraphrases, neighbours)
@@ -174,13 +174,13 @@ def by_sweep(
     arrays = {name: np.full((len(probes), model.n_layers), np.nan) for name in unedited}
     settings: Mapping[str, Any] = {}
     for layer in track(layers, "editing at each layer"):
-        edits = compute_edits(model, groups, method, known=known, check=None, **{found.layers: (layer,)}, **hparams)
+        edits = compute_edits(model, groups, method, known=known, check=None, layers=(layer,), **hparams)
         for row, (edit, probe) in enumerate(zip(edits, probes, strict=True)):
             settings = edit.settings
             with edit.applied(model):
                 for name, value in edit_scores(model, [probe], by, max_rows=max_rows).items():
                     arrays[name][row, layer] = value[0]
-    plain = {name: value for name, value in settings.items() if name != found.layers}
+    plain = {name: value for name, value in settings.items() if name != "layers"}
     return Evidence(
         arrays,
         {
@@ -194,10 +194,9 @@ def by_sweep(
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     """Covariances of all layers from one pass over the text, where the method needs them and they are not given."""
     settings = settings_of(method, hparams)
-    needed = hasattr(settings, "covariance") and getattr(settings, "mom2_adjustment", True)
-    return (
-        {"covariance": covariance_for(model, layers, settings.origin)} if needed and settings.covariance is None else {}
-    )
+    if "covariance" not in method.needs or not settings.weighs_old_keys or hparams.get("covariance") is not None:
+        return {}
+    return {"covariance": covariance_for(model, layers, hparams.get("origin"))}
 
 
 def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:

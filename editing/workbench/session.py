@@ -235,9 +235,9 @@ class Session:
         """
         found = method_named(method)
         if layers is not None:
-            if found.layers is None:
+            if found.layers == "none":
                 raise WorkbenchError(f"{found.name} takes no layers; leave them out")
-            hparams = {found.layers: tuple(layers), **hparams}
+            hparams = {"layers": tuple(layers), **hparams}
         probes = self.probes(target, paraphrases, neighbours, generate)  # errors there are found before the work
         return propose(self.editor, self.request(target), probes, method=method, **hparams)
 

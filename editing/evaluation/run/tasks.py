@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
 from editing.evaluation.result.schema import UNEDITED
-from editing.methods.compute import method_named
 
 from .blobs import answers_to_bytes, edit_from_bytes, edit_to_bytes
 from .controls import random_layers
@@ -82,14 +81,13 @@ def _elsewhere(
     bench: Bench, cell: Cell, model: Model, cases: list[int], edits: list[Edit | str]
 ) -> dict[int, Edit | str]:
     """The same method at random layers, the same ones for all cases of a job."""
-    method = method_named(cell.method)
-    used = next((edit.settings.get(method.layers or "") for edit in edits if isinstance(edit, Edit)), None)
+    used = next((edit.settings.get("layers") for edit in edits if isinstance(edit, Edit)), None)
     if RANDOM_LAYER not in bench.protocol.controls or not cases or not isinstance(used, list | tuple):
         return {}
     if len(used) >= model.n_layers:
         return {}
     layers = random_layers(model.n_layers, used, seed_of(cell.seed, cases[0]))
-    return dict(zip(cases, bench.edits(cell, cases, **{str(method.layers): layers}), strict=True))
+    return dict(zip(cases, bench.edits(cell, cases, layers=layers), strict=True))
 
 
 def edit_batch(bench: Bench, claim: Claim) -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from editing.edits.edit import Edit
 from editing.evaluation.result.schema import COLUMNS
 from editing.health.drift import Drift, Drifted
+from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edits, method_named
+from editing.methods.context import EditContext, Measured
 from editing.questions.answer import CaseAnswers
 from editing.questions.asking_records import ask_records
 from editing.questions.case_functions import norm
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 Rows = dict[str, list[dict[str, Any]]]
 UNASKED = "cannot be asked, like the unedited model"
-FIXED = ("layers", "context_templates")
-"""Hyper-parameters that are taken from the model: in a sequence, once, before the first edit."""
 
 
 class Bench:
@@ -51,6 +51,7 @@ class Bench:
         self._hparams: Mapping[str, Any] = (given or {}).get("hparams", {})
         self._text = settings.get("canary")
         self._drifts: dict[str, Drift | None] = {}
+        self._measured: dict[str, Measured] = {}
         references = [text for record in self.records for text in record.references]
         self._weights = TermWeights(references) if references else None
 
@@ -95,20 +96,27 @@ class Bench:
                 return [str(error)]
         return [edit for i in cases for edit in self.edits(cell, [i], **more)]
 
-    def edit(self, cell: Cell, cases: Sequence[int], **more: Any) -> Edit | str:
-        """One edit for all of these cases, or the reason why it failed."""
+    def edit(self, cell: Cell, cases: Sequence[int], editor: Editor | None = None, **more: Any) -> Edit | str:
+        """One edit for all of these cases, or the reason why it failed; with an editor, on its model as it is now."""
         requests = [request for i in cases for request in self.records[i].requests()]
         try:
-            return self._computed(cell, [requests], more)[0]
+            return self._computed(cell, [requests], more, editor)[0]
         except TracerError as error:
             return str(error)
 
-    def _computed(self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any]) -> list[Edit]:
-        known = method_named(cell.method).settings.__dataclass_fields__
+    def _computed(
+        self, cell: Cell, groups: Sequence[Any], more: Mapping[str, Any], editor: Editor | None = None
+    ) -> list[Edit]:
+        known = method_named(cell.method).parameters
         objects = {name: value for name, value in {**self._hparams, **more}.items() if name in known}
         # drift on unrelated text has its own columns here
         found = {**cell.options(), **objects}
-        return compute_edits(self._models[cell.model], groups, cell.method, known="edit", check=None, **found)
+        model = self._models[cell.model]
+        if editor is None:
+            context = EditContext(model, measured=self._measured.setdefault(cell.model, Measured()))
+        else:
+            context = editor.context(found.get("covariance"))
+        return compute_edits(model, groups, cell.method, known="edit", check=None, context=context, **found)
 
     # --- answers ---------------------------------------------------------------------------------------------------
     def asked(

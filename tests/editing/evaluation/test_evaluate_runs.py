@@ -69,7 +69,7 @@ def test_alphaedit_protects_earlier_edits_also_after_a_cut(
     real, earlier = bench_module.compute_edits, []
 
     def watching(*given: Any, **more: Any) -> Any:
-        earlier.append(len(more["earlier"]))
+        earlier.append(len(more["context"].earlier))
         if earlier == [0, 1, 2]:
             raise KeyboardInterrupt
         return real(*given, **more)

@@ -132,7 +132,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> None:
         strength: float = 1.0
 
     def named(name: str) -> Method:
-        return Method(name, Settings, lambda *_: [], layers=None if name == "context" else "layers")
+        return Method(name, Settings, lambda *_: [], layers="none" if name == "context" else "range")
 
     monkeypatch.setattr(editing.localisation.evidence, "compute_edits", by_hand)
     monkeypatch.setattr(editing.localisation.evidence, "method_named", named)
