@@ -3,17 +3,21 @@
 Two plain versions of the same search: one request at a time, as the published code does it (whole forwards of all of
 a request's prompts, logits at every position), and all requests at once in such forwards. Each runs in a process of its
 own, so that the memory it adds at its peak can be told. Every version makes the same number of updates.
+
+With --one: how long does one edit take in an editor, against the former way? That measured everything anew for every
+edit, and ran rows of one lookup together, through every block.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +25,16 @@ import typer
 from torch import Tensor
 
 import tracer
+from editing.edits.edit import Edit
+from editing.ledger.editor import Editor
+from editing.methods.compute import compute_edit
+from editing.methods.context import EditContext, Measured
 from editing.methods.peak_memory import peak_memory
 from editing.methods.value.context_templates import context_templates
 from editing.methods.value.prompts import essence_rows, rewriting_rows
 from editing.methods.value.search import Objective, Subject, optimise
 from editing.request import EditRequest
+from tracer.engine.aligned import Trials
 from tracer.engine.batch import padded
 from tracer.engine.hooks import Site, capture, frozen
 
@@ -114,11 +123,63 @@ def run(way: str, count: int, layer: int) -> dict[str, float | list[float]]:
     return {"seconds": seconds, "bytes": memory(), "values": torch.stack(found).flatten().tolist()}
 
 
+class Former(Trials):
+    """Knows of no model that it takes rows of any length together."""
+
+    def takes(self, *_: Any) -> bool:
+        return False
+
+
+def one_edit(name: str | None, count: int, method: str) -> None:
+    """Medians of processor time and of seconds of an edit, and how far the changes of both ways are apart."""
+    torch.set_num_threads(1)
+    model = tracer.load(name)
+    requests = list(map(EditRequest.of, Random(0).sample(tracer.factworld.records("validation"), count + 1)))
+    editor = Editor(model)
+
+    def former(request: EditRequest) -> Edit:
+        measured = Measured()
+        measured.trials = Former()
+        context = EditContext(editor.context().model, origin=editor.origin, measured=measured)
+        edit = compute_edit(model, request, method, known="edit", check="warn", context=context)
+        editor.apply(edit)
+        return edit
+
+    def now(request: EditRequest) -> Edit:
+        return editor.edit(request, method, known="edit", check="warn")
+
+    spent: dict[str, list[tuple[float, float]]] = {"former": [], "now": []}
+    apart = []
+    for place, request in enumerate(requests):
+        edits = []
+        for way, make in (("former", former), ("now", now)):
+            began = time.process_time(), time.perf_counter()
+            edit = make(request)
+            if place:  # the first warms up
+                spent[way].append((time.process_time() - began[0], time.perf_counter() - began[1]))
+            editor.undo()
+            edits.append(edit)
+        pairs = zip(*(edit.to_dense().values() for edit in edits), strict=True)
+        apart += [float((one - other).norm() / one.norm()) for one, other in pairs]
+    typer.echo(f"{method} on {model.name}, {count} edits in one editor, one thread")
+    medians = {way: [statistics.median(each) for each in zip(*found, strict=True)] for way, found in spent.items()}
+    for way, (cpu, wall) in medians.items():
+        typer.echo(f"{way:7} {cpu:6.3f} s of processor time, {wall:6.3f} s")
+    ratio = medians["former"][0] / medians["now"][0]
+    typer.echo(f"{ratio:.1f} times as fast; changes are at most {max(apart):.0e} of their norm apart")
+
+
 def main(
     count: Annotated[int, typer.Option(help="requests")] = 64,
     layer: Annotated[int, typer.Option(help="where the states are")] = 4,
     way: Annotated[str | None, typer.Option(help="run one way only, and print json")] = None,
+    one: Annotated[bool, typer.Option(help="time one edit in an editor instead")] = False,
+    model: Annotated[str | None, typer.Option(help="with --one: of another model than FactWorld")] = None,
+    method: Annotated[str, typer.Option(help="with --one")] = "rome",
 ) -> None:
+    if one:
+        one_edit(model, count, method)
+        return
     if way is not None:
         typer.echo(json.dumps(run(way, count, layer)))
         return

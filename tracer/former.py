@@ -11,11 +11,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def former(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator of a function some of whose arguments had another name.
 
     Args:
-        names: the present name by each former one, as in `@former(anyway="force")`.
+        names: the present name by each former one, as in `@renamed(anyway="force")`.
 
     Raises:
         TypeError: by the decorated function, if it is called with both names.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -155,10 +154,9 @@ def methods() -> str:
     ]
     for name in METHODS:
         found = method_named(name)
-        known = {field.name for field in fields(found.settings)}
-        layers = "one" if found.single else "several"
+        layers = {"one": "one", "range": "several", "none": "none"}[found.layers]
         path = f"{found.settings.__module__}.{found.settings.__name__}"
-        covariance = "yes" if "covariance" in known else "no"
+        covariance = "yes" if "covariance" in found.needs else "no"
         link = f"[`{found.settings.__name__}`][{path}]"
         lines.append(row(f"`{name}`", found.summary, layers, covariance, link))
     return "\n".join(lines)

@@ -198,7 +198,7 @@ def edit(
         settings |= parameters.covariance(chosen, covariance)
     if locate is not None:
         locate = choice("locate", locate, LOCATORS)
-        if chosen.layers is None:
+        if chosen.layers == "none":
             raise UnknownMethod(f"{chosen.name} takes no layers; leave --locate out")
         apart({"--layers": layers}, "and --locate both say where to write; leave one of them out")
     run.make(job, run.Computed(chosen, settings, locate))

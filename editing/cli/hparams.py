@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NUMBERS = re.compile(r"\s*-?\d+(\.\d*)?([eE][-+]?\d+)?(\s*,\s*-?\d+(\.\d*)?([eE][-+]?\d+)?)+\s*")
 RANGE = re.compile(r"(\d+)-(\d+)")
+NEEDS = {"origin": "str | None", "max_rows": "int | None"}
 
 
 def read(method: Method, assignments: Sequence[str], layers: str | None, seed: int | None) -> dict[str, Any]:
@@ -47,11 +48,13 @@ def read(method: Method, assignments: Sequence[str], layers: str | None, seed: i
             raise CommandOptionError(f"--set gives {name} twice; leave one of them out")
         found[name] = _value(method, name, text.strip())
     if layers is not None:
-        field = _field_of_layers(method)
-        if field in found:
-            raise CommandOptionError(f"--layers and --set {field}=... both say where to write; leave one of them out")
-        found[field] = _value(method, field, json.dumps(written_layers(layers, kind=HyperparameterError)))
-    if seed is not None and "seed" in _types(method):
+        if method.layers == "none":
+            raise UnknownMethod(f"{method.name} takes no layers; leave --layers out")
+        if "layers" in found:
+            raise CommandOptionError("--layers and --set layers=... both say where to write; leave one of them out")
+        written = written_layers(layers, kind=HyperparameterError)
+        found["layers"] = _value(method, "layers", json.dumps(written))
+    if seed is not None and method.seeded:
         if "seed" in found:
             raise CommandOptionError("--seed and --set seed=... both give the seed; leave one of them out")
         found["seed"] = seed
@@ -106,27 +109,20 @@ def covariance(method: Method, path: Path) -> dict[str, Any]:
     """
     from editing.covariance.covariance import Covariance
 
-    if "covariance" not in _types(method):
+    if "covariance" not in method.needs:
         raise UnknownMethod(f"{method.name} uses no covariance; leave --covariance out")
     return {"covariance": Covariance.load(path)}
-
-
-def _field_of_layers(method: Method) -> str:
-    if method.layers is None:
-        raise UnknownMethod(f"{method.name} takes no layers; leave --layers out")
-    return method.layers
 
 
 def _value(method: Method, name: str, text: str) -> Any:
     """A value of the type the settings have; TracerError for an unknown name or an invalid value."""
     types = _types(method)
-    if name == "covariance":
+    if name == "covariance" and name in method.needs:
         raise HyperparameterError("a covariance is read from a file; name it by --covariance FILE")
     if name not in types:
-        known = ", ".join(known for known in types if known != "covariance")
-        raise UnknownMethod(f"{method.name} has no hyper-parameter {name!r} to set here; it has {known}")
+        raise UnknownMethod(f"{method.name} has no hyper-parameter {name!r} to set here; it has {', '.join(types)}")
     adapter = types[name]
-    annotation = str(next(field.type for field in fields(method.settings) if field.name == name))
+    annotation = next((str(field.type) for field in fields(method.settings) if field.name == name), NEEDS.get(name, ""))
     candidates: list[Any] = [_plain(text), text, [text]]
     if NUMBERS.fullmatch(text):
         candidates.insert(0, [_plain(part.strip()) for part in text.split(",")])
@@ -154,7 +150,7 @@ def _plain(text: str) -> Any:
 
 
 def _types(method: Method) -> dict[str, Any]:
-    """Reader of each hyper-parameter that can be written as text; "covariance" is there but read from a file."""
+    """Reader of each hyper-parameter that can be written as text."""
     found: dict[str, Any] = {}
     for field in fields(method.settings):
         owner = next(
@@ -165,9 +161,7 @@ def _types(method: Method) -> dict[str, Any]:
             if isinstance(kind, str):
                 kind = eval(kind, dict(vars(sys.modules[owner.__module__])))
             found[field.name] = TypeAdapter(kind)
-        except PydanticSchemaGenerationError:  # an object, no text
-            if field.name == "covariance":
-                found[field.name] = TypeAdapter(type(None))
-        except NameError:  # a type that is imported for type checkers alone
+        except (PydanticSchemaGenerationError, NameError):  # an object, no text; a type for type checkers alone
             continue
-    return found
+    kinds = {"origin": TypeAdapter(str | None), "max_rows": TypeAdapter(int | None)}
+    return found | {name: kinds[name] for name in kinds if name in method.needs}

@@ -13,7 +13,7 @@ import torch
 from blake3 import blake3
 
 from tracer.errors import CannotWrite, CovarianceOfOtherWeights, TracerError
-from tracer.files import cache_folder
+from tracer.files import cache_folder, new_file
 
 from .covariance import Covariance
 
@@ -46,6 +46,33 @@ class Cache:
         same = [self.known[name] for name in ("fingerprint", "corpus", "window", "tokens")]
         key = json.dumps([*same, str(self.dtype), *further])
         return self.folder / f"{blake3(key.encode()).hexdigest()[:32]}.safetensors"
+
+    @classmethod
+    def windows(cls, place: bool | str | Path, identity: str) -> dict[str, Any] | None:
+        """What is known of a text's token windows: "corpus", their hash, and "tokens"; None where nothing is.
+
+        Args:
+            place: as of `of`.
+            identity: of text, tokenizer and cuts.
+        """
+        try:
+            found = json.loads(cls.of(place, {}, torch.float32)._noted(identity).read_text(encoding="utf-8"))
+            return {"corpus": str(found["corpus"]), "tokens": int(found["tokens"])}
+        except (OSError, ValueError, TypeError, KeyError):  # missing or damaged: the text is tokenised again
+            return None
+
+    def note_windows(self, identity: str) -> None:
+        """Keep what `windows` gives, beside the covariances; without it the text is only tokenised once more."""
+        try:
+            self._make()
+            with new_file(self._noted(identity)) as file:
+                content = {name: self.known[name] for name in ("corpus", "tokens")}
+                file.write_text(json.dumps(content), encoding="utf-8")
+        except TracerError:
+            return
+
+    def _noted(self, identity: str) -> Path:
+        return self.folder / f"{identity}.windows.json"
 
     def find(self, layer: int) -> Covariance | None:
         """The covariance of a layer; None if it is missing, or (with a warning) unusable."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +21,10 @@ from . import triangles as packed
 from .accumulate import Sums
 from .cache import Cache
 from .covariance import DTYPES, Covariance
+from .identity import identity
 from .keys import GROUP, empty_sums, marks_of, reached, read_groups
 from .parallel import shared_sums
-from .text import DEFAULT, ENGLISH, Text, Windows, reads_english, windows
+from .text import DEFAULT, ENGLISH, Text, Windows, name_of, reads_english, windows
 
 WINDOW = 512
 NARROW = (
@@ -109,23 +112,20 @@ def estimate_covariance(
             name = ENGLISH if reads_english(model) else DEFAULT
             note = NARROW.format(text=name, name=model.name, layers=list(asked), tokens=100 * model.d_mlp)
     model = model.pinned()
+    told = identity(model, text, window, max_tokens) if cache else None
+    noted = Cache.windows(cache, told) if cache and told else None
+    if cache and noted:  # read before it was: nothing has to be tokenised
+        known = _known(model, noted["corpus"], name_of(model, text), window, noted["tokens"], note)
+        _, parts = _cached(cache, known, dtype, asked, origin)
+        if len(parts) == len(asked):
+            return _joined(parts)
     with windows(model, text, window, max_tokens) as corpus:
-        known = {
-            "fingerprint": model.fingerprint(),
-            "model": model.name,
-            "corpus": corpus.hash,
-            "text": corpus.name,
-            "window": window,
-            "tokens": corpus.tokens,
-            "note": note,
-        }
-        store = Cache.of(cache, known, dtype) if cache else None
-        if cache and origin not in (None, known["fingerprint"]):
-            before = Cache.of(cache, {**known, "fingerprint": origin}, dtype)
-            found = [before.find(layer) for layer in asked]
-            if all(found):
-                known, store = before.known, before
-        parts = {layer: found for layer in asked if store and (found := store.find(layer))}
+        known = _known(model, corpus.hash, corpus.name, window, corpus.tokens, note)
+        store, parts = _cached(cache, known, dtype, asked, origin) if cache else (None, {})
+        if store is not None:
+            known = store.known
+            if told and not noted:
+                store.note_windows(told)
         missing = [layer for layer in asked if layer not in parts]
         if missing:
             shared = workers != 1 or cluster is not None
@@ -142,10 +142,35 @@ def estimate_covariance(
                     store.keep(layer, parts[layer])
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-    return Covariance(
-        moments={layer: parts[layer].moments[layer] for layer in asked},
-        doublings={layer: parts[layer].doublings[layer] for layer in asked},
-        **known,
+    return _joined(parts)
+
+
+def _known(model: Model, corpus: str, text: str, window: int, tokens: int, note: str) -> dict[str, Any]:
+    """Fields of every covariance of a model over a text."""
+    names = {"fingerprint": model.fingerprint(), "model": model.name, "corpus": corpus, "text": text}
+    return {**names, "window": window, "tokens": tokens, "note": note}
+
+
+def _cached(
+    cache: bool | str | Path, known: dict[str, Any], dtype: torch.dtype, asked: Sequence[int], origin: str | None
+) -> tuple[Cache, dict[int, Covariance]]:
+    """The cache that is used, and what it has of the layers; that of the weights before any edit if it has them all."""
+    if origin not in (None, known["fingerprint"]):
+        before = Cache.of(cache, {**known, "fingerprint": origin}, dtype)
+        found = {layer: kept for layer in asked if (kept := before.find(layer))}
+        if len(found) == len(asked):
+            return before, found
+    store = Cache.of(cache, known, dtype)
+    return store, {layer: kept for layer in asked if (kept := store.find(layer))}
+
+
+def _joined(parts: dict[int, Covariance]) -> Covariance:
+    """One covariance of all layers."""
+    first = next(iter(parts.values()))
+    return replace(
+        first,
+        moments={layer: parts[layer].moments[layer] for layer in sorted(parts)},
+        doublings={layer: parts[layer].doublings[layer] for layer in sorted(parts)},
     )
 
 

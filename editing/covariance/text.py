@@ -161,13 +161,26 @@ def _cut(text: str, size: int) -> int:
     return size
 
 
+def name_of(model: Model, text: Text | None) -> str:
+    """A name for a text, for the reader.
+
+    Args:
+        model: to read it.
+        text: as in [`editing.estimate_covariance`][].
+
+    Raises:
+        TracerError: no such file, or not a text.
+    """
+    return _texts(model, text)[0]
+
+
 def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]]]:
     """A name for the text, and every text of it as blocks that follow one another."""
     if text is None and reads_english(model):
         return ENGLISH, iter([_english()])
     if text is None:
         return DEFAULT, ([training_text(2000, seed)] for seed in count())
-    if isinstance(text, Path) or (isinstance(text, str) and _is_path(text)):
+    if isinstance(text, Path) or (isinstance(text, str) and is_path(text)):
         path = Path(text)
         if not path.is_file():
             what = "a folder" if path.is_dir() else "no file"
@@ -202,7 +215,8 @@ def _english() -> Iterator[str]:
             yield help_texts[begin : begin + TURN] + "\n\n" if begin < len(help_texts) else ""
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a text names something on disk."""
     try:
         return Path(text).exists()
     except (OSError, ValueError):  # a text too long for a name, or with a zero in it

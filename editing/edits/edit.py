@@ -19,7 +19,7 @@ from editing.memories.change import MemoryChange
 from editing.request import EditRequest
 from tracer.errors import AdapterError, EditOfOtherWeights, MemoryNameTaken, NotASavedResult
 from tracer.files import tensors as tensorfile
-from tracer.former import former
+from tracer.former import renamed
 from tracer.html_table import html_of
 
 from .arithmetic import composed, scaled
@@ -274,7 +274,7 @@ class Edit:
         return tensorfile.write(path, FORMATS[bool(self.memories)], tensors, header_of(self))
 
     @classmethod
-    @former(anyway="force")
+    @renamed(anyway="force")
     def load(cls, path: str | Path, model: Model | None = None, force: bool = False) -> Edit:
         """Read a saved edit: the same as [`editing.load_edit`][].
 
@@ -315,7 +315,7 @@ class Edit:
         return html_of(repr(self), self.to_frame(), "; ".join(filter(None, (self.on_text, self.note))))
 
 
-@former(anyway="force")
+@renamed(anyway="force")
 def load_edit(path: str | Path, model: Model | None = None, force: bool = False) -> Edit:
     """Read a file of `Edit.save`; nothing in the file is run.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 TOKENS, WIDTH = 256, 128
+LONG = 32  # characters, more than a token has
 WORSE = 1.2  # of perplexity. Edits that hold change it by a few hundredths; those that break a model, by nearly two
 KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that knows no language to begin with
 
@@ -169,7 +170,12 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
         if value is not None and value < 2:
             raise HealthTextError(f"{name} is {value}; expected at least 2")
     whole = text if isinstance(text, str) else "\n".join(text)
-    ids = body_ids(model.tokenizer, whole)[:tokens]
+    ids = None
+    if tokens is not None and len(whole) > (LONG + 1) * tokens:  # of a long text, far more than is read
+        ids = body_ids(model.tokenizer, whole[: LONG * tokens])
+    if ids is None or len(ids) < 2 * tokens:  # type: ignore[operator]
+        ids = body_ids(model.tokenizer, whole)
+    ids = ids[:tokens]
     if len(ids) < 2:
         raise HealthTextError(f"the text has {len(ids)} tokens, and nothing can be predicted in it; give a longer one")
     bos = model.tokenizer.bos_token_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +27,9 @@ class HarmWarning(EditWarning):
     """An edit that ruins the model it is made on. The edit's `note` says it too."""
 
 
-def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
+def check_harm(
+    model: Model, edits: Sequence[Edit], check: Check, recorded: Callable[[], Drift] | None = None
+) -> list[Edit]:
     """The edits with the effect of each on unrelated text in `evidence` ("perplexity" before and after, and "drift").
 
     The text is FactWorld's held-out text for the embedded model, a passage of plain English for others.
@@ -37,6 +39,7 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
         edits: each on its own.
         check: "warn" warns of an edit that ruins the model and says so in its `note`, "refuse" raises; None measures
             nothing. A masked model has no perplexity and is not measured.
+        recorded: gives the distributions before the edits; None: they are recorded now.
 
     Raises:
         TracerError: an edit that ruins the model, with "refuse".
@@ -47,8 +50,8 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
     if check is None or not model.causal:
         return list(edits)
     began = time.monotonic()
-    drift = Drift.recorded(model, tokens=TOKENS)
-    recorded = time.monotonic() - began
+    drift = Drift.recorded(model, tokens=TOKENS) if recorded is None else recorded()
+    before = time.monotonic() - began
     checked = []
     for edit in edits:
         began = time.monotonic()
@@ -64,7 +67,7 @@ def check_harm(model: Model, edits: Sequence[Edit], check: Check) -> list[Edit]:
         numbers = {
             "perplexity": torch.tensor([after.before, after.perplexity]),
             "drift": torch.tensor(after.kl),
-            f"{TIMED}check": torch.tensor(recorded / len(edits) + time.monotonic() - began),
+            f"{TIMED}check": torch.tensor(before / len(edits) + time.monotonic() - began),
         }
         checked.append(replace(edit, evidence={**(edit.evidence or {}), **numbers}, note=note))
     return checked

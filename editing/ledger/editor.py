@@ -8,18 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
 from editing.edits.state import State, memories_of
 from editing.edits.weights import bits, check_editable, digest, digests, parameter
 from editing.memories.change import MemoryChange, folded
 from editing.memories.memory import Memory
-from tracer.errors import LedgerFolderError, NoSuchState, TracerError, WeightsChanged
+from editing.methods.context import EditContext, Measured, Start
+from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError, WeightsChanged
 from tracer.files import uninterrupted
-from tracer.former import former
+from tracer.former import renamed
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model, load, save
 
@@ -27,6 +29,7 @@ from .folder import Base, Ledger
 from .weight_history import Step, Versions
 
 BUDGET = 1 << 30
+Measure = Literal["once", "each"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +66,19 @@ class Editor:
         folder: write a ledger there as it goes, for `open`; see `record`.
         budget: bytes of memory for the weights between the first and the present state. A state that does not fit is
             computed again from the edits when it is asked for.
+        measure: when hyper-parameters that are left out are measured (context templates, sizes of weights): "once", on
+            the weights before the first edit, as the published code does and an evaluation too, so that an edit does
+            not depend on what earlier edits make the model write; or "each" time, on the weights as they are.
 
     Raises:
-        TracerError: `folder` holds a ledger already.
+        TracerError: `folder` holds a ledger already; another `measure`.
     """
 
-    def __init__(self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET) -> None:
+    def __init__(
+        self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET, measure: Measure = "once"
+    ) -> None:
+        if measure not in get_args(Measure):
+            raise HyperparameterError(f"measure is {measure!r}; expected 'once' or 'each'")
         if type(model) is not Model:  # a pinned one would not see its weights change
             model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
         self.model = model
@@ -76,12 +86,20 @@ class Editor:
         self._first = memories_of(model)  # before the first edit
         self._state = _State((), 0, self._first)
         self._versions = Versions(budget)
+        self._measure, self._measured = measure, Measured()
         self._ledger: Ledger | None = None
         if folder is not None:
             self.record(folder)
 
     @classmethod
-    def open(cls, folder: str | Path, model: Model | None = None, *, budget: int = BUDGET) -> Editor:
+    def open(
+        cls,
+        folder: str | Path,
+        model: Model | None = None,
+        *,
+        budget: int = BUDGET,
+        measure: Measure = "once",
+    ) -> Editor:
         """The editor of a ledger, where it was left, with the same bits; it goes on writing there.
 
         Args:
@@ -89,6 +107,7 @@ class Editor:
             model: the model as it was before the first edit, which is changed in place; None: loaded by the name it was
                 loaded by when the ledger was begun.
             budget: as of the editor.
+            measure: as of the editor.
 
         Raises:
             TracerError: no ledger, a damaged one, one of another model, or one whose edits lead to other bits. The
@@ -103,7 +122,7 @@ class Editor:
                 raise LedgerFolderError(
                     f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})"
                 ) from error
-        editor = cls(model, budget=budget)
+        editor = cls(model, budget=budget, measure=measure)
         own, its = editor._base, ledger.base
         if own.fingerprint != its.fingerprint:
             raise LedgerFolderError(
@@ -179,20 +198,32 @@ class Editor:
             method: its name.
             hparams: of the method; may override `origin` and `earlier`.
         """
-        from editing.methods.compute import compute_edit, method_named
+        from editing.methods.compute import compute_edit
 
+        context = self.context(hparams.get("covariance"))
+        return compute_edit(context.model, requests, method, context=context, **hparams)
+
+    def context(self, covariance: Covariance | None = None) -> EditContext:
+        """What methods are served with here: the covariance of the model as loaded, earlier edits, what was measured.
+
+        Args:
+            covariance: that is going to be used; one of the model as it is now is what it is.
+
+        Raises:
+            TracerError: weights that something else has changed since the last edit.
+        """
         model = self._unchanged()
-        known = {field.name for field in fields(method_named(method).settings)}
-        covariance = hparams.get("covariance")
         current = covariance is not None and covariance.fingerprint == model.fingerprint()
-        if not current and "origin" in known:
-            hparams = {"origin": self.origin, **hparams}
-        if "earlier" in known:
-            hparams = {"earlier": tuple(step.edit for step in self._state.steps[: self.position]), **hparams}
-        return compute_edit(model, requests, method, **hparams)
+        return EditContext(
+            model,
+            origin=None if current else self.origin,
+            earlier=tuple(step.edit for step in self._state.steps[: self.position]),
+            measured=self._measured,
+            start=Start(self.origin, self.model, self._as_loaded) if self._measure == "once" else None,
+        )
 
     @ordinary()
-    @former(anyway="force")
+    @renamed(anyway="force")
     def apply(self, edit: Edit, force: bool = False) -> None:
         """Make an edit that exists already. Edits that were undone before are dropped from the history.
 
@@ -208,7 +239,7 @@ class Editor:
             edit.check(model)
         self._commit(edit)
 
-    @former(anyway="force")
+    @renamed(anyway="force")
     @contextmanager
     def preview(self, requests: Any, method: str = "rome", force: bool = False, **hparams: Any) -> Iterator[Edit]:
         """Context in which the model has an edit, which is returned; afterwards it has the exact bits of before.
@@ -231,7 +262,7 @@ class Editor:
 
     # --- there and back --------------------------------------------------------------------------------------------
     @ordinary()
-    @former(anyway="force")
+    @renamed(anyway="force")
     def undo(self, n: int = 1, force: bool = False) -> None:
         """Take the last edits back; they stay in the history. See `checkout`.
 
@@ -249,7 +280,7 @@ class Editor:
         self.checkout(self.position - n, force)
 
     @ordinary()
-    @former(anyway="force")
+    @renamed(anyway="force")
     def checkout(self, k: int, force: bool = False) -> None:
         """Give the model the weights and memories it had right after an edit.
 
@@ -269,7 +300,7 @@ class Editor:
                 f"there is no state {k!r}; give 0 for the model as loaded, or an edit from 1 to {len(steps)}"
             )
         low, high = sorted((k, self.position))
-        between = dict.fromkeys(name for step in steps[low:high] for name in step.edit.weights)
+        between = dict.fromkeys(name for step in steps[low:high] for name in step.digests)
         memories = self._memories(steps[:k])
         if not force and (changed := self._changed(between)):
             raise WeightsChanged(self._complaint(changed))
@@ -297,6 +328,50 @@ class Editor:
         other._versions = self._versions.copy()
         other._ledger = None
         return other
+
+    # --- long sequences --------------------------------------------------------------------------------------------
+    @property
+    def present(self) -> State:
+        """All that any edit has written to, as it is now, on the CPU; for `adopt`."""
+        now = State.of(self.model, self._versions.names(), {*self._first, *memories_of(self.model)})
+        return State({name: tensor.cpu() for name, tensor in now.weights.items()}, now.memories)
+
+    def settle(self) -> None:
+        """Give up the way to states other than this one, the one before and that of the model as loaded.
+
+        For sequences of many large edits: the factors of the former ones are dropped, and the bits between. With a
+        ledger, which keeps them, nothing is given up.
+        """
+        if self._ledger is None and self.position:
+            *former, last = self._state.steps[: self.position]
+            steps = (*(replace(step, edit=_light(step.edit)) for step in former), last)
+            self._versions.settle(self.position)
+            self._state = replace(self._state, steps=steps)
+
+    def adopt(self, state: State, edits: Sequence[Edit] = ()) -> None:
+        """Go on from a state that edits led to elsewhere, of which the bits are known.
+
+        Args:
+            state: `present` of the other editor.
+            edits: that led to them, for methods that protect earlier edits; their factors are not used.
+
+        Raises:
+            TracerError: a weight that cannot be edited.
+        """
+        check_editable(self.model, state.weights)
+        new = {name: tensor.to(parameter(self.model, name).device) for name, tensor in state.weights.items()}
+        pairs = [(self._first.get(name), memory) for name, memory in state.memories.items()]
+        changes = tuple(MemoryChange.between(*pair) for pair in pairs if pair[0] is not pair[1])
+        none = Edit({}, "", {}, (), self.origin, self.model.name)
+        *former, last = edits or (none,)
+        unknown = [name for name in new if name not in self._versions]
+        first = {name: tensor.cpu() for name, tensor in bits(self.model, unknown).items()}
+        with self._all_or_nothing(State(new, state.memories)):
+            steps = [Step(replace(edit, factors={}, memories=()), {}, "") for edit in former]
+            whole = replace(last, factors={}, memories=changes)
+            steps.append(Step(whole, digests(self.model, new), self.model.fingerprint()))
+            kept = {name: tensor.cpu() for name, tensor in new.items()}
+            self._note(_State(tuple(steps), len(steps), memories_of(self.model)), first, kept)
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
@@ -361,6 +436,15 @@ class Editor:
                 before.write(self.model)
             raise
 
+    @contextmanager
+    def _as_loaded(self) -> Iterator[None]:
+        """The model has the weights from before the first edit inside, and its present bits again afterwards."""
+        names = self._versions.names()
+        weights = {name: self._versions.bits(name, (), parameter(self.model, name).device) for name in names}
+        memories = {name: self._first.get(name) for name in {*self._first, *memories_of(self.model)}}
+        with State(weights, memories).applied(self.model):
+            yield
+
     def _unchanged(self) -> Model:
         """The model with its fingerprint taken; TracerError if it is not the one of the present state."""
         model, steps, position = self.model.pinned(), self._state.steps, self.position
@@ -396,6 +480,11 @@ class Editor:
             f"{self.model.name} is not as this editor left it: {which}{more} was changed from elsewhere; {back}begin "
             "anew on the weights as they are with Editor(model)"
         )
+
+
+def _light(edit: Edit) -> Edit:
+    """An edit without its factors; changes of memories are small."""
+    return replace(edit, factors={})
 
 
 def _is_count(value: object) -> bool:

@@ -64,10 +64,19 @@ class Versions:
         for key in [key for key in self._later if key[1] > number]:
             self._drop(key)
 
+    def settle(self, number: int) -> None:
+        """Drop the versions that neither state `number` nor the one before it has."""
+        for name in self._first:
+            own = [n for kept, n in self._later if kept == name]
+            needed = {max((n for n in own if n <= state), default=0) for state in (number - 1, number)}
+            for n in own:
+                if n not in needed:
+                    self._drop((name, n))
+
     @torch.no_grad()
     def bits(self, name: str, steps: Sequence[Step], device: torch.device) -> Tensor:
         """The bits of a weight after `steps`, on `device`; made again from the nearest version that is kept."""
-        numbers = [0] + [number for number, step in enumerate(steps, 1) if name in step.edit.weights]
+        numbers = [0] + [number for number, step in enumerate(steps, 1) if name in step.digests]
         known = next(n for n in reversed(numbers) if n == 0 or (name, n) in self._later)
         bits = (self._first[name] if known == 0 else self._later[name, known]).to(device)
         if known:

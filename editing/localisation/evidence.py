@@ -12,14 +12,13 @@ from editing.covariance.default import covariance_for
 from editing.layers.from_result import effect_of
 from editing.methods.compute import Known, compute_edits, method_named, settings_of
 from editing.methods.method import Method
-from editing.questions.measures import edit_scores
-from editing.questions.probes import Probes, Question, from_factworld
-from editing.questions.target_scores import By, texts
-from editing.request import EditRequest
+from editing.questions.gather import with_prompts
+from editing.questions.measures import By, edit_scores
+from editing.questions.probes import Probes
+from editing.request import EditRequest, as_requests
 from tracer.engine.answer import knows
 from tracer.errors import AverageError, LocateError, OneOfSeveral, TracerError
 from tracer.facts.fact import Fact
-from tracer.model import EMBEDDED
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.neurons.selection import attribute_neurons
 from tracer.progress import track
@@ -134,6 +133,7 @@ def by_sweep(
     by: By | None = None,
     paraphrases: Any = None,
     neighbours: Any = None,
+    questions: Sequence[Probes] | None = None,
     max_rows: int | None = None,
     known: Known = "refuse",
     **hparams: Any,
@@ -148,17 +148,23 @@ def by_sweep(
         by: as of `editing.edit_scores`.
         paraphrases: prompts with their subjects.
         neighbours: prompts with their subjects.
+        questions: about each request, in place of `paraphrases`, `neighbours` and those of records.
         max_rows: most rows in a forward; None: by memory.
         known: as of [`editing.compute_edit`][].
         hparams: of the method.
     """
     found = method_named(method)
-    if found.layers is None or found.layers in hparams:
+    if found.layers == "none" or "layers" in hparams:
         raise LocateError(
             f"a sweep gives {found.name} its layers"
-            + (", and it takes none; choose another method" if found.layers is None else "; name them in layers=")
+            + (", and it takes none; choose another method" if found.layers == "none" else "; name them in layers=")
         )
-    requests, probes = with_prompts(model, given, paraphrases, neighbours)
+    if questions is None:
+        requests, probes = with_prompts(model, given, paraphrases, neighbours)
+    else:
+        requests, probes = list(as_requests(given)), list(questions)
+        if len(requests) != len(probes):
+            raise LocateError(f"there are {len(requests)} requests and questions about {len(probes)}; give one each")
     if by is None:
         open_ = any(question.true is None for probe in probes for question in probe.questions)
         by = "greedy" if open_ else "preferred"
@@ -168,13 +174,13 @@ def by_sweep(
     arrays = {name: np.full((len(probes), model.n_layers), np.nan) for name in unedited}
     settings: Mapping[str, Any] = {}
     for layer in track(layers, "editing at each layer"):
-        edits = compute_edits(model, groups, method, known=known, check=None, **{found.layers: (layer,)}, **hparams)
+        edits = compute_edits(model, groups, method, known=known, check=None, layers=(layer,), **hparams)
         for row, (edit, probe) in enumerate(zip(edits, probes, strict=True)):
             settings = edit.settings
             with edit.applied(model):
                 for name, value in edit_scores(model, [probe], by, max_rows=max_rows).items():
                     arrays[name][row, layer] = value[0]
-    plain = {name: value for name, value in settings.items() if name != found.layers}
+    plain = {name: value for name, value in settings.items() if name != "layers"}
     return Evidence(
         arrays,
         {
@@ -185,55 +191,12 @@ def by_sweep(
     )
 
 
-def with_prompts(
-    model: Model, given: Sequence[Any], paraphrases: Any, neighbours: Any
-) -> tuple[list[EditRequest], list[Probes]]:
-    """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
-
-    Unknown answers without the edit are the model's present answers.
-
-    Args:
-        model: before any edit.
-        given: requests or records.
-        paraphrases: prompts with their subjects; None: see above.
-        neighbours: prompts with their subjects; None: see above.
-    """
-    requests, probes = [], []
-    for place, item in enumerate(given):
-        if isinstance(item, Fact):
-            raise LocateError(
-                f"a sweep edits, and fact {place} ({item.text!r}) has no new target; give an EditRequest or a record"
-            )
-        try:
-            requests.append(EditRequest.of(item))
-            probes.append(Probes.of(item))
-        except TracerError as error:
-            raise OneOfSeveral(f"request {place}: {error}") from error
-    if model.name == EMBEDDED:
-        known = from_factworld(requests)
-        probes = [own if len(own.questions) > 1 else other or own for own, other in zip(probes, known, strict=True)]
-    for name, group, lists in (("paraphrases", "paraphrase", paraphrases), ("neighbours", "neighbour", neighbours)):
-        if lists is None:
-            continue
-        several = isinstance(lists, Sequence) and not isinstance(lists, str)
-        alone = several and len(probes) == 1 and all(isinstance(each, str) for each in lists)
-        each_own = [lists] if alone else lists
-        if not several or len(each_own) != len(probes):
-            raise LocateError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
-        for place, (request, prompts) in enumerate(zip(requests, each_own, strict=True)):
-            others = [question for question in probes[place].questions if question.group != group]
-            asked = [Question.about(group, prompt, request) for prompt in texts(name, prompts)]
-            probes[place] = Probes((*others, *asked))
-    return requests, [each.completed(model) for each in probes]
-
-
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     """Covariances of all layers from one pass over the text, where the method needs them and they are not given."""
     settings = settings_of(method, hparams)
-    needed = hasattr(settings, "covariance") and getattr(settings, "mom2_adjustment", True)
-    return (
-        {"covariance": covariance_for(model, layers, settings.origin)} if needed and settings.covariance is None else {}
-    )
+    if "covariance" not in method.needs or not settings.weighs_old_keys or hparams.get("covariance") is not None:
+        return {}
+    return {"covariance": covariance_for(model, layers, hparams.get("origin"))}
 
 
 def _known(model: Model, given: Sequence[Any]) -> tuple[list[Fact], list[str]]:

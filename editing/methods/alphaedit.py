@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from editing.edits.edit import Edit
+from editing.methods.value.settings import NEEDS, resolve
 from editing.methods.value.spread import SpreadSettings, default_layers, spread
 from tracer.errors import SingularCovariance
 
+from .context import EditContext
 from .method import Change, Group, Method
 
 if TYPE_CHECKING:
@@ -30,46 +31,36 @@ class AlphaEditSettings(SpreadSettings):
         nullspace_share: share of the trace of C in the free space, where no threshold is given.
         ridge: weight of the change's norm (`L2`), as a share of the new keys' mean squared length in the free space.
         ridge_absolute: the same as a number, as published.
-        earlier: edits whose keys are to keep their values; given by an editor.
     """
 
     nullspace_threshold: float | None = None
     nullspace_share: float = 0.05
     ridge: float = 0.03
     ridge_absolute: float | None = None
-    earlier: Sequence[Edit] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Every field as a json value; earlier edits by their number."""
-        from dataclasses import replace
-
-        return {**super(AlphaEditSettings, replace(self, earlier=())).as_json(), "earlier": len(self.earlier)}
 
 
-def plan(model: Model, groups: Sequence[Group], settings: AlphaEditSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], given: AlphaEditSettings, context: EditContext) -> list[Change]:
     """One change per group: delta^T = (P (K K^T + E E^T) + ridge I)^-1 P K R^T, with keys E of earlier edits.
 
     With F = [E, K] and its part in the free space PF this is the last columns of PF (F^T PF + ridge I)^-1 R^T.
     """
-    settings = settings.resolved(model, default_layers(model))
-    covariance = settings.covariance
-    assert covariance is not None and settings.layers is not None
-    free = {layer: free_space(*covariance.spectrum(layer), settings, layer) for layer in settings.layers}
+    settings = resolve(model, given, default_layers(model), context)
+    free = {layer: free_space(*settings.covariance.spectrum(layer), given, layer) for layer in settings.layers}
 
     def closed_form(layer: int, keys: Tensor, rounds: Tensor) -> Tensor:
         name = f"keys.{layer}"
-        before = [edit.evidence[name].double() for edit in settings.earlier if edit.evidence and name in edit.evidence]
+        before = [edit.evidence[name].double() for edit in context.earlier if edit.evidence and name in edit.evidence]
         every = torch.cat([*before, rounds, keys], dim=1)
         inside = free[layer] @ (free[layer].T @ every)  # P F
         inner = every.T @ inside
-        ridge = settings.ridge_absolute
+        ridge = given.ridge_absolute
         if ridge is None:
-            ridge = settings.ridge * float(inner.diagonal()[-keys.shape[1] :].mean())
+            ridge = given.ridge * float(inner.diagonal()[-keys.shape[1] :].mean())
         inner = inner + ridge * torch.eye(len(inner), dtype=inner.dtype)
         # (A B + r I)^-1 A = A (B A + r I)^-1 with A = P F and B = F^T
         return torch.linalg.solve(inner.T, inside.T).T[:, -keys.shape[1] :]
 
-    return spread(model, groups, settings, closed_form)
+    return spread(model, groups, settings, closed_form, measured={"earlier": len(context.earlier)})
 
 
 def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, layer: int) -> Tensor:
@@ -97,5 +88,10 @@ def free_space(values: Tensor, vectors: Tensor, settings: AlphaEditSettings, lay
 
 
 ALPHAEDIT = Method(
-    "alphaedit", AlphaEditSettings, plan, summary="MEMIT in the null space of other keys (Fang et al. 2025)"
+    "alphaedit",
+    AlphaEditSettings,
+    plan,
+    needs=frozenset({*NEEDS, "earlier"}),
+    seeded=True,
+    summary="MEMIT in the null space of other keys (Fang et al. 2025)",
 )

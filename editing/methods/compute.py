@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from editing.edits.weights import check_editable, names_of, orientation_of
 from editing.health.harm import Check, check_harm
 from editing.layers.from_result import layers_from
 from editing.request import EditRequest, EditWarning, as_requests
-from tracer.engine.answer import own_answer
+from tracer.engine.answer import own_answers
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import (
     InvalidEditRequest,
@@ -33,6 +33,7 @@ from tracer.facts.readout import answer_text
 from tracer.inference import ordinary
 from tracer.neurons.attribution import NeuronAttribution
 
+from .context import EditContext
 from .method import Change, Method
 from .peak_memory import peak_memory
 from .timing import part, timed
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 Known = Literal["refuse", "edit"]
 
 
+_FIELDS = {"covariance": "given", "origin": "origin", "earlier": "earlier", "max_rows": "max_rows"}
 NEURONS = 0.1  # of the highest score: which neurons of an attribution are edited
 METHODS = {
     "rome": "rome.ROME",
@@ -80,17 +82,16 @@ def settings_of(method: Method, hparams: dict[str, Any]) -> Any:
 
     Args:
         method: the method.
-        hparams: by name.
+        hparams: by name; its needs may be among them, and are left out.
 
     Raises:
         TracerError: a name or a value they do not have.
     """
-    known = [field.name for field in fields(method.settings)]
-    wrong = [name for name in hparams if name not in known]
+    wrong = [name for name in hparams if name not in method.parameters]
     if wrong:
-        raise UnknownMethod(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(known)}")
+        raise UnknownMethod(f"{method.name} has no hyper-parameter {wrong[0]!r}; it has {', '.join(method.parameters)}")
     try:
-        return method.settings(**hparams)
+        return method.settings(**{name: value for name, value in hparams.items() if name not in method.needs})
     except TypeError as error:
         raise OneOfSeveral(f"{method.name}: {error}") from error
 
@@ -103,6 +104,7 @@ def compute_edit(
     locate: Any = None,
     known: Known = "refuse",
     check: Check = "warn",
+    context: EditContext | None = None,
     **hparams: Any,
 ) -> Edit:
     """The edit that makes requests true, computed on the model as it is; the model is left as it was.
@@ -116,7 +118,11 @@ def compute_edit(
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.
         check: handling of an edit that ruins the model, seen by the perplexity of unrelated text (kept in the edit's
             `evidence`), or moves nothing: "warn" warns, "refuse" raises, None does not look.
-        hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][].
+        context: serves the method, and remembers what it measured; None: a new one. An editor gives its own.
+        hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][]. Methods that use a
+            covariance take `covariance`, second moments of keys (None: see [`editing.covariance_for`][]), `origin`, the
+            hash of the weights before any edit, whose covariance is meant, and `max_rows`, prompts run at once;
+            AlphaEdit takes `earlier`, edits whose keys are to keep their values.
 
     Raises:
         TracerError: requests that are invalid or contradict each other, a target that is said already, an unknown
@@ -126,7 +132,8 @@ def compute_edit(
     Warns:
         HarmWarning: an edit that ruins the model.
     """
-    return compute_edits(model, [requests], method, locate=locate, known=known, check=check, **hparams)[0]
+    more = {"locate": locate, "known": known, "check": check, "context": context}
+    return compute_edits(model, [requests], method, **more, **hparams)[0]
 
 
 @ordinary()
@@ -138,6 +145,7 @@ def compute_edits(
     locate: Any = None,
     known: Known = "refuse",
     check: Check = "warn",
+    context: EditContext | None = None,
     **hparams: Any,
 ) -> list[Edit]:
     """One edit per group of requests, each as if alone on the model as it is; values of all groups are found together.
@@ -152,6 +160,7 @@ def compute_edits(
         locate: as of `compute_edit`.
         known: as of `compute_edit`.
         check: as of `compute_edit`.
+        context: serves the method, and remembers what it measured; None: a new one.
         hparams: as of `compute_edit`.
     """
     if known not in ("refuse", "edit"):
@@ -162,20 +171,22 @@ def compute_edits(
     checked = [as_requests(group) for group in groups]
     if not checked:
         raise InvalidEditRequest("there is nothing to edit: the list of groups is empty; give at least one")
-    if not model.causal and found.name != "kn":
+    if not (model.causal or found.masked):
         raise MaskedModelError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
     if locate is not None:
         hparams = {**_located(model, found, locate), **hparams}
     settings = settings_of(found, hparams)
-    check_editable(model, names_of(model, getattr(settings, "layers", None) or range(model.n_layers)))
-    for group in checked:
-        for request in group:
-            _check_runs(model, request, known)
+    written = settings.layers if found.layers != "none" else None
+    check_editable(model, names_of(model, written or range(model.n_layers)))
     began = time.monotonic()
     with timed() as parts, peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
         with part("hash"):
-            model = model.pinned()
-        changes = found.plan(model, checked, settings)
+            own = {_FIELDS[name]: hparams[name] for name in found.needs if name in hparams}
+            context = replace(context or EditContext(model), **own)
+            model = context.model
+        with part("asking"):
+            _check_run(model, [request for group in checked for request in group], known, context.max_rows)
+        changes = found.plan(model, checked, settings, context)
     seconds = time.monotonic() - began
     total = sum(len(group) for group in checked)
     spent = {f"{TIMED}{name}": torch.tensor(value) for name, value in parts.items()}
@@ -195,30 +206,33 @@ def compute_edits(
         )
         for group, change in zip(checked, changes, strict=True)
     ]
-    return check_harm(model, [_noted(edit, check) for edit in edits], check)
+    return check_harm(model, [_noted(edit, check) for edit in edits], check, context.drift)
 
 
-def _check_runs(model: Model, request: EditRequest, known: Known) -> None:
+def _check_run(model: Model, requests: Sequence[EditRequest], known: Known, max_rows: int | None) -> None:
     """Raise TracerError for a request that the model cannot run or, with "refuse", fulfils already."""
-    target = request.fact.align(model).target_ids
-    if known == "refuse" and tuple(own_answer(model, request.fact)) == tuple(target):
-        raise KnownAlready(
-            f"the model says {answer_text(model, target)!r} after {request.text!r} already, so that there is nothing "
-            "to edit; give another target, or known='edit' to write it all the same"
-        )
+    targets = [tuple(request.fact.align(model).target_ids) for request in requests]
+    if known == "edit":
+        return
+    answers = own_answers(model, [request.fact for request in requests], max_rows=max_rows)
+    for request, target, answer in zip(requests, targets, answers, strict=True):
+        if tuple(answer) == target:
+            raise KnownAlready(
+                f"the model says {answer_text(model, target)!r} after {request.text!r} already, so that there is "
+                "nothing to edit; give another target, or known='edit' to write it all the same"
+            )
 
 
 def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
-    if isinstance(given, NeuronAttribution) and "neurons" in method.settings.__dataclass_fields__:
+    if isinstance(given, NeuronAttribution) and method.neurons:
         if given.fingerprint != model.fingerprint():
             raise UnsuitableResult(
                 f"the neurons were attributed on other weights than those of {model.name}; attribute again"
             )
         return {"neurons": tuple(given.above(NEURONS))}
-    if method.layers is None:
+    if method.layers == "none":
         raise UnknownMethod(f"{method.name} takes no layers; leave locate out")
-    layers = layers_from(given, single=method.single, model=model)
-    return {method.layers: layers}
+    return {"layers": layers_from(given, single=method.layers == "one", model=model)}
 
 
 def _noted(edit: Edit, check: Check) -> Edit:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editing.methods.value.settings import NEEDS, resolve
 from editing.methods.value.spread import SpreadSettings, default_layers, spread
 from tracer.errors import ContradictingRequests
 
+from .context import EditContext
 from .method import Change, Group, Method
 
 if TYPE_CHECKING:
@@ -36,18 +38,16 @@ class EMMETSettings(SpreadSettings):
     mom2_weight: float = 1.0
 
 
-def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], given: EMMETSettings, context: EditContext) -> list[Change]:
     """One change per group: every new key mapped exactly, delta = R (K^T C^-1 K)^-1 K^T C^-1."""
-    settings = settings.resolved(model, default_layers(model))
-    covariance = settings.covariance
-    assert covariance is not None and settings.layers is not None
-    solvers = {layer: covariance.solver(layer, damping=settings.damping) for layer in settings.layers}
+    settings = resolve(model, given, default_layers(model), context)
+    solvers = {layer: settings.covariance.solver(layer, damping=given.damping) for layer in settings.layers}
 
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
-        left = solvers[layer].solve(keys) / settings.mom2_weight
+        left = solvers[layer].solve(keys) / given.mom2_weight
         inner = keys.T @ left
         if len(inner) > 1:
-            extra = SHARE * float(inner.diagonal().mean()) if settings.emmet_lambda is None else settings.emmet_lambda
+            extra = SHARE * float(inner.diagonal().mean()) if given.emmet_lambda is None else given.emmet_lambda
             inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
         try:
             return torch.linalg.solve(inner.T, left.T).T
@@ -60,4 +60,11 @@ def plan(model: Model, groups: Sequence[Group], settings: EMMETSettings) -> list
     return spread(model, groups, settings, closed_form)
 
 
-EMMET = Method("emmet", EMMETSettings, plan, summary="MEMIT with equality constraints (Gupta et al. 2024)")
+EMMET = Method(
+    "emmet",
+    EMMETSettings,
+    plan,
+    needs=NEEDS,
+    seeded=True,
+    summary="MEMIT with equality constraints (Gupta et al. 2024)",
+)

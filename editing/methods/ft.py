@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import HyperparameterError
 from tracer.progress import track
 
+from .context import EditContext
 from .method import Change, Group, Method
 from .training import Schedule, as_layers, train
 
@@ -81,25 +82,44 @@ class FTLSettings:
         """
         return Schedule(self.objective, self.steps, lr, self.stop_loss, self.batch_size)
 
-    def resolved(self, model: Model, requests: int = 1) -> Self:
-        """The same with all open settings filled in.
+    def resolve(self, model: Model, context: EditContext, requests: int = 1) -> Resolved:
+        """Fill in all open settings.
 
         Args:
             model: to be edited.
+            context: measures what is left open.
             requests: number of requests.
 
         Raises:
             TracerError: a layer that does not exist.
         """
         layers = (model.n_layers // 4,) if self.layers is None else tuple(self.layers)
-        weights = [model.down_projection(layer).weight.detach() for layer in layers]
-        size = math.sqrt(sum(float(weight.float().pow(2).mean()) for weight in weights) / len(weights))
-        measured = REACH * size * math.sqrt(requests / model.d_mlp)
+        measured = REACH * context.size(layers) * math.sqrt(requests / model.d_mlp)
         bound = measured if self.norm_constraint is None else self.norm_constraint
-        lr = self.lr
-        if lr is None:
-            lr = (bound or measured) / UPDATES
-        return replace(self, layers=layers, lr=lr, norm_constraint=bound)
+        lr = (bound or measured) / UPDATES if self.lr is None else self.lr
+        return Resolved(self, layers, lr, bound)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings with nothing left open.
+
+    Attributes:
+        own: as they were given.
+        layers: whose down-projections are trained.
+        lr: learning rate.
+        norm_constraint: how far any number may move; False: as far as it will.
+    """
+
+    own: FTLSettings
+    layers: tuple[int, ...]
+    lr: float
+    norm_constraint: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Every hyper-parameter as a json value."""
+        used = {"layers": list(self.layers), "lr": self.lr, "norm_constraint": self.norm_constraint}
+        return {**asdict(self.own), **used}
 
 
 @dataclass(frozen=True)
@@ -109,14 +129,16 @@ class FTMSettings(FTLSettings):
     objective: str = "target_new"
 
 
-def plan(model: Model, groups: Sequence[Group], settings: FTLSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], settings: FTLSettings, context: EditContext) -> list[Change]:
     """One change per group, each trained by itself on the model as it is."""
     with evaluating(model), frozen(model):
-        return [_change(model, group, settings.resolved(model, len(group))) for group in track(groups, "fine-tuning")]
+        return [
+            _change(model, group, settings.resolve(model, context, len(group)))
+            for group in track(groups, "fine-tuning")
+        ]
 
 
-def _change(model: Model, group: Group, settings: FTLSettings) -> Change:
-    assert settings.layers is not None and settings.lr is not None
+def _change(model: Model, group: Group, settings: Resolved) -> Change:
     bound = settings.norm_constraint
     found = {layer: model.down_projection(layer) for layer in settings.layers}
     deltas = {}
@@ -127,7 +149,7 @@ def _change(model: Model, group: Group, settings: FTLSettings) -> Change:
     def decay() -> None:  # Adam's own would draw the change to zero, and not the weight
         for layer, delta in deltas.items():
             assert delta.grad is not None
-            delta.grad.add_(found[layer].weight.detach() + delta.detach(), alpha=settings.weight_decay)
+            delta.grad.add_(found[layer].weight.detach() + delta.detach(), alpha=settings.own.weight_decay)
 
     @torch.no_grad()
     def clamp() -> None:
@@ -140,12 +162,12 @@ def _change(model: Model, group: Group, settings: FTLSettings) -> Change:
             model,
             group,
             list(deltas.values()),
-            settings.schedule(settings.lr),
-            before_step=decay if settings.weight_decay else None,
+            settings.own.schedule(settings.lr),
+            before_step=decay if settings.own.weight_decay else None,
             after_step=clamp,
         )
     factors = {down.name: whole_factors(deltas[layer].detach()) for layer, down in found.items()}
-    return Change(factors, {**asdict(settings), "layers": list(settings.layers)}, trained.evidence, trained.note)
+    return Change(factors, settings.as_json(), trained.evidence, trained.note)
 
 
 def whole_factors(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,5 +203,5 @@ def added(model: Model, deltas: Mapping[int, Tensor]) -> Iterator[None]:
         yield
 
 
-FT_L = Method("ft_l", FTLSettings, plan, single=True, summary="constrained fine-tuning, as in Meng et al. (2022)")
-FT_M = Method("ft_m", FTMSettings, plan, single=True, summary="the same with every target token predicted in turn")
+FT_L = Method("ft_l", FTLSettings, plan, layers="one", summary="constrained fine-tuning, as in Meng et al. (2022)")
+FT_M = Method("ft_m", FTMSettings, plan, layers="one", summary="the same with every target token predicted in turn")

@@ -43,6 +43,7 @@ from tracer.neurons.interventions import check_neurons
 from tracer.neurons.selection import attribute_neurons, refine
 from tracer.progress import track
 
+from .context import EditContext
 from .method import Change, Group, Method
 from .neuronvalues import moved, parts_of, values_of
 from .training import as_layers, losses
@@ -136,7 +137,7 @@ class _Step:
     margin: float
 
 
-def plan(model: Model, groups: Sequence[Group], settings: KNSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], settings: KNSettings, context: EditContext) -> list[Change]:
     """One change per group, the sum of those of its requests, each found on the model as it is.
 
     Raises:
@@ -274,4 +275,11 @@ def _plain(settings: KNSettings) -> dict[str, Any]:
     return {name: plain(value) for name, value in asdict(settings).items()}
 
 
-METHOD = Method("kn", KNSettings, plan, summary="knowledge neurons' values moved by hand (Dai et al. 2022)")
+METHOD = Method(
+    "kn",
+    KNSettings,
+    plan,
+    masked=True,
+    neurons=True,
+    summary="knowledge neurons' values moved by hand (Dai et al. 2022)",
+)

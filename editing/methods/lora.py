@@ -22,6 +22,7 @@ from tracer.errors import HyperparameterError, TracerError
 from tracer.model import as_stored, orientation
 from tracer.progress import track
 
+from .context import EditContext
 from .method import Change, Group, Method
 from .training import Schedule, as_layers, train
 
@@ -86,38 +87,38 @@ class LoRASettings:
         return Schedule(self.objective, self.steps, self.lr, self.stop_loss, self.batch_size)
 
 
-def plan(model: Model, groups: Sequence[Group], settings: LoRASettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], settings: LoRASettings, context: EditContext) -> list[Change]:
     """One change per group, each trained by itself on the model as it is, from the same random start.
 
     Raises:
         TracerError: modules that the model does not have; weights that cannot be edited.
     """
-    middle = tuple(range(model.n_layers // 4, model.n_layers // 2 + 1))
-    chosen = replace(settings, layers=settings.layers or middle)
-    paths = projections(model, chosen)
+    layers = tuple(settings.layers or range(model.n_layers // 4, model.n_layers // 2 + 1))
+    chosen = replace(settings, layers=layers)  # as they are noted
+    paths = projections(model, layers, settings.modules)
     check_editable(model, [f"{path}.weight" for path in paths])
     with evaluating(model), frozen(model):
         return [_change(model, group, chosen, paths) for group in track(groups, "training adapters")]
 
 
-def projections(model: Model, settings: LoRASettings) -> list[str]:
+def projections(model: Model, layers: Sequence[int], modules: Sequence[str] | None) -> list[str]:
     """Paths, in `model.hf`, of the modules that get adapters.
 
     Args:
         model: to be edited.
-        settings: name the modules.
+        layers: whose blocks are searched.
+        modules: names; None: the down-projections.
 
     Raises:
         TracerError: a name without any module.
     """
-    assert settings.layers is not None
-    if settings.modules is None:
-        return [model.path("key", layer) for layer in settings.layers]
+    if modules is None:
+        return [model.path("key", layer) for layer in layers]
     found = []
-    for layer in settings.layers:
+    for layer in layers:
         block = model.path("hidden", layer)
         inside = {name: module for name, module in model.hf.get_submodule(block).named_modules() if _linear(module)}
-        for wanted in settings.modules:
+        for wanted in modules:
             own = [name for name in inside if f".{name}".endswith(f".{wanted}")]
             if not own:
                 known = ", ".join(inside)
@@ -209,4 +210,6 @@ def _plain(settings: LoRASettings) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
-METHOD = Method("lora", LoRASettings, plan, summary="low-rank adapters, trained and merged (Hu et al. 2022)")
+METHOD = Method(
+    "lora", LoRASettings, plan, seeded=True, summary="low-rank adapters, trained and merged (Hu et al. 2022)"
+)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from editing.methods.value.settings import NEEDS, Resolved, resolve
 from editing.methods.value.spread import ClosedForm, SpreadSettings, default_layers, spread
 
+from .context import EditContext
 from .method import Change, Group, Method
 
 if TYPE_CHECKING:
@@ -33,32 +35,30 @@ class MEMITSettings(SpreadSettings):
     mom2_weight: float | None = None
 
 
-Weighted = TypeVar("Weighted", bound=MEMITSettings)
-
-
-def plan(model: Model, groups: Sequence[Group], settings: MEMITSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], given: MEMITSettings, context: EditContext) -> list[Change]:
     """One change per group: least squares on old and new keys, delta = R K^T (mom2_weight C + K K^T)^-1.
 
     With A = (mom2_weight C)^-1 K this is R [A (I + K^T A)^-1]^T: a system of n x n instead of d_mlp x d_mlp.
     """
-    settings = settings.resolved(model, default_layers(model))
-    settings, closed_form = least_squares(model, settings)
-    return spread(model, groups, settings, closed_form)
+    settings = resolve(model, given, default_layers(model), context)
+    weight, closed_form = least_squares(model, settings)
+    return spread(model, groups, settings, closed_form, measured={"mom2_weight": weight})
 
 
-def least_squares(model: Model, settings: Weighted) -> tuple[Weighted, ClosedForm]:
-    """MEMIT's closed form, and the settings with their weight."""
-    covariance = settings.covariance
-    assert covariance is not None and settings.layers is not None
-    weight = SHARE * model.d_mlp if settings.mom2_weight is None else settings.mom2_weight
-    solvers = {layer: covariance.solver(layer, damping=settings.damping) for layer in settings.layers}
+def least_squares(model: Model, settings: Resolved[MEMITSettings]) -> tuple[float, ClosedForm]:
+    """The weight of the old keys, and MEMIT's closed form."""
+    own = settings.own
+    weight = SHARE * model.d_mlp if own.mom2_weight is None else own.mom2_weight
+    solvers = {layer: settings.covariance.solver(layer, damping=own.damping) for layer in settings.layers}
 
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
         left = solvers[layer].solve(keys) / weight
         inner = torch.eye(keys.shape[1], dtype=keys.dtype) + keys.T @ left
         return torch.linalg.solve(inner.T, left.T).T
 
-    return replace(settings, mom2_weight=weight), closed_form
+    return weight, closed_form
 
 
-MEMIT = Method("memit", MEMITSettings, plan, summary="many facts, several layers (Meng et al. 2023)")
+MEMIT = Method(
+    "memit", MEMITSettings, plan, needs=NEEDS, seeded=True, summary="many facts, several layers (Meng et al. 2023)"
+)

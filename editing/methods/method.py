@@ -1,10 +1,10 @@
-"""Interface of a method of editing: hyper-parameters, and a function from requests to changes of weights."""
+"""Interface of a method of editing: hyper-parameters, what it needs, and a function from requests to changes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -15,7 +15,11 @@ from editing.request import EditRequest
 if TYPE_CHECKING:
     from tracer.model import Model
 
+    from .context import EditContext
+
 Group = Sequence[EditRequest]
+Layers = Literal["one", "range", "none"]
+Need = Literal["covariance", "origin", "earlier", "max_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +48,33 @@ class Method:
     Attributes:
         name: as passed to [`editing.compute_edit`][].
         settings: frozen dataclass of hyper-parameters; a field that is None is computed from the model.
-        plan: `plan(model, groups, settings)` gives one change per group. Every group stands alone: its change is
-            computed on the model as it is. The model is left as found; gradients of parameters are off (`frozen`) and
-            dropout is off (`evaluating`) when it is called.
-        layers: field of the settings that takes the layers found by [`editing.localisation.choose.locate`][]; None if
-            there is no such field.
-        single: whether the method writes at one layer (the best is taken), rather than at a range.
+        plan: `plan(model, groups, settings, context)` gives one change per group. Every group stands alone: its change
+            is computed on the model as it is. The model is left as found; gradients of parameters are off (`frozen`)
+            and dropout is off (`evaluating`) when it is called.
+        needs: what it takes from the context besides requests and hyper-parameters. Each may be passed to
+            [`editing.compute_edit`][] under its name: "covariance", second moments of keys (None: see
+            [`editing.covariance_for`][]); "origin", the hash of the weights before any edit, whose covariance is meant
+            (None: the model as it is; an editor gives it); "earlier", edits whose keys are to keep their values (an
+            editor gives them); "max_rows", prompts run at once (None: by memory; the numbers do not depend on it).
+        layers: number of layers it writes at: "one" (of a located range the best is taken), a "range", or "none". With
+            the former two its settings have a field `layers`.
+        masked: whether it edits masked models too.
+        neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
+        seeded: whether its settings have a field `seed`.
         summary: one line for help texts.
     """
 
     name: str
     settings: type
-    plan: Callable[[Model, Sequence[Group], Any], list[Change]]
-    layers: str | None = "layers"
-    single: bool = False
+    plan: Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]
+    needs: frozenset[Need] = frozenset()
+    layers: Layers = "range"
+    masked: bool = False
+    neurons: bool = False
+    seeded: bool = False
     summary: str = ""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names that [`editing.compute_edit`][] takes for it: hyper-parameters, then needs."""
+        return (*(field.name for field in fields(self.settings)), *sorted(self.needs))

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from editing.methods.value.settings import NEEDS, resolve
 from editing.methods.value.spread import default_layers, spread
 
+from .context import EditContext
 from .memit import MEMITSettings, least_squares
 from .method import Change, Group, Method
 
@@ -29,25 +31,28 @@ class PMETSettings(MEMITSettings):
     kl_stop: float = 0.01
 
 
-def plan(model: Model, groups: Sequence[Group], settings: PMETSettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], given: PMETSettings, context: EditContext) -> list[Change]:
     """One change per group.
 
     Deltas of the attention's and of the MLP's output are optimised together; only the MLP's is written, and its
     residual is divided by the square root of the layers left.
     """
-    settings = settings.resolved(model, default_layers(model))
-    settings, closed_form = least_squares(model, settings)
+    settings = resolve(model, given, default_layers(model), context)
+    weight, closed_form = least_squares(model, settings)
     return spread(
         model,
         groups,
         settings,
         closed_form,
+        measured={"mom2_weight": weight},
         share=math.sqrt,
         places=("attn", "mlp"),
-        nll_factor=settings.nll_factor,
+        nll_factor=given.nll_factor,
         ease=0.1,
-        kl_stop=settings.kl_stop,
+        kl_stop=given.kl_stop,
     )
 
 
-PMET = Method("pmet", PMETSettings, plan, summary="MEMIT with values inside the MLP (Li et al. 2024)")
+PMET = Method(
+    "pmet", PMETSettings, plan, needs=NEEDS, seeded=True, summary="MEMIT with values inside the MLP (Li et al. 2024)"
+)

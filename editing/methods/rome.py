@@ -10,7 +10,7 @@ edits from breaking the model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from editing.edits.weights import applied
 from editing.methods.value.search import Optimised, loss_curves, measures, optimise
-from editing.methods.value.settings import ValueSettings, subject_of
+from editing.methods.value.settings import NEEDS, Resolved, ValueSettings, resolve, subject_of
 from editing.request import EditRequest
 
+from .context import EditContext
 from .method import Change, Group, Method
 from .timing import part
 
@@ -42,6 +43,11 @@ class ROMESettings(ValueSettings):
     mom2_adjustment: bool = True
     mean_key: bool = False
 
+    @property
+    def weighs_old_keys(self) -> bool:
+        """Whether the covariance is used."""
+        return self.mom2_adjustment
+
 
 @dataclass(frozen=True)
 class RROMESettings(ROMESettings):
@@ -59,15 +65,14 @@ def default_layer(model: Model) -> int:
     return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
 
 
-def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], given: ROMESettings, context: EditContext) -> list[Change]:
     """One change per group.
 
     The values of all groups are optimised together on the model as it is. Requests of one group are written one after
     the other: each request's output is taken with those before it written (to re-optimise each value on the model
     edited so far, make one edit per request).
     """
-    settings = settings.resolved(model, (default_layer(model),))
-    assert settings.layers is not None
+    settings = resolve(model, given, (default_layer(model),), context)
     factors: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in groups]
     evidence: list[dict[str, Tensor]] = [{} for _ in groups]
     for depth, layer in enumerate(settings.layers):
@@ -90,27 +95,29 @@ def plan(model: Model, groups: Sequence[Group], settings: ROMESettings) -> list[
     return [Change(own, settings.as_json(), kept, settings.note) for own, kept in zip(factors, evidence, strict=True)]
 
 
-def _values(model: Model, requests: Sequence[EditRequest], layer: int, settings: ROMESettings) -> list[Optimised]:
-    subjects = [subject_of(model, request, settings) for request in requests]
+def _values(
+    model: Model, requests: Sequence[EditRequest], layer: int, settings: Resolved[ROMESettings]
+) -> list[Optimised]:
+    subjects = [subject_of(model, request, settings.own, settings.templates) for request in requests]
     return optimise(
         model,
         subjects,
         [("value", layer)],
         settings.objective(),
         also=[("key", layer)],
-        max_rows=settings.max_rows,
+        max_rows=settings.context.max_rows,
         description=f"values at layer {layer}",
+        trials=settings.context.measured.trials,
     )
 
 
 def _written(
-    values: Sequence[Optimised], layer: int, settings: ROMESettings
+    values: Sequence[Optimised], layer: int, settings: Resolved[ROMESettings]
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Factors u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, with evidence."""
     keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
-    if settings.mom2_adjustment:
-        assert settings.covariance is not None
-        left = settings.covariance.solver(layer, damping=settings.damping).solve(keys)
+    if settings.own.mom2_adjustment:
+        left = settings.covariance.solver(layer, damping=settings.own.damping).solve(keys)
     else:
         left = keys
     left = left / left.norm(dim=0)
@@ -118,7 +125,7 @@ def _written(
     inputs, outputs = [], []
     for i, value in enumerate(values):
         own, there = value.states["key", layer].double().cpu(), value.states["value", layer].double().cpu()
-        key, output = (own.mean(0), there.mean(0)) if settings.mean_key else (own[0], there[0])
+        key, output = (own.mean(0), there.mean(0)) if settings.own.mean_key else (own[0], there[0])
         output = output + right[:, :i] @ (left[:, :i].T @ key)
         target = (value.init[0] + value.delta[0]).double()
         if not value.idle:  # nothing was found to be written, and the mean over contexts is no bare prompt's value
@@ -137,7 +144,15 @@ def _written(
     return left.float(), right.float(), {name: value.float().contiguous() for name, value in seen.items()}
 
 
-ROME = Method("rome", ROMESettings, plan, single=True, summary="rank-one, one layer (Meng et al. 2022)")
-R_ROME = Method(
-    "r_rome", RROMESettings, plan, single=True, summary="ROME with the mean key throughout (Gupta et al. 2024)"
+ROME = Method(
+    "rome",
+    ROMESettings,
+    plan,
+    needs=NEEDS,
+    layers="one",
+    seeded=True,
+    summary="rank-one, one layer (Meng et al. 2022)",
+)
+R_ROME = replace(
+    ROME, name="r_rome", settings=RROMESettings, summary="ROME with the mean key throughout (Gupta et al. 2024)"
 )

@@ -72,7 +72,7 @@ class EditPanel:
         """Where the layers are those filled in before, and not typed, fill in those that fit the method."""
         if self._suggestion.best is None or self.layers.value != self._filled:
             return
-        single = method_named(self.method.value).single
+        single = method_named(self.method.value).layers == "one"
         layers = [self._suggestion.best] if single else self._suggestion.window
         self.layers.value = self._filled = ", ".join(map(str, layers))
 

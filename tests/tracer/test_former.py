@@ -2,10 +2,10 @@
 
 import pytest
 
-from tracer.former import former
+from tracer.former import renamed
 
 
-@former(anyway="force", width="size")
+@renamed(anyway="force", width="size")
 def made(path: str, size: int = 1, *, force: bool = False) -> tuple[str, int, bool]:
     """Of it."""
     return path, size, force

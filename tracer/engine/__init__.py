@@ -1,7 +1,7 @@
 """Running the model: sites and hooks, batches and caches, the branched sweep, forced tokens and generated text."""
 
 from .acts import Asked, Hook
-from .answer import knows, own_answer
+from .answer import knows, own_answer, own_answers
 from .arriving import Arrival, behind_norm
 from .batch import Row, padded, states_at_lookups
 from .forward import Stop
@@ -34,6 +34,7 @@ __all__ = [
     "intervene",
     "knows",
     "own_answer",
+    "own_answers",
     "padded",
     "remembering",
     "resting",

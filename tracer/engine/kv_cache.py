@@ -74,6 +74,8 @@ class _Repeated(_Layer):
     def _join(before: Tensor | None, new: Tensor) -> Tensor:
         assert before is not None
         rows = len(new)
+        if rows == len(before):
+            return torch.cat([before, new], dim=-2)
         # fewer rows than samples: the row that carries the shapes before branches join
         before = before[:rows] if rows < len(before) else before.repeat(rows // len(before), 1, 1, 1)
         return torch.cat([before, new], dim=-2)

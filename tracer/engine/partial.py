@@ -201,7 +201,7 @@ class Suffix:
                 if place not in begin:
                     stack.callback(attach(model, *place, add(delta), frame).remove)
             if loss_layer is not None and loss_layer < model.n_layers - 1:
-                early = _Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
+                early = Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(pick_logits(model, at_row, at_token).remove)
@@ -210,16 +210,18 @@ class Suffix:
         return list(logits.float().log_softmax(-1).split(counts))
 
 
-class _Early:
+class Early:
     """Puts the state of an earlier block in the place of the last one's, for the rows of a mask."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.state = rows, rows.new_empty(0)
 
     def keep(self, state: Tensor) -> None:
+        """Hook on the earlier block."""
         self.state = state
 
     def put(self, state: Tensor) -> Tensor:
+        """Hook on the last one."""
         return torch.where(self.rows.to(state.device)[:, None, None], self.state.to(state.device), state)
 
 

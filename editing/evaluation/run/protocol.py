@@ -55,7 +55,7 @@ class Cell:
         if self.mode not in get_args(Mode):
             raise EvaluationOptionError(f"mode is {self.mode!r}; expected one of {', '.join(get_args(Mode))}")
         if self.layers is not None:
-            if found.layers is None:
+            if found.layers == "none":
                 raise UnknownMethod(f"{self.method} takes no layers; leave them out")
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         settings_of(found, self.options())
@@ -64,9 +64,9 @@ class Cell:
         """Hyper-parameters as the method takes them."""
         method = method_named(self.method)
         options = dict(self.hparams)
-        if self.layers is not None and method.layers is not None:
-            options[method.layers] = self.layers
-        if "seed" in method.settings.__dataclass_fields__:
+        if self.layers is not None:
+            options["layers"] = self.layers
+        if method.seeded:
             options.setdefault("seed", self.seed)
         return options
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.former_names import rename
 from editing.evaluation.result.schema import COLUMNS
 from editing.methods.compute import method_named
 from editing.questions.record import EditRecord
@@ -147,6 +148,7 @@ def begin(
         "records": [record.model_dump(mode="json") for record in records],
     }
     tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
+    rename(Path(path))
     Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()
 
 
@@ -164,6 +166,7 @@ def carry_on(
     Raises:
         TracerError: jobs failed; the measurements of the others are in the file.
     """
+    rename(Path(path))
     with Store.open(path) as store:
         store.retry_failed()
     try:
@@ -214,14 +217,14 @@ def _cell(
     methods: Sequence[str] = (),
 ) -> Cell:
     """A cell with those of the hyper-parameters that its method has; one that no method has is left in, to be named."""
-    fields_of = {each: method_named(each).settings.__dataclass_fields__ for each in {name, *methods}}
-    own = {key: value for key, value in plain.items() if key in fields_of[name]}
-    stray = [key for key in (*plain, *objects) if not any(key in known for known in fields_of.values())]
+    known = {each: method_named(each).parameters for each in {name, *methods}}
+    own = {key: value for key, value in plain.items() if key in known[name]}
+    stray = [key for key in (*plain, *objects) if not any(key in names for names in known.values())]
     if stray:
         raise UnknownMethod(
             f"{stray[0]!r} is neither an option of an evaluation ({', '.join(each.name for each in fields(Protocol))}) "
             f"nor a hyper-parameter of {', '.join(methods or [name])}"
         )
-    if method_named(name).layers is None:
+    if method_named(name).layers == "none":
         layers = None
     return Cell(name, mode, model, layers, seed, own)

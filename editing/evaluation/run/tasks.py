@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
 from editing.evaluation.result.schema import UNEDITED
-from editing.methods.compute import method_named
 
 from .blobs import answers_to_bytes, edit_from_bytes, edit_to_bytes
 from .controls import random_layers
 from .protocol import RANDOM_DIRECTION, RANDOM_LAYER, Cell
 from .sequence import sequential
-from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
+from .worker import Bench, Rows, add, seed_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -41,7 +40,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
     name, cases = claim.job.payload["model"], claim.job.payload["cases"]
     model = bench.model(name)
     labels = {"model": name, "method": UNEDITED, "control": "", "layers": "", "seed": 0, "mode": ""}
-    unrelated = [value for value in drift_values(bench.drifted(name, model)) if value.metric == "perplexity"]
+    drifted = bench.drifted(name, model)
     for case, answers in zip(cases, bench.asked(model, cases), strict=True):
         item = bench.records[case].case_id
         if item in claim.done:
@@ -49,8 +48,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
         if isinstance(answers, str):  # no other job will ask it
             claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
         else:
-            further = [*bench.known(model, case), *unrelated, *bench.essence(model, case)]
-            rows = bench.rows(labels, case, answers, None, further, after=0)
+            rows = bench.rows(labels, case, answers, None, bench.measured(model, case, drifted), after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 
 
@@ -83,14 +81,13 @@ def _elsewhere(
     bench: Bench, cell: Cell, model: Model, cases: list[int], edits: list[Edit | str]
 ) -> dict[int, Edit | str]:
     """The same method at random layers, the same ones for all cases of a job."""
-    method = method_named(cell.method)
-    used = next((edit.settings.get(method.layers or "") for edit in edits if isinstance(edit, Edit)), None)
+    used = next((edit.settings.get("layers") for edit in edits if isinstance(edit, Edit)), None)
     if RANDOM_LAYER not in bench.protocol.controls or not cases or not isinstance(used, list | tuple):
         return {}
     if len(used) >= model.n_layers:
         return {}
     layers = random_layers(model.n_layers, used, seed_of(cell.seed, cases[0]))
-    return dict(zip(cases, bench.edits(cell, cases, **{str(method.layers): layers}), strict=True))
+    return dict(zip(cases, bench.edits(cell, cases, layers=layers), strict=True))
 
 
 def edit_batch(bench: Bench, claim: Claim) -> None:
@@ -123,17 +120,16 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
         old = [before[cases.index(i)] for i in some]
         with one.applied(model):
             answers = bench.asked(model, some, old) if some else []
-            further = (
-                [*drift_values(bench.drifted(cell.model, model)), *efficiency(one, payload["size"])] if some else []
-            )
-            essence = {
-                i: bench.essence(model, i) for i, new in zip(some, answers, strict=True) if not isinstance(new, str)
+            drifted = bench.drifted(cell.model, model) if some else None
+            further = {
+                i: bench.measured(model, i, drifted, one, payload["size"])
+                for i, new in zip(some, answers, strict=True)
+                if not isinstance(new, str)
             }
         for case, new, was in zip(some, answers, old, strict=True):
             if not isinstance(new, str):
                 labels, kept_too = cell.labels(control), not control
-                own = [*further, *essence[case]]
-                rows = bench.rows(labels, case, new, was, own, after=payload["size"], kept=kept_too)
+                rows = bench.rows(labels, case, new, was, further[case], after=payload["size"], kept=kept_too)
                 add(found.setdefault(case, {}), rows)
     for case in cases:
         if (item := bench.records[case].case_id) not in claim.done:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editing.methods.timing import part
+from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row
 from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
 from tracer.errors import NotFinite
@@ -121,6 +122,7 @@ def optimise(
     also: Sequence[Place] = (),
     max_rows: int | None = None,
     description: str = "values",
+    trials: Trials | None = None,
 ) -> list[Optimised]:
     """The vectors of each request, at the places (of one layer) together.
 
@@ -134,12 +136,13 @@ def optimise(
         also: further places whose states are returned.
         max_rows: rows run at once; None: by memory.
         description: of the progress bar.
+        trials: what is known of the model's ways; None: nothing.
 
     Raises:
         TracerError: a loss that is not a number.
     """
     with part("search"):
-        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows)
+        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows, trials or Trials())
     with part("search"), bar(description, objective.v_steps) as progress:
         for step in range(objective.v_steps):
             search.step(last=step == objective.v_steps - 1)
@@ -170,6 +173,11 @@ def measures(values: Sequence[Optimised]) -> dict[str, Tensor]:
     return {"clamp": clamps, "step": steps, "idle": torch.tensor([float(value.idle) for value in values])}
 
 
+def _reach(row: Row) -> int:
+    """Tokens from a row's lookup to the last one that is read."""
+    return max(row.read) + 1 - min(row.lookup, *row.read)
+
+
 class _Search:
     def __init__(
         self,
@@ -179,6 +187,7 @@ class _Search:
         objective: Objective,
         also: tuple[Place, ...],
         max_rows: int | None,
+        trials: Trials,
     ) -> None:
         self.model, self.places, self.objective = model, places, objective
         self.active = set(range(len(subjects)))
@@ -188,18 +197,34 @@ class _Search:
             for i, subject in enumerate(subjects)
             for j, row in enumerate(subject.rewriting + subject.essence)
         ]
-        owned.sort(key=lambda item: (item[2].lookup, len(item[2].ids)))
         layer = places[0][1]
         enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < model.n_layers
         start = layer + 1 if enters else layer
-        ability = Ability.of(model, max((row for _, _, row in owned), key=lambda row: len(row.ids)))
-        size = rows_at_once(model, [row for _, _, row in owned], start, max_rows)
+        rows = [row for _, _, row in owned]
+        aligned = trials.takes(model, rows, start)
+        self.run: tuple[Place, ...] = places  # where deltas are added
+        last = model.n_layers - 1 if objective.loss_layer is None else objective.loss_layer
+        behind = aligned and places == (("value", layer),) and layer < last  # the next block is run, and read
+        if behind and trials.arrives(model, rows, layer):
+            self.run, start = (("hidden", layer),), layer + 1
+        if aligned:  # only the tokens from the lookup to the last one read count
+            owned.sort(key=lambda item: (_reach(item[2]), len(item[2].ids)))
+            spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
+        else:
+            owned.sort(key=lambda item: (item[2].lookup, len(item[2].ids)))
+            spans = [row for _, _, row in owned]
+        ability = None if aligned else Ability.of(model, max(rows, key=lambda row: len(row.ids)))
+        size = rows_at_once(model, spans, start, max_rows)
         wanted = (*places, *(place for place in also if place not in places))
-        self.chunks: list[tuple[Suffix, list[int]]] = []
+        self.chunks: list[tuple[Aligned | Suffix, list[int]]] = []
         states: dict[Place, dict[tuple[int, int], Tensor]] = {place: {} for place in wanted}
-        for begin, end in cuts([row for _, _, row in owned], size):
+        for begin, end in cuts(spans, size):
             part = owned[begin:end]
-            suffix, seen = Suffix.recorded(model, ability, [row for _, _, row in part], start, wanted)
+            rows = [row for _, _, row in part]
+            if ability is None:
+                suffix, seen = Aligned.recorded(model, rows, start, wanted)
+            else:
+                suffix, seen = Suffix.recorded(model, ability, rows, start, wanted)
             self.chunks.append((suffix, [i for i, _, _ in part]))
             for place, values in seen.items():
                 for (i, j, _), value in zip(part, values, strict=True):
@@ -233,9 +258,7 @@ class _Search:
         for suffix, owners in self.chunks:
             delta = torch.stack([self.deltas[i] for i in owners])  # [R, places, d]
             with torch.enable_grad():
-                logp = suffix.run(
-                    {place: delta[:, k] for k, place in enumerate(self.places)}, self.objective.loss_layer
-                )
+                logp = suffix.run({place: delta[:, k] for k, place in enumerate(self.run)}, self.objective.loss_layer)
                 parts = []
                 for row, i, each in zip(suffix.rows, owners, logp, strict=True):
                     if i not in self.active:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from editing.covariance.covariance import Covariance
-from editing.covariance.default import covariance_for
-from editing.methods.timing import part
+from editing.methods.method import Need
 from editing.request import EditRequest
 from tracer import checks
 from tracer.errors import HyperparameterError
 
-from .context_templates import Templates, as_templates, context_templates
+from .context_templates import Templates, as_templates
 from .prompts import TOKENS, essence_rows, rewriting_rows
 from .search import Objective, Subject
 
 if TYPE_CHECKING:
+    from editing.methods.context import EditContext
     from tracer.model import Model
 
+NEEDS: frozenset[Need] = frozenset({"covariance", "origin", "max_rows"})
+"""Needs of every method that optimises a value."""
 PATIENCE = 6
 STEPS, PUBLISHED_STEPS = 40, 20
 STOP, PUBLISHED_STOP = 1e-2, 5e-2
@@ -57,12 +59,8 @@ class ValueSettings:
         essence_at: where that is read: "subject" (as published) or "last", the prompt's end.
         template_lengths: (tokens, how many) of sampled context prefixes; published for ROME: ((5, 10), (10, 10)).
         context_templates: prefixes given instead; the bare "{}" first.
-        covariance: second moments of keys; None: see [`editing.covariance_for`][].
-        origin: hash of the weights before any edit, whose covariance is meant; None: the model as it is. An editor
-            gives it.
-        damping: added to its diagonal, as a share of the diagonal's mean.
+        damping: added to the covariance's diagonal, as a share of the diagonal's mean.
         seed: of the context templates.
-        max_rows: prompts run at once; None: by memory. The numbers do not depend on it.
     """
 
     layers: Sequence[int] | None = None
@@ -81,11 +79,8 @@ class ValueSettings:
     essence_at: str = "subject"
     template_lengths: Sequence[tuple[int, int]] = ((10, 5),)
     context_templates: Sequence[Any] | None = None
-    covariance: Covariance | None = None
-    origin: str | None = None
     damping: float = 0.0
     seed: int = 0
-    max_rows: int | None = None
 
     def __post_init__(self) -> None:
         positive = {name: getattr(self, name) for name in ("v_steps", "v_lr", "clamp", "reach", "stride")}
@@ -100,71 +95,12 @@ class ValueSettings:
             raise HyperparameterError(f"fact_token is {self.fact_token!r}; expected one of {', '.join(TOKENS)}")
         if self.essence_at not in ("subject", "last"):
             raise HyperparameterError(f"essence_at is {self.essence_at!r}; expected 'subject' or 'last'")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise HyperparameterError(
-                f"max_rows is {self.max_rows}; expected at least 1, or None for a default by memory"
-            )
         if isinstance(self.essence, str):
             object.__setattr__(self, "essence", (self.essence,))
         if self.context_templates is not None:
             object.__setattr__(self, "context_templates", as_templates(self.context_templates))
         if self.layers is not None:
             object.__setattr__(self, "layers", checks.layers(self.layers, kind=HyperparameterError))
-
-    def templates(self) -> Templates:
-        """The context templates, once they have been made."""
-        assert self.context_templates is not None
-        return tuple(tuple(kind) for kind in self.context_templates)
-
-    def resolved(self, model: Model, layers: Sequence[int]) -> Self:
-        """The same with all open settings that do not depend on the request filled in.
-
-        Args:
-            model: to be edited.
-            layers: the default ones.
-        """
-        chosen = tuple(self.layers) if self.layers is not None else tuple(layers)
-        for layer in chosen:
-            model.path("key", layer)  # TracerError for a layer that does not exist
-        if not chosen:
-            raise HyperparameterError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
-        settings = replace(self, layers=chosen)
-        if self.context_templates is None:
-            with part("contexts"):
-                made = context_templates(model, self.template_lengths, seed=self.seed)
-            settings = replace(settings, context_templates=made)
-        if self.v_lr is None and self.v_patience is None:
-            settings = replace(settings, v_patience=PATIENCE)
-        if self.v_steps is None:
-            settings = replace(settings, v_steps=PUBLISHED_STEPS if self.v_lr is not None else STEPS)
-        settings = replace(settings, stop_loss=self.end)
-        with part("covariance"):
-            if self.covariance is None:
-                settings = replace(settings, covariance=covariance_for(model, chosen, self.origin))
-            else:
-                self.covariance.check(model, chosen, self.origin)
-        return settings
-
-    def objective(self, **more: Any) -> Objective:
-        """The loss of the search.
-
-        Args:
-            more: other fields of the loss.
-        """
-        assert self.v_steps is not None
-        return Objective(
-            v_steps=self.v_steps,
-            v_lr=self.v_lr,
-            v_weight_decay=self.v_weight_decay,
-            kl_factor=self.kl_factor,
-            clamp=self.clamp,
-            stop=self.end,
-            loss_layer=self.v_loss_layer,
-            patience=self.v_patience,
-            reach=self.reach,
-            stride=self.stride,
-            **more,
-        )
 
     @property
     def end(self) -> float:
@@ -174,28 +110,137 @@ class ValueSettings:
         return PUBLISHED_STOP if self.v_lr is not None else STOP
 
     @property
-    def note(self) -> str:
-        """Remark on the covariance for a reader of the edit, or ""."""
-        return self.covariance.note if self.covariance is not None else ""
+    def weighs_old_keys(self) -> bool:
+        """Whether the covariance is used."""
+        return True
+
+    def chosen(self, model: Model, layers: Sequence[int]) -> tuple[int, ...]:
+        """The layers, checked.
+
+        Args:
+            model: to be edited.
+            layers: the default ones.
+
+        Raises:
+            TracerError: none, or one that does not exist.
+        """
+        found = tuple(self.layers) if self.layers is not None else tuple(layers)
+        for layer in found:
+            model.path("key", layer)  # TracerError for a layer that does not exist
+        if not found:
+            raise HyperparameterError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
+        return found
 
     def as_json(self) -> dict[str, Any]:
-        """Every field as a json value; the covariance by its source."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "covariance"}
-        found = {name: _plain(value) for name, value in plain.items()}
-        if self.covariance is not None:
-            found["covariance"] = {
+        """Every field as a json value."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+Own = TypeVar("Own", bound=ValueSettings, covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved(Generic[Own]):
+    """Settings with nothing left open that does not depend on the request. Made by `resolve`.
+
+    Attributes:
+        own: hyper-parameters as they were given.
+        layers: layers to write at, in order.
+        templates: context templates, by kind.
+        v_steps: losses computed per value at most.
+        v_patience: updates without progress after which a search starts anew; None: never.
+        covariance: second moments of keys at the layers.
+        context: that the rest was taken from.
+    """
+
+    own: Own
+    layers: tuple[int, ...]
+    templates: Templates
+    v_steps: int
+    v_patience: int | None
+    covariance: Covariance
+    context: EditContext
+
+    def objective(self, **more: Any) -> Objective:
+        """The loss of the search.
+
+        Args:
+            more: other fields of the loss.
+        """
+        own = self.own
+        return Objective(
+            v_steps=self.v_steps,
+            v_lr=own.v_lr,
+            v_weight_decay=own.v_weight_decay,
+            kl_factor=own.kl_factor,
+            clamp=own.clamp,
+            stop=own.end,
+            loss_layer=own.v_loss_layer,
+            patience=self.v_patience,
+            reach=own.reach,
+            stride=own.stride,
+            **more,
+        )
+
+    @property
+    def note(self) -> str:
+        """Remark on the covariance for a reader of the edit, or ""."""
+        return self.covariance.note
+
+    def as_json(self, **measured: Any) -> dict[str, Any]:
+        """Every hyper-parameter and need as a json value; the covariance by its source.
+
+        Args:
+            measured: values in place of those left open.
+        """
+        return {
+            **self.own.as_json(),
+            **{name: _plain(getattr(self, name)) for name in ("layers", "v_steps", "v_patience")},
+            "stop_loss": self.own.end,
+            "context_templates": _plain(self.templates),
+            "origin": self.context.origin,
+            "max_rows": self.context.max_rows,
+            "covariance": {
                 "corpus": self.covariance.corpus,
                 "tokens": int(self.covariance.tokens),
                 "fingerprint": self.covariance.fingerprint,
-            }
-        return found
+            },
+            **measured,
+        }
 
 
-def subject_of(model: Model, request: EditRequest, settings: ValueSettings) -> Subject:
+def resolve(model: Model, settings: Own, layers: Sequence[int], context: EditContext) -> Resolved[Own]:
+    """Fill in all open settings that do not depend on the request.
+
+    Args:
+        model: to be edited.
+        settings: as they were given.
+        layers: the default ones.
+        context: measures what is left open.
+
+    Raises:
+        TracerError: a layer that does not exist; a covariance that does not fit.
+    """
+    chosen = settings.chosen(model, layers)
+    given = settings.context_templates
+    templates = context.templates(settings.template_lengths, settings.seed) if given is None else as_templates(given)
+    measured = settings.v_lr is None
+    return Resolved(
+        settings,
+        chosen,
+        templates,
+        v_steps=settings.v_steps or (STEPS if measured else PUBLISHED_STEPS),
+        v_patience=PATIENCE if measured and settings.v_patience is None else settings.v_patience,
+        covariance=context.covariance(chosen),
+        context=context,
+    )
+
+
+def subject_of(model: Model, request: EditRequest, settings: ValueSettings, templates: Templates) -> Subject:
     """The rows of a request."""
     token = settings.fact_token
     return Subject(
-        tuple(rewriting_rows(model, request, settings.templates(), token)),
+        tuple(rewriting_rows(model, request, templates, token)),
         tuple(essence_rows(model, request, settings.essence, token, settings.essence_at)),
     )
 

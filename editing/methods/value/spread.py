@@ -11,10 +11,10 @@ once. They are written in turn: the first of each subject together, and the next
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from tracer.text import plain
 
 from .prompts import rewriting_rows
 from .search import Optimised, Subject, loss_curves, measures, optimise
-from .settings import ValueSettings, subject_of
+from .settings import Resolved, ValueSettings, subject_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -91,9 +91,10 @@ def default_layers(model: Model) -> tuple[int, ...]:
 def spread(
     model: Model,
     groups: Sequence[Group],
-    settings: SpreadSettings,
+    settings: Resolved[SpreadSettings],
     closed_form: ClosedForm,
     *,
+    measured: Mapping[str, Any] | None = None,
     share: Callable[[int], float] = float,
     places: Sequence[str] = ("hidden",),
     **objective: float,
@@ -105,13 +106,13 @@ def spread(
         groups: requests of each edit.
         settings: resolved.
         closed_form: of the method.
+        measured: settings of the edit in place of those left open.
         share: divisor of the residual when that many layers are left.
         places: kinds of the states that are optimised together at the last layer; the residual is that of the last of
             them. Behind a norm the MLP's value is optimised in its stead, since a free change of the residual stream
             could not be written.
         objective: other fields of the loss.
     """
-    assert settings.layers is not None
     last = settings.layers[-1]
     free = "value" if behind_norm(model, last) else places[-1]
 
@@ -122,11 +123,12 @@ def spread(
             [*((kind, last) for kind in places[:-1]), (free, last)],
             settings.objective(**objective),
             also=[(places[-1], last)],
-            max_rows=settings.max_rows,
+            max_rows=settings.context.max_rows,
             description=f"target states at layer {last}",
+            trials=settings.context.measured.trials,
         )
 
-    turns = [settings.rounds(group) for group in groups]
+    turns = [settings.own.rounds(group) for group in groups]
     found = iter(search([group[place] for group, own in zip(groups, turns, strict=True) for place in own[0]]))
     changes = []
     for group, own in track(list(zip(groups, turns, strict=True)), "groups", len(groups)):
@@ -140,7 +142,7 @@ def spread(
                 values = search(requests, earlier) if rounds else [next(found) for _ in some]
                 with part("solve"):
                     rounds.append(_written(model, requests, values, settings, closed_form, share, places[-1], rounds))
-        changes.append(_change(model, own, rounds, settings))
+        changes.append(_change(model, own, rounds, settings, measured or {}))
     return changes
 
 
@@ -196,13 +198,12 @@ def _written(
     model: Model,
     group: Group,
     values: Sequence[Optimised],
-    settings: SpreadSettings,
+    settings: Resolved[SpreadSettings],
     closed_form: ClosedForm,
     share: Callable[[int], float],
     kind: str,
     earlier: Sequence[_Round],
 ) -> _Round:
-    assert settings.layers is not None
     last = settings.layers[-1]
     arrivals = {layer: Arrival.of(model, layer) for layer in settings.layers}
     rows = [_bare_rows(model, request, settings) for request in group]
@@ -213,7 +214,7 @@ def _written(
     for place, layer in enumerate(settings.layers):
         with applied(model, found.factors(model)):
             keys = mean_keys(model, rows, layer, settings)  # [d_mlp, n]
-            there = states_at_lookups(model, bare, [(kind, last), ("value", layer)], max_rows=settings.max_rows)
+            there = states_at_lookups(model, bare, [(kind, last), ("value", layer)], max_rows=settings.context.max_rows)
         missing = (target - there[kind, last].double().cpu().T) / share(len(settings.layers) - place)
         value = there["value", layer].double().cpu()
         found.keys[layer] = keys
@@ -223,7 +224,13 @@ def _written(
     return found
 
 
-def _change(model: Model, turns: Sequence[Sequence[int]], rounds: Sequence[_Round], settings: SpreadSettings) -> Change:
+def _change(
+    model: Model,
+    turns: Sequence[Sequence[int]],
+    rounds: Sequence[_Round],
+    settings: Resolved[SpreadSettings],
+    measured: Mapping[str, Any],
+) -> Change:
     whole = _Round.joined(rounds, [place for some in turns for place in some])
     evidence: dict[str, Tensor] = {}
     for layer in whole.keys:
@@ -238,7 +245,7 @@ def _change(model: Model, turns: Sequence[Sequence[int]], rounds: Sequence[_Roun
     if len(turns) > 1:
         evidence["round"] = torch.tensor([i for _, i in sorted((p, i) for i, some in enumerate(turns) for p in some)])
         notes.append(f"requests about one subject were written one after the other, in {len(turns)} rounds")
-    return Change(whole.factors(model), settings.as_json(), evidence, "; ".join(filter(None, notes)))
+    return Change(whole.factors(model), settings.as_json(**measured), evidence, "; ".join(filter(None, notes)))
 
 
 def _moved(value: Optimised, arrival: Arrival) -> Tensor:
@@ -249,19 +256,19 @@ def _moved(value: Optimised, arrival: Arrival) -> Tensor:
     return arrival.contribution(init + delta) - arrival.contribution(init)
 
 
-def _subject(model: Model, request: EditRequest, written: Group, settings: SpreadSettings) -> Subject:
+def _subject(model: Model, request: EditRequest, written: Group, settings: Resolved[SpreadSettings]) -> Subject:
     """A request's rows, and those of earlier requests about its subject: one value has to serve them all."""
-    own = subject_of(model, request, settings)
+    own = subject_of(model, request, settings.own, settings.templates)
     beside = [one for one in written if plain(one.subject) == plain(request.subject)]
     kept = [row for one in beside for row in _bare_rows(model, one, settings)]
     return replace(own, rewriting=(*own.rewriting, *kept))
 
 
-def _bare_rows(model: Model, request: EditRequest, settings: SpreadSettings) -> list[Row]:
-    return rewriting_rows(model, request, settings.templates(), settings.fact_token)
+def _bare_rows(model: Model, request: EditRequest, settings: Resolved[SpreadSettings]) -> list[Row]:
+    return rewriting_rows(model, request, settings.templates, settings.own.fact_token)
 
 
-def mean_keys(model: Model, rows: Sequence[Sequence[Row]], layer: int, settings: SpreadSettings) -> Tensor:
+def mean_keys(model: Model, rows: Sequence[Sequence[Row]], layer: int, settings: Resolved[SpreadSettings]) -> Tensor:
     """Keys [d_mlp, n] of requests: means over the kinds of templates of the mean within a kind; float64.
 
     Args:
@@ -271,7 +278,7 @@ def mean_keys(model: Model, rows: Sequence[Sequence[Row]], layer: int, settings:
         settings: with the templates.
     """
     flat = [row for own in rows for row in own]
-    states = states_at_lookups(model, flat, [("key", layer)], max_rows=settings.max_rows)["key", layer]
-    sizes = [len(kind) for kind in settings.templates()]
+    states = states_at_lookups(model, flat, [("key", layer)], max_rows=settings.context.max_rows)["key", layer]
+    sizes = [len(kind) for kind in settings.templates]
     each = states.double().cpu().split(sum(sizes))
     return torch.stack([torch.stack([part.mean(0) for part in own.split(sizes)]).mean(0) for own in each], dim=1)

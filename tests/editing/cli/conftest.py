@@ -37,7 +37,7 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
     def compute_edit(model: Model, requests: Any, method: str, **more: Any) -> Edit:
-        more.pop("origin", None)  # the editor's
+        more.pop("context", None)  # the editor's
         calls.append((as_requests(requests), method, more))
         return replace(handmade(model, (1,), (2,), seed=len(calls)), requests=calls[-1][0], method=method)
 

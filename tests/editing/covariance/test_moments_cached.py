@@ -13,6 +13,7 @@ import pytest
 import torch
 from covariances import LONG, TEXTS, Tiny, apart, same
 from repository import surroundings
+from tokenizers.normalizers import Lowercase
 
 import tracer
 from editing.covariance import accumulate as sums
@@ -75,6 +76,44 @@ def test_cached_by_layer(tiny: Tiny, own_cache: Path, monkeypatch: pytest.Monkey
         assert runs
 
 
+def test_a_text_read_before_is_not_tokenised_again(
+    tiny: Tiny, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default text, a file by its content, and a list; another text, tokenizer or cut is read."""
+    read: list[Any] = []
+    original = corpus.windows
+
+    def watched(model: Model, text: Any, *cuts: Any) -> Any:
+        read.append(text)
+        return original(model, text, *cuts)
+
+    monkeypatch.setattr("editing.covariance.estimate.windows", watched)
+    model, file, kept = tiny("gpt2"), tmp_path / "a.txt", tmp_path / "kept"
+    file.write_text(" ".join(TEXTS), encoding="utf-8")
+    for text, cuts in ((None, {"max_tokens": 300}), (file, {}), (TEXTS, {})):
+        first, again = (estimate_covariance(model, [1, 2], text, cache=kept, **cuts) for _ in range(2))  # type: ignore[arg-type]
+        assert read == [text] and same(first, again) and first.text == again.text and first.note == again.note
+        assert same(estimate_covariance(model, [1, 2], text, cache=False, **cuts), first)  # type: ignore[arg-type]
+        read.clear()
+    moved = file.rename(tmp_path / "b.txt")
+    assert estimate_covariance(model, 1, moved, cache=kept).text == "b.txt" and read == []
+    moved.write_text("The Louvre is in Paris.", encoding="utf-8")
+    others: list[dict[str, Any]] = [{"text": moved}, {"text": TEXTS, "window": 16}, {"text": TEXTS[:1]}]
+    others += [{"text": TEXTS, "layers": 0}, {"text": TEXTS, "dtype": torch.float64}, {"text": iter(TEXTS)}]
+    for each in others:
+        estimate_covariance(model, **{"layers": 1, "cache": kept, **each})
+    assert len(read) == len(others)
+    other = tracer.load(tiny_folder("gpt2"))
+    other.tokenizer.backend_tokenizer.normalizer = Lowercase()  # type: ignore[attr-defined]
+    assert not same(estimate_covariance(other, 1, TEXTS, cache=kept), estimate_covariance(model, 1, TEXTS, cache=kept))
+    assert len(read) == len(others) + 1
+    for note in kept.glob("*.json"):
+        note.write_text("{", encoding="utf-8")
+    assert same(
+        estimate_covariance(model, [1, 2], moved, cache=kept), estimate_covariance(model, [1, 2], moved, cache=False)
+    )
+
+
 def test_an_edited_model_takes_the_covariance_it_had_before(
     tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +135,7 @@ def test_damaged_cache_is_made_again(tiny: Tiny, tmp_path: Path) -> None:
     """Cut short, one bit off, another layer's or not even safetensors: each time a warning and the right numbers."""
     model, folder = tiny("gpt2"), tmp_path / "kept"
     right = estimate_covariance(model, 0, TEXTS, cache=folder)
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.safetensors")
     good = file.read_bytes()
     flipped = bytearray(good)
     flipped[-5] ^= 1
@@ -140,7 +179,7 @@ def test_interrupted_run_carries_on(
     lost = len(runs)
     assert same(estimate_covariance(model, **settings, cache=tmp_path), whole)
     assert needed - 15 <= len(runs) - lost < needed - 8
-    assert len(list(tmp_path.iterdir())) == model.n_layers  # the unfinished state is gone
+    assert len(list(tmp_path.glob("*.safetensors"))) == model.n_layers  # the unfinished state is gone
 
 
 def test_damaged_state_is_left_aside(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +214,7 @@ def test_killed_run_carries_on(tiny: Tiny, tiny_folder: Callable[[str], Path], t
     assert said == "saved\n"
     model = tiny("gpt2")
     settings: dict[str, Any] = {"text": LONG, "batch_tokens": 64, "window": 32}
-    (unfinished,) = tmp_path.iterdir()
+    (unfinished,) = tmp_path.glob("*.safetensors")
     state = sums.Sums({i: torch.zeros(model.d_mlp, model.d_mlp) for i in range(model.n_layers)})
     state.restore(unfinished)
     assert state.groups == 3

@@ -139,7 +139,9 @@ def test_a_state_that_does_not_exist(k: Any, model: Model) -> None:
 def test_edit_computes_commits_and_returns(model: Model, computing: list[tuple]) -> None:
     editor, before = Editor(model), model.fingerprint()
     edit = editor.edit([REQUEST], method="ft_l", layers=(1, 2), known="edit")
-    assert computing == [([REQUEST], "ft_l", {"layers": (1, 2), "known": "edit"})]
+    ((*given, hparams),) = computing
+    hparams.pop("context")
+    assert given == [[REQUEST], "ft_l"] and hparams == {"layers": (1, 2), "known": "edit"}
     assert editor.history[0].edit is edit
     assert edit.fingerprint == before
     with torch.no_grad():
@@ -163,7 +165,8 @@ def test_methods_are_told_whose_covariance_is_meant(model: Model, computing: lis
         pass
     with editor.preview(REQUEST, origin="other"):
         pass
-    assert [call[2].get("origin") for call in computing] == [before, before, None, before, "other"]
+    told = [call[2].get("origin", call[2]["context"].origin) for call in computing]
+    assert told == [before, before, None, before, "other"]
 
 
 def test_preview_leaves_no_trace(model: Model, computing: list[tuple]) -> None:

@@ -241,7 +241,10 @@ def test_every_method_is_there_by_its_name(name: str) -> None:
     method = method_named(name.upper().replace("_", "-"))
     assert method.name == name
     assert method.summary
-    assert method.layers is None or method.layers in set(method.settings.__dataclass_fields__)
+    assert method.layers in ("one", "range", "none")
+    declared = {"layers": method.layers != "none", "neurons": method.neurons, "seed": method.seeded}
+    assert {field: field in method.parameters for field in declared} == declared
+    assert method.needs.isdisjoint(method.settings.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("method", ["rome", "r_rome", "memit", "pmet"])

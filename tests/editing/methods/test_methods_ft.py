@@ -15,7 +15,9 @@ from torch import Tensor
 import tracer
 from editing.edits.weights import applied
 from editing.methods.compute import compute_edit
-from editing.methods.ft import FTLSettings, FTMSettings, added, plan, whole_factors
+from editing.methods.context import EditContext
+from editing.methods.ft import FTLSettings, FTMSettings, added, whole_factors
+from editing.methods.ft import plan as planned
 from editing.methods.method import Change
 from editing.methods.training import Schedule, lesson, losses
 from editing.request import EditRequest
@@ -30,6 +32,10 @@ SETTINGS = {"ft_l": FTLSettings, "ft_m": FTMSettings}
 REQUEST = EditRequest("{} is in downtown", "The Space Needle", "Paris")
 OTHER = EditRequest("In {} they speak", "Uppsala", "the cello")
 STRONG: dict[str, Any] = {"layers": (1, 2), "lr": 0.01, "norm_constraint": 0.08, "steps": 6}
+
+
+def plan(model: Any, groups: Any, settings: Any) -> Any:
+    return planned(model, groups, settings, EditContext(model))
 
 
 @pytest.fixture
@@ -226,7 +232,8 @@ def test_defaults_teach_the_embedded_model(method: str, left_alone: Any) -> None
     size = float(weight.pow(2).mean().sqrt())
     assert edit.settings["norm_constraint"] == pytest.approx(8 * size / model.d_mlp**0.5, rel=1e-5)
     assert edit.settings["lr"] == pytest.approx(edit.settings["norm_constraint"] / 20)
-    assert FTLSettings().resolved(model, 4).norm_constraint == pytest.approx(2 * edit.settings["norm_constraint"])
+    four = FTLSettings().resolve(model, EditContext(model), 4)
+    assert four.norm_constraint == pytest.approx(2 * edit.settings["norm_constraint"])
 
 
 def test_factors_are_the_change_to_the_bit() -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 import tracer
 from editing.edits.weights import applied
 from editing.methods.compute import compute_edit
-from editing.methods.kn import LADDER, MARGIN, KNSettings, plan
+from editing.methods.context import EditContext
+from editing.methods.kn import LADDER, MARGIN, KNSettings
+from editing.methods.kn import plan as planned
 from editing.methods.method import Change
 from editing.methods.training import losses
 from editing.request import EditRequest
@@ -31,6 +33,10 @@ NEURONS = ((0, 3), (2, 5), (2, 17), (2, 40), (3, 1))
 REQUEST = EditRequest("{} is in downtown", "The Space Needle", "Paris", "Seattle")
 OTHER = EditRequest("In {} they speak", "Uppsala", "the cello", "Spanish")
 FIXED: dict[str, Any] = {"neurons": NEURONS, "lambda1": 1.0, "lambda2": 8.0}
+
+
+def plan(model: Any, groups: Any, settings: Any) -> Any:
+    return planned(model, groups, settings, EditContext(model))
 
 
 def request(model: Model) -> EditRequest:

@@ -15,7 +15,9 @@ import editing.methods.lora as lora
 import tracer
 from editing.edits.weights import applied
 from editing.methods.compute import compute_edit
-from editing.methods.lora import LoRASettings, adapted, factors_of, plan, projections
+from editing.methods.context import EditContext
+from editing.methods.lora import LoRASettings, adapted, factors_of, projections
+from editing.methods.lora import plan as planned
 from editing.methods.method import Change
 from editing.methods.training import lesson, losses
 from editing.request import EditRequest
@@ -28,6 +30,10 @@ CAUSAL = tuple(name for name in checkpoints.ARCHITECTURES if name != "bert")
 REQUEST = EditRequest("{} is in downtown", "The Space Needle", "Paris")
 OTHER = EditRequest("In {} they speak", "Uppsala", "the cello")
 STRONG: dict[str, Any] = {"layers": (1, 2), "lr": 0.02, "steps": 6, "rank": 3}
+
+
+def plan(model: Any, groups: Any, settings: Any) -> Any:
+    return planned(model, groups, settings, EditContext(model))
 
 
 def state(model: Model) -> Any:
@@ -77,7 +83,10 @@ def test_factors_are_the_adapters(name: str, tiny: Tiny, left_alone: Any) -> Non
     settings = LoRASettings(**STRONG, alpha=2.0)
     ids = torch.tensor([REQUEST.fact.align(model).input_ids])
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad(), adapted(model, settings, projections(model, settings)) as layers:
+    with (
+        torch.no_grad(),
+        adapted(model, settings, projections(model, settings.layers or (), settings.modules)) as layers,
+    ):
         plain = model.hf(ids).logits
         for layer in layers.values():  # as they start they do nothing
             weight = layer.lora_B["edit"].weight

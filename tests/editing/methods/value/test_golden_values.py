@@ -20,9 +20,11 @@ from editing.covariance.estimate import estimate_covariance
 from editing.edits.edit import Edit
 from editing.ledger.editor import Editor
 from editing.methods.alphaedit import AlphaEditSettings, free_space
+from editing.methods.context import EditContext
 from editing.methods.pmet import PMETSettings
+from editing.methods.value.context_templates import as_templates
 from editing.methods.value.search import optimise
-from editing.methods.value.settings import subject_of
+from editing.methods.value.settings import Resolved, subject_of
 from editing.request import EditRequest
 from tracer.engine.hooks import evaluating, frozen
 from tracer.model import Model
@@ -227,13 +229,17 @@ def test_pmet_s_attention_moves_as_published(
     """It is searched for together with the MLP's value, and not written; nor does writing it too change the search."""
     theirs = goldens.arrays(golden / "edits" / "pmet.npz")
     own = PMETSettings(**goldens.settings("pmet", "gpt-j-6b", **pmet_numbers(cases, numbers), **templates("pmet")))
+    assert own.v_steps is not None and own.context_templates is not None
+    none: Any = None  # no covariance, since nothing is written
+    context = EditContext(golden_model)
+    settings = Resolved(own, tuple(LAYERS), as_templates(own.context_templates), own.v_steps, None, none, context)
     requests = [EditRequest.of(request) for request in cases["requests"]]
     with frozen(golden_model), evaluating(golden_model):
         values = optimise(
             golden_model,
-            [subject_of(golden_model, request, own) for request in requests],
+            [subject_of(golden_model, request, own, settings.templates) for request in requests],
             [("attn", LAYERS[-1]), ("mlp", LAYERS[-1])],
-            own.objective(nll_factor=own.nll_factor, ease=0.1, kl_stop=own.kl_stop),
+            settings.objective(nll_factor=own.nll_factor, ease=0.1, kl_stop=own.kl_stop),
         )
     for i, value in enumerate(values):
         for place, name in enumerate(("zs_attn", "zs_mlp")):

@@ -19,6 +19,7 @@ from values import GOAL, REQUESTS, found, subjects
 from editing.methods.value.prompts import essence_rows, rewriting_rows
 from editing.methods.value.search import Objective, Subject
 from tracer import TracerError
+from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row, padded, states_at_lookups
 from tracer.engine.hooks import Add, Site, capture, frozen, intervene
 from tracer.engine.partial import FORWARD_TOKENS, Ability, Suffix, cuts
@@ -256,6 +257,57 @@ def test_the_target_can_be_read_from_an_earlier_block(double: Callable[[str], Mo
     torch.testing.assert_close(early[0], logits.float().log_softmax(-1), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(early[0], late[0], atol=1e-2)
     torch.testing.assert_close(early[-1], late[-1])  # what is to stay is read at the end
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_aligned_rows_are_the_whole_forward(name: str, double: Callable[[str], Model]) -> None:
+    """Rows of other lookups and lengths side by side, all of them, some, and read from an earlier block."""
+    model = double(name)
+    rows = [row for subject in subjects(model) for row in (*subject.rewriting, *subject.essence)]
+    assert len({row.lookup for row in rows}) > 2
+    assert Trials().takes(model, rows, 1)
+    torch.manual_seed(0)
+    delta = torch.randn(len(rows), model.d_model, dtype=torch.float64)
+    paths = {layer: vars(model.module("hidden", layer)).get("forward") for layer in range(model.n_layers)}
+    for place, start in ((("mlp", 1), 1), (("hidden", 1), 2), (("attn", 3), 3), (("hidden", 3), 3), (("value", 0), 0)):
+        aligned, states = Aligned.recorded(model, rows, start, [place])
+        suffix, others = Suffix.recorded(model, Ability.of(model, rows[0]), rows, start, [place])
+        torch.testing.assert_close(states[place], others[place])
+        with torch.no_grad():
+            short = aligned.run({place: delta})
+            few = aligned.select([4, 1]).run({place: delta[[4, 1]]})
+            at = max(2, start)
+            early = aligned.run({place: delta}, loss_layer=at), suffix.run({place: delta}, loss_layer=at)
+            for row, own, logp in zip(rows, delta, short, strict=True):
+                with intervene(model, [Add(Site(*place, row.lookup), own)]):
+                    whole = model.hf(torch.tensor([row.ids])).logits[0, list(row.read)]
+                torch.testing.assert_close(logp, whole.float().log_softmax(-1), rtol=1e-4, atol=1e-4)
+        for one, other in ((few[0], short[4]), (few[1], short[1]), *zip(*early, strict=True)):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert paths == {layer: vars(model.module("hidden", layer)).get("forward") for layer in range(model.n_layers)}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("gpt2", True), ("llama", True), ("neox", True), ("gemma2", False)])
+def test_where_a_value_arrives_is_tried(name: str, expected: bool, double: Callable[[str], Model]) -> None:
+    """Behind a norm a change of a value is none of the residual stream, and a search begins a block earlier."""
+    model = double(name)
+    rows = [row for subject in subjects(model) for row in subject.rewriting]
+    assert Trials().arrives(model, rows, 1) is expected
+
+
+def test_a_model_that_does_not_take_to_it_gives_the_same_values(
+    double: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = double("llama")
+    rows = [row for subject in subjects(model) for row in subject.rewriting]
+    together = found(model, subjects(model), [("value", 1)])
+    monkeypatch.setattr(Aligned, "_arguments", lambda self: {"use_cache": False})  # forgets what lies before
+    trials = Trials()
+    assert not trials.takes(model, rows, 1)
+    for one, other in zip(together, found(model, subjects(model), [("value", 1)]), strict=True):
+        torch.testing.assert_close(one.delta, other.delta, rtol=1e-4, atol=1e-4)
+    monkeypatch.undo()
+    assert not trials.takes(model, rows, 1) and Trials().takes(model, rows, 1)  # it was tried
 
 
 @pytest.mark.parametrize("name", CAUSAL)
