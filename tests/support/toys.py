@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from editing.memories import Decision, Kind, Memory, MemoryChange
+from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from tracer.engine import Frame, Hook, Site, capture
 from tracer.engine.acts import Asked, Ids
@@ -114,7 +115,7 @@ class ToySettings:
     seed: int = 0
 
 
-def plan(model: Model, groups: Sequence[Group], settings: ToySettings) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], settings: ToySettings, _: EditContext) -> list[Change]:
     """A vector for each request's prompt; the same prompt's is overwritten."""
     before = next((memory for memory in model.memories if memory.name == "toy"), None)
     changes = []
@@ -134,4 +135,4 @@ def plan(model: Model, groups: Sequence[Group], settings: ToySettings) -> list[C
     return changes
 
 
-METHOD = Method("toy", ToySettings, plan, layers="layers", single=True, summary="a vector for each prompt")
+METHOD = Method("toy", ToySettings, plan, layers="one", seeded=True, summary="a vector for each prompt")
