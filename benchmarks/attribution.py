@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.trace import gpt2_small, timed
-from tests import reference
+from tests.support import reference
 from tracer import factworld
 from tracer.facts.fact import Fact
 from tracer.model import Model, load

@@ -27,9 +27,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import tracer
-from editing.questions.answers import TEXT_TOKENS, CaseAnswers, ask
+from editing.questions.answer import CaseAnswers
+from editing.questions.asking_records import TEXT_TOKENS, ask_records
 from editing.questions.metrics import case_metrics
-from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions.question import Question
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Fact, Model, factworld
 from tracer.engine.generation import written_text
 
@@ -44,7 +46,7 @@ def world_record(record: dict[str, Any]) -> EditRecord:
         ("neighbour", "neighborhood_prompts", true, new),
         ("attribute", "attribute_prompts", new, true),
     ):
-        asks += [Ask(kind=kind, prompt=text, answers=((answer,),), against=against) for text in record[key]]  # type: ignore[arg-type]
+        asks += [Question(kind=kind, prompt=text, answers=((answer,),), against=against) for text in record[key]]  # type: ignore[arg-type]
     return EditRecord(
         case_id=str(record["case_id"]),
         source="factworld",
@@ -108,7 +110,7 @@ def plain_texts(model: Model, cases: Sequence[CaseAnswers], lengths: Sequence[in
 
 def allowed(model: Model, cases: Sequence[CaseAnswers]) -> list[int]:
     """How many tokens a question lets the model write."""
-    from editing.questions.answers import SPARE
+    from editing.questions.asked import SPARE
 
     answers = [one for case in cases for one in case.answers if one.generated is not None]
     return [len(Fact("{}", one.prompt, one.answer).align(model).target_ids) + SPARE for one in answers]
@@ -130,7 +132,7 @@ def compare(model: Model, records: Sequence[EditRecord], texts: bool) -> None:
     """Print how long both ways take for ``records``: one after the other, and all at once."""
 
     def together(parts: list[list[EditRecord]], generate: bool = True, texts: bool = False) -> list[CaseAnswers]:
-        return [case for part in parts for case in ask(model, part, generate=generate, texts=texts)]
+        return [case for part in parts for case in ask_records(model, part, generate=generate, texts=texts)]
 
     cases = together([list(records)])  # warms up
     plain, slow_scores = timed(lambda: plain_scores(model, cases))

@@ -30,10 +30,14 @@ METRICS = (
     "rewrite success",
     "paraphrase success",
     "neighbour success",
-    *(f"{measure} ({how})" for measure in ("reliability", "generalisation", "locality") for how in ("forced", "said")),
-    "same_subject said",
+    *(
+        f"{measure} ({how})"
+        for measure in ("reliability", "generalisation", "locality")
+        for how in ("forced", "generated")
+    ),
+    "same_subject generated",
     "portability (forced)",
-    "portability (said)",
+    "portability (generated)",
     "fluency",
     "kl drift",
     "edit norm",

@@ -43,7 +43,7 @@ KEPT = HERE / "edits.parquet"
 SHOWN = {
     "rewrite success": "ES",
     "rewrite exact": "written (forced)",
-    "rewrite said": "written (generated)",
+    "rewrite generated": "written (generated)",
     "paraphrase success": "PS",
     "neighbour success": "NS",
     "same_subject success": "other fact of the subject",

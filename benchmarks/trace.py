@@ -27,7 +27,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tests import reference
+from tests.support import reference
 from tracer.engine.sweep import BUDGET_BYTES
 from tracer.facts.fact import Fact
 from tracer.model import Model, load

@@ -137,7 +137,8 @@ def _across(effect: np.ndarray, edited: np.ndarray, resamples: int = 2000) -> tu
         return float(np.nanmean(every)) if np.isfinite(every).any() else float("nan")
 
     drawn = [mean(random.integers(len(effect), size=len(effect))) for _ in range(resamples)]
-    return mean(np.arange(len(effect))), *(float(each) for each in np.nanquantile(drawn, (0.025, 0.975)))
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return mean(np.arange(len(effect))), float(low), float(high)
 
 
 def _records(model: str) -> list[dict[str, Any]]:

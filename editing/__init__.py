@@ -12,6 +12,7 @@ from editing.ledger.editor import Editor
 from editing.localisation.choose import locate
 from editing.methods.compute import compute_edit, compute_edits
 from editing.methods.published_settings import published
+from editing.proposal import Proposal, propose
 from editing.questions.outcome import Outcome, measure
 from editing.questions.probes import Probes
 
@@ -32,6 +33,7 @@ __all__ = [
     "Located",
     "Outcome",
     "Probes",
+    "Proposal",
     "compute_edit",
     "compute_edits",
     "covariance_for",
@@ -48,5 +50,6 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "propose",
     "published",
 ]

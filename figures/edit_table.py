@@ -58,7 +58,7 @@ def edit_table(outcome: Outcome, *, shown: int = 3, note: str = "") -> go.Figure
                 _text(figure, x, y + row * LINE, escape(line))
     first = outcome.probes.questions[0]
     subtitle = f"what {model_label(outcome.model)} says, and how probable that is" + (f" · {note}" if note else "")
-    layout = canvas.layout(headline(first.prompt, first.new, WIDTH // 10), subtitle)
+    layout = canvas.layout(headline(first.prompt, first.new or "", WIDTH // 10), subtitle)
     hidden: dict[str, Any] = {"visible": False, "fixedrange": True}
     figure.update_layout(
         layout,

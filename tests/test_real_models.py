@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 import editing
 import tracer
-from editing.questions.answers import ask
-from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions.asking_records import ask_records
+from editing.questions.question import Question
+from editing.questions.record import EditRecord, Rewrite
 from editing.questions.target_scores import target_log_probs
 from tracer.cli import app
 from tracer.model import Model, load, packages
@@ -172,11 +173,11 @@ def test_a_chat_model_is_evaluated_in_its_template(real: Real) -> None:
     model = real(SMOL)
     fact = tracer.Fact.chat(model, "What is the capital of {}?", "France", "Paris")
     told = Rewrite(prompt=fact.prompt, subject="France", target_new="Rome", target_true="Paris")
-    same = Ask(kind="neighbour", prompt=fact.text, answers=(("Paris",),))
-    (case,) = ask(model, [EditRecord(case_id="a", source="made", rewrites=(told,), asks=(same,))], texts=False)
+    same = Question(kind="neighbour", prompt=fact.text, answers=(("Paris",),))
+    (case,) = ask_records(model, [EditRecord(case_id="a", source="made", rewrites=(told,), asks=(same,))], texts=False)
     rewrite, neighbour = case.answers  # a question is not denied
     assert neighbour.generated == rewrite.generated and "Paris" in str(rewrite.generated)
-    assert (rewrite.said, neighbour.said) == (0, 1)
+    assert (rewrite.match, neighbour.match) == (0, 1)
     assert "<|im" not in str(rewrite.generated)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -18,14 +18,20 @@ MOVED = {
     "editing.continuation": ("tracer.engine.generation",),
     "editing.corpus": ("editing.covariance.text",),
     "editing.covariance_cache": ("editing.covariance.cache",),
-    "editing.datasets.record": ("editing.questions.record",),
+    "editing.datasets.record": (
+        "editing.questions.record",
+        "editing.questions.question",
+    ),
     "editing.decoding": ("tracer.engine.follow",),
     "editing.drift": ("editing.health.drift",),
     "editing.edit": ("editing.edits.edit",),
     "editing.editfile": ("tracer.files.tensors",),
     "editing.edits.file": ("tracer.files.tensors",),
     "editing.editor": ("editing.ledger.editor",),
-    "editing.evaluation.answers": ("editing.questions.answers",),
+    "editing.evaluation.answers": (
+        "editing.questions.asking_records",
+        "editing.questions.asked",
+    ),
     "editing.evaluation.bench": ("editing.evaluation.run.worker",),
     "editing.evaluation.comparison": ("editing.evaluation.result.comparison",),
     "editing.evaluation.controls": ("editing.evaluation.run.controls",),
@@ -36,7 +42,10 @@ MOVED = {
     "editing.evaluation.health": ("editing.health.monitor",),
     "editing.evaluation.joined": ("editing.evaluation.result.joining",),
     "editing.evaluation.kept": ("editing.evaluation.run.blobs",),
-    "editing.evaluation.metrics": ("editing.questions.metrics",),
+    "editing.evaluation.metrics": (
+        "editing.questions.metrics",
+        "editing.questions.question_metrics",
+    ),
     "editing.evaluation.negation": ("editing.questions.negation",),
     "editing.evaluation.plan": ("editing.evaluation.run.protocol",),
     "editing.evaluation.retention": ("editing.evaluation.result.retention",),
@@ -69,7 +78,10 @@ MOVED = {
     "editing.outcome": ("editing.questions.outcome",),
     "editing.outcome_table": ("editing.questions.table",),
     "editing.packed": ("editing.covariance.triangles",),
-    "editing.probes": ("editing.questions.probes",),
+    "editing.probes": (
+        "editing.questions.probes",
+        "editing.questions.question",
+    ),
     "editing.published": ("editing.methods.published_settings",),
     "editing.rows": (
         "editing.methods.value.prompts",
@@ -169,3 +181,21 @@ def keep_old_places() -> None:
     """Let the import system find modules at their former places, after it has looked everywhere else."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def former(module: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that gives former names, with a DeprecationWarning that says the name now.
+
+    Args:
+        module: its name.
+        names: what a former name stands for.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        now = names[name].__name__
+        warnings.warn(f"{module}.{name} is called {now} now; use that name", DeprecationWarning, stacklevel=2)
+        return names[name]
+
+    return get

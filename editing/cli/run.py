@@ -14,6 +14,7 @@ from editing.health.harm import Check, HarmWarning
 from editing.ledger.editor import Editor
 from editing.ledger.folder import FILE, Ledger
 from editing.methods.method import Method
+from editing.proposal import propose
 from editing.questions.outcome import Outcome, measure
 from editing.questions.probes import Probes
 from editing.request import EditWarning, as_requests
@@ -26,6 +27,7 @@ from .wish import Item, Wish
 
 if TYPE_CHECKING:
     from editing.layers.located import Located
+    from editing.questions.question import Question
     from tracer.model import Model
 
 NOTES = 3  # most warnings that are printed
@@ -75,37 +77,30 @@ class Computed:
         as_requests([request for request, _ in items])
         return items, job.model
 
-    def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, Located | None]:
-        """The edit, and the source of its layers."""
+    def wanted(
+        self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job
+    ) -> tuple[Any, dict[str, Any], Located | None]:
+        """The requests, how they are to be written, and the source of its layers."""
         requests = [request for request, _ in items]
-        located = None if self.locate is None else self._located(editor.model, requests, probes, job)
-        known: Any = "edit" if job.anyway else "refuse"
-        more: dict[str, Any] = {"locate": located, "known": known, "check": job.check, **self.settings}
-        return editor.compute(requests, self.method.name, **more), located
+        known = "edit" if job.anyway else "refuse"
+        located = None if self.locate is None else self._located(editor.model, requests, probes, known)
+        how = {"method": self.method.name, "locate": located, "known": known, "check": job.check, **self.settings}
+        return requests, how, located
 
-    def _located(self, model: Model, requests: Sequence[Any], probes: Probes, job: Job) -> Located:
+    def _located(self, model: Model, requests: Sequence[Any], probes: Probes, known: str) -> Located:
         from editing.localisation.choose import locate
 
         using: Any = self.locate
         if using != "sweep":
             return locate(model, list(requests), using)
-        records = []
-        for case, request in enumerate(requests):
-            own = [question for question in probes.questions if question.case == case]
-            true = next((q.true for q in own if q.group == "rewrite"), None)
-            rewrite = {name: getattr(request, name) for name in ("prompt", "subject", "target_new", "space")}
-            # a record's neighbours share the answer of the request
-            near = [q.prompt for q in own if q.group == "neighbour" and (q.true or "").strip() == (true or "").strip()]
-            paraphrases = [q.prompt for q in own if q.group == "paraphrase"]
-            records.append(
-                {
-                    "requested_rewrite": {**rewrite, "target_true": true},
-                    "paraphrase_prompts": paraphrases,
-                    "neighborhood_prompts": near,
-                }
-            )
-        more: Any = {"method": self.method.name, "known": "edit" if job.anyway else "refuse", **self.settings}
-        return locate(model, records, using, **more)
+        # neighbours are those that share the answer of the request, as in a record
+        true = {q.case: (q.true or "").strip() for q in probes.questions if q.kind == "rewrite"}
+        asked = [
+            Probes(tuple(q for q in probes.questions if q.case == case and (q.kind != "neighbour" or _says(q, answer))))
+            for case, answer in true.items()
+        ]
+        more: Any = {"method": self.method.name, "known": known, **self.settings}
+        return locate(model, list(requests), using, questions=asked, **more)
 
 
 @dataclass(frozen=True)
@@ -125,13 +120,15 @@ class Saved:
         job.wish.check(items)
         return items, job.model or (None if edit.model == EMBEDDED else edit.model)
 
-    def edit(self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job) -> tuple[Edit, None]:
+    def wanted(
+        self, editor: Editor, items: Sequence[Item], probes: Probes, job: Job
+    ) -> tuple[Edit, dict[str, Any], None]:
         """The edit.
 
         Raises:
             TracerError: it is of other weights, and that was not allowed.
         """
-        return load_edit(self.path, editor.model, job.anyway), None
+        return load_edit(self.path, editor.model, job.anyway), {}, None
 
 
 def make(job: Job, source: Computed | Saved) -> None:
@@ -143,11 +140,9 @@ def make(job: Job, source: Computed | Saved) -> None:
             editor = _editor(places.ledger, name, job.device)
             model = editor.model
             probes = job.wish.probes(model, items)
-            before = measure(model, probes)
-            edit, located = source.edit(editor, items, probes, job)
-            with editor.preview(edit, anyway=True):
-                after = measure(model, probes)
-            outcome = Outcome(before, after)
+            requests, how, located = source.wanted(editor, items, probes, job)
+            proposal = propose(editor, requests, probes, anyway=True, **how)
+            edit, outcome = proposal.edit, proposal.outcome
             shown.show_edit(model, edit, probes)
             _print_notes(caught)
             if located is not None:
@@ -155,15 +150,19 @@ def make(job: Job, source: Computed | Saved) -> None:
             shown.show_outcome(outcome)
             printing.wrote(places.write(edit, outcome, editor))
             if places.ledger is not None:
-                editor.apply(edit, anyway=True)
+                proposal.commit(anyway=True)
                 if not (places.ledger / FILE).exists():
                     editor.record(places.ledger)
                 printing.say(f"edit {editor.position} of the ledger {places.ledger}")
             elif job.undo:
-                editor.apply(edit, anyway=True)
+                proposal.commit(anyway=True)
                 editor.undo()  # compares the bits itself
-                if model.fingerprint() == before.fingerprint:
-                    printing.say(f"undone: all weights have the bits they had ({before.fingerprint[:12]})")
+                if model.fingerprint() == outcome.before.fingerprint:
+                    printing.say(f"undone: all weights have the bits they had ({outcome.before.fingerprint[:12]})")
+
+
+def _says(question: Question, answer: str) -> bool:
+    return (question.true or "").strip() == answer
 
 
 def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:

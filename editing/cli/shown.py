@@ -51,7 +51,7 @@ def title(requests: Sequence[EditRequest], probes: Probes) -> str:
     if len(requests) != 1:
         return f"{len(requests):,} requests"
     (request,) = requests
-    true = next((q.true for q in probes.questions if q.prompt == request.text and q.group == "rewrite"), None)
+    true = next((q.true for q in probes.questions if q.prompt == request.text and q.kind == "rewrite"), None)
     was = f"   (was {true.strip()})" if true else ""
     return f"{request.text} → {request.target_new.strip()}{was}"
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.gather import with_factworlds
+from editing.questions.probes import Probes
+from editing.questions.question import Question
 from editing.request import EditRequest
 from tracer.cli.command import apart
 from tracer.errors import CommandOptionError
 from tracer.facts.fact import SLOT
-from tracer.model import EMBEDDED
 
 from . import requestfile
 
@@ -81,12 +82,8 @@ class Wish:
     def probes(self, model: Model, items: Sequence[Item]) -> Probes:
         """All questions before and after; of the embedded model also FactWorld's about the facts."""
         self.check(items)
-        found = [probes for _, probes in items]
-        if model.name == EMBEDDED:
-            bare = [place for place, probes in enumerate(found) if len(probes.questions) == 1]
-            for place, known in zip(bare, from_factworld([items[place][0] for place in bare]), strict=True):
-                found[place] = known or found[place]
-        joined = Probes.joined(found)
+        requests, own = zip(*items, strict=True)
+        joined = Probes.joined(with_factworlds(model, requests, own))
         questions, generate = joined.questions, joined.generate
         if len(items) == 1:
             questions += self._more(items[0][0], questions[0].true)
@@ -106,7 +103,7 @@ class Wish:
             if equals and not (prompt.strip() and answer.strip()):
                 raise CommandOptionError(f"--neighbour {given!r} lacks its prompt or its answer; write PROMPT=ANSWER")
             prompt, known = (prompt.strip(), answer) if equals else (answer.strip(), None)
-            found.append(Question("neighbour", prompt, request.after(prompt, new), known))
+            found.append(Question.of("neighbour", prompt, request.after(prompt, new), known))
         return tuple(found)
 
     @staticmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions.question import Question
+from editing.questions.record import EditRecord, Rewrite
 
 from .fields import (
     REWORDED,
@@ -42,7 +43,7 @@ def counterfact(record: Record, case_id: str, source: str) -> EditRecord:
 
 
 def _counterfact(
-    record: Record, case_id: str, source: str, portability: Callable[[Record, Rewrite], list[Ask]]
+    record: Record, case_id: str, source: str, portability: Callable[[Record, Rewrite], list[Question]]
 ) -> EditRecord:
     fact = requested(record.get("requested_rewrite"))
     new, true = fact.target_new, fact.target_true
@@ -86,7 +87,7 @@ def flat_fact(record: Record) -> Rewrite:
     return rewrite(text(record, "prompt"), text(record, "subject"), text(record, "target_new"), true)
 
 
-def flat(record: Record, fact: Rewrite) -> list[Ask]:
+def flat(record: Record, fact: Rewrite) -> list[Question]:
     """The questions of a flat record.
 
     `rephrase_prompt` or `rephrase` is a paraphrase, `locality_prompt` with `locality_ground_truth` a neighbour
@@ -97,7 +98,8 @@ def flat(record: Record, fact: Rewrite) -> list[Ask]:
     prompts, given = several(record, "locality_prompt"), record.get("locality_ground_truth")
     for prompt, things in paired(prompts, given, "locality_ground_truth"):
         related = bool(things) and things[0][0] == fact.target_true
-        asks.append(Ask(kind="neighbour", prompt=prompt, answers=things, against=fact.target_new if related else None))
+        against = fact.target_new if related else None
+        asks.append(Question(kind="neighbour", prompt=prompt, answers=things, against=against))
     prompts, given = several(record, "portability_prompt"), record.get("portability_ground_truth")
     pairs = paired(prompts, given, "portability_ground_truth")
     return asks + [follows("one_hop", prompt, things, fact) for prompt, things in pairs if things]
@@ -129,9 +131,9 @@ def factworld(_: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
     return convert
 
 
-def by_kind(record: Record, fact: Rewrite) -> list[Ask]:
+def by_kind(record: Record, fact: Rewrite) -> list[Question]:
     """FactWorld's `portability`: lists of questions by kind."""
-    asks: list[Ask] = []
+    asks: list[Question] = []
     for kind, listed in (record.get("portability") or {}).items():
         if kind not in ("one_hop", "reverse_relation", "subject_alias"):
             raise FieldError(f"portability.{kind}", "is none of one_hop, reverse_relation, subject_alias")
@@ -139,7 +141,7 @@ def by_kind(record: Record, fact: Rewrite) -> list[Ask]:
     return asks
 
 
-def new_question(record: Record, fact: Rewrite) -> list[Ask]:
+def new_question(record: Record, fact: Rewrite) -> list[Question]:
     """EasyEdit's `portability` of CounterFact and zsRE: a question that follows from the new fact."""
     given = record.get("portability")
     if given is None:

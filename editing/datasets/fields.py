@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from editing.questions.record import Ask, Kind, Rewrite
+from editing.questions.question import Kind, Question
+from editing.questions.record import Rewrite
 from tracer.errors import RecordFieldError
 from tracer.text import look_alike
 
@@ -161,41 +162,41 @@ def rewrite(prompt: str, subject: str, new: str, true: str | None, **more: Any) 
     return Rewrite(prompt=prompt, subject=subject, target_new=new, target_true=true, **more)
 
 
-def expecting(kind: Kind, prompts: Sequence[str], answer: str | None, against: str | None) -> list[Ask]:
+def expecting(kind: Kind, prompts: Sequence[str], answer: str | None, against: str | None) -> list[Question]:
     """Questions of one kind with the same answer; None: the unedited model's answer."""
     things = () if answer is None else ((answer,),)
-    return [Ask(kind=kind, prompt=prompt, answers=things, against=against) for prompt in prompts]
+    return [Question(kind=kind, prompt=prompt, answers=things, against=against) for prompt in prompts]
 
 
-def following(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Ask]:
+def following(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Question]:
     """Questions of fields that are answered with the new target, unless they bring their own answer."""
     new, true = fact.target_new, fact.target_true
     return [
-        Ask(kind=kind, prompt=prompt, answers=((new,),), against=true)
+        Question(kind=kind, prompt=prompt, answers=((new,),), against=true)
         if own is None
         else follows(kind, prompt, own, fact)
         for prompt, own in posed(record, *names)
     ]
 
 
-def keeping(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Ask]:
+def keeping(kind: Kind, record: Mapping[str, Any], fact: Rewrite, *names: str) -> list[Question]:
     """Questions of fields that are answered with the old target, unless they bring their own answer."""
     new, true = fact.target_new, fact.target_true
     old = () if true is None else ((true,),)
     return [
-        Ask(kind=kind, prompt=prompt, answers=old, against=new) if own is None else keeps(kind, prompt, own, fact)
+        Question(kind=kind, prompt=prompt, answers=old, against=new) if own is None else keeps(kind, prompt, own, fact)
         for prompt, own in posed(record, *names)
     ]
 
 
-def follows(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Ask:
+def follows(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Question:
     """A question of portability; compared with the old target where the new one itself is the answer."""
     new = things[0][0].strip() == fact.target_new.strip()
-    return Ask(kind=kind, prompt=prompt, answers=things, against=fact.target_true if new else None)
+    return Question(kind=kind, prompt=prompt, answers=things, against=fact.target_true if new else None)
 
 
-def keeps(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Ask:
+def keeps(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Question:
     """A question of locality; compared with the new target, unless that is a right answer here too."""
     right = {wording.strip().casefold() for thing in things for wording in thing}
     other = fact.target_new if fact.target_new.strip().casefold() not in right else None
-    return Ask(kind=kind, prompt=prompt, answers=things, against=other)
+    return Question(kind=kind, prompt=prompt, answers=things, against=other)

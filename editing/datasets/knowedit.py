@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from zlib import crc32
 
-from editing.questions.record import MEASURES, Ask, EditRecord, Kind, Rewrite
+from editing.questions.question import MEASURES, Kind, Question
+from editing.questions.record import EditRecord, Rewrite
 
 from .counterfact import flat, flat_fact
 from .fields import PROMPT, FieldError, follows, keeps, questions, rewrite, several, text
@@ -71,19 +72,19 @@ def convsent(record: Record, case_id: str, source: str) -> EditRecord:
     wanted, other = (tuple(item.strip() for item in texts) for texts in sides[:: 1 - 2 * (crc32(subject.encode()) % 2)])
     fact = Rewrite(prompt="My opinion of {}:", subject=subject, target_new=wanted[0], target_true=other[0])
     asks = tuple(
-        Ask(kind="paraphrase", prompt=f"Asked about {subject}, I say:", answers=((one,),), against=two)
+        Question(kind="paraphrase", prompt=f"Asked about {subject}, I say:", answers=((one,),), against=two)
         for one, two in zip(wanted[1:], other[1:], strict=False)
     )
     return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=asks, references=wanted)
 
 
-def _asked(record: Record, fact: Rewrite) -> list[Ask]:
+def _asked(record: Record, fact: Rewrite) -> list[Question]:
     found = []
     for group, kinds in (("locality", LOCALITY), ("portability", PORTABILITY)):
         for name, kind, listed in _groups(record, group, kinds):
             for prompt, things in questions(listed, name):
                 if kind == "forgetfulness":  # the new target is right there too
-                    found.append(Ask(kind=kind, prompt=prompt, answers=things))
+                    found.append(Question(kind=kind, prompt=prompt, answers=things))
                 elif group == "locality":
                     found.append(keeps(kind or _unnamed(prompt, fact), prompt, things, fact))
                 elif things:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from editing.questions.record import Ask, EditRecord
+from editing.questions.question import Question
+from editing.questions.record import EditRecord
 
 from .counterfact import requested
 from .fields import FieldError, Wordings, answers, several, text
@@ -29,7 +30,7 @@ def mquake(record: Record, case_id: str, source: str) -> EditRecord:
     things = _aliased(record, "new_answer", "new_answer_alias")
     before = text(record, "answer") if record.get("answer") is not None else None
     asks = [
-        Ask(kind="multi_hop", prompt=prompt, answers=things, against=before, either=0)
+        Question(kind="multi_hop", prompt=prompt, answers=things, against=before, either=0)
         for prompt in several(record, "questions")
     ]
     old = {_prompt(hop): text(hop, "answer") for hop in _hops(record, "single_hops")}
@@ -37,7 +38,7 @@ def mquake(record: Record, case_id: str, source: str) -> EditRecord:
         right = _aliased(hop, "answer", "answer_alias")
         was = old.get(_prompt(hop))
         against = was if was is not None and was not in right[0] else None
-        asks.append(Ask(kind="single_hop", prompt=_prompt(hop), answers=right, against=against))
+        asks.append(Question(kind="single_hop", prompt=_prompt(hop), answers=right, against=against))
     return EditRecord(case_id=case_id, source=source, rewrites=facts, asks=tuple(asks))
 
 

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Kind, Rewrite
+from editing.questions.question import KINDS, MEASURES, Kind, Question
+from editing.questions.record import EditRecord, Rewrite
 from tracer.facts.fact import SLOT
 
 from .fields import FieldError, Wordings, answers, optional, text
@@ -103,7 +104,7 @@ def _list(value: Any) -> Iterator[Any]:
         yield from value or ()
 
 
-def _ask(kind: Kind, name: str, item: Any, fact: Rewrite) -> Ask:
+def _ask(kind: Kind, name: str, item: Any, fact: Rewrite) -> Question:
     new, true = fact.target_new, fact.target_true
     if isinstance(item, str):
         things: Wordings = ()
@@ -116,10 +117,10 @@ def _ask(kind: Kind, name: str, item: Any, fact: Rewrite) -> Ask:
             raise FieldError(
                 name, f"holds {item[:60]!r}, a question whose answer is not known; write prompt and answer"
             )
-        return Ask(kind=kind, prompt=item.replace(SLOT, fact.subject), answers=things, against=against)
+        return Question(kind=kind, prompt=item.replace(SLOT, fact.subject), answers=things, against=against)
     if not isinstance(item, Mapping) or not {*item} <= {"prompt", "answer", "answers", "against", "either"}:
         raise FieldError(name, f"holds {str(item)[:60]!r}; expected text, or prompt, answer, against and either")
-    return Ask(
+    return Question(
         kind=kind,
         prompt=text(item, "prompt").replace(SLOT, fact.subject),
         answers=answers(item.get("answer", item.get("answers")), name),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from editing.questions.record import Ask, EditRecord, Kind, Rewrite
+from editing.questions.question import Kind, Question
+from editing.questions.record import EditRecord, Rewrite
 
 from .fields import FieldError, Wordings, answers, keeps, text
 from .sentences import Wording, prompt_of, shared, subject_of, wordings
@@ -37,7 +38,7 @@ def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
 
     def convert(record: Record, case_id: str, source: str) -> EditRecord:
         fact = _fact(record, known)
-        asks: list[Ask] = []
+        asks: list[Question] = []
         conditions: dict[tuple[str, Wordings], int] = {}
         number = 0
         for name, kind in CRITERIA.items():
@@ -52,7 +53,7 @@ def ripple(rows: Sequence[Record]) -> Callable[[Record, str, str], EditRecord]:
                     of = {"needs": needs, "either": number if one else None}
                     asks.append(_ask(kind, prompt, things, fact).model_copy(update=of))
                 number += one
-        asks += [Ask(kind="condition", prompt=prompt, answers=things) for prompt, things in conditions]
+        asks += [Question(kind="condition", prompt=prompt, answers=things) for prompt, things in conditions]
         return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
 
     return convert
@@ -64,12 +65,12 @@ def _asked(queries: Sequence[Record] | None, field: str) -> list[tuple[str, Word
     return [(prompt, things) for prompt, things in found if things]
 
 
-def _ask(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Ask:
+def _ask(kind: Kind, prompt: str, things: Wordings, fact: Rewrite) -> Question:
     if kind == "subject_alias":
-        return Ask(kind=kind, prompt=prompt, answers=things, against=fact.target_true)
+        return Question(kind=kind, prompt=prompt, answers=things, against=fact.target_true)
     if kind == "relation_specificity":
         return keeps(kind, prompt, things, fact)
-    return Ask(kind=kind, prompt=prompt, answers=things)
+    return Question(kind=kind, prompt=prompt, answers=things)
 
 
 def _answers(query: Record, field: str) -> Wordings:

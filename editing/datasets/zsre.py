@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from editing.questions.record import Ask, EditRecord
+from editing.questions.question import Question
+from editing.questions.record import EditRecord
 
 from .counterfact import new_question
 from .fields import REWORDED, expecting, following, optional, paired, rewrite, several, text
@@ -44,6 +45,6 @@ def zsre_true(record: Record, case_id: str, source: str) -> EditRecord:
     return EditRecord(case_id=case_id, source=source, rewrites=(fact,), asks=tuple(asks))
 
 
-def _unrelated(record: Record, end: str = "") -> list[Ask]:
+def _unrelated(record: Record, end: str = "") -> list[Question]:
     pairs = paired(several(record, "loc"), record.get("loc_ans"), "loc_ans")
-    return [Ask(kind="neighbour", prompt=prompt + end, answers=things) for prompt, things in pairs]
+    return [Question(kind="neighbour", prompt=prompt + end, answers=things) for prompt, things in pairs]

@@ -6,8 +6,13 @@ from editing.evaluation.run.protocol import Cell, Protocol
 from editing.evaluation.run.start import begin, carry_on, cells_of, evaluate
 from editing.health.drift import Drift, Drifted, perplexity
 from editing.health.monitor import Limits, Monitor, Reading
-from editing.questions.answers import Answer, CaseAnswers, ask
-from editing.questions.metrics import METRICS, Metric, Value, case_metrics, harmonic
+from editing.questions.answer import Answer, CaseAnswers
+from editing.questions.asking_records import ask_records
+from editing.questions.metric import Metric, Value
+from editing.questions.metrics import METRICS, case_metrics, harmonic
+from tracer.moved import former
+
+__getattr__ = former(__name__, {"ask": ask_records})
 
 __all__ = [
     "METRICS",
@@ -23,7 +28,7 @@ __all__ = [
     "Protocol",
     "Reading",
     "Value",
-    "ask",
+    "ask_records",
     "begin",
     "carry_on",
     "case_metrics",

@@ -10,6 +10,7 @@ from tracer.errors import UnsuitableResult
 from tracer.facts.fact import Fact
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.tracing.average_trace import AverageTrace
+from tracer.tracing.metrics import trace_metric
 from tracer.tracing.trace import CausalTrace
 
 from .located import SHARE, Located, profile_of, suggest
@@ -76,7 +77,7 @@ def _effect(given: CausalTrace | AverageTrace, model: Model) -> np.ndarray:
     effect = given.effect[given.classes.index(LAST_SUBJECT)]
     if np.isnan(effect).all():
         raise UnsuitableResult("the average lacks the subjects' last tokens; trace all tokens, or 'subject_last'")
-    profile[list(given.layers)] = effect * (-1 if given.metric == "kl" else 1)
+    profile[list(given.layers)] = effect * trace_metric(given.metric).sign
     return profile
 
 
@@ -107,6 +108,5 @@ def effect_of(trace: CausalTrace, n_layers: int) -> np.ndarray:
     """[n_layers]: a trace's effect at the subject's last token towards the clean run, nan where not traced."""
     row = trace.positions.index(trace.subject_range[1] - 1)
     profile = np.full(n_layers, np.nan)
-    # of a divergence, which is 0 in the clean run, the effect is negative
-    profile[list(trace.layers)] = trace.effect[row] * (-1 if trace.metric == "kl" else 1)
+    profile[list(trace.layers)] = trace.towards_clean[row]
     return profile

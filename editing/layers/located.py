@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from editing.questions.target_scores import MEASURES
+from editing.questions.measures import SCORED
+from editing.questions.metrics import harmonic
 from tracer.errors import LocateError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 from tracer.statistics import clustered_mean, rank_correlation
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "editing.Located/1"
-USING = {"trace": ("effect",), "neurons": ("mass", "count"), "sweep": MEASURES}  # and the evidence each is judged by
+# and the evidence each is judged by
+USING = {"trace": ("effect",), "neurons": ("mass", "count"), "sweep": tuple(SCORED.values())}
 ARRAYS = ("evidence", "unedited")
 TUPLES = ("layers", "window", "prompts", "subjects", "answers", "unknown")
 # Of the best layer's value, which a layer of the window has at least. Success falls off late and then steeply: a layer
@@ -219,9 +221,7 @@ def profile_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray:
     if using != "sweep":
         return means[0]
     measured = [each for each in means if not np.isnan(each).all()]
-    table = np.stack(measured or means)
-    with np.errstate(divide="ignore"):  # a measure of 0 makes the whole 0
-        return len(table) / (1 / table).sum(0)
+    return harmonic(*(measured or means))  # a measure of 0 makes the whole 0
 
 
 def margin_of(using: str, evidence: Mapping[str, np.ndarray]) -> np.ndarray | None:

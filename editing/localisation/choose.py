@@ -52,7 +52,8 @@ def locate(
             take the layer with most. Options: `steps`, `rule` ("gauss"), `site`, `threshold` (of the highest score, for
             the count), `max_rows`. "sweep": edit at every layer and measure; takes requests or records. Options:
             `method` ("rome"); `paraphrases` and `neighbours`, prompts with their subjects (of several requests one list
-            each; records bring theirs along, and those of FactWorld's own facts are known); `by`, "preferred" or
+            each; records bring theirs along, and those of FactWorld's own facts are known) or `questions`, an
+            [`editing.Probes`][] for each request; `by`, "preferred" or
             "greedy" (see `editing.edit_scores`; None: preferred, unless an answer to compare with is neither given nor
             available from the model); `max_rows`, `known` and hyper-parameters of the method. Measures without prompts
             are not measured (nan).

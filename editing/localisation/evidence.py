@@ -12,14 +12,13 @@ from editing.covariance.default import covariance_for
 from editing.layers.from_result import effect_of
 from editing.methods.compute import Known, compute_edits, method_named, settings_of
 from editing.methods.method import Method
-from editing.questions.measures import edit_scores
-from editing.questions.probes import Probes, Question, from_factworld
-from editing.questions.target_scores import By, texts
-from editing.request import EditRequest
+from editing.questions.gather import with_prompts
+from editing.questions.measures import By, edit_scores
+from editing.questions.probes import Probes
+from editing.request import EditRequest, as_requests
 from tracer.engine.answer import knows
 from tracer.errors import AverageError, LocateError, OneOfSeveral, TracerError
 from tracer.facts.fact import Fact
-from tracer.model import EMBEDDED
 from tracer.neurons.attribution import NeuronAttribution
 from tracer.neurons.selection import attribute_neurons
 from tracer.progress import track
@@ -134,6 +133,7 @@ def by_sweep(
     by: By | None = None,
     paraphrases: Any = None,
     neighbours: Any = None,
+    questions: Sequence[Probes] | None = None,
     max_rows: int | None = None,
     known: Known = "refuse",
     **hparams: Any,
@@ -148,6 +148,7 @@ def by_sweep(
         by: as of `editing.edit_scores`.
         paraphrases: prompts with their subjects.
         neighbours: prompts with their subjects.
+        questions: about each request, in place of `paraphrases`, `neighbours` and those of records.
         max_rows: most rows in a forward; None: by memory.
         known: as of [`editing.compute_edit`][].
         hparams: of the method.
@@ -158,7 +159,12 @@ def by_sweep(
             f"a sweep gives {found.name} its layers"
             + (", and it takes none; choose another method" if found.layers == "none" else "; name them in layers=")
         )
-    requests, probes = with_prompts(model, given, paraphrases, neighbours)
+    if questions is None:
+        requests, probes = with_prompts(model, given, paraphrases, neighbours)
+    else:
+        requests, probes = list(as_requests(given)), list(questions)
+        if len(requests) != len(probes):
+            raise LocateError(f"there are {len(requests)} requests and questions about {len(probes)}; give one each")
     if by is None:
         open_ = any(question.true is None for probe in probes for question in probe.questions)
         by = "greedy" if open_ else "preferred"
@@ -183,48 +189,6 @@ def by_sweep(
             "unedited": unedited,
         },
     )
-
-
-def with_prompts(
-    model: Model, given: Sequence[Any], paraphrases: Any, neighbours: Any
-) -> tuple[list[EditRequest], list[Probes]]:
-    """Requests, and the questions that test each: prompts as given, else the record's, else those FactWorld knows.
-
-    Unknown answers without the edit are the model's present answers.
-
-    Args:
-        model: before any edit.
-        given: requests or records.
-        paraphrases: prompts with their subjects; None: see above.
-        neighbours: prompts with their subjects; None: see above.
-    """
-    requests, probes = [], []
-    for place, item in enumerate(given):
-        if isinstance(item, Fact):
-            raise LocateError(
-                f"a sweep edits, and fact {place} ({item.text!r}) has no new target; give an EditRequest or a record"
-            )
-        try:
-            requests.append(EditRequest.of(item))
-            probes.append(Probes.of(item))
-        except TracerError as error:
-            raise OneOfSeveral(f"request {place}: {error}") from error
-    if model.name == EMBEDDED:
-        known = from_factworld(requests)
-        probes = [own if len(own.questions) > 1 else other or own for own, other in zip(probes, known, strict=True)]
-    for name, group, lists in (("paraphrases", "paraphrase", paraphrases), ("neighbours", "neighbour", neighbours)):
-        if lists is None:
-            continue
-        several = isinstance(lists, Sequence) and not isinstance(lists, str)
-        alone = several and len(probes) == 1 and all(isinstance(each, str) for each in lists)
-        each_own = [lists] if alone else lists
-        if not several or len(each_own) != len(probes):
-            raise LocateError(f"{name} are {lists!r}; expected one list of prompts for each of {len(probes)} requests")
-        for place, (request, prompts) in enumerate(zip(requests, each_own, strict=True)):
-            others = [question for question in probes[place].questions if question.group != group]
-            asked = [Question.about(group, prompt, request) for prompt in texts(name, prompts)]
-            probes[place] = Probes((*others, *asked))
-    return requests, [each.completed(model) for each in probes]
 
 
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import Frame
 from editing.evaluation.result.series import Series, divided, series_of
-from editing.questions.record import MEASURES
+from editing.questions.question import MEASURES
 from tracer.errors import NothingToDraw
 from tracer.plots.labels import model_label
 from tracer.plots.style import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 HOWS = {
     "forced": ("teacher forced", "#3b6ea5", -0.19),
-    "said": ("in free generation", "#b35c12", 0.19),
+    "generated": ("in free generation", "#b35c12", 0.19),
 }
 SCORE = ("score S", "#5b4a82")
 PANEL, BETWEEN, RIGHT, ROW, HEADING, BOTTOM = 190, 26, 26, 38, 26, 44

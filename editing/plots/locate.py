@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from editing.layers.located import Located, check_one_model
-from editing.questions.target_scores import MEASURES
+from editing.layers.located import USING, Located, check_one_model
 from tracer.errors import NothingToDraw
 from tracer.plots.labels import model_label
 from tracer.plots.style import AXIS, EDGE, SMALL, VALUES, axis, in_layout, layer_ticks, see_through
@@ -162,7 +161,7 @@ def _add_lines(figure: go.Figure, each: Located, index: int, named: set[str]) ->
                 marker={"size": 5 + width, "symbol": symbol, "color": color},
                 name=name,
                 legendgroup=name,
-                legendrank=1 + MEASURES.index(name),
+                legendrank=1 + USING["sweep"].index(name),
                 showlegend=name not in named,
                 **axes,
             )
@@ -178,7 +177,7 @@ def _add_lines(figure: go.Figure, each: Located, index: int, named: set[str]) ->
                     hoverinfo="skip",
                     name="unedited",
                     legendgroup="unedited",
-                    legendrank=1 + len(MEASURES),
+                    legendrank=1 + len(USING["sweep"]),
                     showlegend="unedited" not in named,
                     **axes,
                 )

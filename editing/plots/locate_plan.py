@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from editing.layers.located import Located
-from editing.questions.target_scores import MEASURES
-from tracer.plots.labels import METRICS, escape, headline, model_label
+from editing.layers.located import USING, Located
+from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import EDGE, LINE, Canvas, legend_height, small, wrapped
+from tracer.tracing.metrics import trace_metric
 
 LEFT, PANEL, HEADING, BETWEEN, BOTTOM, RIGHT = 78, 180, 44, 24, 58, 26
 CAPTION = (
@@ -43,7 +43,7 @@ class Plan:
         room = width - 2 * EDGE
         subtitle, lines = wrapped(_correlations(several), room)
         caption, caption_lines = wrapped(CAPTION, room, 12)
-        entries = [*MEASURES, "unedited"] if any(each.using == "sweep" for each in several) else []
+        entries = [*USING["sweep"], "unedited"] if any(each.using == "sweep" for each in several) else []
         legend_top = 76 + LINE * (lines - 1)
         top = legend_top + (legend_height(entries, width) + 10 if entries else 0) + HEADING
         height = top + len(several) * PANEL + (len(several) - 1) * (BETWEEN + HEADING) + BOTTOM
@@ -100,7 +100,7 @@ def _heading(each: Located) -> str:
         restored = "one MLP" if window == 1 else f"{window} MLPs around the layer"
         what, how = "Trace", f"{restored} restored at the subject's last token"
         if settings.get("metric", "prob") != "prob":
-            how += f", {METRICS.get(settings['metric'], escape(str(settings['metric'])))}"
+            how += f", {escape(trace_metric(str(settings['metric'])).label)}"
     elif each.using == "neurons":
         what, how = "Neurons", "attribution at the subject's last token, summed over the layer"
     else:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from editing.questions.outcome import Measured, Outcome
-from editing.questions.probes import GROUPS
+from editing.questions.answers import Answers
+from editing.questions.outcome import Outcome
+from editing.questions.question import GROUPS
 from tracer.errors import NothingToDraw
 from tracer.plots.labels import escape, headline, model_label
 from tracer.plots.style import (
@@ -169,7 +170,7 @@ def _add_numbers(figure: go.Figure, values: dict[str, float], moment: int, axes:
 def _title(outcome: Outcome, width: int) -> str:
     if outcome.probes.cases == 1:
         first = outcome.probes.questions[next(iter(outcome.groups().values()))[0]]
-        return headline(first.prompt, first.new, (width - 2 * EDGE) // 10)
+        return headline(first.prompt, str(first.new), (width - 2 * EDGE) // 10)
     return f"{outcome.probes.cases:,} edited facts"
 
 
@@ -191,14 +192,14 @@ def _heading(outcome: Outcome, name: str, places: list[int]) -> str:
     return f"<b>{count}{label}</b><br>{small(f'as meant: {before} → {after}')}"
 
 
-def _share(one: Measured, places: list[int]) -> str:
+def _share(one: Answers, places: list[int]) -> str:
     judged = one.as_meant[places]
     judged = judged[np.isfinite(judged)]
     return f"{int(judged.sum())} of {len(judged)}" if len(judged) else "not known"
 
 
-def _hover(one: Measured, place: int, kind: str) -> str:
+def _hover(one: Answers, place: int, kind: str) -> str:
     question = one.probes.questions[place]
-    target = question.new if kind == "new" else str(question.true)
+    target = str(question.new) if kind == "new" else str(question.true)
     head = f'<span style="color:{INK}">{headline(question.prompt, target, 70)}</span>'
     return f"{head}<br>p = {getattr(one, kind)[place]:.4f}<br>the model says: {escape(one.answers[place])}"

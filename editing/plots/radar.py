@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.former_names import asked_for
 from editing.evaluation.result.schema import UNEDITED, Frame
 from editing.evaluation.result.series import Series, divided, series_of
-from editing.questions.record import MEASURES
+from editing.questions.metrics import shown
+from editing.questions.question import MEASURES
 from tracer.errors import EmptySelection, NothingToDraw
 from tracer.plots.style import EDGE, FRAME, LINE, QUIET, Canvas, legend_height, see_through, wrapped
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 WIDTH, DISC, AROUND = 640, 400, 62
 
 
-def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = False) -> go.Figure:
+def plot_radar(evaluation: Evaluation, *, by: str = "generated", controls: bool = False) -> go.Figure:
     """Means of the measures that were taken, and fluency and consistency of generated text; one line per method.
 
     The rim is 100 %. Measures are shares of questions. Fluency (entropy of n-grams) is a share of the unedited model's,
@@ -32,7 +34,7 @@ def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = Fal
 
     Args:
         evaluation: the measurements.
-        by: "said", free generation, or "forced", teacher forced.
+        by: "generated", free generation, or "forced", teacher forced.
         controls: also draw random layers and directions.
 
     Raises:
@@ -41,10 +43,11 @@ def plot_radar(evaluation: Evaluation, *, by: str = "said", controls: bool = Fal
     import plotly.graph_objects as go
 
     checked("plot_radar", evaluation)
+    by = asked_for(by)
     if by not in HOWS:
         raise EmptySelection(f"by is {by!r}; expected one of {', '.join(HOWS)}")
     names = [f"{measure} ({by})" for measure in MEASURES]
-    summary = evaluation.summary(metrics=[*names, "fluency", "consistency"], resamples=1)
+    summary = evaluation.summary(metrics=[*names, *(metric.name for metric in shown("radar"))], resamples=1)
     series = [each for each in series_of(summary) if controls or not each.control]
     values, titles = _profiles(summary, series, names)
     enough = [place for place, row in enumerate(values) if np.isfinite([value for _, value in row]).sum() > 2]
@@ -110,22 +113,22 @@ def _profiles(
 ) -> tuple[list[list[tuple[str, float]]], list[str]]:
     """Of each series and axis the hover text and the place of the line (nan: no point); and the axes' titles."""
     means = [rows.set_index("metric")["mean"] for rows in divided(summary, series)]
-    whole = {each.key[0]: mean.get("fluency", np.nan) for each, mean in zip(series, means, strict=True) if _is(each)}
     axes: list[tuple[str, list[tuple[str, float]]]] = []
     for name in names:
         of = [float(mean.get(name, np.nan)) for mean in means]
         axes.append((name.partition(" (")[0], [(f"{100 * value:.1f} %", value) for value in of]))
-    fluency = []
-    for each, mean in zip(series, means, strict=True):
-        value, unedited = float(mean.get("fluency", np.nan)), float(whole.get(each.key[0], np.nan))
-        part = value / unedited if unedited > 0 else np.nan
-        fluency.append((f"{value:.4g}, {100 * part:.1f} % of the unedited model's {unedited:.4g}", min(part, 1.0)))
-    axes.append(("fluency,<br>of the unedited", fluency))
-    cosines = [float(mean.get("consistency", np.nan)) for mean in means]
-    axes.append(("consistency,<br>cosine", [(f"cosine {value:.4f}", value) for value in cosines]))
+    for metric in shown("radar"):
+        of = [float(mean.get(metric.name, np.nan)) for mean in means]
+        if metric.unit in ("share", "cosine"):
+            title = f"{metric.name},<br>{metric.unit}"
+            axes.append((title, [(f"{metric.unit} {value:.4f}", value) for value in of]))
+            continue
+        whole = {each.key[0]: value for each, value in zip(series, of, strict=True) if each.method == UNEDITED}
+        points = []
+        for each, value in zip(series, of, strict=True):
+            unedited = whole.get(each.key[0], np.nan)
+            part = value / unedited if unedited > 0 else np.nan
+            points.append((f"{value:.4g}, {100 * part:.1f} % of the unedited model's {unedited:.4g}", min(part, 1.0)))
+        axes.append((f"{metric.name},<br>of the unedited", points))
     there = [(title, points) for title, points in axes if np.isfinite([value for _, value in points]).any()]
     return [[points[place] for _, points in there] for place in range(len(series))], [title for title, _ in there]
-
-
-def _is(series: Series) -> bool:
-    return series.method == UNEDITED

@@ -1,30 +1,43 @@
 """Questions to a model, its answers, and their measures."""
 
-from .answers import Answer, CaseAnswers, ask
+from tracer.moved import former
+
+from .answer import Answer, CaseAnswers
+from .answers import Answers
+from .asking import ask
+from .asking_records import ask_records
 from .match import says
 from .measures import edit_scores
-from .metrics import METRICS, Metric, case_metrics
-from .outcome import Measured, Outcome, measure
-from .probes import Probes, Question
-from .record import Ask, EditRecord, Rewrite
+from .metric import Metric, Value
+from .metrics import METRICS, case_metrics, harmonic
+from .outcome import Outcome, measure
+from .probes import Probes
+from .question import Question
+from .question_metrics import QUESTION_METRICS
+from .record import EditRecord, Rewrite
 from .target_scores import TargetScores, target_log_probs
+
+__getattr__ = former(__name__, {"Ask": Question, "Measured": Answers})
 
 __all__ = [
     "METRICS",
+    "QUESTION_METRICS",
     "Answer",
-    "Ask",
+    "Answers",
     "CaseAnswers",
     "EditRecord",
-    "Measured",
     "Metric",
     "Outcome",
     "Probes",
     "Question",
     "Rewrite",
     "TargetScores",
+    "Value",
     "ask",
+    "ask_records",
     "case_metrics",
     "edit_scores",
+    "harmonic",
     "measure",
     "says",
     "target_log_probs",

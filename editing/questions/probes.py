@@ -14,80 +14,13 @@ from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import answer_text
 from tracer.facts.spacing import spaced
 
-from .target_scores import texts
+from .question import Question
 
 if TYPE_CHECKING:
     from tracer.factworld import WorldFact
     from tracer.model import Model
 
-GROUPS = {
-    "rewrite": "rewrite",
-    "paraphrase": "paraphrases",
-    "neighbour": "neighbours",
-    "same_subject": "other facts of the subject",
-}
-"""Groups of questions, and their plurals."""
-NEW = ("rewrite", "paraphrase")
 NEIGHBOURS, PARAPHRASES = 5, 4  # most that are taken from FactWorld
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and the two answers whose probabilities are compared.
-
-    Attributes:
-        group: a name of `GROUPS`.
-        prompt: text with its subject filled in.
-        new: the target of the edit that this belongs to.
-        true: the answer without the edit (of a neighbour or another fact its own); None: not known.
-        case: number of the request that this belongs to, from 0.
-        space: whether a space stands before an answer; None: as [`tracer.Fact`][] finds.
-    """
-
-    group: str
-    prompt: str
-    new: str
-    true: str | None = None
-    case: int = 0
-    space: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.group not in GROUPS:
-            raise QuestionError(f"the group of a question is {self.group!r}; expected one of {', '.join(GROUPS)}")
-        for name, text in (("prompt", self.prompt), ("new answer", self.new), ("true answer", self.true)):
-            if not isinstance(text, str) or not text.strip():
-                if text is None and name == "true answer":
-                    continue
-                raise QuestionError(f"the {name} of a question is {text!r}; write it out")
-
-    @classmethod
-    def about(cls, group: str, prompt: str, request: EditRequest, true: str | None = None) -> Question:
-        """Another prompt for the targets of a request (or its own).
-
-        Args:
-            group: a name of `GROUPS`.
-            prompt: text with its subject filled in.
-            request: with the targets.
-            true: the true answer, where the request does not have it.
-        """
-        true = request.target_true or true
-        space = request.space if prompt == request.text else None
-        return cls(
-            group, prompt, request.after(prompt, request.target_new), true and request.after(prompt, true), space=space
-        )
-
-    def fact(self, answer: str) -> Fact:
-        """The prompt with one of the answers.
-
-        Args:
-            answer: `new` or `true`.
-        """
-        return Fact(SLOT, self.prompt, answer, self.space)  # in the slot, so that a text with braces stays as it is
-
-    @property
-    def wants_new(self) -> bool:
-        """Whether the edit is to change the answer: to `new`, where a neighbour and another fact keep `true`."""
-        return self.group in NEW
 
 
 @dataclass(frozen=True)
@@ -112,12 +45,12 @@ class Probes:
         return len({question.case for question in self.questions})
 
     def group(self, name: str) -> list[int]:
-        """Places of a group's questions.
+        """Places of the questions of a kind.
 
         Args:
-            name: of the group.
+            name: kind of questions.
         """
-        return [place for place, question in enumerate(self.questions) if question.group == name]
+        return [place for place, question in enumerate(self.questions) if question.kind == name]
 
     @classmethod
     def of(cls, given: Any) -> Probes:
@@ -145,7 +78,7 @@ class Probes:
             if not isinstance(other, Mapping) or not {"prompt", "target"} <= {*other}:
                 raise QuestionError(f"same_subject_prompts hold {other!r}; expected mappings with prompt and target")
             prompt = other["prompt"]
-            questions.append(Question("same_subject", prompt, request.after(prompt, new), other["target"]))
+            questions.append(Question.of("same_subject", prompt, request.after(prompt, new), other["target"]))
         written = texts("generation_prompts", record.get("generation_prompts", ()))
         return cls(tuple(questions), tuple(dict.fromkeys(written)))
 
@@ -157,7 +90,9 @@ class Probes:
             several: probes of one request each.
         """
         listed = list(several)
-        questions = [replace(each, case=case) for case, one in enumerate(listed) for each in one.questions]
+        questions = [
+            each.model_copy(update={"case": case}) for case, one in enumerate(listed) for each in one.questions
+        ]
         return cls(tuple(questions), tuple(dict.fromkeys(text for one in listed for text in one.generate)))
 
     def completed(self, model: Model) -> Probes:
@@ -169,12 +104,12 @@ class Probes:
         Args:
             model: before the edit.
         """
-        request = {q.case: q for q in self.questions if q.group == "rewrite"}
-        asked = [request.get(q.case, q) if q.group == "paraphrase" else q for q in self.questions]
+        request = {q.case: q for q in self.questions if q.kind == "rewrite"}
+        asked = [request.get(q.case, q) if q.kind == "paraphrase" else q for q in self.questions]
         unknown = list(dict.fromkeys(a.prompt for q, a in zip(self.questions, asked, strict=True) if q.true is None))
         answers = dict(zip(unknown, _said(model, unknown), strict=True))
         filled = [
-            q if q.true is not None else replace(q, true=_following(q, a.true) or answers.get(a.prompt))
+            q if q.true is not None else q.knowing(_following(q, a.true) or answers.get(a.prompt))
             for q, a in zip(self.questions, asked, strict=True)
         ]
         return replace(self, questions=tuple(filled))
@@ -221,10 +156,17 @@ def from_factworld(
         near += _some(far, neighbours - len(near))
         questions = [Question.about("rewrite", request.text, request, true)]
         questions += [Question.about("paraphrase", text, request, true) for text in alike]
-        questions += [Question("neighbour", f.text, new, f.target) for f in near]
-        questions += [Question("same_subject", f.text, new, f.target) for f in mine if f.relation != fact.relation]
+        questions += [Question.of("neighbour", f.text, new, f.target) for f in near]
+        questions += [Question.of("same_subject", f.text, new, f.target) for f in mine if f.relation != fact.relation]
         found.append(Probes(tuple(questions), (fact.text, f"{fact.subject} is")))
     return found
+
+
+def texts(name: str, given: Any) -> tuple[str, ...]:
+    """Prompts as a tuple of texts; TracerError for anything else."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise QuestionError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
+    return tuple(given)
 
 
 def _following(question: Question, answer: str | None) -> str | None:

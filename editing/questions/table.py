@@ -10,7 +10,8 @@ import numpy as np
 
 from tracer.text import printable
 
-from .probes import GROUPS, Probes
+from .probes import Probes
+from .question import GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,10 +83,10 @@ def questions(outcome: Compared, places: Sequence[int], title: str | None = None
     shown = None
     for place in places:
         question, before, after = asked[place], outcome.before, outcome.after
-        if question.group != shown:
-            filled.add_row(_literal(GROUPS[question.group], "bold"))
-            shown = question.group
-        prompt = f"{question.prompt} [{question.new.strip()}]" if several else question.prompt
+        if question.kind != shown:
+            filled.add_row(_literal(GROUPS[question.kind], "bold"))
+            shown = question.kind
+        prompt = f"{question.prompt} [{(question.new or '').strip()}]" if several else question.prompt
         meant = after.as_meant[place]
         verdict = "–" if np.isnan(meant) else "yes" if meant else "no"
         filled.add_row(

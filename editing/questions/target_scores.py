@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,15 +25,6 @@ from tracer.facts.fact import SLOT, Fact
 
 if TYPE_CHECKING:
     from tracer.model import Model
-
-
-MEASURE_OF = {
-    "rewrite": "reliability",
-    "paraphrase": "generalisation",
-    "neighbour": "locality",
-}  # by group of questions
-MEASURES = tuple(MEASURE_OF.values())
-By = Literal["preferred", "greedy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +149,6 @@ def prefers(
         raise QuestionError(f"there are {len(texts)} prompts and {found} targets; give one of each for every prompt")
     means = target_log_probs(model, texts * 2, sides[0] + sides[1], max_rows=max_rows).means
     return means[: len(texts)] > means[len(texts) :]
-
-
-def texts(name: str, given: Any) -> tuple[str, ...]:
-    """Prompts as a tuple of texts; TracerError for anything else."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
-        raise QuestionError(f"{name} is {given!r}; expected a list of prompts, each with its subject filled in")
-    return tuple(given)
 
 
 def _pairs(prompts: str | Sequence[str], targets: str | Sequence[str]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from editing.evaluation.result.stages import staged
 if TYPE_CHECKING:
     from editing.evaluation.result.evaluation import Evaluation
 
-NUMBERS = ("nll", "nll_against", "accuracy", "exact", "said")
+NUMBERS = ("nll", "nll_against", "accuracy", "exact", "match")
 
 
 def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:

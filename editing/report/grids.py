@@ -10,14 +10,14 @@ import numpy as np
 from editing.evaluation.result.schema import Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.questions.definitions import SCORE, is_share, what_is
-from editing.questions.metrics import CHAINED
-from editing.questions.record import MEASURES
+from editing.questions.metrics import HOWS
+from editing.questions.metrics import shown as shown_on
+from editing.questions.question import MEASURES
 from tracer.statistics import clustered_mean
 
 if TYPE_CHECKING:
     from editing.evaluation.result.evaluation import Evaluation
 
-OTHERS = ("fluency", "consistency")
 Cell = str | list[Any]  # a text, or [number or None to sort by, text shown, small text below]
 
 
@@ -51,15 +51,15 @@ def shown(value: float, share: bool) -> str:
 
 
 def methods(summary: Frame, scores: Frame, series: Sequence[Series]) -> dict[str, Any]:
-    """One row per series: the harmonic score, every measure forced and said, scores of generated text, cases."""
+    """One row per series: the harmonic score, every measure forced and generated, scores of generated text, cases."""
     known = set(summary["metric"])
     measured = [
-        (f"{measure} ({how})", f"{measure}, {words}")
+        (f"{measure} ({how})", f"{measure}, {how}")
         for measure in MEASURES
-        for how, words in (("forced", "forced"), ("said", "said"))
+        for how in HOWS
         if f"{measure} ({how})" in known
     ]
-    measured += [(name, name) for name in (*CHAINED, *OTHERS) if name in known]
+    measured += [(name, name) for name in (metric.name for metric in shown_on("page")) if name in known]
     columns = [("method", "")]
     columns += [("S", SCORE.what)] * (len(scores) > 0)
     columns += [(title, what_is(name).what) for name, title in measured]

@@ -9,27 +9,24 @@ from editing.evaluation.result.evaluation import Evaluation
 from editing.evaluation.result.schema import LABELS, UNEDITED, Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.questions.definitions import is_share
-from editing.questions.metrics import CHAINED
+from editing.questions.metrics import HOWS, shown
+from editing.questions.question import MEASURES
 from tracer.errors import EmptySelection
 
+_MEASURES = {measure: tuple(f"{measure} ({how})" for how in HOWS) for measure in MEASURES}
 COLUMNS: dict[str, tuple[str, ...]] = {
     "score S": (),
     "ruined models": ("ruined",),
-    "reliability": ("reliability (forced)", "reliability (said)"),
-    "generalisation": ("generalisation (forced)", "generalisation (said)"),
-    "locality": ("locality (forced)", "locality (said)"),
-    "other facts of the subject": ("same_subject said",),
-    "portability": ("portability (forced)", "portability (said)"),
-    **{name: (name,) for name in CHAINED},
-    "fluency": ("fluency",),
-    "KL drift": ("kl drift",),
-    "seconds": ("seconds",),
+    **{measure: names for measure, names in _MEASURES.items() if measure != "portability"},
+    "other facts of the subject": ("same_subject generated",),
+    "portability": _MEASURES["portability"],
+    **{metric.title or metric.name: (metric.name,) for metric in shown("markdown")},
 }
-"""Titles, and the metrics that share a cell: teacher forced / said freely."""
+"""Titles, and the metrics that share a cell: teacher forced / generated freely."""
 
 
 def as_markdown(evaluation: Evaluation, *, columns: Sequence[str] | None = None, controls: bool = True) -> str:
-    """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / said freely.
+    """Means over cases with 95 % intervals over subjects; shares in per cent, teacher forced / generated freely.
 
     Args:
         evaluation: the measurements.

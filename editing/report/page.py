@@ -39,7 +39,7 @@ POLICY = (
 )
 FIGURES: dict[str, tuple[str, Callable[[Evaluation], go.Figure]]] = {
     "bars": ("Every measure of every method, with intervals", plot_evaluation),
-    "radar-said": ("Profiles of methods in free generation", lambda each: plot_radar(each, by="said")),
+    "radar-generated": ("Profiles of methods in free generation", lambda each: plot_radar(each)),
     "radar-forced": ("Profiles of methods, teacher forced", lambda each: plot_radar(each, by="forced")),
     "retention": ("How many edits still hold after later ones", plot_retention),
     "health": ("State of the whole model while edits pile up", plot_health),

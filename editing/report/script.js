@@ -157,18 +157,18 @@
   choice.value = String(Math.max(edited, 0));
 
   const text = (place) => (place < 0 ? null : texts[place]);
-  const dash = (said) => (said === null ? "–" : said);
+  const dash = (shown) => (shown === null ? "–" : shown);
   const yes = (number) => (number === null ? "–" : number === 1 ? "yes" : number === 0 ? "no" : number.toFixed(2));
   const loss = (number) => (number === null ? "–" : number.toFixed(3));
   const change = (before, after, show) => {
     if (before === undefined || show(before) === show(after)) return show(after);
     return `${show(before)} → ${show(after)}`;
   };
-  // The answers of a case by question: [nll, nll_against, accuracy, exact, said, generated].
+  // The answers of a case by question: [nll, nll_against, accuracy, exact, match, generated].
   const answers = (which, number) =>
     new Map(((series[which] || { answers: {} }).answers[number] || []).map(([row, ...rest]) => [row, rest]));
 
-  const columns = ["case", "subject", "prompt", "expected", "wrote before", "writes now", "said", "questions said"]
+  const columns = ["case", "subject", "prompt", "expected", "wrote before", "writes now", "match", "questions matched"]
     .map((title) => ({ title, hint: "" }));
   let open = [];  // of the rows shown, the places of their cases
 
@@ -181,8 +181,8 @@
     const wrote = (from) => dash(text((from.get(first) || [null, null, null, null, null, -1])[5]));
     const judged = [...now.values()].map((each) => each[4]).filter((each) => each !== null);
     const right = judged.length ? judged.reduce((sum, each) => sum + each, 0) / judged.length : null;
-    const said = (now.get(first) || [])[4] ?? null;
-    return [id, subject, dash(text(prompt)), dash(text(answer)), wrote(old), wrote(now), [said, yes(said), ""],
+    const match = (now.get(first) || [])[4] ?? null;
+    return [id, subject, dash(text(prompt)), dash(text(answer)), wrote(old), wrote(now), [match, yes(match), ""],
       [right, right === null ? "–" : `${(100 * right).toFixed(0)} %`, `${judged.length} judged`]];
   };
 
@@ -226,7 +226,7 @@
     const parts = [title];
     for (const [body, label, names] of [
       [asked, "Questions", ["kind", "prompt", "expected", "against", "loss", "loss of the other", "tokens right",
-        "all right", "said", "wrote before", "writes now"]],
+        "all right", "match", "wrote before", "writes now"]],
       [written, "Continuations", ["kind", "prompt", "before", "after"]],
     ]) {
       if (!body.children.length) continue;

@@ -83,7 +83,7 @@ def cell_of(trace: CausalTrace, token: int, layer: int) -> Cell:
         if value not in known:
             raise WorkbenchError(f"the trace has no {name} {value!r}; it has {', '.join(map(str, known))}")
     row, column = trace.positions.index(token), trace.layers.index(layer)
-    towards = _towards_clean(trace)
+    towards = np.asarray(trace.towards_clean, dtype=float)
     lost = trace.clean - trace.corrupted
     restored = window_layers(layer, trace.window, trace.n_layers) if trace.kind in ("mlp", "attn") else (layer,)
     return Cell(
@@ -115,11 +115,6 @@ def suggestion_of(trace: CausalTrace, model: Model) -> Suggestion:
         return Suggestion(best, layers_from(trace, single=False, model=model))
     except TracerError as error:
         return Suggestion(reason=str(error))
-
-
-def _towards_clean(trace: CausalTrace) -> np.ndarray:
-    """The effect [positions, layers], positive towards the clean run (of a divergence it is negative)."""
-    return np.asarray(trace.effect, dtype=float) * (-1 if trace.metric == "kl" else 1)
 
 
 def _around(trace: CausalTrace, row: np.ndarray, column: int) -> Suggestion:

@@ -8,13 +8,12 @@ from typing import Any
 from tracer.errors import WorkbenchError
 from tracer.tracing.case import KINDS, default_window
 from tracer.tracing.corruption import GaussianNoise, TokenReplacement, UniformNoise
-from tracer.tracing.metrics import NAMES
+from tracer.tracing.metrics import TRACE_METRICS
 
 from . import parts, texts
 from .session import Session
 
 EXAMPLE = ("The Space Needle is in downtown", "The Space Needle")
-METRICS = [("probability", "prob"), ("logit difference", "logit_diff"), ("normalised", "normalised_logit_diff")]
 NOISES = [("Gaussian noise", "gaussian"), ("uniform noise", "uniform"), ("another subject", "replacement")]
 
 
@@ -39,8 +38,8 @@ class FactPanel:
         self.seed = parts.whole("seed", 1, 0, 2**31 - 1)
         layers = session.model.n_layers
         self.window = parts.whole("window", default_window(layers), 1, layers)
-        known = [*METRICS, ("KL divergence", "kl")]
-        self.metric = parts.choice("metric", [pair for pair in known if pair[1] in NAMES], "prob")
+        known = [(metric.short or metric.label, name) for name, metric in TRACE_METRICS.items()]
+        self.metric = parts.choice("metric", known, "prob")
         self.button = parts.button("trace", "Trace", trace, main=True)
         self.tokens = parts.markup()
         self.slot = parts.column()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editing.localisation.evidence import with_prompts
+from editing.questions.gather import with_prompts
 from editing.questions.probes import Probes, from_factworld
 from editing.request import EditRequest
 from tracer.errors import TracerError, WorkbenchError

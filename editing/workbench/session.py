@@ -7,13 +7,12 @@ lasts, `take` and `commit` make it count. `trace` and `edit` do both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.ledger.editor import Editor, Entry
 from editing.methods.compute import method_named
-from editing.questions.outcome import Measured, Outcome, measure
+from editing.proposal import Proposal, propose
 from editing.questions.probes import Probes
 from editing.request import EditRequest
 from tracer.errors import WorkbenchError
@@ -29,25 +28,13 @@ from .questions import questions
 
 if TYPE_CHECKING:
     from editing.edits.edit import Edit
+    from editing.questions.outcome import Outcome
     from tracer.facts.inspection import Inspection
     from tracer.model import Model
 
     from .cells import Cell, Suggestion
 
 __all__ = ["Proposal", "Session"]
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """An edit that was computed and measured, and not made yet.
-
-    Attributes:
-        edit: the edit.
-        outcome: answers before and after it.
-    """
-
-    edit: Edit
-    outcome: Outcome
 
 
 class Session:
@@ -244,7 +231,7 @@ class Session:
             hparams: of the method.
 
         Raises:
-            TracerError: as `probes`, [`editing.compute_edit`][] and [`editing.measure`][] do.
+            TracerError: as `probes` and [`editing.propose`][] do.
         """
         found = method_named(method)
         if layers is not None:
@@ -252,11 +239,7 @@ class Session:
                 raise WorkbenchError(f"{found.name} takes no layers; leave them out")
             hparams = {"layers": tuple(layers), **hparams}
         probes = self.probes(target, paraphrases, neighbours, generate)  # errors there are found before the work
-        before = measure(self.model, probes)
-        edit = self.editor.compute(self.request(target), method, **hparams)
-        with self.editor.preview(edit):
-            after: Measured = measure(self.model, probes)
-        return Proposal(edit, Outcome(before, after))
+        return propose(self.editor, self.request(target), probes, method=method, **hparams)
 
     def commit(self, proposal: Proposal) -> Edit:
         """Make the edit of a proposal.
@@ -267,7 +250,7 @@ class Session:
         Raises:
             TracerError: the model has changed since.
         """
-        self.editor.apply(proposal.edit)
+        proposal.commit()
         self._outcomes[proposal.edit] = proposal.outcome
         self._prints[proposal.edit] = proposal.outcome.after.fingerprint
         self._outcomes = {e.edit: self._outcomes[e.edit] for e in self.history if e.edit in self._outcomes}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editing.questions.probes import GROUPS
+from editing.questions.question import GROUPS
 from editing.questions.table import ARROW, written
 from tracer.errors import TracerError
 from tracer.facts.inspection import visible
 from tracer.text import printable
+from tracer.tracing.metrics import trace_metric
 
 if TYPE_CHECKING:
     from editing.edits.edit import Edit
@@ -67,13 +68,11 @@ def _range(numbers: Sequence[int], name: str) -> str:
 # --- a cell ----------------------------------------------------------------------------------------------------------
 def cell(found: Cell, trace: CausalTrace) -> str:
     """A cell's numbers with their names."""
-    from tracer.plots.labels import METRICS
-
     restored = found.restored
     rows = [
         ("restored", f"{KINDS[found.kind]}, {_range(restored, 'layer')}"),
         ("at token", f"{found.token} {_token(found.text, 'token', '')}"),
-        (METRICS.get(trace.metric, shown(trace.metric)), f"{found.score:.4f}"),
+        (shown(trace_metric(trace.metric).label), f"{found.score:.4f}"),
         ("clean run", f"{trace.clean:.4f}"),
         ("corrupted run", f"{trace.corrupted:.4f}"),
         ("effect", f"{found.effect:+.4f}"),

@@ -9,19 +9,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
+from answered import answered
 
-from editing.questions.outcome import Measured, Outcome
-from editing.questions.probes import Probes, Question
+from editing.questions.answers import Answers
+from editing.questions.outcome import Outcome
+from editing.questions.question import Question
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 QUESTIONS = (
-    Question("rewrite", "The Space Needle is in downtown", " Paris", " Seattle"),
-    Question("neighbour", "Smith Tower is in downtown", " Paris", " Seattle"),
-    Question("neighbour", "Pike Place Market is in downtown", " Paris", " Seattle"),
-    Question("same_subject", "The Space Needle is in the country of", " Paris", " the United States"),
+    Question.of("rewrite", "The Space Needle is in downtown", " Paris", " Seattle"),
+    Question.of("neighbour", "Smith Tower is in downtown", " Paris", " Seattle"),
+    Question.of("neighbour", "Pike Place Market is in downtown", " Paris", " Seattle"),
+    Question.of("same_subject", "The Space Needle is in the country of", " Paris", " the United States"),
 )
 NEW, TRUE = "#c4552d", "#3b6ea5"
 
@@ -35,13 +36,8 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
-def measured(new: list[float], true: list[float], answers: list[str], text: str) -> Measured:
-    p, q = np.array(new), np.array(true)
-    says = [np.array([answer == name for answer in answers], dtype=float) for name in ("Paris", "Seattle")]
-    numbers: dict[str, Any] = {"new": p, "true": q, "new_mean": np.log(p), "true_mean": np.log(q)}
-    numbers |= dict(zip(("says_new", "says_true"), says, strict=True))
-    probes = Probes(QUESTIONS, ("The Space Needle is",))
-    return Measured(probes, **numbers, answers=tuple(answers), texts=(text,), model="factworld", fingerprint="0" * 64)
+def measured(new: list[float], true: list[float], answers: list[str], text: str) -> Answers:
+    return answered(QUESTIONS, new, true, answers, {"The Space Needle is": text})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from editing.datasets import Ask, EditRecord, Rewrite
+from editing.datasets import EditRecord, Question, Rewrite
 from tracer import Model
 
 Tiny = Callable[[str], Model]
@@ -27,9 +27,9 @@ MEASURED = ["seconds", "peak bytes"]  # differ from run to run
 def record(place: int, **more: Any) -> EditRecord:
     subject, true = PLACES[place]
     asks = (
-        Ask(kind="paraphrase", prompt=f"You can see {subject} in", answers=((" Rome",),), against=f" {true}"),
-        Ask(kind="neighbour", prompt="Yo-Yo Ma is in", answers=((f" {true}",),), against=" Rome"),
-        Ask(kind="same_subject", prompt=f"{subject} is the"),
+        Question(kind="paraphrase", prompt=f"You can see {subject} in", answers=((" Rome",),), against=f" {true}"),
+        Question(kind="neighbour", prompt="Yo-Yo Ma is in", answers=((f" {true}",),), against=" Rome"),
+        Question(kind="same_subject", prompt=f"{subject} is the"),
     )
     rewrite = Rewrite(prompt="{} is in downtown", subject=subject, target_new="Rome", target_true=true)
     return EditRecord(case_id=f"case {place}", source="test", rewrites=(rewrite,), asks=asks, **more)

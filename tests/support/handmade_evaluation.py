@@ -60,7 +60,7 @@ def evaluation(cases: int = CASES, hostile: bool = True, **settings: Any) -> Eva
                 said = forced * float(random.random() < 0.8)
                 metrics += [
                     row(of, case, f"{measure} (forced)", forced),
-                    row(of, case, f"{measure} (said)", said),
+                    row(of, case, f"{measure} (generated)", said),
                     row(of, case, f"{kind} success", forced, n=1 + (kind == "neighbour")),
                 ]
             metrics.append(row(of, case, "fluency", 6.2 - 0.3 * means[0] + random.normal(0, 0.1)))
@@ -79,7 +79,7 @@ def evaluation(cases: int = CASES, hostile: bool = True, **settings: Any) -> Eva
                 holds = float(lasts ** (after - position - 1) > 0.5)
                 more = {"position": position, "after": after}
                 metrics.append(row(of, position, "reliability (forced)", holds, **more))
-                metrics.append(row(of, position, "reliability (said)", holds, **more))
+                metrics.append(row(of, position, "reliability (generated)", holds, **more))
         for after in range(0, cases + 1, 4):
             for measure, value, limit in (
                 ("norm growth", 1 + (1 - lasts) * after, 2.0),
@@ -116,7 +116,7 @@ def _asked(of: dict[str, Any], case: int, means: tuple[float, ...], hostile: boo
                 "accuracy": float(wanted),
                 "exact": float(wanted),
                 "generated": f" Paris {of['method']} {nasty}" if wanted else " Rome",
-                "said": float(wanted),
+                "match": float(wanted),
             }
         )
     text = {
@@ -127,6 +127,6 @@ def _asked(of: dict[str, Any], case: int, means: tuple[float, ...], hostile: boo
     empty = {
         "answer": None,
         "against": None,
-        **dict.fromkeys(("nll", "nll_against", "accuracy", "exact", "said"), np.nan),
+        **dict.fromkeys(("nll", "nll_against", "accuracy", "exact", "match"), np.nan),
     }
     return [*rows, {**of, "case_id": str(case), "after": after, **empty, **text}]

@@ -115,7 +115,7 @@ class ToySettings:
     seed: int = 0
 
 
-def plan(model: Model, groups: Sequence[Group], settings: ToySettings, _: EditContext) -> list[Change]:
+def plan(model: Model, groups: Sequence[Group], settings: ToySettings, context: EditContext) -> list[Change]:
     """A vector for each request's prompt; the same prompt's is overwritten."""
     before = next((memory for memory in model.memories if memory.name == "toy"), None)
     changes = []

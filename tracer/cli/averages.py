@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.errors import OneOfSeveral, TracerError
+from tracer.tracing.metrics import NAMES, trace_metric
 
 from . import files, printing
 from .command import (
@@ -54,7 +55,7 @@ def average(
     model: ModelName = None,
     kind: Kind = "all",
     window: Window = None,
-    metric: Annotated[str, typer.Option(help="prob, logit_diff, normalised_logit_diff or kl.")] = "prob",
+    metric: Annotated[str, typer.Option(help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}.")] = "prob",
     samples: Annotated[int, typer.Option(help="Noise samples to average over.")] = 10,
     sever: Sever = None,
     resume: Annotated[
@@ -75,7 +76,6 @@ def average(
     from tracer.progress import track
     from tracer.tracing.case import Setting
     from tracer.tracing.corruption import GaussianNoise
-    from tracer.tracing.metrics import NAMES
 
     kinds = choices("kind", kind, KINDS, everything="all")
     modules = [] if sever is None else choices("sever", sever, MODULES)
@@ -157,7 +157,6 @@ def _average(
 
 
 def _print(averages: Sequence[AverageTrace]) -> None:
-    from tracer.plots.labels import METRICS
 
     first = averages[0]
     skipped = f", {_counted(len(first.unknown), 'fact')} skipped as unknown" if first.unknown else ""
@@ -167,7 +166,9 @@ def _print(averages: Sequence[AverageTrace]) -> None:
     printing.say(f"total effect {total}   clean {first.clean:.4f}   corrupted {first.corrupted:.4f}")
     noise = first.corruption
     level = f"noise {noise['level']:.4g}, {noise['samples']} samples, seed {noise['seed']}"
-    printing.say(f"{METRICS[first.metric]}, {level}; in brackets {100 * first.confidence:g} % intervals over subjects")
+    printing.say(
+        f"{trace_metric(first.metric).label}, {level}; in brackets {100 * first.confidence:g} % intervals over subjects"
+    )
     for each in averages:
         restored = each.kind if each.kind == "hidden" else f"{each.kind}, {each.window} layers"
         filled = printing.table(f"{restored} restored at", *printing.right("tokens", "peak at layer", "effect there"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.errors import CommandOptionError, ReplacementError
+from tracer.tracing.metrics import NAMES, TRACE_METRICS, trace_metric
 
 from . import files, printing
 from .command import (
@@ -49,7 +50,7 @@ def trace(
     window: Window = None,
     metric: Annotated[
         str,
-        typer.Option(help="Some of prob, logit_diff, normalised_logit_diff, kl, with commas: from the same runs."),
+        typer.Option(help=f"Some of {', '.join(NAMES)}, with commas: from the same runs."),
     ] = "prob",
     foil: Annotated[
         str | None, typer.Option(help="Wrong answer of a logit difference; without it what the corrupted run says.")
@@ -79,7 +80,6 @@ def trace(
     from tracer.model import load
     from tracer.plots.export import writable_folder
     from tracer.tracing.case import Setting
-    from tracer.tracing.metrics import NAMES
 
     kinds = choices("kind", kind, KINDS, everything="all")
     metrics = choices("metric", metric, NAMES)
@@ -88,7 +88,7 @@ def trace(
     fact = Fact(prompt, subject, target)
     corruption = _corruption(samples, seed, sigma, level, uniform, other or [])
     Setting.checked("hidden", window, metrics, foil, None, n_layers=1)
-    if foil is not None and not any(name.endswith("logit_diff") for name in metrics):
+    if foil is not None and not any(TRACE_METRICS[name].needs_foil for name in metrics):
         raise CommandOptionError("--foil is for logit differences; leave it out, or add --metric logit_diff")
     if estimate is not None and modules:
         raise CommandOptionError(
@@ -250,7 +250,7 @@ def _print_severed(groups: Sequence[Sequence[CausalTrace]]) -> None:
             printing.say(f"{_measure(first)}:")
         token = first.subject_range[1] - 1
         rows = {trace.sever: [trace.effect[trace.positions.index(token)]] * 3 for trace in group}
-        printing.severed(rows, first.layers, falling=first.metric == "kl")
+        printing.severed(rows, first.layers, falling=trace_metric(first.metric).better == "lower")
 
 
 def _measure(trace: CausalTrace) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracer.tracing.metrics import trace_metric
+
 from .fit import axis_title, in_line, panel_widths
-from .labels import METRICS, escape, model_label, remark, x_title
+from .labels import escape, model_label, remark, x_title
 from .style import BAR_ROOM, EDGE, LINE, TITLES, Canvas, legend_height, small, text_width, wrapped
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ def counted(average: AverageTrace) -> str:
 
 
 def _metric(average: AverageTrace) -> str:
-    return METRICS.get(average.metric, escape(average.metric))
+    return escape(trace_metric(average.metric).label)
 
 
 def percent(confidence: float) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tracer.text import printable
+from tracer.tracing.metrics import trace_metric
 
 if TYPE_CHECKING:
     from tracer.tracing.average_trace import AverageTrace
@@ -41,22 +42,15 @@ def row_labels(trace: CausalTrace) -> list[str]:
     return [token_label(trace.tokens[p]) + ("*" if start <= p < end else "") for p in trace.positions]
 
 
-METRICS = {
-    "prob": "probability of the answer",
-    "logit_diff": "logit difference",
-    "normalised_logit_diff": "normalised logit difference",
-    "kl": "KL divergence",
-}
-
-
 def measure(trace: CausalTrace, limit: int | None = None) -> str:
     """The measure of the scores; the foil is left out where the text would have more than `limit` characters.
 
     "p(Seattle)", "logit difference to Paris", "normalised logit difference to Paris", "KL divergence".
     """
-    if trace.metric == "prob":
-        return f"p({token_label(trace.answer)})"
-    name = METRICS.get(trace.metric, escape(trace.metric))
+    metric = trace_metric(trace.metric)
+    if metric.of_answer:
+        return metric.of_answer.format(token_label(trace.answer))
+    name = escape(metric.label)
     if not trace.foil:
         return name
     full = f"{name} to {token_label(trace.foil)}"

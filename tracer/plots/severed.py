@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.errors import OutOfRange, SeveredFigureError
+from tracer.tracing.metrics import trace_metric
 
 from .average_plan import counted, percent
 from .fit import Arrangement, arrange, headline_on, tick_room, widths
-from .labels import METRICS, estimate, measure, model_label, token_label
+from .labels import estimate, measure, model_label, token_label
 from .style import AXIS, EDGE, LINE, SMALL, VALUES, Canvas, layer_ticks, legend_height, wrapped
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _subtitle(by_sever: dict[str | None, Any], token: int | str | None) -> list[
     if hasattr(first, "classes"):
         name = LAST_SUBJECT if token is None else str(token)
         whiskers = f"whiskers: {percent(first.confidence)} intervals"
-        return [f"{METRICS.get(first.metric, token_label(first.metric))}, state of the {name}", *parts, whiskers]
+        return [f"{token_label(trace_metric(first.metric).label)}, state of the {name}", *parts, whiskers]
     position = _position(first, token)
     runs = f"{measure(first)} is {first.clean:.3f} in the clean run, {first.corrupted:.3f} in the corrupted one"
     return [f"state of “{token_label(first.tokens[position])}” (token {position})", runs, *parts]

@@ -14,7 +14,7 @@ from tracer.errors import FoilError, TraceSettingError
 from tracer.facts.fact import bare_note
 from tracer.facts.readout import Readout, answer_text
 
-from .metrics import NAMES, Metric, log_probs, normalised, parting
+from .metrics import TRACE_METRICS, Metric, log_probs, normalised, parting
 from .trace import CausalTrace
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ class Setting:
         window = default_window(n_layers) if window is None else window
         names = (metric,) if isinstance(metric, str) else tuple(metric)
         for name in names:
-            if name not in NAMES:
-                raise TraceSettingError(f"metric {name!r} is unknown; expected one of {', '.join(NAMES)}")
+            if name not in TRACE_METRICS:
+                raise TraceSettingError(f"metric {name!r} is unknown; expected one of {', '.join(TRACE_METRICS)}")
         if not names or len(set(names)) < len(names):
-            raise TraceSettingError(f"metric={list(names)}: expected one or more of {', '.join(NAMES)}, each once")
+            raise TraceSettingError(
+                f"metric={list(names)}: expected one or more of {', '.join(TRACE_METRICS)}, each once"
+            )
         if kind not in KINDS:
             raise TraceSettingError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
@@ -136,10 +138,13 @@ class Case:
         own = tuple(both[0].argmax(-1).tolist())
         answer = tuple(Readout.of(model, alignment).answer(both[0]))
         foil: tuple[int, ...] = ()
-        if any(name.endswith("logit_diff") for name in setting.metrics):
+        if any(TRACE_METRICS[name].needs_foil for name in setting.metrics):
             foil = _foil(model, fact, answer, setting.foil, both[1:])
         clean = log_probs(both[0])
-        metrics = tuple(Metric(name, answer, foil, clean if name == "kl" else None) for name in setting.metrics)
+        metrics = tuple(
+            Metric(name, answer, foil, clean if TRACE_METRICS[name].needs_reference else None)
+            for name in setting.metrics
+        )
         case = cls(model, fact, alignment, setting, answer, foil, own, metrics, np.empty(0), np.empty(0), corruption)
         scores = case.measure(both).double().cpu().numpy()
         return replace(case, clean=scores[0], corrupted=scores[1:].mean(0))
@@ -182,9 +187,10 @@ class Case:
         found = []
         for index, metric in enumerate(self.metrics):
             values, clean, corrupted = scores[..., index], float(self.clean[index]), float(self.corrupted[index])
-            if metric.name == "normalised_logit_diff":
+            known = TRACE_METRICS[metric.name]
+            if known.normalised:
                 values, clean, corrupted = normalised(values, clean, corrupted), 1.0, 0.0
-            foil = answer_text(self.model, self.foil) if metric.name.endswith("logit_diff") else None
+            foil = answer_text(self.model, self.foil) if known.needs_foil else None
             found.append(CausalTrace(values, clean=clean, corrupted=corrupted, metric=metric.name, foil=foil, **shared))
         return found
 

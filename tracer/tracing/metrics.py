@@ -6,9 +6,9 @@ position of the prompt first. All return [...].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +42,36 @@ def kl(logprobs: Tensor, reference: Tensor) -> Tensor:
     return (reference.exp() * (reference - logprobs)).sum((-2, -1))
 
 
-NAMES = ("prob", "logit_diff", "normalised_logit_diff", "kl")
+@dataclass(frozen=True)
+class TraceMetric:
+    """Definition of a metric that a trace can be measured by; one entry of `TRACE_METRICS` is all that a metric needs.
+
+    Attributes:
+        name: as of `metric=`.
+        label: in figures and tables.
+        function: of log-probabilities [..., k, V] and the answer, foil and reference of a `Metric`; returns [...].
+        better: "lower" where the clean run has the lowest score, as of a divergence from it.
+        needs_foil: whether a wrong answer is compared with.
+        needs_reference: whether the clean run's log-probabilities are.
+        normalised: whether scores are put on the scale from the corrupted run, 0, to the clean run, 1.
+        short: label where there is little room; "": the label.
+        of_answer: label with the answer's text in place of {}; "": without it.
+    """
+
+    name: str
+    label: str
+    function: Callable[[Tensor, Metric], Tensor]
+    better: Literal["higher", "lower"] = "higher"
+    needs_foil: bool = False
+    needs_reference: bool = False
+    normalised: bool = False
+    short: str = ""
+    of_answer: str = ""
+
+    @property
+    def sign(self) -> int:
+        """Factor that makes an effect towards the clean run positive."""
+        return -1 if self.better == "lower" else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +79,11 @@ class Metric:
     """One metric of one fact: a function of logits [n, k, V], the read positions of n rows; differentiable.
 
     Attributes:
-        name: one of `NAMES`. A normalised logit difference is measured as the difference itself; see `normalised`.
+        name: one of `TRACE_METRICS`. A normalised logit difference is measured as the difference itself; see
+            `normalised`.
         answer: ids of the answer, k of them.
-        foil: for a logit difference, ids of the foil.
-        reference: for "kl", log-probabilities [k, V] of the clean run.
+        foil: ids of the foil, where the metric needs one.
+        reference: log-probabilities [k, V] of the clean run, where it needs them.
     """
 
     name: str
@@ -64,16 +94,47 @@ class Metric:
     def __call__(self, logits: Tensor) -> Tensor:
         """The metric of each row, [n]."""
         # some rows at a time: all their log-probabilities together take longer to get memory for than to compute
-        return torch.cat([self._of(log_probs(some)) for some in logits.split(16)])
+        function = TRACE_METRICS[self.name].function
+        return torch.cat([function(log_probs(some), self) for some in logits.split(16)])
 
-    def _of(self, logprobs: Tensor) -> Tensor:
-        if self.name == "prob":
-            return prob(logprobs, self.answer)
-        if self.name == "kl":
-            assert self.reference is not None
-            return kl(logprobs, self.reference.to(logprobs.device))
-        at = parting(self.answer, self.foil)
-        return logit_diff(logprobs[..., at:, :], self.answer[at], self.foil[at])
+
+def _prob(logprobs: Tensor, of: Metric) -> Tensor:
+    return prob(logprobs, of.answer)
+
+
+def _logit_diff(logprobs: Tensor, of: Metric) -> Tensor:
+    at = parting(of.answer, of.foil)
+    return logit_diff(logprobs[..., at:, :], of.answer[at], of.foil[at])
+
+
+def _kl(logprobs: Tensor, of: Metric) -> Tensor:
+    assert of.reference is not None
+    return kl(logprobs, of.reference.to(logprobs.device))
+
+
+TRACE_METRICS: dict[str, TraceMetric] = {
+    metric.name: metric
+    for metric in (
+        TraceMetric("prob", "probability of the answer", _prob, short="probability", of_answer="p({})"),
+        TraceMetric("logit_diff", "logit difference", _logit_diff, needs_foil=True),
+        TraceMetric(
+            "normalised_logit_diff",
+            "normalised logit difference",
+            _logit_diff,
+            needs_foil=True,
+            normalised=True,
+            short="normalised",
+        ),
+        TraceMetric("kl", "KL divergence", _kl, better="lower", needs_reference=True),
+    )
+}
+"""Metrics of traces by name, in the order they are shown."""
+NAMES = tuple(TRACE_METRICS)
+
+
+def trace_metric(name: str) -> TraceMetric:
+    """The definition of a metric; of one that a saved trace has and this table does not, its name as the label."""
+    return TRACE_METRICS.get(name) or TraceMetric(name, name, _prob)
 
 
 def parting(answer: Sequence[int], foil: Sequence[int]) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 from tracer.errors import NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
 
+from .metrics import trace_metric
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -83,9 +85,14 @@ class CausalTrace:
         """The indirect effect, [positions, layers]: `scores - corrupted`."""
         return self.scores - self.corrupted
 
+    @property
+    def towards_clean(self) -> np.ndarray:
+        """The effect towards the clean run, [positions, layers]: of a divergence, which is 0 there, `-effect`."""
+        return self.effect * trace_metric(self.metric).sign
+
     def peak(self) -> tuple[int, int]:
         """Token index and layer of the highest score, for "kl" of the lowest; the first in reading order of several."""
-        best = np.argmin(self.scores) if self.metric == "kl" else np.argmax(self.scores)
+        best = np.argmin(self.scores) if trace_metric(self.metric).better == "lower" else np.argmax(self.scores)
         row, column = np.unravel_index(int(best), self.scores.shape)
         return self.positions[int(row)], self.layers[int(column)]
 

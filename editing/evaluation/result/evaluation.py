@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.errors import EvaluationFileError
 from tracer.files import new_file
 
+from .former_names import asked_for
 from .schema import COLUMNS, COUNT, LABELS, NUMBER, WHOLE, Frame, typed
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Evaluation:
         """
         from .summary import summarise
 
-        return summarise(self.metrics, by, only=metrics, level=level, resamples=resamples, seed=seed)
+        only = None if metrics is None else [asked_for(name) for name in metrics]
+        return summarise(self.metrics, by, only=only, level=level, resamples=resamples, seed=seed)
 
     def score(self, by: Sequence[str] = LABELS, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Frame:
         """CounterFact's S with its interval: [`editing.evaluation.result.summary.score`][].
@@ -158,7 +160,7 @@ class Evaluation:
         """
         from .comparison import compare
 
-        return compare(self.metrics, a, b, metric, stage=stage, level=level, resamples=resamples, seed=seed)
+        return compare(self.metrics, a, b, asked_for(metric), stage=stage, level=level, resamples=resamples, seed=seed)
 
     def retention(
         self,
@@ -180,6 +182,7 @@ class Evaluation:
         """
         from .retention import retention
 
+        metric = None if metric is None else asked_for(metric)
         return retention(self.metrics, metric, by, level=level, resamples=resamples, seed=seed)
 
     def __str__(self) -> str:

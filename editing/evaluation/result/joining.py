@@ -10,7 +10,7 @@ from tracer.errors import JoinError
 from .evaluation import Evaluation
 from .schema import COLUMNS, LABELS, NUMBER, UNEDITED, Frame
 
-MEASURED = ("n", "accuracy", "exact", "generated", "said", "rank", "peak_bytes", "error")
+MEASURED = ("n", "accuracy", "exact", "generated", "match", "rank", "peak_bytes", "error")
 """Columns of measurements, beside those of numbers: two rows that differ in these only are of the same question."""
 
 

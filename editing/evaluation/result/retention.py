@@ -15,7 +15,7 @@ from .schema import LABELS, UNEDITED, Frame
 from .stages import retained
 from .summary import check, series_in, sums_of
 
-RELIABLE = ("reliability (said)", "rewrite said", "rewrite exact", "rewrite success")
+RELIABLE = ("reliability (generated)", "rewrite generated", "rewrite exact", "rewrite success")
 """Metrics of whether an edit holds; the first that was measured counts."""
 
 

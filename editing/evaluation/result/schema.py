@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 from tracer.errors import EvaluationFileError
 
+from .former_names import COLUMN, current
+
 Frame: TypeAlias = Any
 """A pandas DataFrame or Series. pandas types nearly everything as either, so that its own types do not help a
 checker."""
@@ -41,7 +43,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "accuracy": NUMBER,
         "exact": NUMBER,
         "generated": MAYBE,
-        "said": NUMBER,
+        "match": NUMBER,
     },
     "edits": {
         **_LABELS,
@@ -82,6 +84,12 @@ def typed(table: str, rows: Rows) -> Frame:
 
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
     columns = COLUMNS[table]
+    if table == "answers":
+        frame = frame.rename(columns={old: new for old, new in COLUMN.items() if new not in frame.columns})
+    if table == "metrics" and "metric" in frame.columns:
+        names = {name: current(name) for name in frame["metric"].unique() if isinstance(name, str)}
+        if any(old != new for old, new in names.items()):
+            frame = frame.assign(metric=[names.get(name, name) for name in frame["metric"]])
     if frame.empty:
         frame = pd.DataFrame({name: [] for name in columns})
     missing = [name for name in columns if name not in frame.columns]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from editing.questions.definitions import ordered, what_is
+from editing.questions.metrics import harmonic
 from tracer.errors import EmptySelection
 from tracer.statistics import bootstrap, check_bootstrap, cluster_weights, percentile_interval, ratio
 
@@ -122,11 +123,11 @@ def score(
             continue
         sums, counts = sums_of(group, "metric", HARMONIC)
         weights = cluster_weights(np.random.default_rng(seed), resamples, len(sums))
-        low, high = percentile_interval(harmonic(ratio(weights @ sums, weights @ counts)), level)
+        low, high = percentile_interval(harmonic(*ratio(weights @ sums, weights @ counts).T), level)
         row = {
             **key,
             "after": group["after"].iloc[0] if group["after"].nunique() == 1 else pd.NA,
-            "mean": float(harmonic(ratio(sums.sum(0), counts.sum(0)))),
+            "mean": harmonic(*ratio(sums.sum(0), counts.sum(0))),
             "low": float(low),
             "high": float(high),
             "n": group["case_id"].nunique(),
@@ -135,20 +136,6 @@ def score(
         rows.append(row)
     columns = [*by, "stage", "after", "mean", "low", "high", "n", "ruined"]
     return pd.DataFrame(rows, columns=columns).astype({"after": "Int64"})
-
-
-def harmonic(shares: np.ndarray) -> np.ndarray:
-    """Harmonic mean over the last axis of numbers that are not negative; 0 where one of them is.
-
-    Args:
-        shares: [..., n].
-
-    Returns:
-        An array [...].
-    """
-    shares = np.asarray(shares, dtype=float)
-    with np.errstate(divide="ignore"):
-        return shares.shape[-1] / (1 / shares).sum(-1)
 
 
 def _ruined(metrics: Frame, by: Sequence[str]) -> dict[tuple[Any, ...], float]:

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from editing.questions.definitions import is_share
-from editing.questions.metrics import CHAINED
-from editing.questions.record import MEASURES
+from editing.questions.metrics import HOWS, shown
+from editing.questions.question import MEASURES
 from tracer.text import printable
 
 from .schema import Frame
 from .series import divided, series_of
 
 RUINED = "ruined"
-OTHERS = ("fluency", "consistency", "perplexity", "kl drift", "seconds")  # shown below the measures where known
 
 
 def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, width: int = 110) -> str:
@@ -51,16 +50,17 @@ def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, wid
         if len(ruined) and float(ruined["mean"].iloc[0]) > 0:  # before anything else, which means little then
             lines.insert(0, ("! ruins the model", cell(ruined, True), "", _most(ruined)))
         for measure in MEASURES:
-            forced, said = (rows[rows.index == f"{measure} ({how})"] for how in ("forced", "said"))
-            lines.append((measure, cell(forced, True), cell(said, True), max(_most(forced), _most(said))))
-        for name in CHAINED:
+            forced, free = (rows[rows.index == f"{measure} ({how})"] for how in HOWS)
+            lines.append((measure, cell(forced, True), cell(free, True), max(_most(forced), _most(free))))
+        for name in (metric.name for metric in shown("measures")):
             own_number = rows[rows.index == name]
             lines.append((name, "", cell(own_number, True), _most(own_number)))
-        lines += [(name, cell(rows[rows.index == name], is_share(name)), "", _most(rows)) for name in OTHERS]
+        for name in (metric.name for metric in shown("text")):
+            lines.append((name, cell(rows[rows.index == name], is_share(name)), "", _most(rows)))
         name = series.name
-        for measure, forced, said, count in lines:
-            if forced or said:
-                table.add_row(literal(name), measure, forced or "–", said or "–", f"{int(count):,}")
+        for measure, forced, free, count in lines:
+            if forced or free:
+                table.add_row(literal(name), measure, forced or "–", free or "–", f"{int(count):,}")
                 name = ""
         table.add_section()
     console.print(table)

@@ -13,8 +13,9 @@ from safetensors.torch import load, save
 
 from editing.edits.edit import Edit, load_edit
 from editing.edits.state import State
+from editing.evaluation.result.former_names import current_columns
 from editing.memories.memory import load_memory
-from editing.questions.answers import Answer, CaseAnswers
+from editing.questions.answer import Answer, CaseAnswers
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -28,7 +29,7 @@ def answers_to_bytes(answers: CaseAnswers) -> bytes:
 def answers_from_bytes(data: bytes) -> CaseAnswers:
     """The answers in bytes of `answers_to_bytes`."""
     found = json.loads(data)
-    answers = tuple(Answer(**{**one, "greedy": tuple(one["greedy"])}) for one in found["answers"])
+    answers = tuple(Answer(**{**current_columns(one), "greedy": tuple(one["greedy"])}) for one in found["answers"])
     return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
 
 

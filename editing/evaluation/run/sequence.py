@@ -12,12 +12,12 @@ from editing.edits.edit import Edit
 from editing.health.monitor import Monitor
 from editing.ledger.editor import Editor
 from editing.methods.compute import method_named
-from editing.questions.answers import CaseAnswers
+from editing.questions.answer import CaseAnswers
 from tracer.errors import TracerError
 
 from .blobs import edit_from_bytes, edit_to_bytes, state_from_blobs, state_to_blobs
 from .protocol import Cell
-from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
+from .worker import Bench, Rows, add, seed_of
 
 if TYPE_CHECKING:
     from editing.health.drift import Drifted
@@ -114,12 +114,11 @@ class _Sequence:
     def _measured_now(self, edit: Edit, cases: list[int], now: Drifted | None) -> Rows:
         """Rows of the cases of a step right after it."""
         answers = self.bench.asked(self.model, cases, [self.before[i] for i in cases])
-        further = [*drift_values(now), *efficiency(edit, len(cases))]
         rows: Rows = {}
         for case, one in zip(cases, answers, strict=True):
             if not isinstance(one, str):
                 old, after = self.before[case], cases[-1] + 1
-                own = [*further, *self.bench.essence(self.model, case)]
+                own = self.bench.measured(self.model, case, now, edit, len(cases))
                 more = self.bench.rows(self.cell.labels(), case, one, old, own, position=case, after=after)
                 add(rows, more)
         return rows

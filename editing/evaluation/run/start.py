@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.evaluation.result.evaluation import Evaluation
+from editing.evaluation.result.former_names import rename
 from editing.evaluation.result.schema import COLUMNS
 from editing.methods.compute import method_named
 from editing.questions.record import EditRecord
@@ -147,6 +148,7 @@ def begin(
         "records": [record.model_dump(mode="json") for record in records],
     }
     tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
+    rename(Path(path))
     Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()
 
 
@@ -164,6 +166,7 @@ def carry_on(
     Raises:
         TracerError: jobs failed; the measurements of the others are in the file.
     """
+    rename(Path(path))
     with Store.open(path) as store:
         store.retry_failed()
     try:

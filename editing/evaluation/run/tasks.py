@@ -12,7 +12,7 @@ from .blobs import answers_to_bytes, edit_from_bytes, edit_to_bytes
 from .controls import random_layers
 from .protocol import RANDOM_DIRECTION, RANDOM_LAYER, Cell
 from .sequence import sequential
-from .worker import Bench, Rows, add, drift_values, efficiency, seed_of
+from .worker import Bench, Rows, add, seed_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -40,7 +40,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
     name, cases = claim.job.payload["model"], claim.job.payload["cases"]
     model = bench.model(name)
     labels = {"model": name, "method": UNEDITED, "control": "", "layers": "", "seed": 0, "mode": ""}
-    unrelated = [value for value in drift_values(bench.drifted(name, model)) if value.metric == "perplexity"]
+    drifted = bench.drifted(name, model)
     for case, answers in zip(cases, bench.asked(model, cases), strict=True):
         item = bench.records[case].case_id
         if item in claim.done:
@@ -48,8 +48,7 @@ def unedited(bench: Bench, claim: Claim) -> None:
         if isinstance(answers, str):  # no other job will ask it
             claim.commit(item, {"edits": [bench.edit_row(labels, case, answers)]})
         else:
-            further = [*bench.known(model, case), *unrelated, *bench.essence(model, case)]
-            rows = bench.rows(labels, case, answers, None, further, after=0)
+            rows = bench.rows(labels, case, answers, None, bench.measured(model, case, drifted), after=0)
             claim.commit(item, rows, {f"answers {case}": answers_to_bytes(answers)})
 
 
@@ -121,17 +120,16 @@ def ask_batch(bench: Bench, claim: Claim) -> None:
         old = [before[cases.index(i)] for i in some]
         with one.applied(model):
             answers = bench.asked(model, some, old) if some else []
-            further = (
-                [*drift_values(bench.drifted(cell.model, model)), *efficiency(one, payload["size"])] if some else []
-            )
-            essence = {
-                i: bench.essence(model, i) for i, new in zip(some, answers, strict=True) if not isinstance(new, str)
+            drifted = bench.drifted(cell.model, model) if some else None
+            further = {
+                i: bench.measured(model, i, drifted, one, payload["size"])
+                for i, new in zip(some, answers, strict=True)
+                if not isinstance(new, str)
             }
         for case, new, was in zip(some, answers, old, strict=True):
             if not isinstance(new, str):
                 labels, kept_too = cell.labels(control), not control
-                own = [*further, *essence[case]]
-                rows = bench.rows(labels, case, new, was, own, after=payload["size"], kept=kept_too)
+                rows = bench.rows(labels, case, new, was, further[case], after=payload["size"], kept=kept_too)
                 add(found.setdefault(case, {}), rows)
     for case in cases:
         if (item := bench.records[case].case_id) not in claim.done:

@@ -9,15 +9,18 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from editing.edits.edit import Edit
+from editing.evaluation.result.schema import COLUMNS
 from editing.health.drift import Drift, Drifted
 from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edits, method_named
 from editing.methods.context import EditContext, Measured
-from editing.questions.answers import CaseAnswers, ask
-from editing.questions.metrics import Value, case_metrics
+from editing.questions.answer import CaseAnswers
+from editing.questions.asking_records import ask_records
+from editing.questions.case_functions import norm
+from editing.questions.metric import Moment, Value
+from editing.questions.metrics import case_metrics, edit_metrics, model_metrics
 from editing.questions.record import EditRecord
-from editing.questions.text_metrics import TermWeights, essence_perplexity
-from tracer.engine.answer import knows
+from editing.questions.text_metrics import TermWeights
 from tracer.errors import OtherRun, TracerError
 from tracer.model import EMBEDDED, Model, load
 
@@ -130,9 +133,9 @@ class Bench:
         if before is None:
             return self._asked(model, cases, None, texts)
         fit = [place for place, old in enumerate(before) if old is not None]
-        said = self._asked(model, [cases[place] for place in fit], [old for old in before if old is not None], texts)
+        asked = self._asked(model, [cases[place] for place in fit], [old for old in before if old is not None], texts)
         found: list[CaseAnswers | str] = [UNASKED] * len(cases)
-        for place, one in zip(fit, said, strict=True):
+        for place, one in zip(fit, asked, strict=True):
             found[place] = one
         return found
 
@@ -142,7 +145,7 @@ class Bench:
         protocol = self.protocol
         try:
             return list(
-                ask(
+                ask_records(
                     model,
                     [self.records[i] for i in cases],
                     generate=protocol.generate and model.causal,
@@ -155,7 +158,7 @@ class Bench:
             if len(cases) == 1:
                 return [f"cannot be asked: {error}"]
         alone = [None] * len(cases) if before is None else [[old] for old in before]
-        return [said for i, old in zip(cases, alone, strict=True) for said in self._asked(model, [i], old, texts)]
+        return [one for i, old in zip(cases, alone, strict=True) for one in self._asked(model, [i], old, texts)]
 
     def before(self, claim: Claim, model: str, cases: Sequence[int]) -> list[CaseAnswers | None]:
         """Answers of the unedited model to cases; None for one that could not be asked."""
@@ -194,15 +197,11 @@ class Bench:
         place = {"subject": record.rewrites[0].subject, "position": position}
         rows = {"metrics": [{**head, **place, **asdict(value)} for value in values if not math.isnan(value.value)]}
         if kept and case < self.protocol.answer_cases:
-            columns = ("kind", "prompt", "answer", "against", "nll", "nll_against", "accuracy", "exact", "generated")
-            rows["answers"] = [
-                {**head, **{name: getattr(each, name) for name in columns}, "said": each.said}
-                for each in answers.answers
-            ]
-            empty = {"answer": None, "against": None, "nll": math.nan, "nll_against": math.nan, "said": math.nan}
-            empty |= {"accuracy": math.nan, "exact": math.nan}
+            columns = [name for name in COLUMNS["answers"] if name not in head]
+            rows["answers"] = [{**head, **{name: getattr(each, name) for name in columns}} for each in answers.answers]
+            empty = {name: None if name in ("answer", "against") else math.nan for name in columns}
             rows["answers"] += [
-                {**head, "kind": "text", "prompt": prompt, "generated": text.removeprefix(prompt), **empty}
+                {**head, **empty, "kind": "text", "prompt": prompt, "generated": text.removeprefix(prompt)}
                 for prompt, text in zip(record.generate, answers.texts, strict=False)
             ]
         return rows
@@ -252,53 +251,31 @@ class Bench:
         """
         with edit.applied(model):
             (answers,) = self.asked(model, [case], [before])
-            further = [*drift_values(self.drifted(cell.model, model)), *efficiency(edit, 1)]
-            if not isinstance(answers, str):
-                further += self.essence(model, case)
-        if isinstance(answers, str):
-            return {}, answers
+            if isinstance(answers, str):
+                return {}, answers
+            further = self.measured(model, case, self.drifted(cell.model, model), edit)
         return self.rows(cell.labels(control), case, answers, before, further, kept=not control), ""
 
-    def known(self, model: Model, case: int) -> list[Value]:
-        """Whether the model as it is gives the true answers to the rewrites; empty if a true answer is unknown."""
-        asked = self.records[case].requests()
-        if any(request.target_true is None for request in asked):
-            return []
-        return [Value("known", float(all(knows(model, one.about(one.target_true)) for one in asked)), len(asked))]
+    def measured(
+        self, model: Model, case: int, drifted: Drifted | None, edit: Edit | None = None, share: int = 1
+    ) -> list[Value]:
+        """All metrics of a case that need the model as it is, or the edit that it has.
 
-    def essence(self, model: Model, case: int) -> list[Value]:
-        """Perplexity of the record's texts about the subject, if any, in the model as it is."""
-        texts = self.records[case].essence
-        value = essence_perplexity(model, texts) if texts and model.causal else math.nan
-        return [] if math.isnan(value) else [Value("essence perplexity", value, len(texts))]
+        Args:
+            model: with the edit, or unedited.
+            case: place of the record.
+            drifted: drift of the model on unrelated text.
+            edit: of the case; None: the model is unedited.
+            share: number of cases among which the edit's seconds are divided.
+        """
+        found = model_metrics(Moment(model, self.records[case], drifted, edited=edit is not None))
+        return found if edit is None else [*found, *edit_metrics(edit, share)]
 
 
 def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:
     """Put rows of several tables behind others."""
     for table, added in more.items():
         rows.setdefault(table, []).extend(added)
-
-
-def drift_values(now: Drifted | None) -> list[Value]:
-    """Drift as metrics of a case; empty where it was not read."""
-    if now is None:
-        return []
-    return [
-        Value("kl drift", now.kl, 1),
-        Value("perplexity", now.perplexity, 1),
-        Value("ruined", float(now.ruined), 1),
-    ]
-
-
-def efficiency(edit: Edit, share: int) -> list[Value]:
-    """Cost and size of an edit as metrics."""
-    found = [Value("seconds", edit.seconds / share, 1), Value("edit norm", norm(edit), 1)]
-    return [*found, Value("peak bytes", float(edit.memory), 1)] if edit.memory is not None else found
-
-
-def norm(edit: Edit) -> float:
-    """Frobenius norm of the whole change."""
-    return math.sqrt(sum(value**2 for value in edit.norm().values()))
 
 
 def seed_of(*parts: Any) -> int:

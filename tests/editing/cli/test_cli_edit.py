@@ -24,8 +24,10 @@ import tracer.cli
 from editing.edits.edit import Edit, load_edit
 from editing.edits.weights import applied
 from editing.ledger.editor import Editor
-from editing.questions.outcome import Measured, measure
-from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.answers import Answers
+from editing.questions.outcome import measure
+from editing.questions.probes import Probes, from_factworld
+from editing.questions.question import Question
 from editing.request import EditRequest
 from tracer import Model, factworld, load
 from tracer.errors import TracerError
@@ -35,9 +37,9 @@ REQUEST = EditRequest(PROMPT, SUBJECT, " Paris", " Seattle")
 OPTIONS = ["--paraphrase", WORDING, "--neighbour", f"{NEIGHBOUR}=Seattle", "--generate", "{} is"]
 ASKED = Probes(
     (
-        Question("rewrite", PROMPT, " Paris", " Seattle"),
-        Question("paraphrase", WORDING.format(SUBJECT), " Paris", " Seattle"),
-        Question("neighbour", NEIGHBOUR, " Paris", "Seattle"),
+        Question.of("rewrite", PROMPT, " Paris", " Seattle"),
+        Question.of("paraphrase", WORDING.format(SUBJECT), " Paris", " Seattle"),
+        Question.of("neighbour", NEIGHBOUR, " Paris", "Seattle"),
     ),
     (f"{SUBJECT} is",),
 )
@@ -48,12 +50,12 @@ def drawn(model: Model, seed: int = 1) -> Edit:
     return handmade(model, (1,), (2,), seed=seed)
 
 
-def edited(model: Model, edit: Edit, probes: Probes) -> Measured:
+def edited(model: Model, edit: Edit, probes: Probes) -> Answers:
     with applied(model, edit.factors):
         return measure(model, probes)
 
 
-def assert_answers(printed: str, before: Measured, after: Measured, judged: bool = True) -> None:
+def assert_answers(printed: str, before: Answers, after: Answers, judged: bool = True) -> None:
     """Every number of the table, and the texts."""
     for i, q in enumerate(before.probes.questions):
         row = next(
@@ -152,11 +154,11 @@ def test_a_sweep_measures_the_method_that_edits(
     monkeypatch.setattr("editing.localisation.choose.locate", stop)
     options = ["--locate", "sweep", "--set", "lr=0.5", "--neighbour", "Paris is in=France"]
     assert_one_line(run("edit", "ft_l", *basic[2:], *OPTIONS, *options), "located")
-    (((record,), using, more),) = asked
+    (((request,), using, more),) = asked
+    (probes,) = more.pop("questions")
     assert (using, more) == ("sweep", {"method": "ft_l", "known": "refuse", "lr": 0.5})
-    probes = Probes.of(record)
-    expected = (*ASKED.questions[:2], replace(ASKED.questions[2], true=" Seattle"))
-    assert probes.questions == expected  # and no neighbour with another answer
+    assert request == EditRequest(PROMPT, SUBJECT, " Paris", " Seattle")
+    assert probes.questions == ASKED.questions[:3]  # and no neighbour with another answer
 
 
 def test_a_covariance_is_read(
@@ -295,7 +297,7 @@ def test_a_fact_of_the_embedded_model() -> None:
     for question, answer in zip(asked.questions, before.answers, strict=True):
         row = next(row for row in printed.splitlines() if f" {question.prompt} " in f"{row} " and "→ 0" in row)
         assert f" {answer} " in row
-        if question.group == "rewrite":
+        if question.kind == "rewrite":
             assert " Seattle → Paris " in row
             assert row.rstrip().endswith("yes")
     (other,) = factworld.others_of(factworld.find(SUBJECT, "landmark_city"))

@@ -91,7 +91,7 @@ def test_counterfact_as_it_was_published(data: Path, golden: Path, tmp_path: Pat
     edited = frame[(frame["method"] == "rome") & (frame["control"] == "")].set_index("metric")
     codes = {name for name in edited.index if METRICS[name].code}
     asked = {f"{kind} {what}" for kind in ("rewrite", "paraphrase", "neighbour") for what in ("success", "magnitude")}
-    assert asked <= codes and {"fluency", "kl drift", "negation", "portability (said)"} <= {*edited.index}
+    assert asked <= codes and {"fluency", "kl drift", "negation", "portability (generated)"} <= {*edited.index}
     assert edited.loc["neighbour success", "n"] == 10 and edited.loc["paraphrase success", "n"] == 2
     assert {*frame["control"]} == {"", "random direction", "random layer"}
 

@@ -19,8 +19,8 @@ from layouts import (
 from editing.datasets import (
     KINDS,
     MEASURES,
-    Ask,
     EditRecord,
+    Question,
     Rewrite,
     load_facts,
     load_records,
@@ -225,4 +225,4 @@ def test_facts_of_records_are_what_they_replace(tmp_path: Path) -> None:
 def test_a_record_of_nothing_but_a_fact_asks_for_the_fact() -> None:
     record = EditRecord(case_id="0", source="mine", rewrites=(NEEDLE,))
     text = "The Space Needle is in downtown"
-    assert record.questions() == (Ask(kind="rewrite", prompt=text, answers=((" Paris",),), against=" Seattle"),)
+    assert record.questions() == (Question(kind="rewrite", prompt=text, answers=((" Paris",),), against=" Seattle"),)

@@ -17,7 +17,7 @@ from editing.evaluation.run.protocol import Cell, Protocol, jobs_of
 from editing.evaluation.run.start import cells_of, evaluate
 from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edit
-from editing.questions.answers import ask
+from editing.questions.asking_records import ask_records
 from editing.questions.metrics import case_metrics
 from editing.questions.text_metrics import essence_perplexity
 from tracer import Model, TracerError
@@ -25,7 +25,7 @@ from tracer import Model, TracerError
 
 def plain(model: Model, case: EditRecord, before: Any) -> dict[tuple, float]:
     """Metrics of a case as the model is."""
-    (answers,) = ask(model, [case], texts=False, before=[before])
+    (answers,) = ask_records(model, [case], texts=False, before=[before])
     return {(case.case_id, value.metric): value.value for value in case_metrics(case, answers, before)}
 
 
@@ -35,7 +35,7 @@ def test_single_is_each_case_alone(architecture: str, tiny: Tiny) -> None:
     fingerprint = model.fingerprint()
     result = evaluate(model, RECORDS, "rome", layers=[1], **QUICK, **HPARAMS)
     assert model.fingerprint() == fingerprint
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     expected, untouched = {}, {}
     for case, old in zip(RECORDS, before, strict=True):
         edit = compute_edit(model, case.requests(), "rome", known="edit", layers=[1], **HPARAMS)
@@ -65,7 +65,7 @@ def test_protocol_and_hyper_parameters_may_be_given_apart(model: Model) -> None:
 def test_batch_is_one_edit_for_all(model: Model) -> None:
     settings = {name: value for name, value in HPARAMS.items() if name != "mom2_adjustment"}
     result = evaluate(model, RECORDS, "emmet", "batch", layers=[1, 2], batch=3, damping=1e-2, **QUICK, **settings)
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     for some in (RECORDS[:3], RECORDS[3:]):
         requests = [request for case in some for request in case.requests()]
         edit = compute_edit(model, requests, "emmet", known="edit", layers=[1, 2], damping=1e-2, **settings)
@@ -87,7 +87,7 @@ def test_sequential_leaves_edits_in_place(model: Model, step: int) -> None:
         model, RECORDS, "rome", "sequential", layers=[1], step=step, moments=4, retention=99, **QUICK, **HPARAMS
     )
     editor = Editor(own(model))
-    before = ask(model, RECORDS, texts=False)
+    before = ask_records(model, RECORDS, texts=False)
     frame = result.frame[result.frame["method"] == "rome"]
     for start in range(0, 4, step):
         some = RECORDS[start : start + step]

@@ -15,12 +15,12 @@ from evaluation_runs import HPARAMS, MEASURED, QUICK, RECORDS, Tiny, assert_clos
 from handmade import handmade, own
 
 import tracer
-from editing.datasets import Ask
+from editing.datasets import Question
 from editing.evaluation.run import worker as bench_module
 from editing.evaluation.run.blobs import answers_from_bytes, answers_to_bytes, edit_from_bytes, edit_to_bytes
 from editing.evaluation.run.protocol import Protocol
 from editing.evaluation.run.start import begin, carry_on, cells_of, evaluate
-from editing.questions.answers import ask
+from editing.questions.asking_records import ask_records
 from tracer import Model, TracerError
 from tracer.runs import Store
 
@@ -40,7 +40,7 @@ def test_a_run_that_was_cut_off_goes_on(
     options = {"layers": [1], "moments": 2, "retention": 6, **QUICK, **HPARAMS, "canary_tokens": 16}
     method = "rome"
     whole = evaluate(model, RECORDS, method, mode, **options)
-    count, real = [0], bench_module.ask
+    count, real = [0], bench_module.ask_records
 
     def counting(*given: Any, **more: Any) -> Any:
         count[0] += 1
@@ -49,7 +49,7 @@ def test_a_run_that_was_cut_off_goes_on(
         return real(*given, **more)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bench_module, "ask", counting)
+        patch.setattr(bench_module, "ask_records", counting)
         evaluate(model, RECORDS, method, mode, path=tmp_path / "run", **options)
     again = evaluate(model, RECORDS, method, mode, path=tmp_path / "run", **options)
     for table in ("metrics", "answers", "health"):
@@ -105,7 +105,7 @@ def test_an_edit_that_cannot_be_made_is_a_row_with_its_reason(model: Model, monk
 @pytest.mark.parametrize("mode", ["single", "batch", "sequential"])
 def test_a_case_that_cannot_be_asked_is_left_out_and_named(model: Model, mode: Any) -> None:
     """Of its chunk the others are measured as they would be without it."""
-    long = Ask(kind="neighbour", prompt="very " * 100 + "long", answers=((" Rome",),))
+    long = Question(kind="neighbour", prompt="very " * 100 + "long", answers=((" Rome",),))
     records = [RECORDS[0], RECORDS[1].model_copy(update={"asks": (*RECORDS[1].asks, long)}), RECORDS[2]]
     result = evaluate(model, records, "rome", mode, layers=[1], **QUICK, **HPARAMS)
     assert set(result.frame["case_id"]) == {"case 0", "case 2"}
@@ -136,7 +136,7 @@ def test_a_model_that_says_no_numbers_is_as_ill_as_can_be(model: Model, monkeypa
 
 
 def test_answers_and_edits_survive_as_bytes(model: Model) -> None:
-    (answers,) = ask(model, RECORDS[:1], texts=False)
+    (answers,) = ask_records(model, RECORDS[:1], texts=False)
     again = answers_from_bytes(answers_to_bytes(answers))
     assert repr(again) == repr(answers)  # nan is not nan
     edit = handmade(model)

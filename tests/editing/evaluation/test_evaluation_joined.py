@@ -45,12 +45,12 @@ def test_parts_make_the_whole(whole: Evaluation) -> None:
 
 def test_what_one_run_alone_measured_on_the_unedited_model_stays(whole: Evaluation) -> None:
     first, second = part(whole, "rome"), part(whole, "memit")
-    without = replace(first, metrics=first.metrics[first.metrics["metric"] != "locality (said)"])
+    without = replace(first, metrics=first.metrics[first.metrics["metric"] != "locality (generated)"])
     joined = join([without, second])
     unedited = joined.metrics[joined.metrics["method"] == "unedited"]
     assert (
-        (unedited["metric"] == "locality (said)").sum()
-        == ((whole.metrics["method"] == "unedited") & (whole.metrics["metric"] == "locality (said)")).sum()
+        (unedited["metric"] == "locality (generated)").sum()
+        == ((whole.metrics["method"] == "unedited") & (whole.metrics["metric"] == "locality (generated)")).sum()
         > 0
     )
 

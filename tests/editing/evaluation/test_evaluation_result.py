@@ -15,7 +15,6 @@ from editing.evaluation.result.schema import LABELS
 from editing.evaluation.result.series import series_of
 from editing.evaluation.result.stages import staged
 from editing.evaluation.result.summary import HARMONIC, harmonic
-from editing.questions import metrics
 from editing.report import as_markdown
 from tracer import TracerError
 
@@ -110,7 +109,7 @@ def sequence(positions: Mapping[int, Sequence[int]], value: float = 1.0, **more:
     """Rows of edits one after another: moments, and the positions that were measured then."""
     of = labels("rome", mode="sequential", **more)
     return [
-        row(of, place, "reliability (said)", value * place, position=place, after=after)
+        row(of, place, "reliability (generated)", value * place, position=place, after=after)
         for after, places in positions.items()
         for place in places
     ]
@@ -159,9 +158,9 @@ def test_score_is_the_harmonic_mean_of_means_drawn_together() -> None:
 
 
 def test_harmonic_by_hand() -> None:
-    np.testing.assert_allclose(harmonic(np.array([[1, 0.5, 0.25], [1, 1, 1], [1, 0, 1]])), [3 / 7, 1, 0])
-    for shares in ([0.3, 0.7, 0.9], [0.0, 1.0, 1.0]):
-        assert float(harmonic(np.array(shares))) == pytest.approx(metrics.harmonic(*shares))
+    several = harmonic(*np.array([[1, 0.5, 0.25], [1, 1, 1], [1, 0, 1]]).T)
+    np.testing.assert_allclose(several, [3 / 7, 1, 0])
+    assert harmonic(1, 0.5, 0.25) == pytest.approx(3 / 7)
     lacking = [row(ROME, 0, name, 1.0) for name in HARMONIC[:2]]
     assert of(lacking).score().empty  # missing is not zero
     assert of([*lacking, row(ROME, 0, HARMONIC[2], np.nan)]).score().empty
@@ -219,13 +218,13 @@ def test_retention_of_a_table_by_hand() -> None:
     table = {1: [1], 2: [1, 1], 3: [0, 1, 1], 4: [0, 0, 1, 1]}  # moment: whether edits 0, 1, ... hold
     of_rome = labels("rome", mode="sequential")
     rows = [
-        row(of_rome, place, "reliability (said)", value, position=place, after=after)
+        row(of_rome, place, "reliability (generated)", value, position=place, after=after)
         for after, values in table.items()
         for place, value in enumerate(values)
     ]
-    rows.append(row(of_rome, 3, "reliability (said)", 1.0, position=3, after=2))  # before its edit: not counted
+    rows.append(row(of_rome, 3, "reliability (generated)", 1.0, position=3, after=2))  # before its edit: not counted
     found = of(rows).retention()
-    assert found.metric == "reliability (said)"
+    assert found.metric == "reliability (generated)"
     assert found.curve[["after", "mean", "n"]].values.tolist() == [[1, 1, 1], [2, 1, 2], [3, 2 / 3, 3], [4, 0.5, 4]]
     matrix = found.matrix.pivot(index="position", columns="after", values="mean")
     expected = [[1, 1, 0, 0], [np.nan, 1, 1, 0], [np.nan, np.nan, 1, 1], [np.nan, np.nan, np.nan, 1]]
@@ -250,7 +249,7 @@ def test_a_sample_of_older_edits_stands_for_all_of_them() -> None:
 
 def test_no_retention() -> None:
     with pytest.raises(TracerError, match="nothing was measured after edits of mode 'sequential'"):
-        of([row(ROME, 0, "reliability (said)", 1.0)]).retention()
+        of([row(ROME, 0, "reliability (generated)", 1.0)]).retention()
     with pytest.raises(TracerError, match="have no 'fluency'; expected one of reliability"):
         of(sequence({1: [0]})).retention("fluency")
 

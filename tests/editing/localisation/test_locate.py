@@ -14,11 +14,10 @@ import editing.localisation.evidence
 from editing.edits.edit import Edit
 from editing.edits.weights import applied, names_of
 from editing.localisation.choose import locate
-from editing.localisation.evidence import with_prompts
 from editing.methods.compute import compute_edit
 from editing.methods.method import Method
-from editing.questions.measures import edit_scores
-from editing.questions.target_scores import MEASURES
+from editing.questions.gather import with_prompts
+from editing.questions.measures import SCORED, edit_scores
 from editing.request import EditRequest
 from tracer import (
     Fact,
@@ -187,7 +186,7 @@ def test_a_request_alone_is_swept_for_reliability(tiny: Callable[[str], Model]) 
         answer = with_prompts(model, [request], None, None)[1][0].questions[0].true
         assert found.settings["by"] == ("greedy" if answer is None else "preferred")
         assert not np.isnan(found.evidence["reliability"]).any()
-        for name in MEASURES[1:]:
+        for name in list(SCORED.values())[1:]:
             assert np.isnan(found.evidence[name]).all()
             assert np.isnan(found.unedited[name]).all()
         assert found.settings["method"] == "rome"
@@ -242,17 +241,17 @@ def test_a_sweep_of_a_real_method(tiny: Callable[[str], Model]) -> None:
 def test_prompts_come_from_the_record_or_from_factworld(world: Model) -> None:
     record = factworld.records("validation")[0]
     (request,), (probe,) = with_prompts(world, [record], None, None)
-    asked = {group: [q.prompt for q in probe.questions if q.group == group] for group in ("paraphrase", "neighbour")}
+    asked = {group: [q.prompt for q in probe.questions if q.kind == group] for group in ("paraphrase", "neighbour")}
     assert asked == {"paraphrase": record["paraphrase_prompts"], "neighbour": record["neighborhood_prompts"]}
     _, (replaced,) = with_prompts(world, [record], ["Anchorage, a city of"], None)
-    assert [q.prompt for q in replaced.questions if q.group == "paraphrase"] == ["Anchorage, a city of"]
-    assert [q.prompt for q in replaced.questions if q.group == "neighbour"] == asked["neighbour"]
+    assert [q.prompt for q in replaced.questions if q.kind == "paraphrase"] == ["Anchorage, a city of"]
+    assert [q.prompt for q in replaced.questions if q.kind == "neighbour"] == asked["neighbour"]
     bare = EditRequest(request.prompt, request.subject, request.target_new)
     _, (known,) = with_prompts(world, [bare], None, None)
     fact = factworld.find("Anchorage", "city_country")
     held_out = {one.text for one in factworld.paraphrases(fact, held_out=True)}
-    assert held_out <= {q.prompt for q in known.questions if q.group == "paraphrase"}
-    assert any(q.group == "neighbour" for q in known.questions)
+    assert held_out <= {q.prompt for q in known.questions if q.kind == "paraphrase"}
+    assert any(q.kind == "neighbour" for q in known.questions)
     assert all(q.true is not None for q in known.questions)
     other = dataclasses.replace(world, name="another")  # of another model nothing is known: what it says is asked
     _, (unknown,) = with_prompts(other, [bare], None, None)

@@ -50,6 +50,8 @@ def test_a_memory_that_was_attached_leaves_everything_as_it_was(model: Model, tm
 def test_a_forward_that_is_broken_off_leaves_no_hook(gpt2: Model) -> None:
     attach(gpt2, some_toys(gpt2)[0])
     before = inventory(gpt2)
+    hit = torch.tensor([ids_of(gpt2, TEXTS[0])])
+    logits = gpt2.hf(hit).logits
 
     def broken(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -61,8 +63,9 @@ def test_a_forward_that_is_broken_off_leaves_no_hook(gpt2: Model) -> None:
     assert inventory(gpt2) == before
     handle = gpt2.module("hidden", 2).register_forward_hook(broken)
     with pytest.raises(KeyboardInterrupt):
-        gpt2.hf(torch.tensor([ids_of(gpt2, TEXTS[0])]))
+        gpt2.hf(hit)
     handle.remove()
+    assert torch.equal(gpt2.hf(hit).logits, logits)
     assert gpt2.hf(torch.tensor([ids_of(gpt2, TEXTS[3])])).logits.isfinite().all()
     assert inventory(gpt2) == before
 
@@ -144,13 +147,14 @@ def test_a_bare_call_of_the_module_has_the_memory_too(model: Model) -> None:
         texts = TEXTS[:3]
         prompts = [ids_of(model, text) for text in texts]
         expected = read(model, texts)[1]
+        hf: Any = model.hf
         for prompt, written in zip(prompts, expected, strict=True):
             ids = torch.tensor([prompt])
             options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-            made = model.hf.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            made = hf.generate(ids, attention_mask=torch.ones_like(ids), **options)
             assert tuple(made[0, len(prompt) :].tolist())[: len(written)] == written
         longest = max(map(len, prompts))
-        alone = [model.hf(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
+        alone = [hf(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
         for left in (False, True):
             ids, mask = torch.zeros(3, longest, dtype=torch.long), torch.zeros(3, longest, dtype=torch.long)
             for row, prompt in enumerate(prompts):

@@ -48,8 +48,8 @@ def test_bars_are_the_summary() -> None:
             np.testing.assert_allclose(sorted(bar.x + bar.error_x.array), sorted(table["high"]))
             np.testing.assert_allclose(sorted(bar.x - bar.error_x.arrayminus), sorted(table["low"]))
     said = drawn(figure, "bar", xaxis="x2")[1]
-    at = [round(y - HOWS["said"][2]) for y in said.y]
-    own = summary[(summary["metric"] == "reliability (said)") & (summary["control"] == "random layer")]
+    at = [round(y - HOWS["generated"][2]) for y in said.y]
+    own = summary[(summary["metric"] == "reliability (generated)") & (summary["control"] == "random layer")]
     place = at.index(rows.index("rome · random layer · single"))
     assert said.x[place] == own["mean"].item()
     assert f"{100 * own['mean'].item():.1f} %" in said.customdata[place]
@@ -57,7 +57,7 @@ def test_bars_are_the_summary() -> None:
 
 
 def _measures(summary: Any) -> list[str]:
-    return [name.partition(" (")[0] for name in summary["metric"] if name.endswith("(said)")]
+    return [name.partition(" (")[0] for name in summary["metric"] if name.endswith("(generated)")]
 
 
 def test_what_is_compared_with_is_paler() -> None:
@@ -87,7 +87,7 @@ def test_the_disc_has_means_and_relative_fluency() -> None:
     own = summary[(summary["method"] == "rome") & (summary["mode"] == "single") & (summary["control"] == "")]
     own = own.set_index("metric")["mean"]
     unedited = summary[summary["method"] == "unedited"].set_index("metric")["mean"]
-    expected = [own[f"{each} (said)"] for each in ("reliability", "generalisation", "locality", "portability")]
+    expected = [own[f"{each} (generated)"] for each in ("reliability", "generalisation", "locality", "portability")]
     expected += [own["fluency"] / unedited["fluency"], own["consistency"]]
     np.testing.assert_allclose(lines["rome · single"].r, [*expected, expected[0]])
     titles = ["reliability", "generalisation", "locality", "portability", "fluency,<br>of the unedited"]
@@ -99,9 +99,9 @@ def test_the_disc_has_means_and_relative_fluency() -> None:
 
 def test_gaps_and_the_rim_of_the_disc() -> None:
     rome = labels("rome")
-    measured = ["reliability (said)", "locality (said)", "portability (said)"]
+    measured = ["reliability (generated)", "locality (generated)", "portability (generated)"]
     rows = [row(rome, 0, name, 0.5) for name in measured]
-    rows += [row(labels("memit"), 0, name, 0.5) for name in (*measured, "generalisation (said)")]
+    rows += [row(labels("memit"), 0, name, 0.5) for name in (*measured, "generalisation (generated)")]
     figure = plot_radar(Evaluation.of(metrics=rows))
     assert [list(each.r) for each in traces(figure)] == [[0.5, None, 0.5, 0.5, 0.5], [0.5] * 5]
     rows += [row(rome, 0, "fluency", 9.0), row(labels("unedited"), 0, "fluency", 6.0)]
@@ -194,7 +194,7 @@ def test_what_cannot_be_drawn_is_refused(plot: Any) -> None:
 
 
 def test_settings_of_figures() -> None:
-    with pytest.raises(TracerError, match="by is 'heard'; expected one of forced, said"):
+    with pytest.raises(TracerError, match="by is 'heard'; expected one of forced, generated"):
         plot_radar(WHOLE, by="heard")
     with pytest.raises(TracerError, match="have no 'fluency'"):
         plot_retention(WHOLE, "fluency")

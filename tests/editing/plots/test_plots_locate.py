@@ -11,7 +11,7 @@ from handmade_located import located
 from synthetic import synthetic_trace
 
 from editing.plots import plot_locate
-from editing.questions.target_scores import MEASURES
+from editing.questions.measures import SCORED
 from tracer import TracerError
 
 
@@ -38,21 +38,21 @@ def test_success_of_edits_is_three_lines_beside_the_unedited() -> None:
     found = located("sweep", generalisation=[[1, 0.5, 0, 0, 0, 0, 0, 0]] * 3)
     figure = plot_locate(found)
     lines = {each.name: each for each in drawn(figure, "scatter") if each.customdata is not None}
-    assert list(lines) == list(MEASURES)
+    assert list(lines) == list(SCORED.values())
     for name, line in lines.items():
         np.testing.assert_allclose(line.y, found.mean(name)[0])
         before = [each for each in drawn(figure, "scatter", name="unedited") if each.line.color.startswith("rgba")]
         assert sorted(each.y[0] for each in before) == pytest.approx([0, 0.05, 0.98])
     assert "unedited 5.0%" in lines["generalisation"].customdata[0]
     named = [each.name for each in figure.data if each.showlegend]  # type: ignore[attr-defined]
-    assert sorted(named) == sorted([*MEASURES, "unedited"])  # each once
+    assert sorted(named) == sorted([*SCORED.values(), "unedited"])  # each once
     ranks = {each.name: each.legendrank for each in drawn(figure, "scatter") if each.showlegend}
-    assert sorted(ranks, key=ranks.__getitem__) == [*MEASURES, "unedited"]
+    assert sorted(ranks, key=ranks.__getitem__) == [*SCORED.values(), "unedited"]
     check_places(figure)
     nothing = np.full((4, 8), np.nan)
     several = [located("sweep", reliability=nothing, generalisation=np.eye(4, 8), unedited={}), found, found]
     named = [each.name for each in plot_locate(several).data if each.showlegend]  # type: ignore[attr-defined]
-    assert sorted(named) == sorted([*MEASURES, "unedited"])  # each once, wherever it comes first
+    assert sorted(named) == sorted([*SCORED.values(), "unedited"])  # each once, wherever it comes first
 
 
 def test_what_was_not_measured_is_left_out() -> None:

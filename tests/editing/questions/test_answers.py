@@ -16,9 +16,12 @@ from checkpoints import ARCHITECTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.questions import answers as module
-from editing.questions.answers import OWN, SPARE, SPARE_IN_SENTENCE, Answer, CaseAnswers, ask
-from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions import asking as module
+from editing.questions.answer import Answer, CaseAnswers
+from editing.questions.asked import OWN, SPARE, SPARE_IN_SENTENCE
+from editing.questions.asking_records import ask_records
+from editing.questions.question import Question
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Fact, Model, TracerError, load
 from tracer.engine import follow as decoding
 from tracer.engine import kv_cache as keyvalues
@@ -29,9 +32,11 @@ CAUSAL = [name for name in ARCHITECTURES if name != "bert"]
 NEEDLE = "The Space Needle is in"
 
 
-def asked(kind: Any, prompt: str, answer: str | tuple | None = None, against: str | None = None, **more: Any) -> Ask:
+def asked(
+    kind: Any, prompt: str, answer: str | tuple | None = None, against: str | None = None, **more: Any
+) -> Question:
     accepted = () if answer is None else ((answer,),) if isinstance(answer, str) else answer
-    return Ask(kind=kind, prompt=prompt, answers=accepted, against=against, **more)
+    return Question(kind=kind, prompt=prompt, answers=accepted, against=against, **more)
 
 
 FIRST = EditRecord(
@@ -89,7 +94,7 @@ def written(model: Model, prompt: str, tokens: int) -> str:
     return written_text(model, new, 1).strip()
 
 
-def room(model: Model, one: Ask) -> int:
+def room(model: Model, one: Question) -> int:
     """Tokens that a question lets the model write."""
     if not one.answers:
         return OWN
@@ -104,7 +109,7 @@ def test_equal_to_a_plain_loop(tiny: Callable[[str], Model], name: str, max_rows
     model = tiny(name)
     records = [FIRST, SECOND] if name in ("gpt2", "llama") else [replace_asks(FIRST, *FIRST.asks[:4])]
     weights = model.fingerprint()
-    cases = ask(model, records, texts=False, max_rows=max_rows)
+    cases = ask_records(model, records, texts=False, max_rows=max_rows)
     for record, case in zip(records, cases, strict=True):
         assert case.case_id == record.case_id
         for one, answer in zip(record.questions(), case.answers, strict=False):
@@ -113,7 +118,7 @@ def test_equal_to_a_plain_loop(tiny: Callable[[str], Model], name: str, max_rows
             assert answer.generated == written(model, one.prompt, room(model, one))
             if one.answer is None:
                 assert math.isnan(answer.nll)
-                assert math.isnan(answer.said)
+                assert math.isnan(answer.match)
                 continue
             nll, ids, best = forced(model, one.prompt, one.answer)
             np.testing.assert_allclose(answer.nll, nll, atol=1e-5)
@@ -128,22 +133,22 @@ def test_equal_to_a_plain_loop(tiny: Callable[[str], Model], name: str, max_rows
 
 
 def test_scores_do_not_depend_on_what_is_generated(tiny: Callable[[str], Model]) -> None:
-    cases = ask(tiny("gpt2"), [FIRST, SECOND], texts=False)
-    for case, same in zip(cases, ask(tiny("gpt2"), [FIRST, SECOND], generate=False, texts=False), strict=True):
+    cases = ask_records(tiny("gpt2"), [FIRST, SECOND], texts=False)
+    for case, same in zip(cases, ask_records(tiny("gpt2"), [FIRST, SECOND], generate=False, texts=False), strict=True):
         np.testing.assert_allclose([a.nll for a in case.answers], [a.nll for a in same.answers], atol=1e-5)
-        assert all(a.generated is None and math.isnan(a.said) for a in same.answers)
+        assert all(a.generated is None and math.isnan(a.match) for a in same.answers)
         assert [a.greedy for a in case.answers if a.answer] == [a.greedy for a in same.answers if a.answer]
 
 
 def test_an_answer_depends_on_nothing_else_that_is_asked(tiny: Callable[[str], Model]) -> None:
     model = tiny("gpt2")
     state = torch.get_rng_state()
-    both = ask(model, [FIRST, SECOND], seed=3)
-    assert spelled(both) == spelled(ask(model, [FIRST], seed=3) + ask(model, [SECOND], seed=3))
-    turned = ask(model, [SECOND, FIRST], seed=3, max_rows=1)
+    both = ask_records(model, [FIRST, SECOND], seed=3)
+    assert spelled(both) == spelled(ask_records(model, [FIRST], seed=3) + ask_records(model, [SECOND], seed=3))
+    turned = ask_records(model, [SECOND, FIRST], seed=3, max_rows=1)
     assert spelled(both) == spelled(turned[::-1])
     assert torch.equal(torch.get_rng_state(), state)
-    other = ask(model, [FIRST, SECOND], seed=4)
+    other = ask_records(model, [FIRST, SECOND], seed=4)
     assert [a.generated for a in other[0].answers] == [a.generated for a in both[0].answers]
     assert other[0].texts != both[0].texts
     assert both[0].texts[0] != both[0].texts[2]  # the same prompt at another place
@@ -151,7 +156,7 @@ def test_an_answer_depends_on_nothing_else_that_is_asked(tiny: Callable[[str], M
         for prompt, text in zip(record.generate, case.texts, strict=True):
             assert text.startswith(prompt)
     tokens = len(Fact("{}", NEEDLE).align(model).input_ids)
-    (short,), (longer,) = (ask(model, [FIRST], generate=False, seed=3, text_tokens=tokens + n) for n in (2, 4))
+    (short,), (longer,) = (ask_records(model, [FIRST], generate=False, seed=3, text_tokens=tokens + n) for n in (2, 4))
     for one, two, whole in zip(short.texts, longer.texts, both[0].texts, strict=True):
         assert whole.startswith(two.rstrip("�"))  # the last character may be half of one
         assert two.startswith(one.rstrip("�"))
@@ -163,7 +168,7 @@ def test_models_that_take_to_none_of_it_say_the_same(
     tiny: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     model = tiny("gpt2")
-    expected = spelled(ask(model, [FIRST, SECOND]))
+    expected = spelled(ask_records(model, [FIRST, SECOND]))
     steps: list[int] = []
     step = keyvalues.Kept.step
 
@@ -172,7 +177,7 @@ def test_models_that_take_to_none_of_it_say_the_same(
         return step(self, *given)
 
     monkeypatch.setattr(keyvalues.Kept, "step", counted)
-    ask(model, [FIRST], texts=False)
+    ask_records(model, [FIRST], texts=False)
     usual, steps = len(steps), []
     if lacking == "keys and values":
         monkeypatch.setattr(keyvalues.Prefix, "read", lambda *_: None)
@@ -187,7 +192,7 @@ def test_models_that_take_to_none_of_it_say_the_same(
             return forward(**given)
 
         monkeypatch.setattr(model.hf, "forward", refuses)
-    assert spelled(ask(model, [FIRST, SECOND])) == expected
+    assert spelled(ask_records(model, [FIRST, SECOND])) == expected
     assert len(steps) <= 2 < usual  # a trial of each forward's rows, if any
 
 
@@ -203,7 +208,7 @@ def test_prompts_run_once_and_logits_are_made_where_they_are_read(tiny: Callable
     counted = model.module("hidden", 0).register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     made = model.module("unembed").register_forward_hook(lambda _, args, output: places.append(output.shape[1]))
     try:
-        (case,) = ask(model, [record], generate=False, texts=False)
+        (case,) = ask_records(model, [record], generate=False, texts=False)
     finally:
         counted.remove()
         made.remove()
@@ -216,7 +221,7 @@ def test_prompts_run_once_and_logits_are_made_where_they_are_read(tiny: Callable
     assert not model.module("unembed")._forward_pre_hooks
 
 
-def replace_asks(record: EditRecord, *asks: Ask) -> EditRecord:
+def replace_asks(record: EditRecord, *asks: Question) -> EditRecord:
     return record.model_copy(update={"asks": asks})
 
 
@@ -224,29 +229,29 @@ def test_what_is_nowhere_given_is_what_was_said_before() -> None:
     model = load()
     prompts = ("The Space Needle is in downtown", "Seattle is a city in")
     record = replace_asks(FIRST, *(asked("same_subject", prompt) for prompt in prompts))
-    (before,) = ask(model, [record], texts=False)
+    (before,) = ask_records(model, [record], texts=False)
     old = before.answers[1:3]
     assert [one.generated for one in old] == ["Seattle.", "the United States."]
     assert [one.answer for one in old] == [None, None]
     assert [answer_text(model, one.greedy) for one in old] == [" Seattle", " the United States"]
-    (after,) = ask(model, [record], texts=False, before=[before])
+    (after,) = ask_records(model, [record], texts=False, before=[before])
     for one, was in zip(after.answers[1:3], old, strict=True):
         assert one.answer == (was.generated or "").rstrip(".")
         assert one.generated == was.generated
-        assert (one.exact, one.accuracy, one.said) == (1, 1, 1)
+        assert (one.exact, one.accuracy, one.match) == (1, 1, 1)
         assert one.greedy == was.greedy
         assert one.nll < 0.1
     wrong = replace(before, answers=(before.answers[0], replace(old[0], greedy=old[1].greedy), *before.answers[2:]))
-    (other,) = ask(model, [record], texts=False, before=[wrong])
+    (other,) = ask_records(model, [record], texts=False, before=[wrong])
     assert other.answers[1].answer == "the United States"
-    assert (other.answers[1].exact, other.answers[1].said) == (0, 0)
-    (unasked,) = ask(model, [record], texts=False, generate=False)
-    (never,) = ask(model, [record], texts=False, before=[unasked])
+    assert (other.answers[1].exact, other.answers[1].match) == (0, 0)
+    (unasked,) = ask_records(model, [record], texts=False, generate=False)
+    (never,) = ask_records(model, [record], texts=False, before=[unasked])
     assert never.answers[1].answer is None  # nobody wrote it: still unknown
     with pytest.raises(TracerError, match="case first: `before` has no such case"):
-        ask(model, [record], before=[replace(before, case_id="other")])
+        ask_records(model, [record], before=[replace(before, case_id="other")])
     with pytest.raises(TracerError, match="case first: `before` was asked other questions"):
-        ask(model, [record], before=[replace(before, answers=before.answers[:2])])
+        ask_records(model, [record], before=[replace(before, answers=before.answers[:2])])
 
 
 def test_what_the_embedded_model_says() -> None:
@@ -255,11 +260,11 @@ def test_what_the_embedded_model_says() -> None:
     record = EditRecord(
         case_id="a", source="made", rewrites=(told,), asks=(asked("neighbour", NEEDLE + " downtown", "Seattle"),)
     )
-    (case,) = ask(model, [record])
+    (case,) = ask_records(model, [record])
     rewrite, neighbour, denial = case.answers
-    assert (rewrite.said, rewrite.exact, rewrite.generated) == (0, 0, "Seattle.")
+    assert (rewrite.match, rewrite.exact, rewrite.generated) == (0, 0, "Seattle.")
     assert rewrite.nll > rewrite.nll_against
-    assert (neighbour.said, neighbour.exact) == (1, 1)
+    assert (neighbour.match, neighbour.exact) == (1, 1)
     assert (denial.kind, denial.prompt) == ("negation", "It is not true that The Space Needle is in downtown")
     assert denial.generated is None
     assert case.texts == ()
@@ -269,12 +274,12 @@ def test_bad_records_are_named(tiny: Callable[[str], Model]) -> None:
     model = tiny("gpt2")
     long = replace_asks(FIRST, asked("neighbour", "a " * 70, "b"))
     with pytest.raises(TracerError, match=r"case first: .*the context"):
-        ask(model, [SECOND, long])
+        ask_records(model, [SECOND, long])
     with pytest.raises(TracerError, match="masked model, which writes nothing"):
-        ask(tiny("bert"), [FIRST])
+        ask_records(tiny("bert"), [FIRST])
     with pytest.raises(TracerError, match="max_rows is 0"):
-        ask(model, [FIRST], max_rows=0)
-    assert ask(model, []) == []
+        ask_records(model, [FIRST], max_rows=0)
+    assert ask_records(model, []) == []
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 40))
@@ -297,14 +302,14 @@ def test_batches_cost_least(lengths: list[int], own: int) -> None:
 def test_questions_are_answered_in_sentences(tiny: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool]] = []
     monkeypatch.setattr(module, "says", lambda text, _, anywhere: not seen.append((text, anywhere)))
-    (case,) = ask(tiny("gpt2"), [FIRST], texts=False)
+    (case,) = ask_records(tiny("gpt2"), [FIRST], texts=False)
     assert [anywhere for _, anywhere in seen] == [
         one.answer is not None and one.prompt[-1] == "?" for one in said(case)
     ]
 
 
 def said(case: CaseAnswers) -> list[Answer]:
-    return [one for one in case.answers if not math.isnan(one.said)]
+    return [one for one in case.answers if not math.isnan(one.match)]
 
 
 # --- whole answers ---------------------------------------------------------------------------------------------------
@@ -348,8 +353,8 @@ def test_an_answer_with_marks_is_said_when_it_is_written(
     scripted: Callable[[str], Model], target: str, text: str
 ) -> None:
     told = Rewrite(prompt="{} is", subject="Rome", target_new=target)
-    (case,) = ask(scripted(text), [EditRecord(case_id="a", source="made", rewrites=(told,))], texts=False)
-    assert case.answers[0].said == 1
+    (case,) = ask_records(scripted(text), [EditRecord(case_id="a", source="made", rewrites=(told,))], texts=False)
+    assert case.answers[0].match == 1
 
 
 @pytest.mark.parametrize(
@@ -367,21 +372,21 @@ def test_the_unedited_models_own_answer_is_whole(
 ) -> None:
     monkeypatch.setattr(module, "OWN", 24)  # of a small vocabulary
     record = replace_asks(FIRST, asked("same_subject", "Miles Davis plays the"))
-    (before,) = ask(scripted(text), [record], texts=False)
+    (before,) = ask_records(scripted(text), [record], texts=False)
     model = scripted(text)
     assert answer_text(model, before.answers[1].greedy) == answer
-    (same,) = ask(model, [record], texts=False, before=[before])
-    assert (same.answers[1].answer, same.answers[1].said) == (answer.strip(), 1)
-    (changed,) = ask(scripted(other), [record], texts=False, before=[before])
-    assert changed.answers[1].said == 0
+    (same,) = ask_records(model, [record], texts=False, before=[before])
+    assert (same.answers[1].answer, same.answers[1].match) == (answer.strip(), 1)
+    (changed,) = ask_records(scripted(other), [record], texts=False, before=[before])
+    assert changed.answers[1].match == 0
 
 
 def test_an_own_answer_without_an_end_has_whole_words(scripted: Callable[[str], Model]) -> None:
     record = replace_asks(FIRST, asked("same_subject", "Miles Davis plays the"))
     text = " one and two and three and four and five and six"
     model = scripted(text)
-    (before,) = ask(model, [record], texts=False)
+    (before,) = ask_records(model, [record], texts=False)
     kept = answer_text(model, before.answers[1].greedy)
     assert len(kept) > 4 and text.startswith(f"{kept} ")
-    (after,) = ask(model, [record], texts=False, before=[before])
-    assert (after.answers[1].answer, after.answers[1].said) == (kept.strip(), 1)
+    (after,) = ask_records(model, [record], texts=False, before=[before])
+    assert (after.answers[1].answer, after.answers[1].match) == (kept.strip(), 1)

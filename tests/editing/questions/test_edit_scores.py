@@ -10,12 +10,13 @@ import torch
 from checkpoints import ARCHITECTURES
 
 from editing.methods.value.prompts import rewriting_rows
-from editing.questions.answers import ask
-from editing.questions.measures import edit_scores
+from editing.questions.asking_records import ask_records
+from editing.questions.measures import SCORED, edit_scores
 from editing.questions.outcome import measure
-from editing.questions.probes import Probes, Question
+from editing.questions.probes import Probes, texts
+from editing.questions.question import Question
 from editing.questions.record import EditRecord, Rewrite
-from editing.questions.target_scores import MEASURES, prefers, target_log_probs, texts
+from editing.questions.target_scores import prefers, target_log_probs
 from editing.request import EditRequest
 from tracer import Fact, Model, TracerError, factworld, load
 from tracer.engine.answer import own_answer
@@ -174,7 +175,7 @@ def world() -> Model:
 def asked(request: EditRequest, paraphrases: tuple[str, ...] = (), neighbours: tuple[str, ...] = ()) -> Probes:
     new, true = request.target_new, request.target_true
     prompts = {"rewrite": (request.text,), "paraphrase": paraphrases, "neighbour": neighbours}
-    return Probes(tuple(Question(group, text, new, true) for group, texts in prompts.items() for text in texts))
+    return Probes(tuple(Question.of(group, text, new, true) for group, texts in prompts.items() for text in texts))
 
 
 def test_what_the_embedded_model_knows_scores_as_it_should(world: Model) -> None:
@@ -202,7 +203,7 @@ def test_shares_and_margins_by_hand(tiny: Callable[[str], Model]) -> None:
     paraphrases = ("Where is The Space Needle? In", "The Space Needle stands in", "One sees The Space Needle in")
     neighbours = ("Pike Place is in", "Miles Davis was in", "Boeing was in", "Yo-Yo Ma is in the")
     other = asked(EditRequest("{} plays the", "Miles Davis", " cello", " trumpet"))
-    own = Question("same_subject", "The Space Needle was built by", " Paris", " France")  # no part of the measures
+    own = Question.of("same_subject", "The Space Needle was built by", " Paris", " France")  # no part of the measures
     probes = asked(request, paraphrases, neighbours)
     found = edit_scores(model, [other, Probes((*probes.questions, own))])
 
@@ -218,7 +219,7 @@ def test_shares_and_margins_by_hand(tiny: Callable[[str], Model]) -> None:
         np.testing.assert_allclose(found[name][1], np.mean([a > b for a, b in pairs]))
         np.testing.assert_allclose(found[f"{name} margin"][1], np.mean([a - b for a, b in pairs]), atol=1e-6)
     assert np.isnan(found["locality"][0])
-    assert set(found) == {*MEASURES, *(f"{name} margin" for name in MEASURES)}
+    assert set(found) == {*SCORED.values(), *(f"{name} margin" for name in SCORED.values())}
     assert all(array.shape == (0,) for array in edit_scores(model, []).values())
 
 
@@ -289,7 +290,9 @@ def test_a_request_says_its_space_to_all_that_is_asked_of_it(tiny: Callable[[str
     expected = target_log_probs(model, ["Rome is in down", "Rome lies in"], ["town", " town"], space=[False, None])
     np.testing.assert_allclose(found.new_mean, expected.means, atol=1e-5)
     rewrite = Rewrite(prompt="{} is in down", subject="Rome", target_new="town", space=False)
-    (case,) = ask(model, [EditRecord(case_id="a", source="made", rewrites=(rewrite,))], generate=False, texts=False)
+    (case,) = ask_records(
+        model, [EditRecord(case_id="a", source="made", rewrites=(rewrite,))], generate=False, texts=False
+    )
     np.testing.assert_allclose(-case.answers[0].nll, expected.means[0], atol=1e-5)
     row = rewriting_rows(model, EditRequest.of(record), (("{}",), ("So. {}",)), "subject_last")[1]
     whole = model.tokenizer("So. Rome is in downtown")["input_ids"]

@@ -17,9 +17,11 @@ from numpy.testing import assert_allclose
 from editing.edits.edit import Factors
 from editing.edits.weights import applied
 from editing.methods.ft import whole_factors
-from editing.questions.answers import CaseAnswers, ask
+from editing.questions.answer import CaseAnswers
+from editing.questions.asking_records import ask_records
 from editing.questions.metrics import case_metrics, harmonic
-from editing.questions.record import Ask, EditRecord, Rewrite
+from editing.questions.question import Question
+from editing.questions.record import EditRecord, Rewrite
 from editing.questions.text_metrics import TermWeights, essence_perplexity, ngram_entropy
 from tracer.model import Model
 
@@ -45,8 +47,8 @@ def records(told: dict[str, Any]) -> list[EditRecord]:
 
 def _record(case: str, each: dict[str, Any]) -> EditRecord:
     new, true = each["target_new"], each["target_true"]
-    asks = [Ask(kind="paraphrase", prompt=each["paraphrase"], answers=((new,),), against=true)]
-    asks += [Ask(kind="neighbour", prompt=text, answers=((true,),), against=new) for text in each["neighbours"]]
+    asks = [Question(kind="paraphrase", prompt=each["paraphrase"], answers=((new,),), against=true)]
+    asks += [Question(kind="neighbour", prompt=text, answers=((true,),), against=new) for text in each["neighbours"]]
     told = Rewrite(prompt=each["prompt"], subject=each["subject"], target_new=new, target_true=true)
     return EditRecord(case_id=case, source="made", rewrites=(told,), asks=tuple(asks))
 
@@ -54,9 +56,9 @@ def _record(case: str, each: dict[str, Any]) -> EditRecord:
 @pytest.fixture(scope="module")
 def answered(golden: Path, golden_model: Model, records: list[EditRecord]) -> Answered:
     """Answers of the golden model, and of it with the published changes for two requests."""
-    before = ask(golden_model, records, generate=False, texts=False)
+    before = ask_records(golden_model, records, generate=False, texts=False)
     with applied(golden_model, _published_change(golden, golden_model)):
-        after = ask(golden_model, records, generate=False, texts=False)
+        after = ask_records(golden_model, records, generate=False, texts=False)
     return {"before": before, "after": after}
 
 
@@ -119,7 +121,7 @@ def test_locality(theirs: Arrays, answered: Answered, records: list[EditRecord])
         pairs = [(a, b) for a, b in zip(old.answers, new.answers, strict=True) if a.kind == "neighbour"]
         kept = [np.mean(np.array(a.greedy) == np.array(b.greedy)) for a, b in pairs]
         assert_allclose(kept, theirs["locality_acc"][row], atol=CLOSE)
-    reported = _metric("neighbour kept", records, answered["after"], answered["before"])
+    reported = _metric("neighbour unchanged", records, answered["after"], answered["before"])
     assert_allclose(reported, theirs["locality_acc"].mean(1), atol=CLOSE)
     assert 0 < np.mean(reported) < 1
 

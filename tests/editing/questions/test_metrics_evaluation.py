@@ -14,9 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.questions.answers import Answer, CaseAnswers, ask
-from editing.questions.metrics import METRICS, OF_QUESTIONS, Value, case_metrics, harmonic
-from editing.questions.record import KINDS, MEASURES, Ask, EditRecord, Rewrite
+from editing.questions.answer import Answer, CaseAnswers
+from editing.questions.asking_records import ask_records
+from editing.questions.metric import Value
+from editing.questions.metrics import METRICS, case_metrics, harmonic
+from editing.questions.question import KINDS, MEASURES, Question
+from editing.questions.question_metrics import QUESTION_METRICS
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Model, TracerError
 
 NAN = float("nan")
@@ -54,7 +58,7 @@ def counterfact(prompts: dict[str, list[str]], new: str, true: str) -> EditRecor
     """A record whose rewrite is the first prompt of "rewrite"."""
     subject, rest = prompts["rewrite"][0].split(" ", 1)
     asks = [
-        Ask(kind=kind, prompt=prompt, answers=(((true if kind == "neighbour" else new),),), against=other)  # type: ignore[arg-type]
+        Question(kind=kind, prompt=prompt, answers=(((true if kind == "neighbour" else new),),), against=other)  # type: ignore[arg-type]
         for kind in ("paraphrase", "neighbour")
         for prompt in prompts[kind]
         for other in [new if kind == "neighbour" else true]
@@ -65,7 +69,7 @@ def counterfact(prompts: dict[str, list[str]], new: str, true: str) -> EditRecor
 
 def check_counterfact(model: Model, prompts: dict[str, list[str]], new: str, true: str) -> dict[str, Value]:
     record = counterfact(prompts, new, true)
-    (case,) = ask(model, [record], generate=False, texts=False)
+    (case,) = ask_records(model, [record], generate=False, texts=False)
     found = {value.metric: value for value in case_metrics(record, case)}
     for kind, some in prompts.items():
         rows = test_batch_prediction(model, some, new, true)
@@ -105,7 +109,7 @@ def test_counterfact_on_the_model_of_the_published_outputs(golden_model: Model) 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------
 def answer(kind: str = "rewrite", **more: Any) -> Answer:
-    unknown = {"nll": NAN, "nll_against": NAN, "accuracy": NAN, "exact": NAN, "said": NAN}
+    unknown = {"nll": NAN, "nll_against": NAN, "accuracy": NAN, "exact": NAN, "match": NAN}
     known: dict[str, Any] = {"prompt": "p", "answer": "a", "against": None, "either": None, "greedy": (), **unknown}
     return Answer(kind=kind, generated=None, **(known | more))
 
@@ -128,7 +132,7 @@ def values(after: CaseAnswers, before: CaseAnswers | None = None, **more: Any) -
         ([answer(nll=1.0)], {}),  # nothing to compare with
         ([answer(nll=1.0, nll_against=2.0)], {"success": (1, 1), "magnitude": (math.exp(-1) - math.exp(-2), 1)}),
         ([answer(nll=1.0, nll_against=1.0)], {"success": (0, 1), "magnitude": (0, 1)}),  # strictly
-        ([answer(said=1.0), answer(said=0.0), answer()], {"said": (0.5, 2)}),
+        ([answer(match=1.0), answer(match=0.0), answer()], {"generated": (0.5, 2)}),
         (
             [answer(accuracy=0.5, exact=0.0), answer(accuracy=1.0, exact=1.0)],
             {"accuracy": (0.75, 2), "exact": (0.5, 2)},
@@ -137,41 +141,41 @@ def values(after: CaseAnswers, before: CaseAnswers | None = None, **more: Any) -
 )
 def test_values_of_a_kind(answers: list[Answer], expected: dict[str, tuple[float, int]]) -> None:
     found = values(case(*answers))
-    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (said)": expected.get("said")}
+    measures = {"reliability (forced)": expected.get("accuracy"), "reliability (generated)": expected.get("generated")}
     own = {f"rewrite {name}": value for name, value in expected.items()}
     assert found == own | {name: value for name, value in measures.items() if value}
 
 
 def test_one_right_wording_is_enough() -> None:
-    hops = [answer("multi_hop", either=either, said=said) for either, said in ((0, 0.0), (0, 1.0), (1, 0.0), (1, NAN))]
-    assert values(case(*hops))["multi_hop said"] == (0.5, 2)
-    assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop said"] == (1 / 3, 3)
+    hops = [answer("multi_hop", either=either, match=said) for either, said in ((0, 0.0), (0, 1.0), (1, 0.0), (1, NAN))]
+    assert values(case(*hops))["multi_hop generated"] == (0.5, 2)
+    assert values(case(*(replace(one, either=None) for one in hops)))["multi_hop generated"] == (1 / 3, 3)
     # a number belongs to its kind
     other = replace(hops[1], kind="single_hop")
-    assert values(case(hops[0], replace(other, kind="one_hop")))["portability (said)"] == (0.5, 2)
-    assert values(case(hops[0], other))["portability (said)"] == (0, 1)  # steps are no evidence of it
+    assert values(case(hops[0], replace(other, kind="one_hop")))["portability (generated)"] == (0.5, 2)
+    assert values(case(hops[0], other))["portability (generated)"] == (0, 1)  # steps are no evidence of it
     # what is kept is counted for each
     was = case(*(replace(one, greedy=(1,)) for one in hops[:2]))
     now = case(replace(hops[0], greedy=(1,)), replace(hops[1], greedy=(2,)))
-    assert values(now, was)["multi_hop kept"] == (0.5, 2)
+    assert values(now, was)["multi_hop unchanged"] == (0.5, 2)
 
 
 def test_measures_stand_side_by_side() -> None:
     found = values(
         case(
-            answer("rewrite", accuracy=1.0, said=0.0),
-            answer("neighbour", accuracy=1.0, said=1.0),
-            answer("neighbour", accuracy=0.5, said=0.0),
-            answer("same_subject", accuracy=0.0, said=0.0),
-            answer("attribute", accuracy=0.0, said=0.0),  # evidence of none of them
+            answer("rewrite", accuracy=1.0, match=0.0),
+            answer("neighbour", accuracy=1.0, match=1.0),
+            answer("neighbour", accuracy=0.5, match=0.0),
+            answer("same_subject", accuracy=0.0, match=0.0),
+            answer("attribute", accuracy=0.0, match=0.0),  # evidence of none of them
         )
     )
     assert found["reliability (forced)"] == (1, 1)
-    assert found["reliability (said)"] == (0, 1)
+    assert found["reliability (generated)"] == (0, 1)
     assert found["locality (forced)"] == (0.5, 3)
-    assert found["locality (said)"] == (1 / 3, 3)
-    assert found["attribute said"] == (0, 1)
-    assert "generalisation (said)" not in found
+    assert found["locality (generated)"] == (1 / 3, 3)
+    assert found["attribute generated"] == (0, 1)
+    assert "generalisation (generated)" not in found
     assert "portability (forced)" not in found
 
 
@@ -181,15 +185,15 @@ def test_measures_stand_side_by_side() -> None:
 )
 def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None) -> None:
     after, before = case(answer("neighbour", greedy=now)), case(answer("neighbour", greedy=was))
-    assert values(after, before) == ({} if expected is None else {"neighbour kept": (expected, 1)})
+    assert values(after, before) == ({} if expected is None else {"neighbour unchanged": (expected, 1)})
     assert values(after) == {}
 
 
 @pytest.mark.parametrize(
     ("known", "counted"),
     [
-        ({"said": 1.0}, 2),
-        ({"said": 0.0, "exact": 1.0}, 1),  # what it writes freely counts
+        ({"match": 1.0}, 2),
+        ({"match": 0.0, "exact": 1.0}, 1),  # what it writes freely counts
         ({"exact": 1.0}, 2),  # unless it was not asked to
         ({"exact": 0.0}, 1),
         ({}, 1),
@@ -197,59 +201,59 @@ def test_kept(now: tuple[int, ...], was: tuple[int, ...], expected: float | None
 )
 def test_a_question_counts_only_if_what_it_needs_was_known(known: dict[str, float], counted: int) -> None:
     asks = (
-        Ask(kind="one_hop", prompt="p", needs=("c", "d")),
-        Ask(kind="one_hop", prompt="q", needs=("d",)),
-        Ask(kind="condition", prompt="c"),
-        Ask(kind="condition", prompt="d"),
+        Question(kind="one_hop", prompt="p", needs=("c", "d")),
+        Question(kind="one_hop", prompt="q", needs=("d",)),
+        Question(kind="condition", prompt="c"),
+        Question(kind="condition", prompt="d"),
     )
     told = Rewrite(prompt="{} is", subject="A", target_new="B")
     record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
-    scores = [{"said": 1.0}, {"said": 1.0}, {"said": 0.0}, {"said": 0.0}, {"said": 0.0}]
+    scores = [{"match": 1.0}, {"match": 1.0}, {"match": 0.0}, {"match": 0.0}, {"match": 0.0}]
     kinds = ["rewrite", *(one.kind for one in asks)]
     after = case(*(answer(kind, **score) for kind, score in zip(kinds, scores, strict=True)))
     old = [answer("rewrite"), answer("one_hop"), answer("one_hop"), answer("condition", **known)]
-    before = case(*old, answer("condition", said=1.0))
+    before = case(*old, answer("condition", match=1.0))
     found = {value.metric: value for value in case_metrics(record, after, before)}
-    assert found["one_hop said"].n == counted
-    assert found["portability (said)"].value == (0.5 if counted == 2 else 0.0)
+    assert found["one_hop generated"].n == counted
+    assert found["portability (generated)"].value == (0.5 if counted == 2 else 0.0)
     # the unedited model's own row counts the same questions
     unedited = {value.metric: value for value in case_metrics(record, before)}
-    assert "one_hop said" not in unedited  # the answers were not read
+    assert "one_hop generated" not in unedited  # the answers were not read
     asked = replace(
         before,
-        answers=tuple(replace(one, said=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
+        answers=tuple(replace(one, match=1.0) if one.kind == "one_hop" else one for one in old) + before.answers[-1:],
     )
-    assert {value.metric: value for value in case_metrics(record, asked)}["one_hop said"].n == counted
+    assert {value.metric: value for value in case_metrics(record, asked)}["one_hop generated"].n == counted
 
 
 def test_conditions_that_ask_the_same_are_each_their_own() -> None:
     """The unedited model names one of two children: of the two tests one counts, before the edit and after."""
     asks = (
-        Ask(kind="one_hop", prompt="p", needs=(0,)),
-        Ask(kind="one_hop", prompt="q", needs=(1,)),
-        Ask(kind="one_hop", prompt="r", needs=("c",)),  # by prompt: both
-        Ask(kind="condition", prompt="c", answers=(("Ann",),)),
-        Ask(kind="condition", prompt="c", answers=(("Bob",),)),
+        Question(kind="one_hop", prompt="p", needs=(0,)),
+        Question(kind="one_hop", prompt="q", needs=(1,)),
+        Question(kind="one_hop", prompt="r", needs=("c",)),  # by prompt: both
+        Question(kind="condition", prompt="c", answers=(("Ann",),)),
+        Question(kind="condition", prompt="c", answers=(("Bob",),)),
     )
     told = Rewrite(prompt="{} is", subject="A", target_new="B")
     record = EditRecord(case_id="1", source="made", rewrites=(told,), asks=asks)
 
     def answered(*said: float) -> CaseAnswers:
         kinds = ["rewrite", *(one.kind for one in asks)]
-        return case(*(answer(kind, said=one) for kind, one in zip(kinds, said, strict=True)))
+        return case(*(answer(kind, match=one) for kind, one in zip(kinds, said, strict=True)))
 
     before, after = answered(0, 0, 1, 1, 1, 0), answered(1, 1, 0, 0, 0, 0)
     for found, share in ((case_metrics(record, before), 0.0), (case_metrics(record, after, before), 1.0)):
-        assert {value.metric: (value.value, value.n) for value in found}["one_hop said"] == (share, 1)
+        assert {value.metric: (value.value, value.n) for value in found}["one_hop generated"] == (share, 1)
 
 
 def test_mquakes_three_numbers() -> None:
     """By hand: three facts, of which one is named and one by an alias alone; the chain's steps; three wordings."""
 
     def asked(facts: list[float], hops: list[float], chains: list[float]) -> dict[str, tuple[float, int]]:
-        some = [answer("rewrite", prompt=f"fact {i}", said=one) for i, one in enumerate(facts)]
-        some += [answer("single_hop", prompt=f"fact {i}", said=one) for i, one in enumerate(hops)]
-        some += [answer("multi_hop", prompt=f"chain {i}", said=one, either=0) for i, one in enumerate(chains)]
+        some = [answer("rewrite", prompt=f"fact {i}", match=one) for i, one in enumerate(facts)]
+        some += [answer("single_hop", prompt=f"fact {i}", match=one) for i, one in enumerate(hops)]
+        some += [answer("multi_hop", prompt=f"chain {i}", match=one, either=0) for i, one in enumerate(chains)]
         found = {value.metric: value for value in case_metrics(record, case(*some))}
         return {name: (found[name].value, found[name].n) for name in found if name.endswith("wise accuracy")} | (
             {"chain": (found["multi-hop accuracy"].value, found["multi-hop accuracy"].n)} if chains else {}
@@ -284,8 +288,8 @@ def test_texts_have_rows_where_there_are_any() -> None:
 
 
 def test_every_metric_is_defined() -> None:
-    names = {f"{kind} {name}" for kind in KINDS for name in OF_QUESTIONS}
-    names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "said")}
+    names = {f"{kind} {name}" for kind in KINDS for name in QUESTION_METRICS}
+    names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "generated")}
     names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
     assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth", "ruined", "known"}

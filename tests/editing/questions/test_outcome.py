@@ -10,13 +10,16 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from answered import answered
 from drawn import HOSTILE, check_no_markup, check_places, drawn, headings, layout, plain
 from handmade import REQUEST, handmade
 
 from editing.edits.weights import applied
 from editing.plots.outcome import plot_outcome
-from editing.questions.outcome import Measured, Outcome, measure
-from editing.questions.probes import Probes, Question, from_factworld
+from editing.questions.answers import Answers
+from editing.questions.outcome import Outcome, measure
+from editing.questions.probes import Probes, from_factworld
+from editing.questions.question import Question
 from editing.questions.table import shares, tables, worst
 from editing.request import EditRequest
 from tracer import Fact, Model, factworld, load
@@ -57,40 +60,36 @@ def outcome(tiny: Callable[[str], Model]) -> Outcome:
 def made(before: dict[str, Any], after: dict[str, Any], questions: tuple[Question, ...]) -> Outcome:
     """An outcome by hand: whole-target probabilities of targets of one token."""
 
-    def one(numbers: dict[str, Any]) -> Measured:
-        new, true = (np.array(numbers[name], dtype=float) for name in ("new", "true"))
-        with np.errstate(divide="ignore"):
-            new_mean, true_mean = np.log(new), np.log(true)
-        says_new, says_true = (np.where(np.isnan(p), np.nan, p > 0.5) for p in (new, true))
-        answers = ("so",) * len(new)
-        numbers_ = (new, true, new_mean, true_mean, says_new, says_true)
-        return Measured(Probes(questions), *numbers_, answers, (), "factworld", "0" * 64)
+    def one(numbers: dict[str, Any]) -> Answers:
+        return answered(questions, numbers["new"], numbers["true"], ["so"] * len(questions))
 
     return Outcome(one(before), one(after))
 
 
 def ask(group: str, number: int = 0, **fields: Any) -> Question:
-    return Question(group, f"{group} {number}", fields.pop("new", " Paris"), fields.pop("true", " Seattle"), **fields)
+    return Question.of(
+        group, f"{group} {number}", fields.pop("new", " Paris"), fields.pop("true", " Seattle"), **fields
+    )
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
 def test_a_record_brings_its_prompts() -> None:
     probes = Probes.of(RECORD)
-    assert [(q.group, q.prompt, str(q.true).strip()) for q in probes.questions] == [
+    assert [(q.kind, q.prompt, str(q.true).strip()) for q in probes.questions] == [
         ("rewrite", "The Space Needle is in downtown", "Seattle"),
         ("paraphrase", RECORD["paraphrase_prompts"][0], "Seattle"),
         ("paraphrase", RECORD["paraphrase_prompts"][1], "Seattle"),
         ("neighbour", "Smith Tower is in", "Seattle"),
         ("same_subject", "The Space Needle is in the country of", "the United States"),
     ]
-    assert {q.new.strip() for q in probes.questions} == {"Paris"}
+    assert {str(q.new).strip() for q in probes.questions} == {"Paris"}
     assert probes.generate == ("The Space Needle is",)
     assert [q.wants_new for q in probes.questions] == [True, True, True, False, False]
     assert Probes.of(probes) is probes
 
 
 def test_a_bare_request_asks_for_itself_alone() -> None:
-    assert Probes.of(REQUEST).questions == (Question("rewrite", REQUEST.text, " Paris", " Seattle"),)
+    assert Probes.of(REQUEST).questions == (Question.of("rewrite", REQUEST.text, " Paris", " Seattle"),)
 
 
 def test_joined_probes_are_numbered() -> None:
@@ -133,15 +132,15 @@ def test_factworld_knows_what_goes_with_a_request(embedded: Model) -> None:
     others = [found.questions[i] for i in found.group("same_subject")]
     assert [(q.prompt, q.true) for q in others] == [(f.text, f.target) for f in factworld.others_of(fact)]
     said = measure(embedded, found, max_new_tokens=1)
-    kept = [i for i, q in enumerate(found.questions) if q.group in ("neighbour", "same_subject")]
+    kept = [i for i, q in enumerate(found.questions) if q.kind in ("neighbour", "same_subject")]
     assert said.as_meant[kept].tolist() == [1.0] * len(kept)  # the embedded model knows them
 
 
 def test_answers_that_are_not_known_are_what_the_model_says(embedded: Model) -> None:
     request = EditRequest("{} is in downtown", "The Space Needle", " Paris")
     bare = Probes.of(request)
-    near = replace(ask("neighbour", true=None), prompt="Smith Tower is in downtown")
-    glued = replace(near, prompt="The Unit")  # its next token goes on with the word
+    near = ask("neighbour", true=None).model_copy(update={"prompt": "Smith Tower is in downtown"})
+    glued = near.model_copy(update={"prompt": "The Unit"})  # its next token goes on with the word
     more = (ask("paraphrase", true=None), near, ask("neighbour", 1, true=" Rome"), glued)
     completed = replace(bare, questions=(*bare.questions, *more)).completed(embedded)
     rewrite, paraphrase, neighbour, known, unknown = completed.questions
@@ -156,7 +155,7 @@ def test_answers_that_are_not_known_are_what_the_model_says(embedded: Model) -> 
 def test_a_masked_model_is_asked_at_its_mask(tiny: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("bert")
     prompt = "The Space Needle is in [MASK]."
-    said = measure(model, probes := Probes((Question("rewrite", prompt, "Paris"),)))
+    said = measure(model, probes := Probes((Question.of("rewrite", prompt, "Paris"),)))
     assert said.answers == (answer_text(model, own_answer(model, Fact("{}", prompt, "Paris"))).strip(),)
     assert said.says_new.tolist() == [0.0]
     with pytest.raises(TracerError, match="masked model"):
@@ -171,9 +170,12 @@ def test_a_masked_model_is_asked_at_its_mask(tiny: Callable[[str], Model], monke
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Question("rumour", "x", "y"), "group of a question is 'rumour'; expected one of rewrite, paraphrase"),
-        (lambda: Question("rewrite", " ", "y"), "prompt of a question is ' '"),
-        (lambda: Question("rewrite", "x", "y", ""), "true answer of a question is ''"),
+        (
+            lambda: Question.of("rumour", "x", "y"),
+            "kind of a question is 'rumour'; expected one of rewrite, paraphrase",
+        ),
+        (lambda: Question.of("rewrite", " ", "y"), "prompt of a question is ' '"),
+        (lambda: Question.of("rewrite", "x", "y", ""), "true answer of a question is ''"),
         (lambda: Probes.of({**RECORD, "paraphrase_prompts": "one"}), "paraphrase_prompts is 'one'"),
         (lambda: Probes.of({**RECORD, "same_subject_prompts": ["one"]}), "same_subject_prompts hold 'one'"),
         (lambda: Probes.of({**RECORD, "generation_prompts": [1]}), "generation_prompts is"),
@@ -202,7 +204,7 @@ def test_numbers_are_those_of_plain_forwards(tiny: Callable[[str], Model], arch:
     probes = Probes.of(RECORD)
     said = measure(model, probes, max_new_tokens=3)
     for i, q in enumerate(probes.questions):
-        for kind, target in (("new", q.new), ("true", str(q.true))):
+        for kind, target in (("new", str(q.new)), ("true", str(q.true))):
             logs = log_probs(model, q.prompt, target)
             assert getattr(said, kind)[i] == pytest.approx(np.exp(sum(logs)), rel=1e-4)
             assert getattr(said, f"{kind}_mean")[i] == pytest.approx(np.mean(logs), rel=1e-5)
@@ -230,9 +232,11 @@ def test_what_is_not_known_is_missing(tiny: Callable[[str], Model]) -> None:
 
 
 def test_answers_are_whole_targets_or_what_is_said_instead(embedded: Model) -> None:
-    country = Question("same_subject", "The Space Needle is in the country of", " Spain", " the United States")
-    probes = Probes((ask("rewrite"), country, replace(country, true=" Italy")))
-    probes = replace(probes, questions=(Question("rewrite", REQUEST.text, " Paris", " Seattle"), *probes.questions[1:]))
+    country = Question.of("same_subject", "The Space Needle is in the country of", " Spain", " the United States")
+    probes = Probes((ask("rewrite"), country, country.knowing(" Italy")))
+    probes = replace(
+        probes, questions=(Question.of("rewrite", REQUEST.text, " Paris", " Seattle"), *probes.questions[1:])
+    )
     said = measure(embedded, probes)
     assert said.answers[:2] == ("Seattle", "the United States")
     assert said.says_true.tolist() == [1, 1, 0]
@@ -252,8 +256,8 @@ def test_before_and_after_are_of_the_same_questions(outcome: Outcome) -> None:
     other = replace(outcome.after, probes=replace(outcome.probes, questions=outcome.probes.questions[::-1]))
     with pytest.raises(TracerError, match="asked different questions"):
         Outcome(outcome.before, other)
-    with pytest.raises(TracerError, match=r"new has the shape \(1,\)"):
-        replace(outcome.after, new=np.zeros(1))
+    with pytest.raises(TracerError, match="4 answers to 5 questions"):
+        replace(outcome.after, each=outcome.after.each[1:])
     with pytest.raises(TracerError, match="0 texts for 1 prompts"):
         replace(outcome.after, texts=())
     with pytest.raises(ValueError, match="read-only"):
@@ -311,7 +315,7 @@ def test_few_are_shown_one_by_one_and_many_as_shares(outcome: Outcome) -> None:
 
 
 def test_texts_are_shown_as_they_are() -> None:
-    hostile = replace(ask("rewrite"), prompt=f"[red]{HOSTILE}\x1b[31m")
+    hostile = ask("rewrite").model_copy(update={"prompt": f"[red]{HOSTILE}\x1b[31m"})
     figures = made({"new": [0.1], "true": [0.8]}, {"new": [0.9], "true": [0.1]}, (hostile,))
     assert "[red]<script>" in str(figures)
     assert "\x1b" not in str(figures)

@@ -83,9 +83,9 @@ def test_tables_are_the_summary(text: str) -> None:
     columns = [each["title"] for each in tables["methods"]["columns"]]
     rome = next(cells for cells in tables["methods"]["rows"] if cells[0] == "rome · random layer · single")
     own = summary[summary["control"] == "random layer"].set_index("metric")
-    said = own.loc["locality (said)"]
+    said = own.loc["locality (generated)"]
     ends = f"[{100 * said['low']:.1f}, {100 * said['high']:.1f}]"
-    assert rome[columns.index("locality, said")] == [said["mean"], f"{100 * said['mean']:.1f} %", ends]
+    assert rome[columns.index("locality, generated")] == [said["mean"], f"{100 * said['mean']:.1f} %", ends]
     assert rome[columns.index("S")][0] == score.loc[score["control"] == "random layer", "mean"].item()
     assert len(tables["everything"]["rows"]) == len(summary)
     costs = {cells[0]: cells for cells in tables["costs"]["rows"]}
@@ -112,7 +112,7 @@ def test_answers_are_all_there() -> None:
         (
             each["method"] + names[each["control"]] + (" · single" if each["method"] != "unedited" else ""),
             *(each[name] for name in ("case_id", "kind", "prompt")),
-            *(None if np.isnan(each[name]) else each[name] for name in ("nll", "said")),
+            *(None if np.isnan(each[name]) else each[name] for name in ("nll", "match")),
             each["generated"],
         )
         for each in made.answers.to_dict("records")
@@ -127,7 +127,7 @@ def test_answers_are_all_there() -> None:
 def test_what_was_asked_before_and_asked_twice() -> None:
     rome = labels("rome", mode="batch")
     shared = {"kind": "rewrite", "prompt": "p", "answer": "a", "against": None, "generated": None}
-    shared |= dict.fromkeys(("nll_against", "accuracy", "exact", "said"), np.nan)
+    shared |= dict.fromkeys(("nll_against", "accuracy", "exact", "match"), np.nan)
     answers = [
         {**rome, "case_id": "0", "after": after, "nll": after + k, **shared} for after in (0, 3) for k in (0, 10)
     ]
@@ -187,7 +187,7 @@ def test_texts_are_inert(page: Page) -> None:
         assert f"Subject {number} rewrite prompt {nasty}" in cells
         assert f" Paris rome {nasty}" in cells
         assert page.ask("[...document.querySelectorAll('#case td[dir]')].every((c) => c.childElementCount === 0)")
-    for figure in ("bars", "retention", "health", "radar-said"):  # hover texts are made later than the rest
+    for figure in ("bars", "retention", "health", "radar-generated"):  # hover texts are made later than the rest
         page.ask(f"Plotly.Fx.hover('figure-{figure}', [{{curveNumber: 1, pointNumber: 1}}])")
     assert page.ask("document.documentElement.hasAttribute('data-hacked')") is False
     # a mark that turns the direction of a text turns nothing beside it
@@ -233,7 +233,7 @@ def write_in(page: Page, grid: str, words: str) -> str:
 
 def test_sorting(page: Page) -> None:
     heads = page.ask("[...document.querySelectorAll('#methods thead button')].map((button) => button.textContent)")
-    place = heads.index("reliability, said")
+    place = heads.index("reliability, generated")
     first = column(page, "methods", place)
     state = f"document.querySelectorAll('#methods thead th')[{place}].getAttribute('aria-sort')"
     assert page.ask(state) == "none"

@@ -33,7 +33,7 @@ def test_cells_are_the_summary(made: Evaluation) -> None:
     of = summary[(summary["method"] == "rome") & (summary["control"] == "") & (summary["mode"] == "single")]
     by = of.set_index("metric")
     for title in ("reliability", "generalisation", "locality", "portability"):
-        forced, said = (by.loc[f"{title} ({how})"] for how in ("forced", "said"))
+        forced, said = (by.loc[f"{title} ({how})"] for how in ("forced", "generated"))
         expected = []
         for each in (forced, said):
             mean, low, high = (f"{100 * each[name]:.1f}" for name in ("mean", "low", "high"))

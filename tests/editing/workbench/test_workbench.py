@@ -17,7 +17,7 @@ import editing.workbench.export as export_module
 from editing import Edit, Editor, EditRequest, Outcome, compute_edit, measure
 from editing.edits.weights import applied
 from editing.layers.from_result import layers_from
-from editing.localisation.evidence import with_prompts
+from editing.questions.gather import with_prompts
 from editing.workbench import Session, texts
 from editing.workbench.cells import Suggestion, cell_of
 from editing.workbench.questions import known_to_factworld
@@ -109,7 +109,7 @@ def test_an_edit_is_measured_as_the_public_functions_do_and_undone_to_the_bit(se
     (probes,) = with_prompts(model, [request], alike, OWN["neighbours"])[1]
     probes = replace(probes, generate=(PROMPT, f"{SUBJECT} is"))
     assert found.probes == probes
-    assert [q.group for q in probes.questions] == ["rewrite", "paraphrase", "neighbour"]
+    assert [q.kind for q in probes.questions] == ["rewrite", "paraphrase", "neighbour"]
     was = measure(model, probes)
     with applied(model, own_edit.factors):
         expected = Outcome(was, measure(model, probes))
@@ -153,7 +153,7 @@ def test_facts_of_factworld_bring_their_own_questions(tiny: Tiny) -> None:
     session.align(fact.prompt, SUBJECT)
     known, found = known_to_factworld(model, session.fact), session.probes("Paris")
     assert known is not None and known.generate == found.generate
-    assert [q.group for q in known.questions] == [q.group for q in found.questions]
+    assert [q.kind for q in known.questions] == [q.kind for q in found.questions]
     assert [len(found.group(name)) for name in ("rewrite", "paraphrase", "neighbour")] == [1, 4, 5]
     assert [q.prompt for q in found.questions[1:5]] == [q.prompt for q in known.questions[1:5]]
     assert {found.questions[place].true for place in found.group("paraphrase")} == {" Seattle"}

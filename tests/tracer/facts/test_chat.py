@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import byte_level, metaspace
 
 from editing import EditRequest
 from editing.methods.value.context_templates import fill
 from editing.methods.value.prompts import rewriting_rows
-from editing.questions import answers as module
+from editing.questions import asking as module
+from editing.questions.asked import SPARE_IN_REPLY, Aligned, asked_in_tokens
 from editing.questions.negation import denied
 from editing.questions.record import EditRecord, Rewrite
 from tracer import Fact, Model, TracerError
@@ -218,7 +220,7 @@ def test_a_reply_says_its_answer_anywhere(
     def follow(_: Model, lines: Any, **__: Any) -> list[Followed]:
         found = []
         for line in lines:
-            nothing = tuple([0.0] * len(target) for target in line.targets)
+            nothing = tuple(np.zeros(len(target)) for target in line.targets)
             stop = next((n for n in range(1, len(ids)) if line.done and line.done(ids[:n])), len(ids))
             found.append(Followed(nothing, nothing, ids[: min(stop, line.tokens)]))  # type: ignore[arg-type]
         return found
@@ -227,12 +229,10 @@ def test_a_reply_says_its_answer_anywhere(
     fact = Fact.chat(chatting, "Name the place of {}", "The Space Needle")
     told = Rewrite(prompt=fact.prompt, subject=fact.subject, target_new="Paris")
     record = EditRecord(case_id="a", source="made", rewrites=(told,))
-    aligned = module._Aligned(chatting)
-    question = module._question(aligned, record.questions()[0], True, None)
-    assert question.anywhere and question.sentences is None and question.tokens >= module.SPARE_IN_REPLY
-    found = module._followed(chatting, [question], None)[question.prompt]
-    written = module.written_text(chatting, found.written, question.sentences)
-    assert module.says(written, question.accepted, anywhere=question.anywhere) == bool(said)
+    question = asked_in_tokens(Aligned(chatting), record.questions()[0], generate=True)
+    assert question.anywhere and question.sentences is None and question.tokens >= SPARE_IN_REPLY
+    (found,) = module.answered(chatting, [question], None)
+    assert found.match == said
 
 
 def test_a_reply_ends_with_its_turn() -> None:

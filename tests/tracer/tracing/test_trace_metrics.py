@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,18 @@ import pytest
 import torch
 from agreement import NOISE, fact
 
+import tracer
+from editing.layers.from_result import layers_from
 from tracer.engine.hooks import Replace, Site, capture, intervene
 from tracer.errors import TracerError
 from tracer.facts.fact import Fact
 from tracer.model import Model
+from tracer.plots import plot_trace
+from tracer.plots.labels import measure
 from tracer.tracing.causal import causal_trace
 from tracer.tracing.corruption import GaussianNoise
-from tracer.tracing.metrics import NAMES
+from tracer.tracing.metrics import NAMES, TRACE_METRICS, TraceMetric, log_prob, trace_metric
+from tracer.tracing.trace import CausalTrace
 
 Tiny = Callable[[str], Model]
 
@@ -126,3 +133,35 @@ def test_a_foil_with_more_masks_is_refused(tiny: Tiny) -> None:
     about = Fact("In {} is [MASK].", "Paris", "Seattle")
     with pytest.raises(TracerError, match="choose a foil of equal length"):
         causal_trace(tiny("bert"), about, corruption=NOISE, metric="logit_diff", foil="Space Needle Seattle")
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+def test_a_metric_is_one_entry_of_the_table(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """A loss, lower in the clean run, that no other file knows of: traced, drawn, and made a suggestion of layers."""
+    loss = TraceMetric("loss", "loss of <the> answer", lambda p, of: -log_prob(p, of.answer), better="lower")
+    monkeypatch.setitem(TRACE_METRICS, "loss", loss)
+    model = tiny("gpt2")
+    found, usual = causal_trace(model, fact(model), kind="mlp", window=1, corruption=NOISE, metric=["loss", "prob"])
+    np.testing.assert_allclose(np.exp(-found.clean), usual.clean, rtol=1e-5)
+    np.testing.assert_array_equal(found.towards_clean, -found.effect)
+    row, layer = found.peak()
+    assert found.scores[found.positions.index(row), layer] == found.scores.min()
+    last = found.subject_range[1] - 1
+    best = int(np.argmax(-found.effect[found.positions.index(last)]))
+    assert layers_from(found, single=True, model=model) == (best,)
+    assert "loss of &lt;the&gt; answer" in measure(found)
+    assert plot_trace(found).data
+    assert CausalTrace.load(found.save(tmp_path / "t.npz")).peak() == found.peak()
+    monkeypatch.undo()
+    assert trace_metric("loss").label == "loss"  # of a file by someone who had it
+
+
+def test_what_is_known_of_a_metric_is_in_the_table() -> None:
+    """No other module asks for a metric by its name."""
+    root = Path(tracer.__file__).parents[1]
+    asked = re.compile(
+        r"""(metric|name)\w*\)?\s*(==|!=|in|not in)\s*["'(]+(kl|logit_diff|normalised)|endswith\("logit"""
+    )
+    files = [path for package in ("tracer", "editing") for path in (root / package).rglob("*.py")]
+    assert [str(path) for path in files if asked.search(path.read_text(encoding="utf-8"))] == []
+    assert asked.search('if trace.metric == "kl"') and asked.search('name.endswith("logit_diff")')
