@@ -233,7 +233,13 @@ def test_cancelled_at_any_forward_everything_is_as_before(work: str, session: Se
             return Job(model, lambda: session.traced(corruption=NOISE), session.take)
         return Job(model, lambda: session.proposed("Paris", work, **QUICK[work]), session.commit)
 
+    def back() -> None:
+        session.take(before[1]) if work == "trace" else session.undo()
+
     before = seen(model), session.traces, session.outcome(), session.inspection
+    # what is measured once or kept on disk, such as a covariance, is there from now on: every run has as many forwards
+    assert ran(begin()).state == "done"
+    back()
     edited: list[bool] = []  # at each forward, whether it ran with the new weights
     with each_forward(model, lambda n: edited.append(model.fingerprint() != before[0][0])):
         whole = ran(begin())
@@ -241,9 +247,7 @@ def test_cancelled_at_any_forward_everything_is_as_before(work: str, session: Se
     if work != "trace":
         assert edited[-1]
         assert not edited[0]
-        session.undo()
-    else:
-        session.take(before[1])
+    back()
     history = session.history
     for stop in sorted({1, len(edited) // 2, len(edited)}):
         job, count = begin(), []
