@@ -21,7 +21,7 @@ from tracer.tracing.trace import CausalTrace
 from . import factworld
 from .engine import hooks, sweep
 from .errors import TracerError, TracerNote
-from .model import Available, DownProjection, Model, load, models
+from .model import Available, DownProjection, Model, SiteMap, load, models
 from .moved import keep_old_places
 from .plots import plot_average, plot_effects, plot_layers, plot_neurons, plot_severed, plot_trace
 
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "NeuronAttribution",
     "NeuronEffects",
+    "SiteMap",
     "TokenReplacement",
     "TracerError",
     "TracerNote",

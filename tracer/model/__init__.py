@@ -6,6 +6,7 @@ from .listing import Available, models
 from .loading import load
 from .model import DownProjection, Model
 from .saving import quantised, save
+from .site_map import SiteMap
 from .vocabulary import check_ids
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Available",
     "DownProjection",
     "Model",
+    "SiteMap",
     "as_stored",
     "check_ids",
     "load",

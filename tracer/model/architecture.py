@@ -76,7 +76,8 @@ def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> 
         known = ", ".join(sorted(name for name in causal | masked if name in SUPPORTED_ARCHITECTURES))
         raise UnknownArchitecture(
             f"{name!r} is a {named}, for which there is no map of sites; "
-            f"expected a language model of one of these architectures: {known}"
+            "expected one of these architectures (for another causal language model name its parts, "
+            f"sites=tracer.SiteMap(...)): {known}"
         ) from error
     if architecture in causal and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
         # the mask over later tokens is up to the configuration: without it a token's logits know the next one

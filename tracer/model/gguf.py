@@ -26,6 +26,8 @@ from .soundness import check_sound
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from .site_map import SiteMap
+
 # fields of the file that transformers drops, though the configuration has a place for them
 _LEFT_OUT = {
     "gpt2": {"context_length": "n_positions", "feed_forward_length": "n_inner"},
@@ -40,6 +42,7 @@ def load_gguf(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     device_map: str | dict | None = None,
+    sites: SiteMap | None = None,
 ) -> Model:
     """The model in a GGUF file (or in the parts whose first this is), in float32 where no `dtype` is given.
 
@@ -51,14 +54,14 @@ def load_gguf(
     """
     with opened(file, name) as header, bar(f"Reading {file.name}", 3) as progress:
         config = _config(header)
-        adapter, masked = architecture.adapter_for(config, name)
+        adapter, masked = architecture.adapter_for(config, name) if sites is None else (None, False)
         progress.advance(progress.task_ids[0])
         tokenizer = _tokenizer(header)
         progress.advance(progress.task_ids[0])
         hf = _weights(header, config, device, dtype, device_map)
         progress.advance(progress.task_ids[0])
     hf.name_or_path = hf.config._name_or_path = name
-    model = Model(hf, tokenizer, name, adapter, masked)
+    model = Model(hf, tokenizer, name, adapter if sites is None else sites.on(hf, name), masked)
     check_sound(model)
     return model
 

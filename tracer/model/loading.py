@@ -15,6 +15,7 @@ from .find import find_checkpoint
 from .gguf import load_gguf
 from .given import note_tokens_beyond
 from .model import Model, named_tensors
+from .site_map import SiteMap
 
 
 @ordinary()
@@ -25,6 +26,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     device_map: str | dict | None = None,
+    sites: SiteMap | None = None,
 ) -> Model:
     """Load a checkpoint in eval mode.
 
@@ -38,10 +40,12 @@ def load(
             GGUF, as stored elsewhere.
         revision: branch, tag or commit of a hub model.
         device_map: `"auto"` or a dict, as accelerate understands it, for a model too large for one device.
+        sites: where the model's parts are, for an architecture of causal language models that TransformerLens has no
+            adapter for; None: it has one.
 
     Raises:
         TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
-            without a map. The message names the repair.
+            without a map, a map with a path that is none. The message names the repair.
 
     Warns:
         TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read;
@@ -49,7 +53,7 @@ def load(
     """
     place, name = find_checkpoint(name_or_path, revision)
     where = {"device": device, "dtype": dtype, "device_map": device_map}
-    model = _from_folder(place, name, where) if place.is_dir() else load_gguf(place, name, **where)
+    model = _from_folder(place, name, where, sites) if place.is_dir() else load_gguf(place, name, **where, sites=sites)
     _check_finite(model.hf, name)
     note_tokens_beyond(model.tokenizer, model.n_tokens, name, stacklevel=3)
     if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
@@ -58,9 +62,13 @@ def load(
     return model
 
 
-def _from_folder(folder: Path, name: str, where: dict) -> Model:
+def _from_folder(folder: Path, name: str, where: dict, sites: SiteMap | None) -> Model:
     checkpoint.check_files(folder, name)
     config = checkpoint.read_config(folder, name)
+    if sites is not None:
+        tokenizer = checkpoint.read_tokenizer(folder, name, config)
+        hf = checkpoint.read_weights(folder, name, config, masked=False, blocks=sites.blocks, **where)
+        return Model(hf, tokenizer, name, sites.on(hf, name), False)
     # before the weights: an unknown architecture should fail at once
     adapter, masked = architecture.adapter_for(config, name)
     tokenizer = checkpoint.read_tokenizer(folder, name, config)

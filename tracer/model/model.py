@@ -1,7 +1,8 @@
 """A map of sites around an untouched Hugging Face module.
 
 The map is TransformerLens 4's architecture adapter, which names the real module behind `blocks.1.mlp.out` in some fifty
-architectures without changing the model. Nothing here knows a model by its name or guesses from a shape.
+architectures without changing the model, or a `SiteMap` for others. Nothing here knows a model by its name or guesses
+from a shape.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchite
 from . import architecture
 from .attached import Attachable, attached_to, with_memories
 from .given import note_tokens_beyond, own_class, whole
+from .site_map import Placed, SiteMap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,23 +74,39 @@ class Model:
     _masked: bool = field(repr=False)
 
     @classmethod
-    def of(cls, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model") -> Model:
+    def of(
+        cls,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "model",
+        *,
+        sites: SiteMap | None = None,
+    ) -> Model:
         """A handle on a Hugging Face model you already hold; the model is left as it is.
 
         Of a module that torch.compile wrapped it is a handle on the one inside, with that one's names; it runs as it
         was written.
 
+        Args:
+            hf: the model.
+            tokenizer: its tokenizer.
+            name: for messages and results.
+            sites: where its parts are, for an architecture that TransformerLens has no adapter for; None: it has one.
+
         Raises:
             TracerError: not a language model of transformers, one without its head, one with adapters that are not
-                merged into its weights, or an architecture without a map.
+                merged into its weights, an architecture without a map, or a map with a path that is none.
 
         Warns:
             TracerNote: the tokenizer has tokens that the model has no row for.
         """
         hf = whole(hf, name)
-        adapter, masked = architecture.adapter_for(hf.config, name, own_class(hf))
-        model = cls(hf, tokenizer, name, adapter, masked)
-        _check_head(model)
+        if sites is None:
+            adapter, masked = architecture.adapter_for(hf.config, name, own_class(hf))
+            model = cls(hf, tokenizer, name, adapter, masked)
+            _check_head(model)
+        else:
+            model = cls(hf, tokenizer, name, sites.on(hf, name), False)
         note_tokens_beyond(tokenizer, model.n_tokens, name, stacklevel=3)
         return model
 
@@ -186,7 +204,8 @@ class Model:
         return architecture.multiplier(self.hf.config, site)
 
     def _component(self, site: str, layer: int) -> str:
-        component = architecture.component(self._adapter, site)
+        own = isinstance(self._adapter, Placed)
+        component = self._adapter.component(site) if own else architecture.component(self._adapter, site)
         return f"blocks.{layer}" + (f".{component}" if component else "")
 
     def _translate(self, component: str, site: str) -> str:
@@ -253,8 +272,13 @@ class Model:
         this model do not show in it.
 
         Raises:
-            TracerError: the model has memories, which a bridge cannot have.
+            TracerError: the model has memories, which a bridge cannot have; TransformerLens has no adapter for it.
         """
+        if isinstance(self._adapter, Placed):
+            raise UnknownArchitecture(
+                f"{self.name} is a {type(self.hf).__name__} whose sites a SiteMap names, since TransformerLens has no "
+                "adapter for it, and so no bridge; use tracer.hooks"
+            )
         if self.memories:
             raise MemoryInTheWay(
                 f"{self.name} has memories ({', '.join(memory.name for memory in self.memories)}), which a "
