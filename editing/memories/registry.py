@@ -7,8 +7,10 @@ from typing import Any
 
 from tracer.errors import UnknownMemoryKind
 
-KINDS: dict[str, str | type] = {}
-"""Place of each kind's class, "module.Class"; a new kind is a line here. One that is tried out may be the class."""
+KINDS: dict[str, str | type] = {
+    # name: place of its class, "module.Class"
+}
+"""The kinds; a new one is a line here. One that is tried out may be the class itself."""
 
 
 def kind_named(name: str) -> Any:
