@@ -32,8 +32,8 @@ class SiteMap:
     """Where the parts of a causal language model are: dotted names of modules, those of a block within the block.
 
     For a model that [`tracer.load`][] and [`tracer.Model.of`][] know no map of. Nothing is guessed, and every path is
-    looked up when the model is taken. Workers in other processes load a model by its name and have no map: work on such a
-    model is done in one, `workers=1`.
+    looked up when the model is taken. Workers in other processes load a model by its name and have no map: work on such
+    a model is done in one, `workers=1`.
 
     Attributes:
         blocks: the list of blocks, such as "transformer.h"; the output of a block is the hidden state [batch, tokens,
