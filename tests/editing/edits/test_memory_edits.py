@@ -210,7 +210,7 @@ def test_a_failure_leaves_model_and_history(model: Model, tmp_path: Path, monkey
         editor.edit(REQUESTS[2], "toy", known="edit", check=None)
     assert model.fingerprint() == states[2] and editor.position == 2
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
-        patch.setattr(editor._ledger, "write", full)
+        patch.setattr(editor._timeline.ledger, "write", full)
         editor.undo()
     assert model.fingerprint() == states[2] and editor.position == 2
 
