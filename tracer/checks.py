@@ -12,7 +12,7 @@ from tracer.errors import TracerError
 
 Kind = type[TracerError]
 Value = TypeVar("Value")
-_LAYERS = re.compile(r"(\d+)(?:\s*[-–]\s*(\d+))?")
+_LAYERS = re.compile(r"(\d+)(?:\s*(?:[-–]|to)\s*(\d+))?")
 _MOST_IN_RANGE = 10_000
 
 
@@ -145,7 +145,7 @@ def layers(given: Any, n_layers: int | None = None, *, kind: Kind) -> tuple[int,
 
 
 def written_layers(text: str, *, kind: Kind) -> tuple[int, ...]:
-    """Layers as people write them: "3", "2, 4" or "2-4", in the order written, each once; () for an empty text.
+    """Layers as people write them: "3", "2, 4", "2-4" or "2 to 4", in their order; () for an empty text.
 
     Args:
         text: as typed.

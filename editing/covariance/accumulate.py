@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tracer.files import tensors as tensorfile
+
 from . import triangles as packed
 
 
@@ -51,7 +53,7 @@ class Sums:
             "groups": self.groups,
             "doublings": {str(layer): rows for layer, rows in self.doublings.items()},
         }
-        packed.write(path, self.FORMAT, tensors, header)
+        tensorfile.write(path, self.FORMAT, tensors, header)
 
     def restore(self, path: Path) -> None:
         """Resume from a file of `save`.
@@ -62,7 +64,7 @@ class Sums:
         Raises:
             TracerError: not such a file.
         """
-        tensors, header = packed.read(path, self.FORMAT)
+        tensors, header = tensorfile.read(path, self.FORMAT)
         found = {name: packed.unpack(tensor) for name, tensor in tensors.items()}
         for layer, total in self.totals.items():
             total.copy_(found[f"total{layer}"])

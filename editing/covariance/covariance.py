@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tracer.errors import CovarianceOfOtherWeights, NotASavedResult, SingularCovariance
+from tracer.files import tensors as tensorfile
 from tracer.model import Model
 
 from . import triangles as packed
@@ -191,7 +192,7 @@ class Covariance:
             "note": self.note,
         }
         triangles = {f"layer{layer}": packed.pack(self.moments[layer]) for layer in self.layers}
-        return packed.write(path, FORMAT, triangles, header)
+        return tensorfile.write(path, FORMAT, triangles, header)
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None, layers: Iterable[int] | None = None) -> Covariance:
@@ -207,7 +208,7 @@ class Covariance:
                 are not those it was taken from.
         """
         wanted = None if layers is None else list(layers)
-        tensors, header = packed.read(path, FORMAT, None if wanted is None else [f"layer{i}" for i in wanted])
+        tensors, header = tensorfile.read(path, FORMAT, names=None if wanted is None else [f"layer{i}" for i in wanted])
         try:
             there = [int(layer) for layer in header.pop("layers")]
             lacking = [layer for layer in wanted or there if layer not in there]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from . import triangles as packed
+from tracer.files import tensors as tensorfile
+
 from .covariance import FORMAT, SHIPPED, Covariance
 from .estimate import estimate_covariance
 
@@ -27,6 +28,6 @@ def covariance_for(model: Model, layers: Iterable[int], fingerprint: str | None 
     """
     layers = list(layers)
     expected = model.fingerprint() if fingerprint is None else fingerprint
-    if SHIPPED.exists() and packed.header(SHIPPED, FORMAT).get("fingerprint") == expected:
+    if SHIPPED.exists() and tensorfile.read(SHIPPED, FORMAT, names=())[1].get("fingerprint") == expected:
         return Covariance.load(SHIPPED, layers=layers)
     return estimate_covariance(model, layers, origin=fingerprint)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-
 from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
-from editing.edits.state import State, memories_of
-from editing.edits.weights import bits, check_editable, digest, digests, parameter
-from editing.memories.change import MemoryChange, folded
-from editing.memories.memory import Memory
+from editing.edits.state import State
 from editing.methods.context import EditContext, Measured, Start
-from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError, WeightsChanged
-from tracer.files import uninterrupted
+from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError
 from tracer.former import renamed
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model, load, save
 
-from .folder import Base, Ledger
-from .weight_history import Step, Versions
+from .folder import Ledger
+from .timeline import Timeline
 
 BUDGET = 1 << 30
 Measure = Literal["once", "each"]
@@ -45,13 +39,6 @@ class Entry:
     index: int
     edit: Edit
     active: bool
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    steps: tuple[Step, ...]
-    position: int
-    memories: Mapping[str, Memory]  # that the model has
 
 
 class Editor:
@@ -82,12 +69,8 @@ class Editor:
         if type(model) is not Model:  # a pinned one would not see its weights change
             model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
         self.model = model
-        self._base = Base.of(model, model.fingerprint())
-        self._first = memories_of(model)  # before the first edit
-        self._state = _State((), 0, self._first)
-        self._versions = Versions(budget)
+        self._timeline = Timeline(model, budget)
         self._measure, self._measured = measure, Measured()
-        self._ledger: Ledger | None = None
         if folder is not None:
             self.record(folder)
 
@@ -123,46 +106,27 @@ class Editor:
                     f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})"
                 ) from error
         editor = cls(model, budget=budget, measure=measure)
-        own, its = editor._base, ledger.base
-        if own.fingerprint != its.fingerprint:
-            raise LedgerFolderError(
-                f"the ledger in {folder} begins with the weights {its.fingerprint[:12]} of {its.model} in {its.dtype}, "
-                f"but {own.model} has {own.fingerprint[:12]} in {own.dtype}; give that model, as it was before the "
-                "first edit"
-            )
-        names = dict.fromkeys(name for step in steps for name in step.edit.weights)
-        check_editable(model, names)
-        for name, original in bits(model, names).items():
-            editor._versions.keep(name, 0, original.cpu())
-        editor._state = _State(steps, 0, editor._first)
-        editor.checkout(position)
-        if position and editor.model.fingerprint() != steps[position - 1].fingerprint:
-            editor.checkout(0)
-            raise LedgerFolderError(
-                f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed, take a "
-                "copy of it as it was"
-            )
-        editor._ledger = ledger
+        editor._timeline.resume(ledger, steps, position, folder)
         return editor
 
     # --- history ---------------------------------------------------------------------------------------------------
     @property
     def history(self) -> tuple[Entry, ...]:
         """Every edit in the order it was made, also those that were undone and can be checked out again."""
-        return tuple(Entry(i, step.edit, i <= self.position) for i, step in enumerate(self._state.steps, 1))
+        return tuple(Entry(i, step.edit, i <= self.position) for i, step in enumerate(self._timeline.steps, 1))
 
     @property
     def position(self) -> int:
         """Number of edits of the history that the model has; 0 as it was loaded."""
-        return self._state.position
+        return self._timeline.position
 
     @property
     def origin(self) -> str:
         """Fingerprint of the model before the first edit."""
-        return self._base.fingerprint
+        return self._timeline.base.fingerprint
 
     def __repr__(self) -> str:
-        return f"Editor({self.model.name}, {len(self._state.steps)} edits, at {self.position})"
+        return f"Editor({self.model.name}, {len(self._timeline.steps)} edits, at {self.position})"
 
     # --- edits -----------------------------------------------------------------------------------------------------
     @ordinary()
@@ -184,7 +148,7 @@ class Editor:
                 weights that something else has changed since the last edit.
         """
         edit = self.compute(requests, method, **hparams)
-        self._commit(edit)
+        self._timeline.commit(edit)
         return edit
 
     def compute(self, requests: Any, method: str = "rome", **hparams: Any) -> Edit:
@@ -212,14 +176,14 @@ class Editor:
         Raises:
             TracerError: weights that something else has changed since the last edit.
         """
-        model = self._unchanged()
+        model = self._timeline.unchanged()
         current = covariance is not None and covariance.fingerprint == model.fingerprint()
         return EditContext(
             model,
             origin=None if current else self.origin,
-            earlier=tuple(step.edit for step in self._state.steps[: self.position]),
+            earlier=tuple(step.edit for step in self._timeline.steps[: self.position]),
             measured=self._measured,
-            start=Start(self.origin, self.model, self._as_loaded) if self._measure == "once" else None,
+            start=Start(self.origin, self.model, self._timeline.as_loaded) if self._measure == "once" else None,
         )
 
     @ordinary()
@@ -234,10 +198,10 @@ class Editor:
         Raises:
             TracerError: an edit of other weights; weights that something else has changed since the last edit.
         """
-        model = self._unchanged()
+        model = self._timeline.unchanged()
         if not force:
             edit.check(model)
-        self._commit(edit)
+        self._timeline.commit(edit)
 
     @renamed(anyway="force")
     @contextmanager
@@ -253,7 +217,7 @@ class Editor:
         Raises:
             TracerError: as `edit` and `apply` do.
         """
-        model = self._unchanged()
+        model = self._timeline.unchanged()
         edit = requests if isinstance(requests, Edit) else self.compute(requests, method, **hparams)
         if not force:
             edit.check(model)
@@ -294,28 +258,12 @@ class Editor:
             TracerError: no such edit; weights that something else has changed; bits that are not those recorded when
                 the edit was made. The model stays as it was.
         """
-        steps = self._state.steps
+        steps = self._timeline.steps
         if not _is_count(k) or not 0 <= k <= len(steps):
             raise NoSuchState(
                 f"there is no state {k!r}; give 0 for the model as loaded, or an edit from 1 to {len(steps)}"
             )
-        low, high = sorted((k, self.position))
-        between = dict.fromkeys(name for step in steps[low:high] for name in step.digests)
-        memories = self._memories(steps[:k])
-        if not force and (changed := self._changed(between)):
-            raise WeightsChanged(self._complaint(changed))
-        names = self._versions.names() if force else between
-        target = {name: self._versions.bits(name, steps[:k], parameter(self.model, name).device) for name in names}
-        touched = {change.name for step in steps[low:high] for change in step.edit.memories}
-        touched |= {*memories, *memories_of(self.model)} if force else set()
-        with self._all_or_nothing(State(target, {name: memories.get(name) for name in touched})):
-            wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, k)]
-            if wrong:
-                raise NoSuchState(
-                    f"state {k} of {self.model.name} cannot be made again: {wrong[0]!r} comes out with other bits than "
-                    "it had; an edit of the history was changed. The model was left as it is"
-                )
-            self._note(_State(steps, k, memories))
+        self._timeline.go(k, force)
 
     def reset(self) -> None:
         """Give the model the weights it was loaded with: `checkout(0)`."""
@@ -325,16 +273,14 @@ class Editor:
         """An editor of a copy of the model, with the same history and no ledger. Takes the model's memory again."""
         other = copy.copy(self)
         other.model = replace(self.model, hf=copy.deepcopy(self.model.hf))
-        other._versions = self._versions.copy()
-        other._ledger = None
+        other._timeline = self._timeline.copy(other.model)
         return other
 
     # --- long sequences --------------------------------------------------------------------------------------------
     @property
     def present(self) -> State:
         """All that any edit has written to, as it is now, on the CPU; for `adopt`."""
-        now = State.of(self.model, self._versions.names(), {*self._first, *memories_of(self.model)})
-        return State({name: tensor.cpu() for name, tensor in now.weights.items()}, now.memories)
+        return self._timeline.present()
 
     def settle(self) -> None:
         """Give up the way to states other than this one, the one before and that of the model as loaded.
@@ -342,11 +288,7 @@ class Editor:
         For sequences of many large edits: the factors of the former ones are dropped, and the bits between. With a
         ledger, which keeps them, nothing is given up.
         """
-        if self._ledger is None and self.position:
-            *former, last = self._state.steps[: self.position]
-            steps = (*(replace(step, edit=_light(step.edit)) for step in former), last)
-            self._versions.settle(self.position)
-            self._state = replace(self._state, steps=steps)
+        self._timeline.settle()
 
     def adopt(self, state: State, edits: Sequence[Edit] = ()) -> None:
         """Go on from a state that edits led to elsewhere, of which the bits are known.
@@ -358,20 +300,7 @@ class Editor:
         Raises:
             TracerError: a weight that cannot be edited.
         """
-        check_editable(self.model, state.weights)
-        new = {name: tensor.to(parameter(self.model, name).device) for name, tensor in state.weights.items()}
-        pairs = [(self._first.get(name), memory) for name, memory in state.memories.items()]
-        changes = tuple(MemoryChange.between(*pair) for pair in pairs if pair[0] is not pair[1])
-        none = Edit({}, "", {}, (), self.origin, self.model.name)
-        *former, last = edits or (none,)
-        unknown = [name for name in new if name not in self._versions]
-        first = {name: tensor.cpu() for name, tensor in bits(self.model, unknown).items()}
-        with self._all_or_nothing(State(new, state.memories)):
-            steps = [Step(replace(edit, factors={}, memories=()), {}, "") for edit in former]
-            whole = replace(last, factors={}, memories=changes)
-            steps.append(Step(whole, digests(self.model, new), self.model.fingerprint()))
-            kept = {name: tensor.cpu() for name, tensor in new.items()}
-            self._note(_State(tuple(steps), len(steps), memories_of(self.model)), first, kept)
+        self._timeline.adopt(state, edits)
 
     # --- on disk ---------------------------------------------------------------------------------------------------
     def record(self, folder: str | Path) -> None:
@@ -385,7 +314,8 @@ class Editor:
         Raises:
             TracerError: the folder holds a ledger already, or cannot be written.
         """
-        self._ledger = Ledger.create(folder, self._base, self._state.steps, self.position)
+        line = self._timeline
+        line.ledger = Ledger.create(folder, line.base, line.steps, line.position)
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
@@ -398,93 +328,6 @@ class Editor:
             TracerError: the folder is not empty, or cannot be written; edits that are memories, which it cannot hold.
         """
         return save(self.model, folder, overwrite)
-
-    # --- inside ----------------------------------------------------------------------------------------------------
-    def _commit(self, edit: Edit) -> None:
-        new = edit.proposed(self.model)
-        number = self.position + 1
-        unknown = [name for name in new.weights if name not in self._versions]
-        first = {name: t.cpu() for name, t in bits(self.model, unknown).items()}
-        kept = {name: t.cpu() for name, t in new.weights.items()}
-        with self._all_or_nothing(new):
-            step = Step(edit, digests(self.model, new.weights), self.model.fingerprint())
-            steps = (*self._state.steps[: self.position], step)
-            self._note(_State(steps, number, memories_of(self.model)), first, kept)
-
-    def _note(self, state: _State, first: Mapping[str, Tensor] | None = None, kept: Any = None) -> None:
-        """Take a state for the present one, on disk and here."""
-        with uninterrupted():
-            if self._ledger is not None:
-                self._ledger.write(state.steps, state.position)
-            for name, original in (first or {}).items():
-                self._versions.keep(name, 0, original)
-            if kept is not None:
-                self._versions.forget_after(state.position - 1)
-                for name, now in kept.items():
-                    self._versions.keep(name, state.position, now)
-            self._state = state
-
-    @contextmanager
-    def _all_or_nothing(self, new: State) -> Iterator[None]:
-        """The model has `new` inside, and keeps it if a new state was noted by the end."""
-        before, state = new.before(self.model), self._state
-        try:
-            new.write(self.model)
-            yield
-        except BaseException:
-            if self._state is state:
-                before.write(self.model)
-            raise
-
-    @contextmanager
-    def _as_loaded(self) -> Iterator[None]:
-        """The model has the weights from before the first edit inside, and its present bits again afterwards."""
-        names = self._versions.names()
-        weights = {name: self._versions.bits(name, (), parameter(self.model, name).device) for name in names}
-        memories = {name: self._first.get(name) for name in {*self._first, *memories_of(self.model)}}
-        with State(weights, memories).applied(self.model):
-            yield
-
-    def _unchanged(self) -> Model:
-        """The model with its fingerprint taken; TracerError if it is not the one of the present state."""
-        model, steps, position = self.model.pinned(), self._state.steps, self.position
-        if model.fingerprint() != (steps[position - 1].fingerprint if position else self.origin):
-            raise WeightsChanged(self._complaint(self._changed(self._versions.names())))
-        return model
-
-    def _changed(self, names: Iterable[str]) -> list[str]:
-        """Those of the named weights, and of the memories, that are not those of the present state."""
-        wrong = [name for name in names if digest(parameter(self.model, name)) != self._noted(name, self.position)]
-        present, noted = memories_of(self.model), self._state.memories
-        own, its = ({name: memory.digest for name, memory in each.items()} for each in (present, noted))
-        return [*wrong, *(f"memory {name}" for name in sorted({*own, *its}) if own.get(name) != its.get(name))]
-
-    def _memories(self, steps: Sequence[Step]) -> dict[str, Memory]:
-        """The memories of the model after these steps, made again from the first ones."""
-        changes: dict[str, list[MemoryChange]] = {}
-        for change in (change for step in steps for change in step.edit.memories):
-            changes.setdefault(change.name, []).append(change)
-        found = {**self._first, **{name: folded(self._first.get(name), each) for name, each in changes.items()}}
-        return {name: memory for name, memory in found.items() if memory is not None}
-
-    def _noted(self, name: str, k: int) -> str:
-        """Digest of a weight in state `k`, as it was noted."""
-        found = (step.digests[name] for step in reversed(self._state.steps[:k]) if name in step.digests)
-        return next(found, None) or digest(self._versions.bits(name, (), parameter(self.model, name).device))
-
-    def _complaint(self, changed: list[str]) -> str:
-        which = f"{changed[0]!r}" if changed else "a weight or buffer that no edit has touched"
-        more = f" and {len(changed) - 1} more" if changed[1:] else ""
-        back = f"put back what edits have touched by checkout({self.position}, force=True), or " if changed else ""
-        return (
-            f"{self.model.name} is not as this editor left it: {which}{more} was changed from elsewhere; {back}begin "
-            "anew on the weights as they are with Editor(model)"
-        )
-
-
-def _light(edit: Edit) -> Edit:
-    """An edit without its factors; changes of memories are small."""
-    return replace(edit, factors={})
 
 
 def _is_count(value: object) -> bool:

@@ -46,7 +46,11 @@ def test_an_edit_shows_its_weights(tiny: Callable[[str], Model]) -> None:
     assert "&lt;script&gt;" in found and "<script>" not in found
 
 
-@pytest.mark.parametrize("made", [synthetic_attribution, evaluation, lambda: located("trace")], ids=["attribution", "evaluation", "located"])
+@pytest.mark.parametrize(
+    "made",
+    [synthetic_attribution, evaluation, lambda: located("trace")],
+    ids=["attribution", "evaluation", "located"],
+)
 def test_other_results_have_a_table(made: Callable[[], Any]) -> None:
     found = made()._repr_html_()
     assert found.startswith("<div>") and found.count("<td>") >= 3

@@ -84,4 +84,4 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")  # some writers go by the suffix

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SUFFIX = ".safetensors"
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Write tensors and a header under a format's name; return the path.
+    """Write tensors and a header under a format's name, the same file for the same content; return the path.
 
     Args:
         path: of the file; ".safetensors" is added if it has no suffix.
@@ -35,25 +36,33 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], header: 
     path = Path(path)
     path = path if path.suffix else path.with_name(path.name + SUFFIX)
     kind = format.partition("/")[0]
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # not shared
+    checks = {name: digest(tensor) for name, tensor in owned.items()}
     try:
-        text = json.dumps(header, ensure_ascii=False)
+        text = json.dumps({"format": format, "header": header, "checks": checks}, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise CannotWrite(f"this {kind} cannot be written as json ({error}); keep settings plain") from error
-    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # not shared
     with new_file(path) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode
         try:
-            save_file(owned, temporary, metadata={"format": format, "header": text, "blake3": digest_of(owned, text)})
+            # one entry only: safetensors writes several in any order
+            save_file(owned, temporary, metadata={"content": f"{blake3(text.encode()).hexdigest()} {text}"})
+            temporary.chmod(usual)  # safetensors lets nobody else read its files
         except SafetensorError as error:  # its own name for a full disk or a missing folder
-            raise CannotWrite(f"cannot write to {path} ({error}); choose a file in a writable folder") from error
+            raise OSError(str(error)) from error
     return path
 
 
-def read(path: str | Path, *formats: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of `write`.
+def read(
+    path: str | Path, *formats: str, names: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file of `write`, or of one of the two layouts that edits and covariances had before.
 
     Args:
         path: of the file.
         formats: names that the format may have; the last is what is written today.
+        names: of the tensors wanted, those that exist; None: all.
 
     Raises:
         TracerError: no such file, another one, or one cut short or damaged.
@@ -66,16 +75,57 @@ def read(path: str | Path, *formats: str) -> tuple[dict[str, Tensor], dict[str, 
         raise NotASavedResult(f"there is no file {path}; expected one written by {kind}.save")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") not in formats:
-                expected = " or ".join(map(repr, formats))
-                raise ValueError(f"it holds {metadata.get('format', 'plain tensors')!r}, expected {expected}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no iterator of its own
-        if metadata["blake3"] != digest_of(tensors, metadata["header"]):
-            raise ValueError("its content is damaged")
-        return tensors, json.loads(metadata["header"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise NotASavedResult(f"{path} is not a saved {kind} ({error}); expected a file of {kind}.save") from error
+            told = _told(file.metadata() or {})
+            if told.format not in formats:
+                raise ValueError(f"it holds {told.format!r}, expected {' or '.join(map(repr, formats))}")
+            there = told.checks if told.checks is not None else file.keys()
+            tensors = {name: file.get_tensor(name) for name in there if names is None or name in names}
+        told.check(tensors)
+        return tensors, told.header
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise NotASavedResult(
+            f"{path} is not a saved {kind} ({error}); expected a whole file of {kind}.save"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a file says of itself; `checks` are hashes of its tensors by name, or None beside `whole`, that of all."""
+
+    format: str
+    header: dict[str, Any]
+    checks: Mapping[str, str] | None
+    whole: str = ""
+    text: str = ""
+    hash: Callable[[Tensor], str] | None = None
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check tensors; ValueError if one is damaged."""
+        if self.checks is None:
+            if self.whole != digest_of(tensors, self.text):
+                raise ValueError("its content is damaged")
+            return
+        for name, tensor in tensors.items():
+            if (self.hash or digest)(tensor) != self.checks[name]:
+                raise ValueError(f"its tensor {name!r} is damaged")
+
+
+def _told(metadata: Mapping[str, str]) -> _Told:
+    if "content" in metadata:
+        expected, _, text = metadata["content"].partition(" ")
+        if blake3(text.encode()).hexdigest() != expected:
+            raise ValueError("its header is damaged")
+        return _Told(**json.loads(text))
+    if "blake3" in metadata:  # edits and memories, before
+        text = metadata["header"]
+        return _Told(metadata["format"], json.loads(text), None, metadata["blake3"], text)
+    header = json.loads(metadata.get("header", "{}"))  # covariances, before
+    return _Told(header.pop("format", "plain tensors"), header, header.pop("checks", {}), hash=_former)
+
+
+def _former(tensor: Tensor) -> str:
+    raw: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return f"{tensor.dtype}{list(tensor.shape)}:{blake3(raw).hexdigest()}"
 
 
 def digest(tensor: Tensor) -> str:

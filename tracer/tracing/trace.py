@@ -115,7 +115,7 @@ class CausalTrace:
 
     def _repr_html_(self) -> str:
         frame = self.to_frame()
-        best = frame.sort_values("score", ascending=self.metric == "kl", kind="stable").head(5)
+        best = frame.sort_values("score", ascending=trace_metric(self.metric).better == "lower", kind="stable").head(5)
         title = f"{self.kind} trace of {self.prompt!r} → {self.answer!r} in {self.model}"
         numbers = f"{self.metric}: clean {self.clean:.4g}, corrupted {self.corrupted:.4g}"
         return html_of(f"{title}; {numbers}; strongest sites", best, self.note)

@@ -15,6 +15,7 @@ from editing.covariance import triangles as packed
 from editing.covariance.covariance import Covariance
 from editing.covariance.estimate import estimate_covariance
 from tracer import Model, TracerError
+from tracer.files import tensors as tensorfile
 
 WIDTH = 24
 
@@ -90,7 +91,7 @@ def test_bad_files(found: Covariance, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(TracerError, match="is not a saved Covariance"):
             Covariance.load(path)
-    packed.write(path, "Covariance/1", {"layer0": torch.zeros(3)}, {"layers": [0]})
+    tensorfile.write(path, "Covariance/1", {"layer0": torch.zeros(3)}, {"layers": [0]})
     with pytest.raises(TracerError, match="is not a saved Covariance"):
         Covariance.load(path)
     with pytest.raises(TracerError, match="there is no file"):

@@ -179,7 +179,7 @@ def test_pieces_are_the_text_and_its_tokens(tiny: Tiny) -> None:
         ({"text": ["a"], "batch_tokens": 2.5}, "batch_tokens"),
         ({"text": ["a"], "dtype": torch.float16}, "float64"),
         ({"text": ["a"], "layers": 4}, "layer from 0 to 3"),
-        ({"text": ["a"], "layers": []}, "no layer"),
+        ({"text": ["a"], "layers": []}, "layers is empty"),
     ],
 )
 def test_refusals_name_the_repair(tiny: Tiny, settings: dict[str, Any], words: str) -> None:

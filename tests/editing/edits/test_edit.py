@@ -270,6 +270,6 @@ def test_a_header_is_plain_json(edit: Edit, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(edit.save(tmp_path / "e"), framework="pt") as file:
-        header = json.loads(file.metadata()["header"])
+        header = json.loads(file.metadata()["content"].partition(" ")[2])["header"]
     assert header["requests"][0]["subject"] == "The Space Needle"
     assert header["settings"]["seed"] == 0

@@ -61,8 +61,8 @@ def test_a_thousand_random_steps(architecture: str, budget: int, count: int, tin
             editor.checkout(draw.randint(0, len(editor.history)))
         assert model.fingerprint() == states[editor.position]
         assert len(states) == len(editor.history) + 1
-        held = sum(bits.nbytes for bits in editor._versions._later.values())
-        assert held == editor._versions._held <= budget
+        held = sum(bits.nbytes for bits in editor._timeline.versions._later.values())
+        assert held == editor._timeline.versions._held <= budget
         longest = max(longest, editor.position)
     assert longest >= 8
     editor.reset()
@@ -109,7 +109,8 @@ def test_history(model: Model) -> None:
     new = handmade(model, (0,), seed=7)
     editor.apply(new)  # drops what was undone
     assert [entry.edit for entry in editor.history] == [kept[0], new]
-    assert max(number for _, number in editor._versions._later) == 2  # nothing is kept of the edits that are gone
+    later = editor._timeline.versions._later
+    assert max(number for _, number in later) == 2  # nothing is kept of the edits that are gone
     assert model.fingerprint() not in states
     editor.undo()
     assert model.fingerprint() == states[1]

@@ -15,7 +15,7 @@ from handmade import REQUEST, handmade
 
 import editing.edits.edit as edit_module
 import editing.edits.state as state_module
-import editing.ledger.editor as editor_module
+import editing.ledger.timeline as timeline_module
 import editing.methods.compute
 from editing.edits import weights
 from editing.edits.edit import Edit
@@ -31,10 +31,10 @@ PLACES: list[tuple[Any, str, int]] = [
     (editing.methods.compute, "compute_edit", 1),
     (weights, "added", 1),
     (weights, "added", 2),
-    (editor_module, "bits", 1),
+    (timeline_module, "bits", 1),
     (state_module, "bits", 1),
     (state_module, "write", 1),
-    (editor_module, "digests", 1),
+    (timeline_module, "digests", 1),
     (weights, "digest", 2),
     (Model, "weights_fingerprint", 2),
     (Edit, "save", 1),
@@ -75,7 +75,7 @@ def test_an_edit_that_is_cut_off_was_never_made(
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [(edit_module, "added", 1), (state_module, "write", 1), (editor_module, "digest", 4), (state_module, "bits", 1)],
+    [(edit_module, "added", 1), (state_module, "write", 1), (timeline_module, "digest", 4), (state_module, "bits", 1)],
 )
 def test_a_checkout_that_is_cut_off_was_never_made(
     owner: Any, name: str, call: int, error: BaseException, model: Model, monkeypatch: pytest.MonkeyPatch

@@ -290,7 +290,10 @@ for number in range(count):  # forked, so that the imports are paid for once
         time.sleep(60)
         os._exit(1)
     os.read(read, 1)
-    time.sleep(random.Random(number).uniform(0, 0.12))
+    log = folder / f"{number}.log"
+    while log.stat().st_size < number:  # however slow the machine is
+        time.sleep(0.001)
+    time.sleep(random.Random(number).uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """

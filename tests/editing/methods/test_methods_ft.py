@@ -258,7 +258,7 @@ def test_factors_are_the_change_to_the_bit() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"layers": ()}, "layers is empty"),
         ({"layers": (-1,)}, "a layer is -1"),
-        ({"layers": "one"}, "a layer is 'o'"),
+        ({"layers": "one"}, "layers is 'one'"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:

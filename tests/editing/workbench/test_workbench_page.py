@@ -178,7 +178,7 @@ def test_layers_are_read(text: str, layers: tuple[int, ...] | None) -> None:
 
 @pytest.mark.parametrize("text", ["x", "4-2", "1.5", "-1", "1 2", "0-99999999"])
 def test_layers_that_are_none(text: str) -> None:
-    with pytest.raises(TracerError, match=r"layers are .*; write"):
+    with pytest.raises(TracerError, match=r"layers are .*; expected"):
         as_layers(text)
 
 
