@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from editing import Outcome
-from editing.questions.outcome import Measured
+from editing.questions.answers import Answers
 from tracer.plots.labels import cut, escape, headline, model_label
 from tracer.plots.style import EDGE, FRAME, INK, QUIET, Canvas, see_through
 
@@ -69,7 +69,7 @@ def edit_table(outcome: Outcome, *, shown: int = 3, note: str = "") -> go.Figure
     return figure
 
 
-def _answer(figure: go.Figure, one: Measured, place: int, x: float, y: float) -> None:
+def _answer(figure: go.Figure, one: Answers, place: int, x: float, y: float) -> None:
     """What is said, and a bar for its probability."""
     question, said = one.probes.questions[place], one.answers[place].strip()
     known = {question.new.strip(): (NEW, one.new[place])}
