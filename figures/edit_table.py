@@ -72,7 +72,7 @@ def edit_table(outcome: Outcome, *, shown: int = 3, note: str = "") -> go.Figure
 def _answer(figure: go.Figure, one: Answers, place: int, x: float, y: float) -> None:
     """What is said, and a bar for its probability."""
     question, said = one.probes.questions[place], one.answers[place].strip()
-    known = {question.new.strip(): (NEW, one.new[place])}
+    known = {(question.new or "").strip(): (NEW, one.new[place])}
     if question.true is not None:
         known[question.true.strip()] = (TRUE, one.true[place])
     color, p = known.get(said, (QUIET, float("nan")))
