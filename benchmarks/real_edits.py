@@ -8,8 +8,8 @@
 The records are CounterFact's, in its original layout with ten neighbours each (``counterfact/`` below the folder that
 TRACER_DATA names), and for most of them another fact about the same subject. Those come first whose true answer the
 model gives by itself; of the others an edit has nothing to replace, and they are counted apart. Interrupted, a run goes
-on where it was; what is kept lies in ``runs/real_edits``. ``edits.parquet`` is of a search that ended at an NLL of 0.05,
-``ten_methods.parquet``, of fewer records, of today's.
+on where it was; what is kept lies in ``runs/real_edits``. ``edits.parquet`` is of a search that ended at an NLL of
+0.05, ``ten_methods.parquet``, of fewer records, of today's.
 """
 
 from __future__ import annotations
