@@ -158,8 +158,9 @@ def test_what_was_measured_is_what_the_edited_model_says(name: str, tiny: Tiny) 
     model, one = tiny(name), request(tiny(name))
     (made,) = plan(model, [(one,)], KNSettings(**FIXED))
     with applied(model, made.factors):
-        assert margin(model, one) == pytest.approx(float(made.evidence["margin"]), rel=1e-3, abs=1e-3)
-    assert margin(model, one) != pytest.approx(float(made.evidence["margin"]), abs=1e-2)
+        assert margin(model, one) == pytest.approx(float(made.evidence["margin"]), abs=1e-4)
+    # a tiny tokenizer is another one each time it is trained, and so are the weights of a word: the step may be small
+    assert margin(model, one) != pytest.approx(float(made.evidence["margin"]), abs=3e-4)
 
 
 def test_the_package_s_step_is_in_embeddings(tiny: Tiny) -> None:
