@@ -2,7 +2,7 @@
 
 from .attach import attach, attached, detach
 from .change import MemoryChange, folded
-from .kind import Decision, Kind
+from .kind import Decision, Kind, Route
 from .memory import Memory, load_memory
 from .registry import KINDS, kind_named
 
@@ -12,6 +12,7 @@ __all__ = [
     "Kind",
     "Memory",
     "MemoryChange",
+    "Route",
     "attach",
     "attached",
     "detach",

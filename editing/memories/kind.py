@@ -35,6 +35,33 @@ class Decision:
     score: float = math.nan
 
 
+@dataclass(frozen=True)
+class Route:
+    """How a memory decided about a prompt, whichever way it went.
+
+    Attributes:
+        hit: whether an entry acts.
+        entry: the nearest one; -1: there is none.
+        score: how near the prompt came to it, in the kind's own measure (a distance, a similarity, an activation); nan
+            where there is none.
+        threshold: the score at which it acts or not; nan where there is none.
+        runner_up: the next nearest entry; -1: there is none.
+        runner_up_score: its score.
+    """
+
+    hit: bool
+    entry: int = -1
+    score: float = math.nan
+    threshold: float = math.nan
+    runner_up: int = -1
+    runner_up_score: float = math.nan
+
+    @property
+    def decision(self) -> Decision | None:
+        """What follows from it; None: the memory stays out of the prompt."""
+        return Decision(self.entry, self.score) if self.hit else None
+
+
 class Kind:
     """A kind of memory; a class of its own says what differs from this one, which acts nowhere.
 
@@ -60,7 +87,14 @@ class Kind:
         no memory was attached meanwhile: run each prompt by itself (`tracer.engine.capture`), so that its decision is
         the same whatever it is asked together with.
         """
-        return [Decision()] * len(prompts)
+        return [route.decision for route in self.routes(memory, model, prompts)]
+
+    def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
+        """How it comes to the decision about each prompt, for tables and pictures; made as decisions are.
+
+        A kind says it here or, if its decision needs no nearest entry, in `decide` too.
+        """
+        return [Route(True)] * len(prompts)
 
     def ask(self, memory: Memory, model: Model, prompt: Ids, decision: Any) -> Ids | Asked:
         """The ids to run in the place of a prompt, which end as the prompt does; or those and who is to answer."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tracer.engine.frame import evaluating
+from tracer.engine.memories import resting
 from tracer.errors import MemoryMisfit, NotASavedResult, NotFinite
 from tracer.files import tensors as tensorfile
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from tracer.engine.acts import Asked, Hook, Ids
     from tracer.engine.frame import Frame
     from tracer.model import Model
+
+    from .kind import Route
 
 FORMAT = "Memory/1"
 
@@ -117,6 +121,11 @@ class Memory:
     def decide(self, model: Model, prompts: Sequence[Ids]) -> Sequence[Any]:
         """As its kind says; see `editing.memories.Kind`."""
         return self.acts.decide(self, model, prompts)
+
+    def routes(self, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
+        """As its kind says, with the memories of the model at rest; see `editing.memories.Kind`."""
+        with resting(model), torch.no_grad(), evaluating(model):
+            return self.acts.routes(self, model, prompts)
 
     def ask(self, model: Model, prompt: Ids, decision: Any) -> Ids | Asked:
         """As its kind says; see `editing.memories.Kind`."""
