@@ -13,13 +13,15 @@ from tracer.engine.hooks import check_site
 from tracer.engine.sites import Site
 from tracer.errors import MemoryMisfit, SiteError
 
-from .route import Route
+from .route import Decision, Route
 
 if TYPE_CHECKING:
     from tracer.engine.frame import Frame
     from tracer.model import Model
 
     from .memory import Memory
+
+__all__ = ["Decision", "Kind", "Route"]
 
 
 class Kind:

@@ -1,4 +1,4 @@
-"""What a memory decided about a prompt, and how it came to it."""
+"""What a memory decided about a prompt, and how it came to that."""
 
 from __future__ import annotations
 
