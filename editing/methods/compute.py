@@ -57,6 +57,7 @@ METHODS = {
     "ft_m": "ft.FT_M",
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
+    "serac": "serac.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -73,7 +74,7 @@ def method_named(name: str) -> Method:
     key = str(name).lower().replace("-", "_")
     if key not in METHODS:
         raise UnknownMethod(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
-    module, attribute = METHODS[key].split(".")
+    module, _, attribute = METHODS[key].rpartition(".")
     return getattr(import_module(f"editing.methods.{module}"), attribute)
 
 
