@@ -73,7 +73,7 @@ class Serac(Kind):
                 f"reads at most {room}; shorten the prompt, or the edit"
             )
         if memory.header["output"] == "soft":
-            other = mixture_of(model, other or model, len(ids) - len(prompt), decision.score)
+            other = mixture_of(model, other or model, prompt, len(ids), decision.score)
         return Asked(ids, other)
 
     def entries(self, memory: Memory) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from tracer.model.site_map import Placed, SiteMap, Sizes
 from .similarity import mixed
 
 if TYPE_CHECKING:
+    from tracer.engine.acts import Ids
+
     from .memory import Memory
 
 Thing = TypeVar("Thing")
@@ -123,38 +125,42 @@ def _built(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 # --- both at once ----------------------------------------------------------------------------------------------------
 class Mixture(nn.Module):
-    """Answers with a mixture of two models: one reads the whole text, the other what stands behind its first part."""
+    """Answers with a mixture of two models: one reads a text, the other a prompt, before the same answer."""
 
-    def __init__(self, base: Model, other: Model, front: int, similarity: float) -> None:
+    def __init__(self, base: Model, other: Model, prompt: Ids, length: int, similarity: float) -> None:
         super().__init__()
         self.config, self.pair = base.hf.config, (base, other)  # in a tuple: they are no parts of this module
-        self.front, self.similarity = front, similarity
+        self.prompt, self.length, self.similarity = prompt, length, similarity
         self.embed, self.ln_final, self.unembed = base.module("embed"), nn.Identity(), nn.Identity()
         self.blocks = nn.ModuleList()
         self.dtype, self.device = base.dtype, base.device
 
     def forward(self, input_ids: Tensor, **_: Any) -> Any:
-        """Logits [rows, tokens, V]; of the first part those of the model that reads it."""
+        """Logits [rows, tokens, V]; inside the text those of the model that reads it."""
         from transformers.modeling_outputs import CausalLMOutput
 
         base, other = self.pair
         with resting(base), resting(other):
             logits = forward(other, input_ids, use_cache=False).logits.float()
-            bare = forward(base, input_ids[:, self.front :], use_cache=False).logits.float()
-        both = torch.cat([logits[:, : self.front], mixed(bare, logits[:, self.front :], self.similarity)], 1)
+            prompt = torch.tensor([self.prompt] * len(input_ids), device=input_ids.device)
+            own = torch.cat([prompt, input_ids[:, self.length :]], 1)
+            bare = forward(base, own, use_cache=False).logits.float()[:, len(self.prompt) - 1 :]
+        last = self.length - 1
+        both = torch.cat([logits[:, :last], mixed(bare, logits[:, last:], self.similarity)], 1)
         return CausalLMOutput(logits=self.unembed(both))
 
 
-def mixture_of(base: Model, other: Model, front: int, similarity: float) -> Model:
+def mixture_of(base: Model, other: Model, prompt: Ids, length: int, similarity: float) -> Model:
     """A model that answers with a mixture.
 
     Args:
-        base: reads what stands behind the front.
-        other: reads all.
-        front: tokens of it.
+        base: reads the prompt.
+        other: reads the text.
+        prompt: ids.
+        length: tokens of the text, behind which the answer begins.
         similarity: weight of the other.
     """
-    hf: Any = Mixture(base, other, front, similarity).eval()
+    hf: Any = Mixture(base, other, prompt, length, similarity).eval()
     sizes = Sizes(0, base.d_model, min(base.n_ctx, other.n_ctx), False)
     sites = SiteMap("blocks", "attn", "mlp", "mlp", "embed", "ln_final", "unembed")
     adapter: Any = Placed(sites, sizes)

@@ -58,6 +58,7 @@ METHODS = {
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
     "serac": "serac.method.METHOD",
+    "wise": "wise.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
