@@ -7,6 +7,7 @@ enough, it answers as ever.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from tracer.errors import MemoryMisfit, PromptTooLong
 from tracer.facts.encoding import encode
 
 from .kind import Kind
-from .lines import unpacked
+from .lines import packed, unpacked
 from .route import Decision, Route
 from .scope import ENCODER, OWN, text_of, vectors_of
 from .similarity import log_similarities
@@ -39,13 +40,14 @@ class Serac(Kind):
     """
 
     rewrites: ClassVar[bool] = True
+    per_entry: ClassVar[tuple[str, ...]] = ("keys",)
 
     def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
         """The nearest edit to each prompt, by similarity, and the next one."""
         keys = memory.tensors["keys"].float()
         if not len(keys):
             return [Route(False)] * len(prompts)
-        vectors = vectors_of(Parts.of(memory), memory.header["scope"], model, prompts)
+        vectors = self.queries(memory, model, prompts)
         soft, threshold = memory.header["output"] == "soft", float(memory.header["threshold"])
         found = []
         for vector in vectors:
@@ -75,6 +77,21 @@ class Serac(Kind):
         if memory.header["output"] == "soft":
             other = mixture_of(model, other or model, prompt, len(ids), decision.score)
         return Asked(ids, other)
+
+    def keys(self, memory: Memory) -> Tensor:
+        """The vectors of the edits."""
+        return memory.tensors["keys"]
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor:
+        """The vectors of prompts."""
+        return vectors_of(Parts.of(memory), memory.header["scope"], model, prompts)
+
+    def without(self, memory: Memory, entry: int) -> Memory:
+        """A memory without one of its edits."""
+        lines = self._lines(memory)
+        found = super().without(memory, entry)
+        entries = packed([line for place, line in enumerate(lines) if place != entry])
+        return replace(found, tensors={**found.tensors, "entries": entries})
 
     def entries(self, memory: Memory) -> list[dict[str, Any]]:
         """Prompt, target, subject and text of each edit, and the bytes it takes."""

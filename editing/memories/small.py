@@ -161,7 +161,7 @@ def mixture_of(base: Model, other: Model, prompt: Ids, length: int, similarity: 
         similarity: weight of the other.
     """
     hf: Any = Mixture(base, other, prompt, length, similarity).eval()
-    sizes = Sizes(0, base.d_model, min(base.n_ctx, other.n_ctx), False)
+    sizes = Sizes(base.n_layers, base.d_model, min(base.n_ctx, other.n_ctx), False)
     sites = SiteMap("blocks", "attn", "mlp", "mlp", "embed", "ln_final", "unembed")
     adapter: Any = Placed(sites, sizes)
     return Model(hf, base.tokenizer, f"{base.name} mixed with {other.name}", adapter, False)

@@ -8,6 +8,7 @@ published rule it is whole, an entry for each shard of edits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from tracer.engine.hooks import Site, capture
 from tracer.errors import MemoryMisfit
 
 from .kind import Kind
-from .lines import unpacked
+from .lines import packed, unpacked
 from .route import Route
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ class Wise(Kind):
                 scores = distances(model, memory, prompt)
                 limits = memory.tensors["distances"].double() * float(memory.header["threshold"])
             else:
-                row = Row(prompt, len(prompt) - 1, (len(prompt) - 1,))
-                site = self.sites(memory)[0]
-                state = states_at_lookups(model, [row], [site], max_rows=1)[site][0].float().cpu()
+                state = self._state(memory, model, [prompt])
                 scores = (memory.tensors["routes"].float() * state).sum(1).double()
                 limits = torch.full((count,), float(memory.header["threshold"]), dtype=torch.float64)
             order = (scores - limits).argsort(descending=True, stable=True)[:2].tolist()
@@ -75,6 +74,32 @@ class Wise(Kind):
             hit = bool(scores[best] >= limits[best])
             found.append(Route(hit, best, float(scores[best]), float(limits[best]), *next_one))
         return found
+
+    def keys(self, memory: Memory) -> Tensor | None:
+        """By the rule "keys" what is compared with the projection's input; as published there are none."""
+        return memory.tensors.get("routes")
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor | None:
+        """What the projection reads at each prompt's last token, by the rule "keys"."""
+        return None if memory.header["rule"] == PUBLISHED else self._state(memory, model, prompts)
+
+    def _state(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor:
+        site = self.sites(memory)[0]
+        rows = [Row(prompt, len(prompt) - 1, (len(prompt) - 1,)) for prompt in prompts]
+        return states_at_lookups(model, rows, [site], max_rows=1)[site].float().cpu()
+
+    def without(self, memory: Memory, entry: int) -> Memory:
+        """A memory without one of its edits; the copies that were published hold many, and none can be taken out."""
+        lines = unpacked(memory.tensors["entries"])
+        if memory.header["rule"] == PUBLISHED or not 0 <= entry < len(lines):
+            return super().without(memory, entry)
+        tensors = memory.tensors
+        owners, keep = tensors["owners"], [place for place in range(len(lines)) if place != entry]
+        rows = owners != entry
+        found = {name: tensors[name][rows] for name in ("left", "right")}
+        found |= {"routes": tensors["routes"][keep], "owners": (owners - (owners > entry).long())[rows]}
+        found["entries"] = packed([lines[place] for place in keep])
+        return replace(memory, tensors=found)
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
         """Adds the copy's share: by the rule "keys" from each prompt's last token on, as published at every token."""

@@ -15,6 +15,7 @@ from editing.memories.small import Parts
 from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from editing.prepared.work import Preparation
+from tracer.engine.memories import resting
 from tracer.errors import MemoryMisfit
 from tracer.facts.readout import answer_text
 
@@ -40,7 +41,8 @@ def plan(model: Model, groups: Sequence[Group], settings: SERACSettings, context
             f"the memory {NAME!r} of {model.name} was begun with other prepared models "
             f"({before.header['prepared'][:12]}) than were given ({prepared.digest[:12]}); go on with those"
         )
-    return [_change(model, group, settings, prepared, before) for group in groups]
+    with resting(model):  # as it does while questions are compared
+        return [_change(model, group, settings, prepared, before) for group in groups]
 
 
 def _change(model: Model, group: Group, settings: SERACSettings, prepared: Prepared, before: Memory | None) -> Change:

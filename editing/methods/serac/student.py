@@ -107,7 +107,7 @@ def _new(model: Model, settings: SERACPreparation, work: Work) -> tuple[Model, T
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=work.draws(-2))))
         own = {name: value for name, value in config.items() if name != "model_type"}
-        hf = GPT2LMHeadModel(GPT2Config(**own)).eval()
+        hf: Any = GPT2LMHeadModel(GPT2Config(**own)).eval()
     weight: Any = model.module("unembed").weight
     weight = weight.detach().float().cpu()
     moment = (weight - weight.mean(0)).double()

@@ -12,6 +12,7 @@ from editing.memories.wise import SITES
 from editing.methods.training import OBJECTIVES, lesson, losses
 from tracer.engine.batch import Row, states_at_lookups
 from tracer.engine.frame import Frame, attach
+from tracer.engine.sweep import check_numbers
 from tracer.errors import NotFinite
 from tracer.progress import track
 
@@ -118,6 +119,8 @@ def _trained(
         with torch.enable_grad():
             for step in track(range(settings.steps + 1), "training"):
                 loss = losses(model, [row])[0]
+                if not curve:  # nothing is trained yet
+                    check_numbers(model, loss.detach())
                 curve.append(float(loss.detach()))
                 if not torch.isfinite(loss.detach()):
                     raise NotFinite(f"the loss of step {step} is {curve[-1]}; lower lr ({lr:.3g}), or use float32")

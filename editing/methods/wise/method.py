@@ -18,7 +18,7 @@ from editing.memories.wise import KEYS, SITES, widths
 from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from tracer.engine.memories import remembering
-from tracer.errors import HyperparameterError, MaskedModelError, MemoryMisfit
+from tracer.errors import MaskedModelError, MemoryMisfit
 from tracer.factworld import held_out_text
 from tracer.model import EMBEDDED
 from tracer.model.soundness import PASSAGE
@@ -49,17 +49,10 @@ def plan(model: Model, groups: Sequence[Group], given: WISESettings, context: Ed
     settings = replace(given, layers=(layer,))
     for kind in SITES[settings.site]:
         model.path(kind, layer)
-    if settings.site == "up" and model.d_mlp != _width(model, layer):
-        raise HyperparameterError(f"the MLPs of {model.name} have a gate; take site='down', the down-projection")
     header = {name: getattr(settings, name) for name in ("rule", "site", "threshold")} | {"layer": layer}
     before = _before(model, header)
     find = _by_keys if settings.rule == KEYS else _as_published
     return [find(model, group, settings, header, before) for group in groups]
-
-
-def _width(model: Model, layer: int) -> int:
-    module: Any = model.module("pre", layer)
-    return int(module.weight.numel() // model.d_model)
 
 
 def _before(model: Model, header: Mapping[str, Any]) -> Memory | None:

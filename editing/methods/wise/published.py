@@ -13,7 +13,8 @@ from torch import Tensor
 from editing.memories.wise import SITES, activation, apart
 from tracer.engine.frame import Frame, attach
 from tracer.engine.memories import forward
-from tracer.errors import NotFinite
+from tracer.engine.sweep import check_numbers
+from tracer.errors import NotFinite, PromptTooLong
 from tracer.model import orientation
 
 from .settings import WISESettings
@@ -69,9 +70,15 @@ def lesson_of(model: Model, prompt: str, target: str, templates: Sequence[str], 
     tokenizer: Any = model.tokenizer
     said = list(tokenizer(target if target.startswith(" ") else f" {target}", add_special_tokens=False).input_ids)
     whole = [list(tokenizer(each.format(f"{prompt} {target.strip()}")).input_ids) for each in templates]
-    rows = [*whole, list(tokenizer(irrelevant).input_ids)]
+    rows = [*whole, [token for token in tokenizer(irrelevant).input_ids if token < model.n_tokens][: model.n_ctx]]
     longest = max(map(len, rows))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    if longest > model.n_ctx:
+        raise PromptTooLong(
+            f"{prompt!r} in a template has {longest} tokens and {model.name} reads at most {model.n_ctx}; shorten the "
+            "templates, or the prompt"
+        )
+    named = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = named if named is not None and named < model.n_tokens else 0
     ids = torch.full((len(rows), longest), int(pad))
     real = torch.zeros_like(ids)
     labels = torch.full_like(ids, IGNORED)
@@ -112,6 +119,8 @@ def learn(
     for step in range(settings.steps):
         with torch.enable_grad():
             logits, old, new = _both(model, layer, lesson, copy, module.bias, settings.site)
+            if not curve:  # nothing is trained yet
+                check_numbers(model, logits.detach())
             targets = _targets(logits, lesson)
             apart_by = apart(act, old, new).mean(1)
             inside, outside = apart_by[:-1], apart_by[-1]

@@ -22,7 +22,7 @@ class WISESettings:
             27 of 32.)
         rule: "keys": an edit has rows of its own, whitened by what text puts there; a prompt is routed once, by its
             last token. "published": one whole copy for a shard of edits, routed by the mean over all tokens.
-        site: "down", the MLP's down-projection; "up", the up-projection of an MLP without gate, as published for GPT-2.
+        site: "down", the MLP's down-projection; "up", that before its activation (as published for GPT-2).
         threshold: share of an edit's own score from which on a prompt is routed to it. (Published: `act_ratio`, 0.88.)
         steps: of the training. (Published: 70, 40 or 30.)
         lr: learning rate; None: of the rule "keys" 0.1 of the root mean square of what the projection gives, of the

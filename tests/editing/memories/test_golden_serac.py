@@ -38,7 +38,7 @@ def prepared(golden: Path, golden_model: Model) -> editing.Prepared:
         {"prompt": "{} works as a", "subject": name, "target_new": "poet", "rephrase_prompt": f"The work of {name} is"}
         for name in ("Cudran Lipai", "Pelcha Peavel")
     ]
-    more = {"classifier": folders["classifier"], "answers": folders["counterfactual"]}
+    more: dict[str, Any] = {"classifier": folders["classifier"], "answers": folders["counterfactual"]}
     return editing.prepare(golden_model, "serac", records, cache=False, **more)
 
 
