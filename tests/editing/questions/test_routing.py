@@ -15,7 +15,7 @@ from toys import METHOD, TOYS, toy, vectors
 import editing
 from editing.evaluation import Evaluation
 from editing.health.drift import Drift
-from editing.memories import KINDS, Memory, attach, attached
+from editing.memories import KINDS, Memory, attach, attached, detach, directed
 from editing.methods.compute import METHODS
 from editing.plots.memory import flattened
 from editing.questions import ablate, ask
@@ -114,6 +114,24 @@ def test_text_that_a_memory_answers_is_counted(model: Model) -> None:
     begun = tuple(drift.ids[0, :8].tolist())
     with attached(model, toy(model, [begun], vectors(model))):
         assert drift.both(model).hits == pytest.approx(1 / 4)  # of the first 4 and 8 tokens of two windows
+
+
+def test_somebody_else_may_decide(model: Model) -> None:
+    """The second prompt is answered as the first is, which the memory itself would not do; and the first is not."""
+    attach(model, memory := near(model, 1, radius=1e-3))
+    before, (first, second, third) = model.fingerprint(), (ids(model, prompt) for prompt in PROMPTS)
+    with directed(model, "near", {second: first, third: None}):
+        found = [one.nll for one in ask(model, QUESTIONS).each]
+    assert model.fingerprint() == before
+    own = [one.nll for one in ask(model, QUESTIONS).each]
+    detach(model, "near")
+    bare = [one.nll for one in ask(model, QUESTIONS).each]
+    assert found[0] == bare[0] != own[0] and found[1] != own[1] and found[2] == bare[2]
+    alike = toy(model, [second], memory.tensors["vectors"], layer=1)
+    with attached(model, alike):
+        assert ask(model, QUESTIONS).each[1].nll == found[1]
+    with pytest.raises(TracerError, match="no memory 'near'"), directed(model, "near", {}):
+        pass
 
 
 # --- entries ---------------------------------------------------------------------------------------------------------
