@@ -89,6 +89,7 @@ def rows_of(model: Model, request: EditRequest, layer: int, settings: WISESettin
     places = [Row(row.ids[: at + 1], at, (at,)) for at in row.read]
     states = states_at_lookups(model, places, [(read, layer), (write, layer)], max_rows=1)
     keys, given = states[read, layer].double().cpu(), states[write, layer].float()
+    check_numbers(model, given)
     solved = whitening.solve(keys.T)  # [d_in, k]
     route = solved[:, 0] / (keys[0] @ solved[:, 0])
     gram = keys @ solved
