@@ -21,7 +21,6 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -124,17 +123,16 @@ def run(
                 failed = failed or str(error)
         seconds = (time.process_time() - began) / count
         rows = []
-        memory = next(iter(model.memories), None)
-        for router in ROUTERS if isinstance(memory, Memory) else ("own",):
-            if router == "random keys" and "keys" not in memory.tensors:
+        memory = next((each for each in model.memories if isinstance(each, Memory)), None)
+        for router in ROUTERS:
+            context: Any = nullcontext()
+            if router != "own" and (memory is None or (router == "random keys" and "keys" not in memory.tensors)):
                 continue
-            if router == "own":
-                context: Any = nullcontext()
-            elif router == "none":
+            if router == "none":
                 context = remembering(model, [])
-            elif router == "random keys":
+            elif router == "random keys" and memory is not None:
                 context = at_random_keys(model, memory)
-            else:
+            elif router != "own" and memory is not None:
                 context = directed(model, memory.name, as_the_edit(model, some, router))
             with context:
                 answers = ask_records(model, some, texts=False, before=bare)
@@ -143,7 +141,7 @@ def run(
             "seconds": seconds,
             "ms per question": _milliseconds(model, some),
             "ms per question, unedited": pure,
-            "bytes per edit": (memory.nbytes if isinstance(memory, Memory) else 0) / count,
+            "bytes per edit": (memory.nbytes if memory is not None else 0) / count,
         }
         head = {"method": name or method, "mode": "batch" if batch else "sequential", "router": "own"}
         rows += [{**head, "case_id": "", "subject": "", "metric": key, "value": value} for key, value in cost.items()]
@@ -199,7 +197,8 @@ def rows() -> pd.DataFrame:
     """The table, as text."""
     found = pd.read_parquet(KEPT).astype({"value": "float64"})
     lines = []
-    for (method, mode, router), own in found.groupby(["method", "mode", "router"], sort=False):
+    for key, own in found.groupby(["method", "mode", "router"], sort=False):
+        method, mode, router = map(str, key if isinstance(key, tuple) else (key,))
         line = {"method": method, "mode": mode, "router": router}
         for metric, title in SHOWN.items():
             values = own[own["metric"] == metric]
@@ -210,8 +209,8 @@ def rows() -> pd.DataFrame:
                 line[title] = ""
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
         line["s an edit"] = f"{costs['seconds']:.2f}" if len(costs) else ""
-        more = costs.get("ms per question", np.nan) - costs.get("ms per question, unedited", np.nan)
-        line["ms more a question"] = f"{more:.1f}" if len(costs) else ""
+        both = [float(costs[name]) for name in ("ms per question", "ms per question, unedited")] if len(costs) else []
+        line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
         line["kB an edit"] = f"{costs['bytes per edit'] / 1e3:.1f}" if len(costs) else ""
         lines.append(line)
     return pd.DataFrame(lines)
