@@ -209,7 +209,7 @@ def rows() -> pd.DataFrame:
                 line[title] = ""
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
         line["s an edit"] = f"{costs['seconds']:.2f}" if len(costs) else ""
-        both = [float(costs[name]) for name in ("ms per question", "ms per question, unedited")] if len(costs) else []
+        both = costs[["ms per question", "ms per question, unedited"]].tolist() if len(costs) else []
         line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
         line["kB an edit"] = f"{costs['bytes per edit'] / 1e3:.1f}" if len(costs) else ""
         lines.append(line)
