@@ -57,6 +57,7 @@ METHODS = {
     "ft_m": "ft.FT_M",
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
+    "grace": "grace.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -112,7 +113,7 @@ def compute_edit(
     Args:
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
-        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora or kn.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn or grace.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.
@@ -177,7 +178,8 @@ def compute_edits(
         hparams = {**_located(model, found, locate), **hparams}
     settings = settings_of(found, hparams)
     written = settings.layers if found.layers != "none" else None
-    check_editable(model, names_of(model, written or range(model.n_layers)))
+    if found.writes:
+        check_editable(model, names_of(model, written or range(model.n_layers)))
     began = time.monotonic()
     with timed() as parts, peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
         with part("hash"):

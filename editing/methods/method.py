@@ -61,6 +61,8 @@ class Method:
         masked: whether it edits masked models too.
         neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
         seeded: whether its settings have a field `seed`.
+        writes: whether it changes weights, which have to be editable then; one that only makes memories does not, and
+            takes quantised models too.
         summary: one line for help texts.
     """
 
@@ -72,6 +74,7 @@ class Method:
     masked: bool = False
     neurons: bool = False
     seeded: bool = False
+    writes: bool = True
     summary: str = ""
 
     @property

@@ -1,0 +1,189 @@
+"""GRACE's codebook (Hartvigsen et al. 2023): keys with radii, and values that take the place of a site's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tracer.engine.acts import Hook, Ids
+from tracer.engine.prompt_states import prompt_states
+from tracer.engine.sites import WIDE
+from tracer.errors import MemoryMisfit
+
+from .kind import Decision, Kind, Route
+from .lines import unpacked
+from .placement import KEY_TOKENS, REPLACEMENTS, key_tokens, slots
+
+if TYPE_CHECKING:
+    from tracer.engine.frame import Frame
+    from tracer.model import Model
+
+    from .memory import Memory
+
+
+@dataclass(frozen=True)
+class Hit(Decision):
+    """An entry acts on a prompt.
+
+    Attributes:
+        back: where the key's token stands, counted from the prompt's last.
+    """
+
+    back: int = 0
+
+
+class Grace(Kind):
+    """Looks a state of the prompt up among keys; within the nearest one's radius its values replace another state.
+
+    A memory has the tensors `keys` [n, width], `radii` [n], `counts` [n] (how many values an entry has), `values`
+    [sum of counts, width] and `about` (json lines: prompts, subject, target, ids), and in its header `layer`, `read`
+    and `write` (kinds of sites), `replacement` and `key_token`, as of [`editing.methods.grace.GRACESettings`][].
+    """
+
+    def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
+        header = memory.header
+        return [(header["read"], header["layer"]), (header["write"], header["layer"])]
+
+    def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Hit | None]:
+        tokens = key_tokens(model, prompts, memory.header["key_token"])
+        return [
+            Hit(route.entry, route.score, token - len(prompt) + 1) if route.hit else None
+            for route, token, prompt in zip(self.routes(memory, model, prompts), tokens, prompts, strict=True)
+        ]
+
+    def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
+        if not len(memory.tensors["keys"]) or not prompts:
+            return [Route(False)] * len(prompts)
+        read, _ = self.sites(memory)
+        tokens = key_tokens(model, prompts, memory.header["key_token"])
+        states = prompt_states(model, prompts, [read], tokens)[read].float().cpu()
+        return [route(state, memory.tensors["keys"], memory.tensors["radii"]) for state in states]
+
+    def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
+        counts = memory.tensors["counts"].tolist()
+        ends = memory.tensors["counts"].cumsum(0).tolist()
+
+        def act(_: Tensor, y: Tensor, frame: Frame) -> Tensor | None:
+            of, rows = frame.decided[memory.name], frame.rows(len(y))
+            hits = [place for place, row in enumerate(rows) if of[row] is not None]
+            found = [of[rows[place]] for place in hits]
+
+            def column(numbers: list[int]) -> Tensor:
+                return torch.tensor(numbers, device=y.device).unsqueeze(1)
+
+            index = column(hits).squeeze(1)
+            offsets = frame.since(len(y), y.device)[index] - column([hit.back for hit in found])
+            slot, put = slots(memory.header["replacement"], offsets, column([counts[hit.entry] for hit in found]))
+            put = put & frame.real(len(y), y.device)[index]
+            if not bool(put.any()):
+                return None
+            first = column([ends[hit.entry] - counts[hit.entry] for hit in found])
+            values = memory.tensor("values", y)[slot + first]
+            return y.index_copy(0, index, torch.where(put.unsqueeze(-1), values, y[index]))
+
+        return [Hook(self.sites(memory)[1], act)]
+
+    def entries(self, memory: Memory) -> list[dict[str, Any]]:
+        tensors = memory.tensors
+        about, counts = unpacked(tensors["about"]), tensors["counts"].tolist()
+        width = tensors["keys"].shape[1] * 4 + 4
+        return [
+            {
+                "prompt": line["prompts"][0],
+                "subject": line["subject"],
+                "target": line["target"],
+                "prompts": len(line["prompts"]),
+                "radius": float(tensors["radii"][entry]),
+                "norm": float(tensors["keys"][entry].norm()),
+                "values": counts[entry],
+                "bytes": width + 4 * counts[entry] * tensors["values"].shape[1],
+            }
+            for entry, line in enumerate(about)
+        ]
+
+    def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Values in random directions of the same lengths, at the same keys."""
+        return {**rows, **super().control({"values": rows["values"]}, generator)}
+
+    def check(self, memory: Memory, model: Model) -> None:
+        whole(memory, ("keys", "radii", "counts", "values", "about"), ("layer", "read", "write"))
+        check_choice(memory, "replacement", REPLACEMENTS)
+        check_choice(memory, "key_token", KEY_TOKENS)
+        super().check(memory, model)
+        for name, (kind, _) in zip(("keys", "values"), self.sites(memory), strict=True):
+            check_width(memory, name, model, "d_mlp" if kind in WIDE else "d_model")
+        counts = memory.tensors["counts"]
+        lengths = {name: len(memory.tensors[name]) for name in ("keys", "radii", "counts")}
+        if len(set(lengths.values())) > 1 or bool((counts < 1).any()) or int(counts.sum()) != len(memory.tensors["values"]):
+            told = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise MemoryMisfit(
+                f"the memory {memory.name!r} has {told}, which claim {int(counts.sum())} values of "
+                f"{len(memory.tensors['values'])}; expected as many of each, and every value claimed once. Make it again"
+            )
+        check_about(memory, len(counts))
+
+
+def route(state: Tensor, keys: Tensor, radii: Tensor) -> Route:
+    """The nearest key to a state, by exact differences (a matrix product would leave 1e-3 of nothing).
+
+    Args:
+        state: [width].
+        keys: [n, width].
+        radii: [n].
+    """
+    distances = (keys - state).norm(dim=1)
+    entry = int(distances.argmin())  # the earlier one of two that are as near
+    score, radius = float(distances[entry]), float(radii[entry])
+    if len(keys) == 1:
+        return Route(score <= radius, entry, score, radius)
+    others = distances.clone()
+    others[entry] = torch.inf
+    second = int(others.argmin())
+    return Route(score <= radius, entry, score, radius, second, float(others[second]))
+
+
+# --- checks that kinds with entries share ------------------------------------------------------------------------------
+def whole(memory: Memory, tensors: Sequence[str], header: Sequence[str]) -> None:
+    """Raise TracerError where a memory lacks a tensor or a word of its header."""
+    missing = [name for name in tensors if name not in memory.tensors] + [name for name in header if name not in memory.header]
+    if missing:
+        raise MemoryMisfit(
+            f"{missing[0]!r} of the memory {memory.name!r} is missing; a memory of kind {memory.kind} has "
+            f"{', '.join((*tensors, *header))}. Make it again"
+        )
+
+
+def check_width(memory: Memory, name: str, model: Model, of: str) -> None:
+    """Raise TracerError where a tensor's rows are not as wide as the model's `of`."""
+    tensor, width = memory.tensors[name], int(getattr(model, of))
+    if tensor.dim() != 2 or tensor.shape[1] != width:
+        raise MemoryMisfit(
+            f"the tensor {name!r} of the memory {memory.name!r} is {list(tensor.shape)}; expected a last dimension of "
+            f"{width}, the {of} of {model.name}. Make the memory on this model, or load the one it is of"
+        )
+
+
+def check_choice(memory: Memory, name: str, choices: Sequence[str]) -> None:
+    """Raise TracerError where a word of the header is none of those known."""
+    if memory.header.get(name) not in choices:
+        raise MemoryMisfit(
+            f"{name!r} of the memory {memory.name!r} is {memory.header.get(name)!r}; expected one of "
+            f"{', '.join(map(repr, choices))}. What was saved by a later version needs that one"
+        )
+
+
+def check_about(memory: Memory, count: int) -> None:
+    """Raise TracerError where the texts of a memory are not one line for each entry."""
+    try:
+        found = len(unpacked(memory.tensors["about"]))
+    except ValueError:
+        found = -1
+    if found != count:
+        raise MemoryMisfit(
+            f"the texts ('about') of the memory {memory.name!r} are not one line for each of its {count} entries; make "
+            "it again"
+        )

@@ -1,0 +1,32 @@
+"""What a memory's entries are about, as rows of a tensor, so that a change holds what it adds and not every text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def packed(lines: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Bytes of one json line per entry, uint8.
+
+    Args:
+        lines: json values by name, one mapping per entry.
+    """
+    text = "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8)
+
+
+def unpacked(tensor: Tensor) -> list[dict[str, Any]]:
+    """The lines of `packed`.
+
+    Args:
+        tensor: the bytes.
+
+    Raises:
+        ValueError: bytes that are no json lines.
+    """
+    return [json.loads(line) for line in bytes(tensor.cpu().numpy().tobytes()).decode().split("\n") if line]
