@@ -118,7 +118,11 @@ class Grace(Kind):
             check_width(memory, name, model, "d_mlp" if kind in WIDE else "d_model")
         counts = memory.tensors["counts"]
         lengths = {name: len(memory.tensors[name]) for name in ("keys", "radii", "counts")}
-        if len(set(lengths.values())) > 1 or bool((counts < 1).any()) or int(counts.sum()) != len(memory.tensors["values"]):
+        if (
+            len(set(lengths.values())) > 1
+            or bool((counts < 1).any())
+            or int(counts.sum()) != len(memory.tensors["values"])
+        ):
             told = ", ".join(f"{count} {name}" for name, count in lengths.items())
             raise MemoryMisfit(
                 f"the memory {memory.name!r} has {told}, which claim {int(counts.sum())} values of "
@@ -149,7 +153,9 @@ def route(state: Tensor, keys: Tensor, radii: Tensor) -> Route:
 # --- checks that kinds with entries share ------------------------------------------------------------------------------
 def whole(memory: Memory, tensors: Sequence[str], header: Sequence[str]) -> None:
     """Raise TracerError where a memory lacks a tensor or a word of its header."""
-    missing = [name for name in tensors if name not in memory.tensors] + [name for name in header if name not in memory.header]
+    missing = [name for name in tensors if name not in memory.tensors] + [
+        name for name in header if name not in memory.header
+    ]
     if missing:
         raise MemoryMisfit(
             f"{missing[0]!r} of the memory {memory.name!r} is missing; a memory of kind {memory.kind} has "

@@ -102,7 +102,7 @@ def placed(entries: Sequence[Entry], own: Entry, rule: Rule) -> Placed:
     """
     if not entries:
         return Placed((own,), 0)
-    key, radius, about = own.key, own.radius, own.about
+    lost, key, radius, about = "", own.key, own.radius, own.about
     found = list(entries)
     near = route(key, *_table(found))
     nearest, distance = found[near.entry], near.score
@@ -121,6 +121,8 @@ def placed(entries: Sequence[Entry], own: Entry, rule: Rule) -> Placed:
         if rule.expand == "coverage":
             told["reach"] = max(distance, told.get("reach", 0.0))
         found[near.entry] = replace(nearest, about=told)
+        if list(nearest.about["ids"]) != list(about["ids"]):  # of the same mean
+            lost = f"no longer answered as edited: {', '.join(map(repr, nearest.about['prompts']))}"
     elif same or rule.split == "none":
         found.append(own)
     else:
@@ -132,7 +134,7 @@ def placed(entries: Sequence[Entry], own: Entry, rule: Rule) -> Placed:
         found[near.entry] = replace(nearest, radius=old)
         found.append(replace(own, radius=new))
     after = route(key, *_table(found))
-    note = "" if after.hit else f"nothing acts on {about['prompts'][0]!r}: a split left its entry no room"
+    note = lost if after.hit else f"nothing acts on {about['prompts'][0]!r}: a split left its entry no room"
     return Placed(tuple(found), after.entry if after.hit else None, note)
 
 

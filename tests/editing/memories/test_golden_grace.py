@@ -23,7 +23,11 @@ from tracer.engine.batch import frame_of, logits_of
 from tracer.engine.follow import follow
 from tracer.engine.prompt_states import prompt_states
 
-SITES = {"grace_cfc_last": ("mlp_in", "pre"), "grace_cfc_prompt": ("mlp_in", "pre"), "grace_cproj_warm": ("key", "value")}
+SITES = {
+    "grace_cfc_last": ("mlp_in", "pre"),
+    "grace_cfc_prompt": ("mlp_in", "pre"),
+    "grace_cproj_warm": ("key", "value"),
+}
 VALUES = {"grace_cfc_last": 1e-3, "grace_cfc_prompt": 1e-2, "grace_cproj_warm": 1e-4}
 END = 0  # the id that ends a text
 
