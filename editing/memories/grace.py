@@ -14,9 +14,11 @@ from tracer.engine.prompt_states import prompt_states
 from tracer.engine.sites import WIDE
 from tracer.errors import MemoryMisfit
 
-from .kind import Decision, Kind, Route
+from .checks import check_about, check_choice, check_parts, check_width
+from .kind import Kind
 from .lines import unpacked
 from .placement import KEY_TOKENS, REPLACEMENTS, key_tokens, slots
+from .route import Decision, Route
 
 if TYPE_CHECKING:
     from tracer.engine.frame import Frame
@@ -45,10 +47,12 @@ class Grace(Kind):
     """
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
+        """The site of keys, and that which values replace."""
         header = memory.header
         return [(header["read"], header["layer"]), (header["write"], header["layer"])]
 
     def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Hit | None]:
+        """The nearest entry within its radius, and where the key's token stands."""
         tokens = key_tokens(model, prompts, memory.header["key_token"])
         return [
             Hit(route.entry, route.score, token - len(prompt) + 1) if route.hit else None
@@ -56,6 +60,7 @@ class Grace(Kind):
         ]
 
     def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
+        """The nearest entry and the next, by the distance of the bare model's state."""
         if not len(memory.tensors["keys"]) or not prompts:
             return [Route(False)] * len(prompts)
         read, _ = self.sites(memory)
@@ -64,6 +69,7 @@ class Grace(Kind):
         return [route(state, memory.tensors["keys"], memory.tensors["radii"]) for state in states]
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
+        """Values in the place of states, at the tokens that `replacement` says."""
         counts = memory.tensors["counts"].tolist()
         ends = memory.tensors["counts"].cumsum(0).tolist()
 
@@ -88,6 +94,7 @@ class Grace(Kind):
         return [Hook(self.sites(memory)[1], act)]
 
     def entries(self, memory: Memory) -> list[dict[str, Any]]:
+        """Prompt, subject, target, radius and size of each entry."""
         tensors = memory.tensors
         about, counts = unpacked(tensors["about"]), tensors["counts"].tolist()
         width = tensors["keys"].shape[1] * 4 + 4
@@ -110,7 +117,8 @@ class Grace(Kind):
         return {**rows, **super().control({"values": rows["values"]}, generator)}
 
     def check(self, memory: Memory, model: Model) -> None:
-        whole(memory, ("keys", "radii", "counts", "values", "about"), ("layer", "read", "write"))
+        """That the tensors belong together, and fit the model."""
+        check_parts(memory, ("keys", "radii", "counts", "values", "about"), ("layer", "read", "write"))
         check_choice(memory, "replacement", REPLACEMENTS)
         check_choice(memory, "key_token", KEY_TOKENS)
         super().check(memory, model)
@@ -118,15 +126,12 @@ class Grace(Kind):
             check_width(memory, name, model, "d_mlp" if kind in WIDE else "d_model")
         counts = memory.tensors["counts"]
         lengths = {name: len(memory.tensors[name]) for name in ("keys", "radii", "counts")}
-        if (
-            len(set(lengths.values())) > 1
-            or bool((counts < 1).any())
-            or int(counts.sum()) != len(memory.tensors["values"])
-        ):
+        claimed, values = int(counts.sum()), len(memory.tensors["values"])
+        if len(set(lengths.values())) > 1 or bool((counts < 1).any()) or claimed != values:
             told = ", ".join(f"{count} {name}" for name, count in lengths.items())
             raise MemoryMisfit(
-                f"the memory {memory.name!r} has {told}, which claim {int(counts.sum())} values of "
-                f"{len(memory.tensors['values'])}; expected as many of each, and every value claimed once. Make it again"
+                f"the memory {memory.name!r} has {told}, which claim {claimed} values of {values}; expected as many of "
+                "each, and every value claimed once. Make it again"
             )
         check_about(memory, len(counts))
 
@@ -148,48 +153,3 @@ def route(state: Tensor, keys: Tensor, radii: Tensor) -> Route:
     others[entry] = torch.inf
     second = int(others.argmin())
     return Route(score <= radius, entry, score, radius, second, float(others[second]))
-
-
-# --- checks that kinds with entries share ------------------------------------------------------------------------------
-def whole(memory: Memory, tensors: Sequence[str], header: Sequence[str]) -> None:
-    """Raise TracerError where a memory lacks a tensor or a word of its header."""
-    missing = [name for name in tensors if name not in memory.tensors] + [
-        name for name in header if name not in memory.header
-    ]
-    if missing:
-        raise MemoryMisfit(
-            f"{missing[0]!r} of the memory {memory.name!r} is missing; a memory of kind {memory.kind} has "
-            f"{', '.join((*tensors, *header))}. Make it again"
-        )
-
-
-def check_width(memory: Memory, name: str, model: Model, of: str) -> None:
-    """Raise TracerError where a tensor's rows are not as wide as the model's `of`."""
-    tensor, width = memory.tensors[name], int(getattr(model, of))
-    if tensor.dim() != 2 or tensor.shape[1] != width:
-        raise MemoryMisfit(
-            f"the tensor {name!r} of the memory {memory.name!r} is {list(tensor.shape)}; expected a last dimension of "
-            f"{width}, the {of} of {model.name}. Make the memory on this model, or load the one it is of"
-        )
-
-
-def check_choice(memory: Memory, name: str, choices: Sequence[str]) -> None:
-    """Raise TracerError where a word of the header is none of those known."""
-    if memory.header.get(name) not in choices:
-        raise MemoryMisfit(
-            f"{name!r} of the memory {memory.name!r} is {memory.header.get(name)!r}; expected one of "
-            f"{', '.join(map(repr, choices))}. What was saved by a later version needs that one"
-        )
-
-
-def check_about(memory: Memory, count: int) -> None:
-    """Raise TracerError where the texts of a memory are not one line for each entry."""
-    try:
-        found = len(unpacked(memory.tensors["about"]))
-    except ValueError:
-        found = -1
-    if found != count:
-        raise MemoryMisfit(
-            f"the texts ('about') of the memory {memory.name!r} are not one line for each of its {count} entries; make "
-            "it again"
-        )

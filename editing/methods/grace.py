@@ -1,4 +1,4 @@
-"""GRACE: a codebook beside one layer, whose entries replace a state behind the prompts they know (Hartvigsen et al. 2023).
+"""GRACE: a codebook beside one layer, whose entries replace a state behind prompts they know (Hartvigsen et al. 2023).
 
 An entry has a key, the state of the edit's prompt at one site, a radius, and values that take the place of the state at
 another site where a prompt's key is near. No weight is changed.
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 SITES = tuple(kind for kind in KINDS if kind != "embed")
-UNLEARNT = 0.1  # loss from which on a request is not said to be learnt
 MEASURED_ON = 8  # requests of a group, at most: where the layer is measured
 CHOICES = {
     "replacement": REPLACEMENTS,
@@ -58,7 +57,7 @@ class GRACESettings:
         read: kind of the site whose state is the key.
         write: kind of the site whose state the values replace. (Published: the input and output of the up-projection,
             "mlp_in" and "pre", or of the down-projection, "key" and "value".)
-        key_token: the token whose state is the key: "last", or "answer", which differs in masked models: the first mask.
+        key_token: the token whose state is the key: "last", or "answer", in masked models the first mask.
         replacement: where values are put. "answer": one for each token of the target, from the key's token on. As
             published, one value: "replace_last", at the key's token; "replace_prompt", at all before it;
             "replace_all", at every token.
@@ -68,7 +67,7 @@ class GRACESettings:
         split: as of `Rule`. (Published: "half".)
         start: what values begin with: "warm", the state they replace; "cold", uniform from 0 to 1, as published.
         steps: of Adam, at most.
-        lr: of Adam; None: a share of the root mean square of the state that is replaced. (Published: 1.)
+        lr: of Adam; None: 0.3 of the usual size of a number of the state that is replaced. (Published: 1.)
         stop_loss: a value is finished at a lower loss, mean over the target's tokens. (Published: 0, never.)
         seed: of cold starts and of the contexts that layer and radius are measured on.
         name: of the memory.
@@ -118,18 +117,18 @@ def plan(model: Model, groups: Sequence[Group], given: GRACESettings, context: E
     """One change of the codebook per group, each from the one that the model has.
 
     Raises:
-        TracerError: a codebook at another site than the one that is asked for; no layer whose keys tell questions
-            apart; losses that are not finite.
+        TracerError: a codebook at another site than the one that is asked for; losses that are not finite.
     """
     before = present(model, given.name)
     fixed = _fixed(model, given, before)
     with remembering(model, [memory for memory in model.memories if memory.name != given.name]):
         chosen, books = [], []
         for group in groups:
-            settings, radii = _measured(model, group, fixed, context)
+            settings, radii, note = _measured(group, fixed, context)
             chosen.append(settings)
             start = entries_of(before)
             books.append(learnt(model, group, start, radii, _sites(settings), settings.rule, _cold(settings)))
+            books[-1].notes += filter(None, [note])
         for sites in dict.fromkeys(map(_sites, chosen)):
             some = [book for book, settings in zip(books, chosen, strict=True) if _sites(settings) == sites]
             learn(model, some, sites, given.steps, given.lr, given.stop_loss, context.max_rows)
@@ -170,24 +169,21 @@ def _fixed(model: Model, given: GRACESettings, before: Memory | None) -> GRACESe
     return settings
 
 
-def _measured(
-    model: Model, group: Group, settings: GRACESettings, context: EditContext
-) -> tuple[GRACESettings, list[Radius]]:
-    """The settings with a layer, and a radius for each request."""
-    if settings.layers is not None and settings.radius is not None:
-        return settings, [Radius(settings.radius)] * len(group)
-    layers = settings.layers or tuple(range(model.n_layers))
-    count = len(group) if settings.radius is None else MEASURED_ON
+def _measured(group: Group, settings: GRACESettings, context: EditContext) -> tuple[GRACESettings, list[Radius], str]:
+    """The settings with a layer, a radius for each request, and a remark about these, or ""."""
+    layers, given = settings.layers, settings.radius
+    if layers is not None and given is not None:
+        return settings, [Radius(given)] * len(group), ""
+    every = layers or tuple(range(context.model.n_layers))
+    asked = group if given is None else group[:MEASURED_ON]
     found = [
-        separations(request, settings.read, layers, settings.key_token, settings.seed, context)
-        for request in group[:count]
+        separations(request, settings.read, every, settings.key_token, settings.seed, context) for request in asked
     ]
-    if settings.layers is None:
-        settings = replace(settings, layers=(best_layer(found[:MEASURED_ON]),))
-    assert settings.layers is not None
-    if settings.radius is not None:
-        return settings, [Radius(settings.radius)] * len(group)
-    return settings, [Radius(one[settings.layers[0]].radius, relative=True) for one in found]
+    layer, note = best_layer(found[:MEASURED_ON]) if layers is None else (layers[0], "")
+    settings = replace(settings, layers=(layer,))
+    if given is not None:
+        return settings, [Radius(given)] * len(group), note
+    return settings, [Radius(one[layer].radius, relative=True) for one in found], note
 
 
 def _cold(settings: GRACESettings) -> torch.Generator | None:
@@ -208,12 +204,14 @@ def _header(settings: GRACESettings) -> dict[str, Any]:
 
 def _change(model: Model, book: Book, before: Memory | None, settings: GRACESettings) -> Change:
     after = Memory(settings.name, "grace", model.weights_fingerprint(), tensors_of(book.entries), _header(settings))
-    ends = [float(losses[-1]) for losses in book.losses if len(losses)]
-    high = [loss for loss in ends if loss > max(settings.stop_loss, UNLEARNT)]
     notes = [*book.notes, *lost(model, book.entries, _sites(settings))]
-    if high:
+    unsaid = [
+        float(losses[-1]) for losses, said in zip(book.losses, book.said, strict=True) if len(losses) and not said
+    ]
+    if unsaid:
         notes.append(
-            f"{len(high)} of {len(ends)} requests end above a loss of {UNLEARNT}; the highest is {max(high):.3g}"
+            f"{len(unsaid)} of {len(book.rows)} targets are not what the model says after {settings.steps} steps; the "
+            f"highest loss is {max(unsaid):.3g}"
         )
     radii = [math.nan if entry is None else book.entries[entry].radius for entry in book.acting]
     evidence = {

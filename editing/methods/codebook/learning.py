@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from editing.request import EditRequest
     from tracer.model import Model
 
-RATE = 0.3  # of the root mean square of a state: the default learning rate
+RATE = 0.3  # of the usual size of a number of the state that is replaced: the default learning rate
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,20 @@ class Book:
 
     Attributes:
         rows: the requests, as they are trained.
+        scales: of the numbers that stand where their values are put.
         entries: of the codebook.
         acting: for each request the entry that acts on it; None: none does.
         losses: for each request, before each step and at the end; empty where nothing acts on it.
+        said: for each request, whether the model says its target at the end.
         notes: what the reader should know.
     """
 
     rows: list[Row]
+    scales: list[float]
     entries: tuple[Entry, ...]
     acting: list[int | None]
     losses: list[Tensor]
+    said: list[bool]
     notes: list[str]
 
 
@@ -109,10 +113,11 @@ def learnt(
     readouts = [Readout.of(model, each) for each in found]
     rows = [Row(tuple(each.ids), at, each.read, each.target) for each, at in zip(readouts, tokens, strict=True)]
     counts = [len(row.target) if sites.replacement == "answer" else 1 for row in rows]
-    starts = outputs(model, rows, sites.write, counts)
-    if cold is not None:
-        starts = [torch.rand(start.shape, generator=cold) for start in starts]
-    book = Book(rows, tuple(before), [], [torch.zeros(0)] * len(rows), [])
+    stood = outputs(model, rows, sites.write, counts)
+    starts = [one.states if cold is None else torch.rand(one.states.shape, generator=cold) for one in stood]
+    book = Book(
+        rows, [one.scale for one in stood], tuple(before), [], [torch.zeros(0)] * len(rows), [False] * len(rows), []
+    )
     for request, row, prompt, key, start, radius in zip(group, rows, prompts, keys, starts, radii, strict=True):
         about = {"prompts": [request.text], "subject": request.subject, "target": request.target_new}
         about |= {"ids": list(row.target), "tokens": len(prompt)}
@@ -140,7 +145,7 @@ def learn(
         books: of the same sites.
         sites: where they read and write.
         steps: of Adam, at most.
-        lr: of Adam; None: a share of the root mean square of what a value begins with.
+        lr: of Adam; None: a share of the size of what a value replaces.
         stop_loss: a value is finished at a lower loss.
         max_rows: requests in a forward; None: by memory.
     """
@@ -153,7 +158,7 @@ def learn(
     for turn in sorted(turns):
         jobs = turns[turn]
         starts = [book.entries[entry].values for book, _, entry in jobs]
-        rates = [RATE * float(start.square().mean().sqrt()) if lr is None else lr for start in starts]
+        rates = [RATE * book.scales[place] if lr is None else lr for book, place, _ in jobs]
         rows = [book.rows[place] for book, place, _ in jobs]
         for (book, place, entry), one in zip(
             jobs, train_values(model, rows, starts, training, rates, max_rows), strict=True
@@ -161,7 +166,7 @@ def learn(
             entries = list(book.entries)
             entries[entry] = replace(entries[entry], values=one.values)
             book.entries = tuple(entries)
-            book.losses[place] = one.losses
+            book.losses[place], book.said[place] = one.losses, one.said
 
 
 def lost(model: Model, entries: Sequence[Entry], sites: Sites) -> list[str]:

@@ -19,7 +19,6 @@ from editing.methods.value.context_templates import fill
 from tracer.engine.batch import Row, states_at_lookups
 from tracer.engine.memories import resting
 from tracer.engine.prompt_states import prompt_states
-from tracer.errors import HyperparameterError
 from tracer.facts.chat import chat_of
 from tracer.facts.encoding import body_ids
 from tracer.model.soundness import PASSAGE
@@ -81,23 +80,20 @@ def separations(
     return context.measure("separation", key, make)
 
 
-def best_layer(measured: Sequence[dict[int, Separation]]) -> int:
-    """The layer with the highest median ratio over requests.
+def best_layer(measured: Sequence[dict[int, Separation]]) -> tuple[int, str]:
+    """The layer with the highest median ratio over requests; and a remark if it is no higher than one, or "".
 
     Args:
         measured: of each request, by layer.
-
-    Raises:
-        TracerError: a model in which no layer has other questions farther away than the same one.
     """
     ratios = {layer: float(torch.tensor([one[layer].ratio for one in measured]).median()) for layer in measured[0]}
     best = max(ratios, key=lambda layer: ratios[layer])
-    if ratios[best] <= 1:
-        raise HyperparameterError(
-            "no layer's keys tell the request's question from one about another subject; name a layer and a radius "
-            "(layers=, radius=), or use a method that changes weights"
-        )
-    return best
+    if ratios[best] > 1:
+        return best, ""
+    return best, (
+        f"keys of no layer can tell the question from one about another subject ({ratios[best]:.2g} times as far away "
+        f"at layer {best}); it will act on these too"
+    )
 
 
 def _separation(states: Tensor, same: int) -> Separation:

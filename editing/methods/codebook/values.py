@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,8 @@ from tracer.progress import track
 
 if TYPE_CHECKING:
     from tracer.model import Model
+
+ADDED = ("mlp", "attn", "hidden")  # kinds of sites on the residual stream
 
 
 @dataclass(frozen=True)
@@ -48,32 +51,51 @@ class Trained:
     Attributes:
         values: [count, width].
         losses: before each step and, last, of the final value.
+        said: whether every token of the target is the most probable one at the end.
     """
 
     values: Tensor
     losses: Tensor
+    said: bool
 
 
-def outputs(model: Model, rows: Sequence[Row], place: Place, counts: Sequence[int]) -> list[Tensor]:
-    """What stands at a site from each row's key on, [count, width] each: values to begin with.
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What stands at a site from a row's key on.
+
+    Attributes:
+        states: [count, width].
+        scale: usual size of a number of theirs, or of the residual stream they are added to, where that is more.
+    """
+
+    states: Tensor
+    scale: float
+
+
+def outputs(model: Model, rows: Sequence[Row], place: Place, counts: Sequence[int]) -> list[Before]:
+    """What values begin with.
 
     Args:
         model: the model.
         rows: `lookup` is the key's token.
         place: kind and layer of the site.
-        counts: tokens.
+        counts: tokens from there on.
     """
-    found = []
+    found, stream = [], ("hidden", place[1])
     with torch.no_grad(), evaluating(model):
         for row, count in zip(rows, counts, strict=True):
-            ids, kept = padded(model, [row]), []
+            ids, kept = padded(model, [row]), {}
             frame = frame_of(model, [row], ids.shape[1]) or Frame(ids.shape[1])
-            handle = attach(model, *place, kept.append, frame)
-            try:
+            with ExitStack() as stack:
+                for site in {place, stream}:
+                    stack.callback(attach(model, *site, partial(kept.__setitem__, site), frame).remove)
                 logits_of(model, ids, frame=frame)
-            finally:
-                handle.remove()
-            found.append(kept[0][0, row.lookup : row.lookup + count].float().cpu().clone())
+            span = slice(row.lookup, row.lookup + count)
+            states, beside = (kept[site][0, span].float().cpu().clone() for site in (place, stream))
+            scale = float(states.square().mean().sqrt())
+            if place[0] in ADDED:  # a value has to outweigh what it is added to; few numbers of that are huge
+                scale = max(scale, float(beside.abs().median()))
+            found.append(Before(states, scale))
     return found
 
 
@@ -120,16 +142,18 @@ def _train(
     model: Model, rows: Sequence[Row], starts: Sequence[Tensor], training: Training, rates: Sequence[float]
 ) -> list[Trained]:
     losses: list[list[float]] = [[] for _ in rows]
+    said = [False] * len(rows)
     with torch.inference_mode(False), torch.enable_grad():
         values = [start.detach().to(model.device, torch.float32, copy=True).requires_grad_() for start in starts]
         optimizer = torch.optim.Adam([{"params": [value], "lr": lr} for value, lr in zip(values, rates, strict=True)])
         active = list(range(len(rows)))
         for step in range(training.steps):
-            each = losses_with(model, [rows[i] for i in active], [values[i] for i in active], training)
+            each, right = losses_with(model, [rows[i] for i in active], [values[i] for i in active], training)
             if not step:
                 check_numbers(model, each)
-            for i, loss in zip(active, _finite(model, each), strict=True):
+            for i, loss, best in zip(active, _finite(model, each), right, strict=True):
                 losses[i].append(loss)
+                said[i] = best
             missing = [place for place, i in enumerate(active) if losses[i][-1] >= training.stop_loss]
             active = [active[place] for place in missing]
             if not active:
@@ -139,14 +163,18 @@ def _train(
             optimizer.step()
         if active:
             with torch.no_grad():
-                each = losses_with(model, [rows[i] for i in active], [values[i] for i in active], training)
-            for i, loss in zip(active, _finite(model, each), strict=True):
+                each, right = losses_with(model, [rows[i] for i in active], [values[i] for i in active], training)
+            for i, loss, best in zip(active, _finite(model, each), right, strict=True):
                 losses[i].append(loss)
-    return [Trained(value.detach().cpu(), torch.tensor(loss)) for value, loss in zip(values, losses, strict=True)]
+                said[i] = best
+    parts = zip(values, losses, said, strict=True)
+    return [Trained(value.detach().cpu(), torch.tensor(loss), best) for value, loss, best in parts]
 
 
-def losses_with(model: Model, rows: Sequence[Row], values: Sequence[Tensor], training: Training) -> Tensor:
-    """Mean of -log p over each row's target, [rows], with values in place.
+def losses_with(
+    model: Model, rows: Sequence[Row], values: Sequence[Tensor], training: Training
+) -> tuple[Tensor, list[bool]]:
+    """Mean of -log p over each row's target, [rows], with values in place; and whether the target is said.
 
     Args:
         model: the model.
@@ -164,7 +192,9 @@ def losses_with(model: Model, rows: Sequence[Row], values: Sequence[Tensor], tra
         read = logits_of(model, ids, frame=frame)[0].float()
     target = torch.tensor([i for row in rows for i in row.target], device=read.device)
     found = -read.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    return torch.stack([part.mean() for part in found.split([len(row.target) for row in rows])])
+    counts = [len(row.target) for row in rows]
+    said = [bool(part.all()) for part in (read.argmax(-1) == target).split(counts)]
+    return torch.stack([part.mean() for part in found.split(counts)]), said
 
 
 def _putting(

@@ -90,6 +90,7 @@ def test_the_codebook_is_the_published_one(golden: Path, editor: Editor, name: s
         assert close(memory.tensors["keys"], theirs[f"keys_{after}"], 1e-5)
         assert close(memory.tensors["radii"], theirs[f"epsilons_{after}"], 1e-5)
         assert relative(memory.tensors["values"], theirs[f"values_{after}"]) < VALUES[name]
+        assert edit.evidence is not None
         assert close(edit.evidence["loss"][:-1, 0], theirs["losses"][place], 1e-4)
         assert int(edit.evidence["entry"]) == theirs[f"chosen_key_{place + 1}"]
         routes = memory.routes(model, queries)
