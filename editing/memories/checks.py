@@ -26,10 +26,10 @@ def check_parts(memory: Memory, tensors: Sequence[str], header: Sequence[str]) -
         )
 
 
-def check_width(memory: Memory, name: str, model: Model, of: str) -> None:
-    """Raise TracerError where a tensor's rows are not as wide as the model's `of`."""
+def check_width(memory: Memory, name: str, model: Model, of: str, dims: int = 2) -> None:
+    """Raise TracerError where a tensor of `dims` dimensions is not as wide as the model's `of`."""
     tensor, width = memory.tensors[name], int(getattr(model, of))
-    if tensor.dim() != 2 or tensor.shape[1] != width:
+    if tensor.dim() != dims or tensor.shape[-1] != width:
         raise MemoryMisfit(
             f"the tensor {name!r} of the memory {memory.name!r} is {list(tensor.shape)}; expected a last dimension of "
             f"{width}, the {of} of {model.name}. Make the memory on this model, or load the one it is of"

@@ -10,6 +10,7 @@ from tracer.errors import UnknownMemoryKind
 KINDS: dict[str, str | type] = {
     # name: place of its class, "module.Class"
     "grace": "editing.memories.grace.Grace",
+    "melo": "editing.memories.melo.Melo",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 

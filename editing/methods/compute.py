@@ -58,6 +58,7 @@ METHODS = {
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
     "grace": "grace.METHOD",
+    "melo": "melo.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -113,7 +114,7 @@ def compute_edit(
     Args:
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
-        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn or grace.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, grace or melo.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

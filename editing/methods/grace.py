@@ -23,6 +23,7 @@ from tracer.engine.sites import KINDS, Site
 from tracer.errors import HyperparameterError
 
 from .codebook.learning import Book, Radius, Sites, learn, learnt, lost
+from .codebook.present import chosen, matching, present
 from .codebook.separation import best_layer, separations
 from .codebook.table import Rule, entries_of, tensors_of
 from .context import EditContext
@@ -95,9 +96,7 @@ class GRACESettings:
         if self.layers is not None and len(self.layers) > 1:
             raise HyperparameterError(f"layers is {self.layers!r}; a codebook stands at one layer, name one")
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                expected = ", ".join(map(repr, choices))
-                raise HyperparameterError(f"{name} is {getattr(self, name)!r}; expected one of {expected}")
+            chosen(name, getattr(self, name), choices)
         for name in ("radius", "lr"):
             if getattr(self, name) is not None:
                 finite(name, getattr(self, name), above=0, kind=HyperparameterError, expected="a number above zero")
@@ -119,49 +118,29 @@ def plan(model: Model, groups: Sequence[Group], given: GRACESettings, context: E
     Raises:
         TracerError: a codebook at another site than the one that is asked for; losses that are not finite.
     """
-    before = present(model, given.name)
+    before = present(model, given.name, "grace")
     fixed = _fixed(model, given, before)
     with remembering(model, [memory for memory in model.memories if memory.name != given.name]):
-        chosen, books = [], []
+        every, books = [], []
         for group in groups:
             settings, radii, note = _measured(group, fixed, context)
-            chosen.append(settings)
+            every.append(settings)
             start = entries_of(before)
             books.append(learnt(model, group, start, radii, _sites(settings), settings.rule, _cold(settings)))
             books[-1].notes += filter(None, [note])
-        for sites in dict.fromkeys(map(_sites, chosen)):
-            some = [book for book, settings in zip(books, chosen, strict=True) if _sites(settings) == sites]
+        for sites in dict.fromkeys(map(_sites, every)):
+            some = [book for book, settings in zip(books, every, strict=True) if _sites(settings) == sites]
             learn(model, some, sites, given.steps, given.lr, given.stop_loss, context.max_rows)
-        parts = zip(books, chosen, strict=True)
+        parts = zip(books, every, strict=True)
         return [_change(model, book, before, settings) for book, settings in parts]
-
-
-def present(model: Model, name: str) -> Memory | None:
-    """The memory of a name that a model has.
-
-    Args:
-        model: the model.
-        name: of the memory.
-    """
-    return next((memory for memory in model.memories if memory.name == name and isinstance(memory, Memory)), None)
 
 
 def _fixed(model: Model, given: GRACESettings, before: Memory | None) -> GRACESettings:
     """The settings with the layer of the codebook that is there; checked against what that is, and the model has."""
     settings = given
     if before is not None:
-        if before.kind != "grace":
-            raise HyperparameterError(
-                f"the memory {before.name!r} of {model.name} is of kind {before.kind!r}, not a codebook of GRACE; give "
-                "this one another name, such as name='grace-2'"
-            )
         settings = replace(given, layers=given.layers or (before.header["layer"],))
-        for name, value in _header(settings).items():
-            if before.header[name] != value:
-                raise HyperparameterError(
-                    f"the codebook {before.name!r} of {model.name} has {name}={before.header[name]!r}, and this edit "
-                    f"asks for {value!r}; leave that to it, or give this one another name, such as name='grace-2'"
-                )
+        matching(model, before, _header(settings))
     for layer in settings.layers or range(model.n_layers):
         for kind in (settings.read, settings.write):
             check_site(model, Site(kind, layer))

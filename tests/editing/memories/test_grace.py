@@ -267,7 +267,7 @@ def test_a_codebook_takes_only_edits_of_its_own_sites(gpt2: Model) -> None:
         {"keys": torch.ones(1, 32), "values": torch.ones(1, 32)},
         {"layer": 0},
     )
-    with attached(gpt2, toy), pytest.raises(TracerError, match="is of kind 'patch', not a codebook of GRACE"):
+    with attached(gpt2, toy), pytest.raises(TracerError, match="is of kind 'patch', not 'grace'"):
         compute_edit(gpt2, REQUESTS[1], "grace", **layer_of(gpt2))
 
 
