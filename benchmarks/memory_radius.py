@@ -21,7 +21,7 @@ import typer
 
 import editing
 import tracer
-from editing.methods.codebook.separation import best_layer, separations
+from editing.methods.codebook.separation import Separation, best_layer, separations
 from editing.methods.context import EditContext
 from tracer import Fact
 from tracer.engine.prompt_states import prompt_states
@@ -75,7 +75,9 @@ def table(model: str, read: str = READ) -> None:
     keys = np.stack([each["key"] for each in files])  # [records, layers, width]
     measured = [_separations(each) for each in files]
     typer.echo(f"{len(files)} records of {model}; the layer that would be chosen, by records: {_chosen(measured)}\n")
-    typer.echo("| layer | key norm | ratio | radius / norm | paraphrases | others | in one memory | others | radius 1 |")
+    typer.echo(
+        "| layer | key norm | ratio | radius / norm | paraphrases | others | in one memory | others | radius 1 |"
+    )
     typer.echo("|---|---|---|---|---|---|---|---|---|")
     for layer in range(keys.shape[1]):
         norm = np.linalg.norm(keys[:, layer], axis=1)
@@ -89,9 +91,10 @@ def table(model: str, read: str = READ) -> None:
         typer.echo(f"| {layer} | {norm.mean():.1f} | {ratio:.2f} | {share:.2f} | {shares} |")
 
 
-def _separations(arrays: dict[str, np.ndarray]) -> dict[int, editing.methods.codebook.separation.Separation]:
-    kind = editing.methods.codebook.separation.Separation
-    return {layer: kind(*map(float, pair)) for layer, pair in enumerate(zip(arrays["same"], arrays["other"], strict=True))}
+def _separations(arrays: dict[str, np.ndarray]) -> dict[int, Separation]:
+    return {
+        layer: Separation(*map(float, pair)) for layer, pair in enumerate(zip(arrays["same"], arrays["other"], strict=True))
+    }
 
 
 def _chosen(measured: list) -> str:

@@ -1,4 +1,4 @@
-"""MELO's vector database (Yu et al. 2024): clusters of keys, and for the nearest one a block of LoRA in later layers."""
+"""MELO's vector database (Yu et al. 2024): clusters of keys, and blocks of LoRA that act where a prompt is in one."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ HEADER = ("layer", "read", "layers", "enters", "leaves", "scale")
 
 
 class Melo(Kind):
-    """Looks a state of the prompt up among the centres of clusters; within the nearest one's radius, the block of LoRA
-    of the cluster's nearest point acts at every token.
+    """Looks a state of the prompt up among clusters; within the nearest one's radius a block of LoRA acts.
 
-    Entries are points. A memory has the tensors `points` [n, width], `clusters` [n] and `blocks` [n] (which cluster and
+    It is that of the cluster's point nearest to the prompt, and acts at every token. Entries are points. A memory has the tensors `points` [n, width], `clusters` [n] and `blocks` [n] (which cluster and
     which block each is of; -1: none acts), `centres` [clusters, width], `radii` [clusters], `a` [blocks, layers, rank,
     width at the entrance], `b` [blocks, layers, rank, width at the exit] and `about` (json lines: prompt, subject,
     target, ids), and in its header `layer` and `read` (the site of keys), `layers`, `enters` and `leaves` (the sites

@@ -64,7 +64,7 @@ class MELOSettings:
         expand: as of `ClusterRule`. (Published: "mean".)
         split: as of `ClusterRule`. (Published: "half".)
         steps: passes over the requests of a block, at most.
-        lr: learning rate of Adam.
+        lr: learning rate of Adam. (Published: 1e-3.)
         halve_every: steps after which the rate is halved; 0: never. (Published: 20.)
         stop_loss: see [`editing.methods.training.Schedule`][]. (Published: 0, never.)
         seed: of A, and of the contexts that layer and radius are measured on.
@@ -86,7 +86,7 @@ class MELOSettings:
     expand: str = "none"
     split: str = "none"
     steps: int = 50
-    lr: float = 1e-3
+    lr: float = 3e-3
     halve_every: int = 0
     stop_loss: float = 1e-2
     seed: int = 0
@@ -152,6 +152,10 @@ def _change(model: Model, group: Group, settings: MELOSettings, before: Memory |
     read = (settings.read, header["layer"])
     with resting(model):
         keys = prompt_states(model, prompts, [read])[read].float().cpu()
+    first = clusters.edits
+    about = [_about(model, request, first + i) for i, request in enumerate(group)]
+    if settings.overwrite:
+        clusters.give_way(list(keys), about)
     a, b = _blocks(model, settings, before)
     draw, curves, notes = torch.Generator().manual_seed(settings.seed), [], [note]
     for start in range(0, len(group), settings.edits_per_block):
@@ -162,7 +166,7 @@ def _change(model: Model, group: Group, settings: MELOSettings, before: Memory |
         curves.append(trained.loss)
         notes.append(trained.note)
         clusters.add(
-            [Point(keys[i], block, _about(model, group[i], clusters.edits + i - start)) for i in some],
+            [Point(keys[i], block, about[i]) for i in some],
             [radii[i] * (float(keys[i].norm()) if settings.radius is None else 1) for i in some],
             settings.rule,
         )

@@ -127,8 +127,6 @@ class Clusters:
             radii: of new clusters, for each.
             rule: how they and the others get along.
         """
-        if rule.overwrite:
-            self._give_way(points)
         before = len(self.all)
         distances = [[float((cluster.centre - point.key).norm()) for cluster in self.all] for point in points]
         for point, radius, each in zip(points, radii, distances, strict=True):
@@ -161,25 +159,28 @@ class Clusters:
             told = ", ".join(repr(point.about["prompt"]) for point in lost)
             self.notes += (f"no longer answered as edited, since a split leaves them out: {told}",)
 
-    def _give_way(self, points: Sequence[Point]) -> None:
-        """Take out the points of prompts that are edited again, and clusters that have no other."""
-        for point in points:
-            size = SAME * float(point.key.norm())
+    def give_way(self, keys: Sequence[Tensor], about: Sequence[Mapping[str, Any]]) -> None:
+        """Take out the points of prompts that are edited again, and clusters that have no other.
+
+        Args:
+            keys: of the prompts.
+            about: as of `Point`.
+        """
+        for key, line in zip(keys, about, strict=True):
+            size = SAME * float(key.norm())
             for place, cluster in enumerate(self.all):
                 old = [
-                    one
-                    for one in cluster.points
-                    if one.about["prompt"] == point.about["prompt"] or float((one.key - point.key).norm()) <= size
+                    point
+                    for point in cluster.points
+                    if point.about["prompt"] == line["prompt"] or float((point.key - key).norm()) <= size
                 ]
-                if not old:
-                    continue
                 self.notes += tuple(
-                    f"{one.about['prompt']!r} had the target {one.about['target'].strip()!r} before"
-                    for one in old
-                    if list(one.about["ids"]) != list(point.about["ids"])
+                    f"{point.about['prompt']!r} had the target {point.about['target'].strip()!r} before"
+                    for point in old
+                    if list(point.about["ids"]) != list(line["ids"])
                 )
-                kept = tuple(one for one in cluster.points if one not in old)
-                self.all[place] = replace(cluster, points=kept)
+                if old:
+                    self.all[place] = replace(cluster, points=tuple(one for one in cluster.points if one not in old))
         self.all = [cluster for cluster in self.all if cluster.points]
 
 

@@ -49,8 +49,8 @@ def matching(model: Model, before: Memory, header: Mapping[str, Any]) -> None:
     for name, value in header.items():
         if before.header[name] != value:
             raise HyperparameterError(
-                f"the memory {before.name!r} of {model.name} has {name}={before.header[name]!r}, and this edit asks for "
-                f"{value!r}; leave that to it, or give this one another name, such as name='{before.kind}-2'"
+                f"the memory {before.name!r} of {model.name} has {name}={before.header[name]!r}, and this edit asks "
+                f"for {value!r}; leave that to it, or give this one another name, such as name='{before.kind}-2'"
             )
 
 

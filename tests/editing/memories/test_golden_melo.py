@@ -38,7 +38,9 @@ def test_the_clusters_are_the_published_ones(golden: Path, golden_model: Model) 
         assert blocks == [sorted(row[row >= 0].tolist()) for row in theirs[f"blocks_{batch}"]]
         assert (clusters.conflicts, clusters.forgotten) == (theirs[f"conflicts_{batch}"], theirs[f"forgotten_{batch}"])
         clusters = again(golden_model, clusters)  # as a memory keeps them
-    routes = memory_of(golden_model, clusters, place).routes(golden_model, ids_of(golden_model, theirs["query_prompts"]))
+    routes = memory_of(golden_model, clusters, place).routes(
+        golden_model, ids_of(golden_model, theirs["query_prompts"])
+    )
     blocks = clusters.tensors()["blocks"]
     assert [int(blocks[one.entry]) if one.hit else NONE for one in routes] == theirs["block"].tolist()
     assert np.allclose([one.score for one in routes], theirs["distance"], atol=1e-5)

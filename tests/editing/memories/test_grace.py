@@ -4,95 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from asked import inventory
+from codebooks import QUICK, REQUESTS, at, memory_of, only, target_of
 
-import editing
-import tracer
-from editing import Edit, Editor, EditRequest
-from editing.memories import Memory, MemoryChange, attached
-from editing.memories.lines import packed, unpacked
-from editing.methods.compute import compute_edit, compute_edits
+from editing import Editor, EditRequest
+from editing.memories import Memory, attached
+from editing.memories.lines import packed
+from editing.methods.compute import compute_edit
 from editing.methods.context import EditContext
 from tracer import Fact, Model, TracerError
-from tracer.engine import Line, Row, set_memories
+from tracer.engine import Row
 from tracer.engine.answer import own_answer
 from tracer.engine.batch import frame_of, logits_of
-from tracer.engine.follow import follow
 
 Tiny = Callable[[str], Model]
-QUICK = {"known": "edit", "check": None, "steps": 40}
-REQUESTS = [
-    EditRequest("{} is in", "The Space Needle", " Paris"),
-    EditRequest("{} plays the", "Miles Davis", " trumpet"),
-    EditRequest("The mother tongue of {} is", "Yo-Yo Ma", " downtown Paris"),
-]
-MISSED = "The Eiffel Tower is in"
-
-
-def layer_of(model: Model) -> dict:
-    return {"layers": [model.n_layers - 1], "radius": 1e-3, **QUICK}
-
-
-def memory_of(edit: Edit) -> Memory:
-    found = edit.memories[0].on(None)
-    assert isinstance(found, Memory)
-    return found
-
-
-def only(model: Model) -> Memory:
-    (found,) = model.memories
-    assert isinstance(found, Memory)
-    return found
-
-
-def evidence(edit: Edit, name: str) -> torch.Tensor:
-    assert edit.evidence is not None
-    return edit.evidence[name]
-
-
-def scores(model: Model, texts: tuple[str, ...] = (MISSED,), max_rows: int | None = None) -> list[np.ndarray]:
-    lines = [Line(tuple(Fact(text, text).align(model).input_ids), ((7, 8), (9,)), tokens=4) for text in texts]
-    return [np.concatenate([*each.log_probs, each.written]) for each in follow(model, lines, max_rows=max_rows)]
 
 
 # --- one edit ---------------------------------------------------------------------------------------------------------
-def test_it_writes_every_token_of_a_target_and_nothing_else(model: Model, tmp_path: Path) -> None:
-    """On four architectures: what is asked for is said, of any length, and a prompt that is missed keeps its bits."""
-    before, state, bare = inventory(model), torch.random.get_rng_state(), scores(model)
-    edit = compute_edit(model, REQUESTS, "grace", **layer_of(model))
-    assert inventory(model) == before and torch.equal(torch.random.get_rng_state(), state)
-    assert edit.note == "" and float(evidence(edit, "loss").nan_to_num(0).max(0).values.min()) > 0.1
-    with edit.applied(model):
-        for request in REQUESTS:
-            target = tuple(request.fact.align(model).target_ids)
-            assert tuple(own_answer(model, request.fact)) == target
-            (line,) = follow(
-                model, [Line(tuple(request.about(None).align(model).input_ids), (target,), tokens=len(target))]
-            )
-            assert line.written == target and tuple(line.best[0]) == target  # written is forced
-        assert all(np.array_equal(one, two) for one, two in zip(scores(model), bare, strict=True))
-        texts = (MISSED, *(request.text for request in REQUESTS))
-        whole = scores(model, texts)
-        for max_rows in (1, 2):
-            assert all(
-                np.allclose(a, b, atol=2e-4)
-                for a, b in zip(scores(model, texts, max_rows=max_rows), whole, strict=True)
-            )
-    assert inventory(model) == before
-    again = editing.load_edit(edit.save(tmp_path / "e"), model)
-    with again.applied(model):
-        assert all(np.array_equal(one, two) for one, two in zip(scores(model, texts), whole, strict=True))
-
-
 def test_what_stands_at_the_site_is_the_value(gpt2: Model) -> None:
     """From the prompt's last token on, one value for each token of the target, then what there was."""
-    edit = compute_edit(gpt2, REQUESTS[0], "grace", **layer_of(gpt2))
-    prompt, target = list(REQUESTS[0].about(None).align(gpt2).input_ids), list(edit_target(gpt2, REQUESTS[0]))
+    edit = compute_edit(gpt2, REQUESTS[0], "grace", **at("grace", gpt2))
+    prompt, target = list(REQUESTS[0].about(None).align(gpt2).input_ids), list(target_of(gpt2, REQUESTS[0]))
     memory, end = memory_of(edit), len(prompt) - 1
     row = Row((*prompt, *target[:-1], 5, 6), end, tuple(range(end, end + len(target))), tuple(target))
 
@@ -113,10 +48,6 @@ def test_what_stands_at_the_site_is_the_value(gpt2: Model) -> None:
     assert (found[inside] - plain[inside]).abs().max() > 0.1
 
 
-def edit_target(model: Model, request: EditRequest) -> tuple[int, ...]:
-    return tuple(request.fact.align(model).target_ids)
-
-
 def test_it_edits_masked_models_at_the_mask(tiny: Tiny) -> None:
     model = tiny("bert")
     request = EditRequest("{} is in [MASK] now", "The Space Needle", "Paris")
@@ -124,7 +55,7 @@ def test_it_edits_masked_models_at_the_mask(tiny: Tiny) -> None:
     before = own_answer(model, other)
     edit = compute_edit(model, request, "grace", layers=[1], radius=1e-3, **QUICK)
     with edit.applied(model):
-        assert tuple(own_answer(model, request.fact)) == edit_target(model, request)
+        assert tuple(own_answer(model, request.fact)) == target_of(model, request)
         assert own_answer(model, other) == before
     measured = compute_edit(model, request, "grace", **{**QUICK, "steps": 1})
     assert measured.settings["radius"] > 0 and "of no layer can tell the question from one about" in measured.note
@@ -137,55 +68,17 @@ def test_it_edits_masked_models_at_the_mask(tiny: Tiny) -> None:
 
 
 # --- many edits -------------------------------------------------------------------------------------------------------
-def test_edits_one_by_one_are_the_batch_and_undone_are_the_edits_before(gpt2: Model) -> None:
-    editor, states = Editor(gpt2), [gpt2.fingerprint()]
-    for request in REQUESTS:
-        editor.edit(request, "grace", **layer_of(gpt2))
-        states.append(gpt2.fingerprint())
-    memory = only(gpt2)
-    changes = [one.edit.memories[0] for one in editor.history]
-    assert [len(change.rows["keys"]) for change in changes] == [1, 1, 1]  # an edit costs what it adds
-    for number in (2, 1, 0):
-        editor.undo()
-        assert gpt2.fingerprint() == states[number]
-    batch = memory_of(compute_edit(gpt2, REQUESTS, "grace", **layer_of(gpt2)))
-    assert all(
-        torch.allclose(batch.tensors[name].float(), memory.tensors[name].float(), atol=1e-3) for name in batch.tensors
-    )
-    assert [line["prompt"] for line in memory.acts.entries(memory)] == [request.text for request in REQUESTS]
-    alone = compute_edits(gpt2, [[request] for request in REQUESTS], "grace", **layer_of(gpt2))
-    assert [len(memory_of(edit).tensors["keys"]) for edit in alone] == [1, 1, 1]
-
-
-def test_the_last_target_of_a_prompt_wins(gpt2: Model) -> None:
-    editor = Editor(gpt2)
-    for target in (" Paris", " the city", " Paris"):
-        editor.edit(replace(REQUESTS[0], target_new=target), "grace", **layer_of(gpt2))
-        editor.edit(REQUESTS[1], "grace", **layer_of(gpt2))
-    memory = only(gpt2)
-    assert len(memory.tensors["keys"]) == 2 and "had the target 'Paris' before" in editor.history[2].edit.note
-    for request in REQUESTS[:2]:
-        assert tuple(own_answer(gpt2, request.fact)) == edit_target(gpt2, request)
-    assert editor.history[-1].edit.note == ""
-    editor.checkout(3)
-    assert (
-        tuple(own_answer(gpt2, replace(REQUESTS[0], target_new=" the city").fact))[:1]
-        == edit_target(gpt2, replace(REQUESTS[0], target_new=" the city"))[:1]
-    )
-    editor.checkout(0)
-
-
 @pytest.mark.parametrize("rule", [{}, {"split": "shrink"}, {"split": "shrink", "expand": "coverage"}])
 def test_no_edit_is_lost_to_one_that_is_near(gpt2: Model, rule: dict) -> None:
     """With a radius that takes in every prompt, entries of other targets meet; each prompt keeps its own answer."""
     editor = Editor(gpt2)
     for request in (*REQUESTS, replace(REQUESTS[0], prompt="{} lies in")):
-        edit = editor.edit(request, "grace", **{**layer_of(gpt2), "radius": 100.0, **rule})
+        edit = editor.edit(request, "grace", **{**at("grace", gpt2), "radius": 100.0, **rule})
         assert edit.note == ""
     memory = only(gpt2)
     assert len(memory.tensors["keys"]) == (3 if "expand" in rule else 4)
     for request in (*REQUESTS, replace(REQUESTS[0], prompt="{} lies in")):
-        assert tuple(own_answer(gpt2, request.fact)) == edit_target(gpt2, request)
+        assert tuple(own_answer(gpt2, request.fact)) == target_of(gpt2, request)
     assert ("split" in rule) == bool((memory.tensors["radii"] < 100).any())
     editor.checkout(0)
 
@@ -195,8 +88,8 @@ def test_what_a_published_split_loses_is_told(gpt2: Model) -> None:
     editor = Editor(gpt2)
     twin = replace(REQUESTS[0], prompt="{} lies in")
     between = replace(REQUESTS[0], prompt="{} lay in", target_new=" the")
-    notes = [editor.edit(one, "grace", **{**layer_of(gpt2), **rule}).note for one in (REQUESTS[0], twin, between)]
-    said = tuple(own_answer(gpt2, twin.fact)) == edit_target(gpt2, twin)
+    notes = [editor.edit(one, "grace", **{**at("grace", gpt2), **rule}).note for one in (REQUESTS[0], twin, between)]
+    said = tuple(own_answer(gpt2, twin.fact)) == target_of(gpt2, twin)
     assert notes[:2] == ["", ""] and (f"no longer answered as edited: {twin.text!r}" in notes[2]) != said
     editor.checkout(0)
 
@@ -243,12 +136,12 @@ def test_layer_and_radius_are_measured_once_on_the_request(golden_model: Model) 
 def test_settings_that_cannot_be_are_refused(gpt2: Model, settings: dict, message: str) -> None:
     before = inventory(gpt2)
     with pytest.raises(TracerError, match=message):
-        compute_edit(gpt2, REQUESTS[0], "grace", **{**layer_of(gpt2), **settings})
+        compute_edit(gpt2, REQUESTS[0], "grace", **{**at("grace", gpt2), **settings})
     assert inventory(gpt2) == before
 
 
 def test_a_codebook_takes_only_edits_of_its_own_sites(gpt2: Model) -> None:
-    with compute_edit(gpt2, REQUESTS[0], "grace", **layer_of(gpt2)).applied(gpt2):
+    with compute_edit(gpt2, REQUESTS[0], "grace", **at("grace", gpt2)).applied(gpt2):
         with pytest.raises(
             TracerError, match=r"has layer=3, and this edit asks for 2; leave that to it, or give .*name="
         ):
@@ -259,7 +152,7 @@ def test_a_codebook_takes_only_edits_of_its_own_sites(gpt2: Model) -> None:
         with second.applied(gpt2):
             assert [memory.name for memory in gpt2.memories] == ["grace", "other"]
             for request in REQUESTS[:2]:
-                assert tuple(own_answer(gpt2, request.fact)) == edit_target(gpt2, request)
+                assert tuple(own_answer(gpt2, request.fact)) == target_of(gpt2, request)
     toy = Memory(
         "grace",
         "patch",
@@ -268,7 +161,7 @@ def test_a_codebook_takes_only_edits_of_its_own_sites(gpt2: Model) -> None:
         {"layer": 0},
     )
     with attached(gpt2, toy), pytest.raises(TracerError, match="is of kind 'patch', not 'grace'"):
-        compute_edit(gpt2, REQUESTS[1], "grace", **layer_of(gpt2))
+        compute_edit(gpt2, REQUESTS[1], "grace", **at("grace", gpt2))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +181,7 @@ def test_a_codebook_takes_only_edits_of_its_own_sites(gpt2: Model) -> None:
     ],
 )
 def test_a_memory_that_cannot_act_is_not_attached(gpt2: Model, change: Callable, message: str) -> None:
-    memory = memory_of(compute_edit(gpt2, REQUESTS[:2], "grace", **{**layer_of(gpt2), "steps": 1}))
+    memory = memory_of(compute_edit(gpt2, REQUESTS[:2], "grace", **{**at("grace", gpt2), "steps": 1}))
     tensors, header = dict(memory.tensors), dict(memory.header)
     change(tensors, header)
     with pytest.raises(TracerError, match=message), attached(gpt2, replace(memory, tensors=tensors, header=header)):
@@ -296,25 +189,3 @@ def test_a_memory_that_cannot_act_is_not_attached(gpt2: Model, change: Callable,
     with pytest.raises(TracerError, match="holds NaN or infinity"):
         replace(memory, tensors={**memory.tensors, "keys": memory.tensors["keys"] * torch.nan})
     assert not gpt2.memories
-
-
-def test_an_empty_codebook_does_nothing(gpt2: Model) -> None:
-    memory = memory_of(compute_edit(gpt2, REQUESTS[0], "grace", **{**layer_of(gpt2), "steps": 1}))
-    empty = replace(memory, tensors={name: tensor[:0] for name, tensor in memory.tensors.items()})
-    texts = (MISSED, REQUESTS[0].text)
-    bare = scores(gpt2, texts)
-    with attached(gpt2, empty):
-        assert all(np.array_equal(one, two) for one, two in zip(scores(gpt2, texts), bare, strict=True))
-        assert [one.hit for one in empty.routes(gpt2, [(1, 2), (3,)])] == [False, False]
-    assert unpacked(empty.tensors["about"]) == [] and MemoryChange.between(None, empty).on(None) is not None
-
-
-def test_weights_that_cannot_be_edited_need_not_be(tiny_folder: Callable[[str], Path]) -> None:
-    """A method that makes memories only takes a model whose weights are packed; one that writes weights refuses it."""
-    model = tracer.load(tiny_folder("gpt2"))
-    model.hf.config.quantization_config = {"load_in_4bit": True}
-    with pytest.raises(TracerError, match="without quantisation"):
-        compute_edit(model, REQUESTS[0], "ft_l", **QUICK)
-    with compute_edit(model, REQUESTS[0], "grace", **layer_of(model)).applied(model):
-        assert tuple(own_answer(model, REQUESTS[0].fact)) == edit_target(model, REQUESTS[0])
-    set_memories(model, [])
