@@ -93,7 +93,8 @@ def table(model: str, read: str = READ) -> None:
 
 def _separations(arrays: dict[str, np.ndarray]) -> dict[int, Separation]:
     return {
-        layer: Separation(*map(float, pair)) for layer, pair in enumerate(zip(arrays["same"], arrays["other"], strict=True))
+        layer: Separation(*map(float, pair))
+        for layer, pair in enumerate(zip(arrays["same"], arrays["other"], strict=True))
     }
 
 

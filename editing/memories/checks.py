@@ -56,3 +56,14 @@ def check_about(memory: Memory, count: int) -> None:
             f"the texts ('about') of the memory {memory.name!r} are not one line for each of its {count} entries; make "
             "it again"
         )
+
+
+def others(memory: Memory, entry: int, count: int) -> list[int]:
+    """The other entries of a memory of `count`.
+
+    Raises:
+        TracerError: there is no such entry.
+    """
+    if not 0 <= entry < count:
+        raise MemoryMisfit(f"the memory {memory.name!r} has no entry {entry}; it has {count}, counted from 0")
+    return [place for place in range(count) if place != entry]

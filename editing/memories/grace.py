@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +14,9 @@ from tracer.engine.prompt_states import prompt_states
 from tracer.engine.sites import WIDE
 from tracer.errors import MemoryMisfit
 
-from .checks import check_about, check_choice, check_parts, check_width
+from .checks import check_about, check_choice, check_parts, check_width, others
 from .kind import Kind
-from .lines import unpacked
+from .lines import packed, unpacked
 from .placement import KEY_TOKENS, REPLACEMENTS, key_tokens, slots
 from .route import Decision, Route
 
@@ -63,10 +63,17 @@ class Grace(Kind):
         """The nearest entry and the next, by the distance of the bare model's state."""
         if not len(memory.tensors["keys"]) or not prompts:
             return [Route(False)] * len(prompts)
-        read, _ = self.sites(memory)
-        tokens = key_tokens(model, prompts, memory.header["key_token"])
-        states = prompt_states(model, prompts, [read], tokens)[read].float().cpu()
+        states = self.queries(memory, model, prompts)
         return [route(state, memory.tensors["keys"], memory.tensors["radii"]) for state in states]
+
+    def keys(self, memory: Memory) -> Tensor:
+        """The keys, [n, width]."""
+        return memory.tensors["keys"]
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor:
+        """The states that are looked up, [prompts, width]."""
+        read, tokens = self.sites(memory)[0], key_tokens(model, prompts, memory.header["key_token"])
+        return prompt_states(model, prompts, [read], tokens)[read].float().cpu()
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
         """Values in the place of states, at the tokens that `replacement` says."""
@@ -111,6 +118,15 @@ class Grace(Kind):
             }
             for entry, line in enumerate(about)
         ]
+
+    def without(self, memory: Memory, entry: int) -> Memory:
+        """The memory without an entry and its values."""
+        keep = others(memory, entry, len(memory.tensors["keys"]))
+        tensors = memory.tensors
+        values, lines = tensors["values"].split(tensors["counts"].tolist()), unpacked(tensors["about"])
+        kept = {name: tensors[name][keep] for name in ("keys", "radii", "counts")}
+        kept["values"] = torch.cat([tensors["values"][:0], *(values[place] for place in keep)])
+        return replace(memory, tensors={**kept, "about": packed([lines[place] for place in keep])})
 
     def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Values in random directions of the same lengths, at the same keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +14,9 @@ from tracer.engine.prompt_states import prompt_states
 from tracer.engine.sites import WIDE
 from tracer.errors import MemoryMisfit
 
-from .checks import check_about, check_parts, check_width
+from .checks import check_about, check_parts, check_width, others
 from .kind import Kind
-from .lines import unpacked
+from .lines import packed, unpacked
 from .route import Route
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ HEADER = ("layer", "read", "layers", "enters", "leaves", "scale")
 class Melo(Kind):
     """Looks a state of the prompt up among clusters; within the nearest one's radius a block of LoRA acts.
 
-    It is that of the cluster's point nearest to the prompt, and acts at every token. Entries are points. A memory has the tensors `points` [n, width], `clusters` [n] and `blocks` [n] (which cluster and
-    which block each is of; -1: none acts), `centres` [clusters, width], `radii` [clusters], `a` [blocks, layers, rank,
-    width at the entrance], `b` [blocks, layers, rank, width at the exit] and `about` (json lines: prompt, subject,
-    target, ids), and in its header `layer` and `read` (the site of keys), `layers`, `enters` and `leaves` (the sites
-    between which LoRA acts) and `scale`.
+    It is that of the cluster's point nearest to the prompt, and acts at every token. Entries are points. A memory has
+    the tensors `points` [n, width], `clusters` [n] and `blocks` [n] (which cluster and which block each is of; -1: none
+    acts), `centres` [clusters, width], `radii` [clusters], `a` [blocks, layers, rank, width at the entrance], `b`
+    [blocks, layers, rank, width at the exit] and `about` (json lines: prompt, subject, target, ids), and in its header
+    `layer` and `read` (the site of keys), `layers`, `enters` and `leaves` (the sites between which LoRA acts) and
+    `scale`.
     """
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
@@ -48,9 +50,16 @@ class Melo(Kind):
         """The nearest point of the nearest cluster, with that cluster's distance and radius, and those of the next."""
         if not len(memory.tensors["points"]) or not prompts:
             return [Route(False)] * len(prompts)
+        return [nearest(state, memory.tensors) for state in self.queries(memory, model, prompts)]
+
+    def keys(self, memory: Memory) -> Tensor:
+        """The centre of each point's cluster, [n, width]."""
+        return memory.tensors["centres"][memory.tensors["clusters"]]
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor:
+        """The states that are looked up, [prompts, width]."""
         read = self.sites(memory)[0]
-        states = prompt_states(model, prompts, [read])[read].float().cpu()
-        return [nearest(state, memory.tensors) for state in states]
+        return prompt_states(model, prompts, [read])[read].float().cpu()
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
         """Y + scale (x A^T) B of each row's block, at every token."""
@@ -89,6 +98,15 @@ class Melo(Kind):
             }
             for entry, line in enumerate(unpacked(tensors["about"]))
         ]
+
+    def without(self, memory: Memory, entry: int) -> Memory:
+        """The memory without a point, and without its cluster if that has no other; centres and blocks stay."""
+        keep = others(memory, entry, len(memory.tensors["points"]))
+        tensors, lines = memory.tensors, unpacked(memory.tensors["about"])
+        kept = {name: tensors[name][keep] for name in ("points", "clusters", "blocks")}
+        left, kept["clusters"] = kept["clusters"].unique(return_inverse=True)
+        kept |= {name: tensors[name][left] for name in ("centres", "radii")}
+        return replace(memory, tensors={**tensors, **kept, "about": packed([lines[place] for place in keep])})
 
     def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Blocks in random directions of the same lengths, at the same keys."""

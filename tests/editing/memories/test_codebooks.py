@@ -123,6 +123,26 @@ def test_a_decision_says_how_it_came_about(method: str, gpt2: Model) -> None:
     assert torch.allclose(change.rows[name].norm(dim=-1), memory.tensors[name].norm(dim=-1), atol=1e-4)
 
 
+def test_an_entry_that_is_taken_out_acts_no_more(method: str, gpt2: Model) -> None:
+    memory = memory_of(compute_edit(gpt2, REQUESTS, method, **at(method, gpt2)))
+    prompts = [tuple(request.about(None).align(gpt2).input_ids) for request in REQUESTS]
+    kind = memory.acts
+    assert torch.equal(kind.keys(memory), kind.queries(memory, gpt2, prompts))
+    for entry in range(len(REQUESTS)):
+        less = kind.without(memory, entry)
+        less.check(gpt2)
+        assert [route.hit for route in less.routes(gpt2, prompts)] == [place != entry for place in range(len(REQUESTS))]
+        with attached(gpt2, memory):
+            whole = [own_answer(gpt2, request.fact) for request in REQUESTS]
+        bare = own_answer(gpt2, REQUESTS[entry].fact)
+        with attached(gpt2, less):
+            found = [own_answer(gpt2, request.fact) for request in REQUESTS]
+        assert found == [bare if place == entry else one for place, one in enumerate(whole)]
+    for entry in (-1, 3):
+        with pytest.raises(TracerError, match=f"has no entry {entry}; it has 3, counted from 0"):
+            kind.without(memory, entry)
+
+
 def test_weights_that_cannot_be_edited_need_not_be(method: str, tiny_folder: Callable[[str], Path]) -> None:
     """A method that makes memories only takes a model of packed weights; one that writes weights refuses it."""
     model = tracer.load(tiny_folder("gpt2"))
