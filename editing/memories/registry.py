@@ -11,6 +11,8 @@ KINDS: dict[str, str | type] = {
     # name: place of its class, "module.Class"
     "grace": "editing.memories.grace.Grace",
     "melo": "editing.memories.melo.Melo",
+    "serac": "editing.memories.serac.Serac",
+    "wise": "editing.memories.wise.Wise",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 

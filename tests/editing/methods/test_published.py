@@ -106,6 +106,11 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("grace", "gpt2-xl", {"radius": 1.0, "lr": 1.0, "steps": 100, "start": "cold", "compare": "mean"}),
         ("grace", "llama-2-7b", {"layers": [27], "read": "key", "write": "value", "steps": 50}),
         ("grace", "gpt-j-6b", {"layers": [25], "steps": 200, "replacement": "replace_last", "split": "half"}),
+        ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
+        ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
+        ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
+        ("wise", "llama-2-7b", {"layers": [27], "site": "down", "steps": 70, "threshold": 0.88, "save_freq": 500}),
+        ("wise", "llama-3-8b", {"layers": [29], "lr": 0.9, "steps": 30, "alpha": 2.0, "threshold": 0.5}),
     ],
 )
 def test_numbers_of_the_published_files(method: str, name: str, expected: dict[str, Any]) -> None:
