@@ -28,8 +28,8 @@ def edit(
         str | None,
         typer.Argument(
             metavar="METHOD",
-            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, serac or wise; without it rome. "
-            "With --undo and --ledger instead how many edits are taken back.",
+            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, grace, melo, serac or wise; "
+            "without it rome. With --undo and --ledger instead how many edits are taken back.",
         ),
     ] = None,
     prompt: Annotated[

@@ -9,6 +9,8 @@ from tracer.errors import UnknownMemoryKind
 
 KINDS: dict[str, str | type] = {
     # name: place of its class, "module.Class"
+    "grace": "editing.memories.grace.Grace",
+    "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",
     "wise": "editing.memories.wise.Wise",
 }

@@ -75,7 +75,7 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
     settings_of(found, published(method, name))  # no TracerError
     assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
     assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
-    assert section.source.file.startswith(("hparams/",))
+    assert section.source.file.startswith(("hparams/", "grace/config/"))
     assert json.loads(json.dumps(section.settings)) == section.settings
 
 
@@ -102,6 +102,10 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("kn", "llama-2-7b", {"lambda1": 1.0, "lambda2": 1.0}),
         ("emmet", "gpt-j-6b", {"layers": [5], "mom2_weight": 1.0, "emmet_lambda": 0.1}),
         ("lora", "qwen2.5-7b", {"steps": 60, "rank": 8, "batch_size": 1}),
+        ("grace", "gpt2-xl", {"layers": [35], "read": "mlp_in", "write": "pre", "replacement": "replace_prompt"}),
+        ("grace", "gpt2-xl", {"radius": 1.0, "lr": 1.0, "steps": 100, "start": "cold", "compare": "mean"}),
+        ("grace", "llama-2-7b", {"layers": [27], "read": "key", "write": "value", "steps": 50}),
+        ("grace", "gpt-j-6b", {"layers": [25], "steps": 200, "replacement": "replace_last", "split": "half"}),
         ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
         ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
         ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
@@ -116,9 +120,9 @@ def test_numbers_of_the_published_files(method: str, name: str, expected: dict[s
 
 @pytest.mark.parametrize(("name", "method"), EVERY)
 def test_every_file_is_where_it_is_said_to_be(name: str, method: str) -> None:
-    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml."""
+    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml, and so has GRACE."""
     source = published_section(method, name).source
-    assert source.file.endswith(".yaml") == (source.repository == "zjunlp/EasyEdit")
+    assert source.file.endswith(".yaml") == (source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE"))
 
 
 def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
