@@ -13,6 +13,7 @@ random directions, with the values of the edits.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -101,7 +102,7 @@ def run(
     batch: Annotated[bool, typer.Option(help="All in one edit instead of one after another.")] = False,
     published: Annotated[str, typer.Option(help="Constants of this model, by editing.published.")] = "",
     name: Annotated[str, typer.Option(help="Of the rows; the method's by default.")] = "",
-    option: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER of the method.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the method, as json.")] = None,
 ) -> None:
     """Measure methods on the embedded model."""
     torch.set_num_threads(1)
@@ -111,7 +112,7 @@ def run(
     RUNS.mkdir(parents=True, exist_ok=True)
     for method in methods.split(","):
         hparams = editing.published(method, published) if published else {}
-        hparams |= {key: float(value) for key, value in (each.split("=") for each in option or ())}
+        hparams |= {key: json.loads(value) for key, value in (each.split("=", 1) for each in option or ())}
         editor = editing.Editor(model)
         requests = [list(record.requests()) for record in some]
         failed = ""
