@@ -8,7 +8,7 @@ from typing import Any
 from tracer.errors import UnknownMemoryKind
 
 KINDS: dict[str, str | type] = {
-    # name: place of its class, "module.Class"
+    "t_patcher": "editing.memories.t_patcher.TPatcher",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 

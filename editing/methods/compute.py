@@ -57,6 +57,7 @@ METHODS = {
     "ft_m": "ft.FT_M",
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
+    "t_patcher": "t_patcher.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
