@@ -5,7 +5,7 @@ a request's prompts, logits at every position), and all requests at once in such
 own, so that the memory it adds at its peak can be told. Every version makes the same number of updates.
 
 With --one: how long does one edit take in an editor, against the former way? That measured everything anew for every
-edit, and ran rows of one lookup together, through every block.
+edit, ran rows of one lookup together, through every block, and took half a Polyak step to the end of every search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Annotated, Any
 
@@ -30,9 +31,11 @@ from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edit
 from editing.methods.context import EditContext, Measured
 from editing.methods.peak_memory import peak_memory
+from editing.methods.value import search
 from editing.methods.value.context_templates import context_templates
+from editing.methods.value.objective import Objective
 from editing.methods.value.prompts import essence_rows, rewriting_rows
-from editing.methods.value.search import Objective, Subject, optimise
+from editing.methods.value.search import Subject, optimise
 from editing.request import EditRequest
 from tracer.engine.aligned import Trials
 from tracer.engine.batch import padded
@@ -130,8 +133,19 @@ class Former(Trials):
         return False
 
 
+@contextmanager
+def former_steps() -> Iterator[None]:
+    """Context in which a search goes by the NLL to its end, and never by the log-odds."""
+    now = search.remaining
+    search.remaining = lambda nll, stop: nll
+    try:
+        yield
+    finally:
+        search.remaining = now
+
+
 def one_edit(name: str | None, count: int, method: str) -> None:
-    """Medians of processor time and of seconds of an edit, and how far the changes of both ways are apart."""
+    """Medians of processor time and of seconds of an edit, and how far the changes of two ways are apart."""
     torch.set_num_threads(1)
     model = tracer.load(name)
     requests = list(map(EditRequest.of, Random(0).sample(tracer.factworld.records("validation"), count + 1)))
@@ -141,32 +155,41 @@ def one_edit(name: str | None, count: int, method: str) -> None:
         measured = Measured()
         measured.trials = Former()
         context = EditContext(editor.context().model, origin=editor.origin, measured=measured)
-        edit = compute_edit(model, request, method, known="edit", check="warn", context=context)
+        with former_steps():
+            edit = compute_edit(model, request, method, known="edit", check="warn", context=context)
         editor.apply(edit)
         return edit
+
+    def between(request: EditRequest) -> Edit:
+        with former_steps():
+            return now(request)
 
     def now(request: EditRequest) -> Edit:
         return editor.edit(request, method, known="edit", check="warn")
 
-    spent: dict[str, list[tuple[float, float]]] = {"former": [], "now": []}
-    apart = []
+    ways = {"former": former, "former steps": between, "now": now}
+    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    apart, longer = [], []
     for place, request in enumerate(requests):
-        edits = []
-        for way, make in (("former", former), ("now", now)):
+        edits = {}
+        for way, make in ways.items():
             began = time.process_time(), time.perf_counter()
-            edit = make(request)
+            edits[way] = make(request)
             if place:  # the first warms up
                 spent[way].append((time.process_time() - began[0], time.perf_counter() - began[1]))
             editor.undo()
-            edits.append(edit)
-        pairs = zip(*(edit.to_dense().values() for edit in edits), strict=True)
-        apart += [float((one - other).norm() / one.norm()) for one, other in pairs]
+        changes = {way: torch.cat([each.flatten() for each in edit.to_dense().values()]) for way, edit in edits.items()}
+        apart.append(float((changes["former"] - changes["former steps"]).norm() / changes["former"].norm()))
+        longer.append(float(changes["now"].norm() / changes["former"].norm()))
     typer.echo(f"{method} on {model.name}, {count} edits in one editor, one thread")
     medians = {way: [statistics.median(each) for each in zip(*found, strict=True)] for way, found in spent.items()}
     for way, (cpu, wall) in medians.items():
-        typer.echo(f"{way:7} {cpu:6.3f} s of processor time, {wall:6.3f} s")
-    ratio = medians["former"][0] / medians["now"][0]
-    typer.echo(f"{ratio:.1f} times as fast; changes are at most {max(apart):.0e} of their norm apart")
+        ratio = medians["former"][0] / cpu
+        typer.echo(f"{way:12} {cpu:6.3f} s of processor time ({ratio:.1f}x), {wall:6.3f} s")
+    typer.echo(
+        f"with the former steps changes are at most {max(apart):.0e} of their norm apart; now they are "
+        f"{statistics.median(longer):.2f} times as long"
+    )
 
 
 def main(

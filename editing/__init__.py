@@ -11,7 +11,9 @@ from editing.layers.located import Located
 from editing.ledger.editor import Editor
 from editing.localisation.choose import locate
 from editing.methods.compute import compute_edit, compute_edits
+from editing.methods.prepare import prepare
 from editing.methods.published_settings import published
+from editing.prepared.prepared import Prepared, load_prepared
 from editing.proposal import Proposal, propose
 from editing.questions.outcome import Outcome, measure
 from editing.questions.probes import Probes
@@ -32,6 +34,7 @@ __all__ = [
     "HarmWarning",
     "Located",
     "Outcome",
+    "Prepared",
     "Probes",
     "Proposal",
     "compute_edit",
@@ -41,6 +44,7 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "load_edit",
+    "load_prepared",
     "load_records",
     "locate",
     "measure",
@@ -50,6 +54,7 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "prepare",
     "propose",
     "published",
 ]

@@ -85,6 +85,9 @@ def edit(
     covariance: Annotated[
         Path | None, typer.Option(help="File of second moments of keys.", rich_help_panel=HOW)
     ] = None,
+    prepared: Annotated[
+        Path | None, typer.Option(help="File of tracer prepare, for methods that need one.", rich_help_panel=HOW)
+    ] = None,
     locate: Annotated[
         str | None,
         typer.Option(help="Find the layers first: by trace, neurons or sweep.", rich_help_panel=HOW),
@@ -170,7 +173,8 @@ def edit(
     from .wish import Wish
 
     places = Places.checked(save, reports or [], form, out, ledger)
-    how = {"--layers": layers, "--set": hparams, "--covariance": covariance, "--locate": locate, "--seed": seed}
+    how = {"--layers": layers, "--set": hparams, "--covariance": covariance, "--prepared": prepared}
+    how |= {"--locate": locate, "--seed": seed}
     back = undo and (ledger is not None or (method or "").isdecimal())
     name = METHOD
     if not back and saved is None:
@@ -196,6 +200,8 @@ def edit(
     settings = parameters.read(chosen, hparams or [], layers, seed)
     if covariance is not None:
         settings |= parameters.covariance(chosen, covariance)
+    if prepared is not None:
+        settings |= parameters.prepared(chosen, prepared)
     if locate is not None:
         locate = choice("locate", locate, LOCATORS)
         if chosen.layers == "none":

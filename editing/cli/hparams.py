@@ -114,11 +114,30 @@ def covariance(method: Method, path: Path) -> dict[str, Any]:
     return {"covariance": Covariance.load(path)}
 
 
+def prepared(method: Method, path: Path) -> dict[str, Any]:
+    """What was prepared for a method, as a hyper-parameter.
+
+    Args:
+        method: that uses it.
+        path: of its file.
+
+    Raises:
+        TracerError: a method that needs nothing prepared.
+    """
+    from editing.prepared.prepared import load_prepared
+
+    if "prepared" not in method.needs:
+        raise UnknownMethod(f"{method.name} uses nothing that is prepared; leave --prepared out")
+    return {"prepared": load_prepared(path)}
+
+
 def _value(method: Method, name: str, text: str) -> Any:
     """A value of the type the settings have; TracerError for an unknown name or an invalid value."""
     types = _types(method)
     if name == "covariance" and name in method.needs:
         raise HyperparameterError("a covariance is read from a file; name it by --covariance FILE")
+    if name == "prepared" and name in method.needs:
+        raise HyperparameterError("what was prepared is read from a file; name it by --prepared FILE")
     if name not in types:
         raise UnknownMethod(f"{method.name} has no hyper-parameter {name!r} to set here; it has {', '.join(types)}")
     adapter = types[name]

@@ -14,6 +14,7 @@ from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
 from editing.edits.state import State
 from editing.methods.context import EditContext, Measured, Start
+from editing.prepared.prepared import Prepared
 from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError
 from tracer.former import renamed
 from tracer.inference import ordinary
@@ -56,13 +57,21 @@ class Editor:
         measure: when hyper-parameters that are left out are measured (context templates, sizes of weights): "once", on
             the weights before the first edit, as the published code does and an evaluation too, so that an edit does
             not depend on what earlier edits make the model write; or "each" time, on the weights as they are.
+        prepared: what was prepared for methods on the model ([`editing.prepare`][]), one value or several, for every
+            edit; an edit may be given its own.
 
     Raises:
         TracerError: `folder` holds a ledger already; another `measure`.
     """
 
     def __init__(
-        self, model: Model, folder: str | Path | None = None, *, budget: int = BUDGET, measure: Measure = "once"
+        self,
+        model: Model,
+        folder: str | Path | None = None,
+        *,
+        budget: int = BUDGET,
+        measure: Measure = "once",
+        prepared: Prepared | Sequence[Prepared] = (),
     ) -> None:
         if measure not in get_args(Measure):
             raise HyperparameterError(f"measure is {measure!r}; expected 'once' or 'each'")
@@ -71,6 +80,7 @@ class Editor:
         self.model = model
         self._timeline = Timeline(model, budget)
         self._measure, self._measured = measure, Measured()
+        self._prepared = (prepared,) if isinstance(prepared, Prepared) else tuple(prepared)
         if folder is not None:
             self.record(folder)
 
@@ -82,6 +92,7 @@ class Editor:
         *,
         budget: int = BUDGET,
         measure: Measure = "once",
+        prepared: Prepared | Sequence[Prepared] = (),
     ) -> Editor:
         """The editor of a ledger, where it was left, with the same bits; it goes on writing there.
 
@@ -91,6 +102,7 @@ class Editor:
                 loaded by when the ledger was begun.
             budget: as of the editor.
             measure: as of the editor.
+            prepared: as of the editor.
 
         Raises:
             TracerError: no ledger, a damaged one, one of another model, or one whose edits lead to other bits. The
@@ -105,7 +117,7 @@ class Editor:
                 raise LedgerFolderError(
                     f"the model {name!r} of the ledger in {folder} cannot be loaded ({error})"
                 ) from error
-        editor = cls(model, budget=budget, measure=measure)
+        editor = cls(model, budget=budget, measure=measure, prepared=prepared)
         editor._timeline.resume(ledger, steps, position, folder)
         return editor
 
@@ -182,6 +194,7 @@ class Editor:
             model,
             origin=None if current else self.origin,
             earlier=tuple(step.edit for step in self._timeline.steps[: self.position]),
+            prepared=self._prepared,
             measured=self._measured,
             start=Start(self.origin, self.model, self._timeline.as_loaded) if self._measure == "once" else None,
         )

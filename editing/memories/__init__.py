@@ -2,9 +2,10 @@
 
 from .attach import attach, attached, detach
 from .change import MemoryChange, folded
-from .kind import Decision, Kind, Route
+from .kind import Kind
 from .memory import Memory, load_memory
 from .registry import KINDS, kind_named
+from .route import Decision, Route
 
 __all__ = [
     "KINDS",

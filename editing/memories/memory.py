@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tracer.engine.frame import Frame
     from tracer.model import Model
 
-    from .kind import Route
+    from .route import Route
 
 FORMAT = "Memory/1"
 

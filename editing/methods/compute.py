@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Known = Literal["refuse", "edit"]
 
 
-_FIELDS = {"covariance": "given", "origin": "origin", "earlier": "earlier", "max_rows": "max_rows"}
+_FIELDS = {"covariance": "given"} | {name: name for name in ("origin", "earlier", "max_rows", "prepared")}
 NEURONS = 0.1  # of the highest score: which neurons of an attribution are edited
 METHODS = {
     "rome": "rome.ROME",
@@ -123,7 +123,8 @@ def compute_edit(
         hparams: of the method; see its settings, such as [`editing.methods.rome.ROMESettings`][]. Methods that use a
             covariance take `covariance`, second moments of keys (None: see [`editing.covariance_for`][]), `origin`, the
             hash of the weights before any edit, whose covariance is meant, and `max_rows`, prompts run at once;
-            AlphaEdit takes `earlier`, edits whose keys are to keep their values.
+            AlphaEdit takes `earlier`, edits whose keys are to keep their values; methods that are prepared once for a
+            model take `prepared`, see [`editing.prepare`][].
 
     Raises:
         TracerError: requests that are invalid or contradict each other, a target that is said already, an unknown

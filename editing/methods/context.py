@@ -18,6 +18,7 @@ from editing.covariance.default import covariance_for
 from editing.covariance.states import states_over_text
 from editing.health.drift import Drift
 from editing.health.harm import TOKENS
+from editing.prepared.default import Given, prepared_for
 from tracer.engine.aligned import Trials
 from tracer.errors import HyperparameterError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from editing.covariance.covariance import Covariance
     from editing.edits.edit import Edit
+    from editing.prepared.prepared import Prepared
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
@@ -89,6 +91,7 @@ class EditContext:
         origin: hash of the weights before any edit, whose covariance is meant; None: the model as it is.
         earlier: edits whose keys are to keep their values.
         max_rows: prompts run at once; None: by memory.
+        prepared: what was prepared, as of `editing.prepared.prepared_for`.
         measured: what was measured before.
         start: weights that hyper-parameters are measured on; None: the present ones.
     """
@@ -98,6 +101,7 @@ class EditContext:
     origin: str | None = None
     earlier: tuple[Edit, ...] = ()
     max_rows: int | None = None
+    prepared: Given = None
     measured: Measured = field(default_factory=Measured)
     start: Start | None = None
 
@@ -136,6 +140,17 @@ class EditContext:
                 return covariance_for(self.model, layers, self.origin)
 
             return self.measured.get("covariance", (expected, tuple(layers)), make)
+
+    def prepared_for(self, method: str) -> Prepared:
+        """What was prepared for a method, checked against the model's weights or those before any edit.
+
+        Args:
+            method: its name.
+
+        Raises:
+            TracerError: there is nothing, or it was made for another model or method.
+        """
+        return prepared_for(self.model, method, self.prepared, self.origin)
 
     def templates(self, lengths: Sequence[tuple[int, int]], seed: int) -> Templates:
         """Context templates that the model writes, sampled once per weights, lengths and seed.

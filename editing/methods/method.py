@@ -10,6 +10,7 @@ from torch import Tensor
 
 from editing.edits.weights import Factors
 from editing.memories.change import MemoryChange
+from editing.prepared.work import Preparation
 from editing.request import EditRequest
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Group = Sequence[EditRequest]
 Layers = Literal["one", "range", "none"]
-Need = Literal["covariance", "origin", "earlier", "max_rows"]
+Need = Literal["covariance", "origin", "earlier", "max_rows", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +56,14 @@ class Method:
             [`editing.compute_edit`][] under its name: "covariance", second moments of keys (None: see
             [`editing.covariance_for`][]); "origin", the hash of the weights before any edit, whose covariance is meant
             (None: the model as it is; an editor gives it); "earlier", edits whose keys are to keep their values (an
-            editor gives them); "max_rows", prompts run at once (None: by memory; the numbers do not depend on it).
+            editor gives them); "max_rows", prompts run at once (None: by memory; the numbers do not depend on it);
+            "prepared", what [`editing.prepare`][] made for the method, or its file (None: what is shipped for it).
         layers: number of layers it writes at: "one" (of a located range the best is taken), a "range", or "none". With
             the former two its settings have a field `layers`.
         masked: whether it edits masked models too.
         neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
         seeded: whether its settings have a field `seed`.
+        preparation: how it is prepared for a model; None: there is nothing to prepare.
         summary: one line for help texts.
     """
 
@@ -72,6 +75,7 @@ class Method:
     masked: bool = False
     neurons: bool = False
     seeded: bool = False
+    preparation: Preparation | None = None
     summary: str = ""
 
     @property

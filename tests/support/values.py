@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from editing.methods.value.objective import Objective
 from editing.methods.value.prompts import essence_rows, rewriting_rows
-from editing.methods.value.search import Objective, Optimised, Subject, optimise
+from editing.methods.value.search import Optimised, Subject, optimise
 from editing.request import EditRequest
 from tracer.engine.hooks import frozen
 from tracer.model import Model

@@ -80,6 +80,18 @@ class UnknownMemoryKind(EditError):
     page = "unknown-memory-kind"
 
 
+class NotPrepared(EditError):
+    """A method that is prepared once for a model, and nothing to use or to prepare it from."""
+
+    page = "not-prepared"
+
+
+class PreparedForOther(EditError):
+    """Something prepared for another model or method."""
+
+    page = "prepared-for-other"
+
+
 class WeightsNotEditable(EditError):
     """A weight that cannot be edited."""
 

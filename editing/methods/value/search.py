@@ -22,6 +22,8 @@ from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
 from tracer.errors import NotFinite
 from tracer.progress import bar
 
+from .objective import Objective, remaining
+
 if TYPE_CHECKING:
     from tracer.model import Model
 
@@ -30,50 +32,6 @@ DECAY = 0.15  # weight decay at the clamp, where it is measured
 FAR = 1e4  # in initial lengths: a longer step means that a value has no effect; usual ones are up to some lengths
 
 LOSS = ("total", "nll", "kl", "weight_decay", "p")  # columns of a loss curve
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Loss per request: NLL of the target + kl_factor * KL(now || before) + weight decay.
-
-    Settings that are None are measured by the effect on the answer, request by request. The gradient says how long a
-    step would make the target certain if the NLL went on falling as it does: NLL / |gradient|, Polyak's step (1987) to
-    a minimum of zero. With a `v_lr` of None every update goes down the gradient, `stride` of such a step, and never
-    further than the first one: values end less than half as long as Adam's at the same NLL, since Adam moves every
-    coordinate alike, also those that do little.
-
-    Attributes:
-        v_steps: number of losses computed, so that at most v_steps - 1 updates are made.
-        v_lr: learning rate of Adam; None: steps measured on the gradient.
-        v_weight_decay: the weight decay is v_weight_decay * |delta| / |init|^2 (the norm itself, over a squared norm,
-            as published); None: it costs 0.15 at the clamp.
-        kl_factor: factor of the KL divergence.
-        clamp: the vector's norm stays below clamp * |init|; None: `reach` of the first measured steps.
-        stop: a loss below it ends the search; where the weight decay is measured, an NLL below it.
-        loss_layer: block whose output the target is read from; None: the last.
-        nll_factor: factor of the NLL.
-        ease: once every target token is the most probable one, the NLL counts this many times `nll_factor` (PMET).
-        kl_stop: likewise, the search ends if kl_factor * KL is at most this (PMET).
-        patience: a search whose NLL has not fallen by a fiftieth in that many updates, while the target is unlikely,
-            starts anew at a third of the rate or stride: with too long a first step a value may land where every
-            gradient vanishes. None: never.
-        reach: the measured clamp, in measured first steps.
-        stride: length of an update, in measured steps.
-    """
-
-    v_steps: int
-    v_lr: float | None
-    v_weight_decay: float | None
-    kl_factor: float
-    clamp: float | None
-    stop: float = 5e-2
-    loss_layer: int | None = None
-    nll_factor: float = 1.0
-    ease: float = 1.0
-    kl_stop: float = -1.0
-    patience: int | None = None
-    reach: float = 6.0
-    stride: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +266,7 @@ class _Search:
                 with torch.no_grad():
                     delta.grad += delta * (self.decays[i] / norms.clamp_min(1e-30))[:, None]
                 if goal.v_lr is None:
-                    self._descend(i, float(nll * factor[i]))
+                    self._descend(i, remaining(float(nll), goal.stop) * factor[i])
         if goal.v_lr is not None:
             self.adam.step()
         with torch.no_grad():
@@ -333,14 +291,14 @@ class _Search:
         else:
             self.adam.param_groups[i]["lr"] = goal.v_lr
 
-    def _descend(self, i: int, loss: float) -> None:
-        """One update down the gradient, by the step that is measured on it."""
+    def _descend(self, i: int, distance: float) -> None:
+        """One update down the gradient, by the step that is measured on it: so much of the NLL is to go."""
         delta = self.deltas[i]
         assert delta.grad is not None
         slope = max(float(delta.grad.norm()), 1e-30)
         longest = self.steps[i] * self.strides[i] / self.objective.stride
         with torch.no_grad():
-            delta -= delta.grad * (min(self.strides[i] * loss / slope, longest) / slope)
+            delta -= delta.grad * (min(self.strides[i] * distance / slope, longest) / slope)
 
     def _stuck(self, i: int) -> bool:
         patience = self.objective.patience

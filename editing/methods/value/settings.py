@@ -14,8 +14,9 @@ from tracer import checks
 from tracer.errors import HyperparameterError
 
 from .context_templates import Templates, as_templates
+from .objective import Objective
 from .prompts import TOKENS, essence_rows, rewriting_rows
-from .search import Objective, Subject
+from .search import Subject
 
 if TYPE_CHECKING:
     from editing.methods.context import EditContext
@@ -40,7 +41,7 @@ class ValueSettings:
         v_steps: losses computed per value at most, of which the last is followed by no update; None: 40 where v_lr is
             measured, the published 20 where it is given.
         v_lr: learning rate of Adam (published: 0.5); None: no Adam, but steps measured on the gradient
-            (`editing.methods.value.search.Objective`).
+            (`editing.methods.value.objective.Objective`).
         v_patience: updates without progress after which a search starts anew at a third of the step; None: 6 where v_lr
             is measured, never (as published) where it is given.
         v_weight_decay: factor of |delta| / |init|^2 (published: 0.5); None: such that it costs 0.15 at the clamp.

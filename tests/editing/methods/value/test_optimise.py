@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from values import GOAL, REQUESTS, found, subjects
 
+from editing.methods.value.objective import Objective
 from editing.methods.value.prompts import essence_rows, rewriting_rows
-from editing.methods.value.search import Objective, Subject
+from editing.methods.value.search import Subject
 from tracer import TracerError
 from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row, padded, states_at_lookups
