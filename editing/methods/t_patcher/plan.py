@@ -18,6 +18,7 @@ from editing.methods.method import Change, Group, Method
 from tracer.engine.memories import remembering
 from tracer.errors import HyperparameterError
 
+from .preparation import PREPARATION, states_for
 from .settings import TPatcherSettings
 from .training import Bench, Patches, measured_margins, train
 
@@ -54,7 +55,7 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
     margins = tuple(settings.margins) if settings.margins is not None else measured_margins(name)
     used = replace(settings, layers=(layer,), activation=name, margins=margins)
     device = model.device
-    corpus = context.states(layer, settings.tokens).to(device, torch.float32)
+    corpus = states_for(model, layer, settings.tokens, context).to(device, torch.float32)
     bench = Bench(layer, name, margins, corpus, _tensors(before, device))  # type: ignore[arg-type]
     rows = [row_of(model, request) for group in groups for request in group]
     others = [memory for memory in model.memories if memory.name != settings.name]
@@ -212,9 +213,10 @@ METHOD = Method(
     "t_patcher",
     TPatcherSettings,
     plan,
-    needs=frozenset({"max_rows"}),
+    needs=frozenset({"max_rows", "prepared"}),
     layers="one",
     masked=True,
     seeded=True,
+    preparation=PREPARATION,
     summary="neurons for each fact beside the last MLP (Huang et al. 2023)",
 )
