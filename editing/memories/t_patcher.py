@@ -18,8 +18,9 @@ from tracer.engine.sites import Site
 from tracer.errors import MemoryMisfit
 
 from .activations import activation
-from .kind import Decision, Kind, Route
+from .kind import Kind
 from .lines import LINES, as_lines
+from .route import Decision, Route
 
 if TYPE_CHECKING:
     from tracer.engine.frame import Frame

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editing.memories.memory import Memory
 from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row, frame_of, logits_of, padded
 from tracer.engine.forward import Stop
 from tracer.engine.frame import Frame, attach
 from tracer.engine.hooks import pick_logits
 from tracer.engine.partial import rows_at_once
+from tracer.errors import HyperparameterError
 from tracer.facts.readout import Readout
 
 if TYPE_CHECKING:
@@ -29,6 +31,26 @@ if TYPE_CHECKING:
 Added = Callable[[Tensor, Sequence[int]], Tensor]
 """`added(x, rows)` gives what is to be added [R, N, d_model] to the MLP's contribution, for what enters the MLP [R, N,
 d_model] in some of the rows."""
+
+
+def present(model: Model, name: str, kind: str) -> Memory | None:
+    """The memory of a model with a name; None: it has none.
+
+    Args:
+        model: the model.
+        name: of the memory.
+        kind: that it is expected to be of.
+
+    Raises:
+        TracerError: one of another kind.
+    """
+    found = next((memory for memory in model.memories if memory.name == name), None)
+    if found is not None and (not isinstance(found, Memory) or found.kind != kind):
+        raise HyperparameterError(
+            f"the memory {name!r} of {model.name} is of the kind {getattr(found, 'kind', '?')!r}, not {kind!r}; give "
+            "the new one another name (name=...), or take that one off"
+        )
+    return found
 
 
 def row_of(model: Model, request: EditRequest) -> Row:

@@ -58,6 +58,7 @@ METHODS = {
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
     "t_patcher": "t_patcher.METHOD",
+    "calinet": "calinet.METHOD",
 }
 """Place of each method in `editing.methods`."""
 

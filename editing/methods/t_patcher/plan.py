@@ -13,7 +13,7 @@ from editing.memories.activations import FALLBACK, activation, activation_of
 from editing.memories.change import MemoryChange
 from editing.memories.lines import LINES, as_bytes, as_lines
 from editing.memories.memory import Memory
-from editing.methods.beside import Beside, row_of, states_of
+from editing.methods.beside import Beside, present, row_of, states_of
 from editing.methods.method import Change, Group, Method
 from tracer.engine.memories import remembering
 from tracer.errors import HyperparameterError
@@ -67,21 +67,6 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
         _change(model, before, group, [rows[i] for i in own.rows], own, bench, used)
         for group, own in zip(groups, patches, strict=True)
     ]
-
-
-def present(model: Model, name: str, kind: str) -> Memory | None:
-    """The memory of a model with a name; None: it has none.
-
-    Raises:
-        TracerError: one of another kind.
-    """
-    found = next((memory for memory in model.memories if memory.name == name), None)
-    if found is not None and (not isinstance(found, Memory) or found.kind != kind):
-        raise HyperparameterError(
-            f"the memory {name!r} of {model.name} is of the kind {getattr(found, 'kind', '?')!r}, not {kind!r}; give "
-            "the new one another name (name=...), or take that one off"
-        )
-    return found
 
 
 def _own(model: Model, layer: int) -> str:
