@@ -20,6 +20,7 @@ from tracer.errors import MemoryMisfit
 from .activations import activation
 from .kind import Kind
 from .lines import LINES, as_lines
+from .neurons import Neurons
 from .route import Decision, Route
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class CaliNET(Kind):
         return [Decision() if any(map(len, outputs(memory))) else None] * len(prompts)
 
     def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
-        """The block that adds most at a prompt's end (in a masked model anywhere); the score is the length of that."""
+        """The block that adds most at a prompt's end (in a masked model anywhere); the score is the length of that.
+
+        A block counts as hit above zero.
+        """
         counts = [line["slots"] for line in as_lines(memory.tensors[LINES])]
         if not counts:
             return [Route(False)] * len(prompts)
@@ -60,7 +64,7 @@ class CaliNET(Kind):
             best = sizes.sqrt().topk(min(2, len(sizes)))
             (entry, *others), (score, *behind) = best.indices.tolist(), best.values.tolist()
             runner_up = {"runner_up": others[0], "runner_up_score": behind[0]} if others else {}
-            found.append(Route(True, entry, score, **runner_up))
+            found.append(Route(score > 0, entry, score, 0.0, **runner_up))
         return found
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
@@ -85,6 +89,18 @@ class CaliNET(Kind):
         """The same first matrix, with rows of the second one of the same lengths in random directions."""
         turned = super().control({name: rows[name] for name in rows if name.startswith("out.")}, generator)
         return {**rows, **turned}
+
+    def neurons(self, memory: Memory) -> Mapping[int, Neurons]:
+        if memory.header["gated"]:
+            raise MemoryMisfit(
+                f"the memory {memory.name!r} is gated, which the neurons of an MLP without a gate are not, so that it "
+                "cannot be made a part of a model's weights; save the model with it (save_pretrained)"
+            )
+        found = {}
+        for layer in memory.header["layers"]:
+            keys, values = (memory.tensors[f"{name}.{layer}"] for name in ("in", "out"))
+            found[layer] = Neurons(memory.header["activation"], keys, torch.zeros(len(keys)), values)
+        return found
 
     def check(self, memory: Memory, model: Model) -> None:
         super().check(memory, model)

@@ -20,6 +20,7 @@ from tracer.errors import MemoryMisfit
 from .activations import activation
 from .kind import Kind
 from .lines import LINES, as_lines
+from .neurons import Neurons
 from .route import Decision, Route
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class TPatcher(Kind):
         """The same keys, which decide how far a patch acts, with values of the same lengths in random directions."""
         turned = super().control({"values": rows["values"]}, generator) if "values" in rows else {}
         return {**rows, **turned}
+
+    def neurons(self, memory: Memory) -> Mapping[int, Neurons]:
+        parts = (memory.tensors[name] for name in ("keys", "biases", "values"))
+        return {memory.header["layer"]: Neurons(memory.header["activation"], *parts)}
 
     def check(self, memory: Memory, model: Model) -> None:
         super().check(memory, model)

@@ -45,13 +45,12 @@ def plan(model: Model, groups: Sequence[Group], settings: CaliNETSettings, conte
     used = replace(settings, layers=layers)
     if before is not None:
         _check(model, before, used)
-    slots = {layer: _slots(before, layer, model.device) for layer in layers} if before else {}
-    earlier = [row for line in as_lines(before.tensors[LINES]) for row in line["rows"]] if before else []
     others = [memory for memory in model.memories if memory.name != settings.name]
     text = _text(model, used)
     with remembering(model, others):
         return [
-            _change(model, group, used, context, before, slots, earlier, text) for group in track(groups, "slots of edits")
+            _change(model, group, used, context, _without(before, group), before, text)
+            for group in track(groups, "slots of edits")
         ]
 
 
@@ -60,12 +59,14 @@ def _change(
     group: Group,
     settings: CaliNETSettings,
     context: EditContext,
+    stays: Memory | None,
     before: Memory | None,
-    slots: Mapping[int, Mapping[str, Tensor]],
-    earlier: Sequence[Mapping[str, Any]],
     text: Sequence[Row],
 ) -> Change:
+    """The change for a group, whose block comes behind the blocks that stay."""
     layers = settings.layers or ()
+    slots = {layer: _slots(stays, layer, model.device) for layer in layers} if stays else {}
+    earlier = [row for line in as_lines(stays.tensors[LINES]) for row in line["rows"]] if stays else []
     drawn = Random(settings.seed).sample(range(len(earlier)), min(settings.replay, len(earlier)))
     again = [_row(earlier[i]) for i in sorted(drawn)]
     new = [row_of(model, request) for request in group]
@@ -79,10 +80,23 @@ def _change(
             for found in beside.run(block.before(), frozenset(range(first, len(rows)))):
                 kept |= {place: log_probs for place, log_probs in found.items() if place >= first}
     learnt = train(model, beside, rows, block, rates(block, settings, *_sizes(model, new, layers)), settings, kept)
-    after = _after(model, before, group, new, block, settings)
+    after = _after(model, stays, group, new, block, settings)
     curve = torch.tensor(block.curve, dtype=torch.float64)
     note = "" if learnt else f"after {len(curve)} steps the targets have a mean loss of {float(curve[-1][1]):.3g}"
     return Change({}, _plain(settings), {"curve": curve}, note, (MemoryChange.between(before, after),))
+
+
+def _without(before: Memory | None, group: Group) -> Memory | None:
+    """The memory without blocks all of whose facts are written again."""
+    if before is None:
+        return None
+    prompts = {request.text for request in group}
+    lines = as_lines(before.tensors[LINES])
+    gone = [{fact["prompt"] for fact in line["facts"]} <= prompts for line in lines]
+    stay = torch.tensor([not out for out, line in zip(gone, lines, strict=True) for _ in range(line["slots"])])
+    tensors = {name: tensor[stay.bool()] for name, tensor in before.tensors.items() if name != LINES}
+    tensors[LINES] = as_bytes([line for out, line in zip(gone, lines, strict=True) if not out])
+    return replace(before, tensors=tensors)
 
 
 def _row(kept: Mapping[str, Any]) -> Row:

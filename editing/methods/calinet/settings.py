@@ -26,7 +26,7 @@ class CaliNETSettings:
             drawn as torch does. (Published: "linear".)
         steps: passes over the facts, at most. (Published: 5000.)
         lr: learning rate. None: measured, so that no step moves an activation at a fact by more than half, nor what a
-            slot adds by more than a twentieth of the state it is added to. (Published: 1e-2.)
+            slot adds by more than a fiftieth of the state it is added to. (Published: 1e-2.)
         batch_size: facts of a step. (Published: 2048.)
         stop_loss: training ends when each token of every target has a lower loss; 0: never.
         kl_weight: weight of KL(before || after) over a text that has nothing to do with the facts. (Published: none.)
@@ -57,7 +57,14 @@ class CaliNETSettings:
         for name, known in (("start", STARTS), ("activation", NAMES)):
             if getattr(self, name) not in known:
                 raise kind(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, known))}")
-        for name, least in (("slots", 1), ("steps", 1), ("batch_size", 1), ("kl_tokens", 2), ("replay", 0), ("seed", 0)):
+        for name, least in (
+            ("slots", 1),
+            ("steps", 1),
+            ("batch_size", 1),
+            ("kl_tokens", 2),
+            ("replay", 0),
+            ("seed", 0),
+        ):
             whole(name, getattr(self, name), least, kind=kind)
         for name in ("stop_loss", "kl_weight"):
             finite(name, getattr(self, name), 0, kind=kind, expected="zero or more")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .settings import CaliNETSettings
 
-PULL, REACH = 0.5, 0.05  # of the measured rates: of an activation, and of a state's length
+PULL, REACH = 0.5, 0.02  # of the measured rates: of an activation, and of a state's length
 Slots = Mapping[str, Tensor]
 """By "in", "out" and, if gated, "up": [n, d] each."""
 
@@ -44,7 +44,9 @@ class Block:
     curve: list[list[float]] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, model: Model, layers: Sequence[int], settings: CaliNETSettings, present: Mapping[int, Slots]) -> Block:
+    def begun(
+        cls, model: Model, layers: Sequence[int], settings: CaliNETSettings, present: Mapping[int, Slots]
+    ) -> Block:
         """A block with its starting values.
 
         Args:
@@ -159,7 +161,12 @@ def train(
 
 
 def _backward(
-    beside: Beside, rows: Sequence[Row], block: Block, chunk: list[int], settings: CaliNETSettings, text: Mapping[int, Tensor]
+    beside: Beside,
+    rows: Sequence[Row],
+    block: Block,
+    chunk: list[int],
+    settings: CaliNETSettings,
+    text: Mapping[int, Tensor],
 ) -> tuple[list[float], float]:
     """Put gradients of one step in place; its losses, and the highest loss of a token."""
     tokens = sum(len(rows[place].target) for place in chunk)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.memories.activations import FALLBACK, activation, activation_of
+from editing.memories.activations import FALLBACK, activation_of
 from editing.memories.change import MemoryChange
 from editing.memories.lines import LINES, as_bytes, as_lines
 from editing.memories.memory import Memory
@@ -87,23 +87,26 @@ def _begun(
     """Patches of every group with their starting values: one at each token that is not said."""
     entered = [each.float() for each in states_of(model, [row.ids for row in rows], "mlp_in", bench.layer)]
     hidden = [each.float() for each in states_of(model, [row.ids for row in rows], "hidden", bench.layer)]
-    places = _unsaid(beside, rows, bench, settings)
+    kept = [_kept(before, group, model.device) for group in groups]
+    stay = torch.stack([own for own, group in zip(kept, groups, strict=True) for _ in group])
+    places = _unsaid(beside, rows, bench, settings, stay)
     earlier = _earlier(model, before, bench)
     unembed = model.module("unembed").weight
     found, first = [], 0
-    for group in groups:
+    for stays, group in zip(kept, groups, strict=True):
         own = range(first, first + len(group))
         first += len(group)
         at = [(row, place) for row in own for place in places[row]]
         tokens = tuple(rows[row].target[place] for row, place in at)
         where = [(row, rows[row].read[place]) for row, place in at]
         owner = torch.tensor([row for row, _ in where], device=model.device)
-        others, apart = earlier, None
+        prompts = {request.text for request in group}  # one that is written again is no other
+        others, apart = torch.cat([bench.corpus[:0], *(x for prompt, x in earlier if prompt not in prompts)]), None
         if len(group) > 1:  # patches of one request stay out of the others
             more = torch.cat([entered[row] for row in own])
             of = torch.tensor([row for row in own for _ in entered[row]], device=model.device)
-            apart = torch.cat([of.new_ones(len(earlier), len(owner), dtype=torch.bool), of[:, None] != owner])
-            others = torch.cat([earlier, more])
+            apart = torch.cat([of.new_ones(len(others), len(owner), dtype=torch.bool), of[:, None] != owner])
+            others = torch.cat([others, more])
         patches = Patches(
             tuple(own),
             owner,
@@ -112,6 +115,7 @@ def _begun(
             torch.stack([hidden[row][position].norm() for row, position in where]),
             others,
             apart,
+            stays,
         )
         wanted = unembed[list(tokens)].detach().float().to(model.device)  # type: ignore[index]
         patches.begin(settings, wanted if wanted.shape[1] == model.d_model else None)
@@ -119,15 +123,23 @@ def _begun(
     return found
 
 
-def _unsaid(beside: Beside, rows: Sequence[Row], bench: Bench, settings: TPatcherSettings) -> list[list[int]]:
-    """Which tokens of each row's target are not said after those before them, or the least probable one."""
-    act = activation(bench.activation)
+def _kept(before: Memory | None, group: Group, device: torch.device) -> Tensor:
+    """Which patches of the memory stay, [k] bool: all but those of prompts that are written again."""
+    prompts = {request.text for request in group}
+    lines = as_lines(before.tensors[LINES]) if before is not None else []
+    stay = [line["prompt"] not in prompts for line in lines for _ in line["tokens"]]
+    return torch.tensor(stay, dtype=torch.bool, device=device)
 
-    def old(x: Tensor, _: Sequence[int]) -> Tensor:
-        if bench.present is None:
-            return torch.zeros_like(x)
-        keys, biases, values = bench.present
-        return act(x.to(keys.dtype) @ keys.T + biases) @ values
+
+def _unsaid(
+    beside: Beside, rows: Sequence[Row], bench: Bench, settings: TPatcherSettings, stay: Tensor
+) -> list[list[int]]:
+    """Which tokens of each row's target are not said after those before them, or the least probable one."""
+
+    def old(x: Tensor, some: Sequence[int]) -> Tensor:
+        return (
+            torch.zeros_like(x) if bench.present is None else bench.before(x.to(bench.corpus.dtype), stay[list(some)])
+        )
 
     found: dict[int, list[int]] = {}
     with torch.no_grad():
@@ -140,13 +152,13 @@ def _unsaid(beside: Beside, rows: Sequence[Row], bench: Bench, settings: TPatche
     return [found[row] for row in range(len(rows))]
 
 
-def _earlier(model: Model, before: Memory | None, bench: Bench) -> Tensor:
-    """What enters the MLP in the requests that the memory has patches for, without their first tokens."""
+def _earlier(model: Model, before: Memory | None, bench: Bench) -> list[tuple[str, Tensor]]:
+    """Prompts that the memory has patches for, and what enters the MLP in each request, without its first token."""
     lines = as_lines(before.tensors[LINES]) if before is not None else []
     if not lines:
-        return bench.corpus[:0]
+        return []
     entered = states_of(model, [line["ids"] for line in lines], "mlp_in", bench.layer)
-    return torch.cat([each[1:].float() for each in entered])
+    return [(line["prompt"], each[1:].float()) for line, each in zip(lines, entered, strict=True)]
 
 
 def _tensors(memory: Memory | None, device: torch.device) -> tuple[Tensor, ...] | None:
@@ -173,7 +185,10 @@ def _change(
         lines.append({**said, "tokens": own, "ids": list(ran.ids)})
     tensors = {name: tensor.detach().cpu().float() for name, tensor in new.items()} | {LINES: as_bytes(lines)}
     if before is not None:
-        tensors = {name: torch.cat([before.tensors[name], tensor]) for name, tensor in tensors.items()}
+        prompts = {request.text for request in group}
+        stays = as_bytes([line for line in as_lines(before.tensors[LINES]) if line["prompt"] not in prompts])
+        old = {name: before.tensors[name][patches.kept.cpu()] for name in new} | {LINES: stays}
+        tensors = {name: torch.cat([old[name], tensor]) for name, tensor in tensors.items()}
     header = {"layer": bench.layer, "activation": bench.activation}
     after = Memory(settings.name, KIND, model.weights_fingerprint(), tensors, header)
     evidence = {"curve": torch.tensor(patches.curve, dtype=torch.float64), "active": patches.active().detach().cpu()}

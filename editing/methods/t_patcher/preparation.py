@@ -51,7 +51,9 @@ def make(model: Model, settings: TPatcherPreparation, work: Work) -> Made:
     """
     layer = model.n_layers - 1 if settings.layer is None else settings.layer
     model.path("mlp_in", layer)
-    return Made({"states": states_over_text(model, layer, settings.tokens, settings.text, cache=False)}, {"layer": layer})
+    return Made(
+        {"states": states_over_text(model, layer, settings.tokens, settings.text, cache=False)}, {"layer": layer}
+    )
 
 
 def states_for(model: Model, layer: int, tokens: int, context: EditContext) -> Tensor:

@@ -41,6 +41,7 @@ class Patches:
         reach: [n], length of the hidden state they add to.
         others: [m, d] further states where they are not to be active.
         apart: [m, n] which of these count for which patch; None: all.
+        kept: [k] of the patches that the model has already, which stay: all but those of prompts that are written again.
         parameters: keys [n, d], biases [n], values [n, d] and, of drawn ones, their factors [n, d].
         curve: a line a step, see `COLUMNS`.
         done: whether the training of the group has ended.
@@ -54,6 +55,7 @@ class Patches:
     reach: Tensor
     others: Tensor
     apart: Tensor | None
+    kept: Tensor
     parameters: list[Tensor] = field(default_factory=list)
     curve: list[list[float]] = field(default_factory=list)
     done: bool = False
@@ -114,6 +116,17 @@ class Bench:
     corpus: Tensor
     present: tuple[Tensor, Tensor, Tensor] | None
 
+    def before(self, x: Tensor, stay: Tensor) -> Tensor:
+        """What patches that the model has already add, [R, N, d].
+
+        Args:
+            x: [R, N, d], what enters the MLP.
+            stay: [R, k], which of them count in which row.
+        """
+        assert self.present is not None
+        keys, biases, values = self.present
+        return (activation(self.activation)(x @ keys.T + biases) * stay[:, None]) @ values
+
 
 def measured_margins(name: str) -> tuple[float, float, float]:
     """(2, m, -m) with the least half m below which an activation function lets less than a hundredth through.
@@ -128,7 +141,14 @@ def measured_margins(name: str) -> tuple[float, float, float]:
     return 2.0, margin, -margin
 
 
-def train(model: Model, beside: Beside, rows: Sequence[Row], groups: Sequence[Patches], bench: Bench, settings: TPatcherSettings) -> None:
+def train(
+    model: Model,
+    beside: Beside,
+    rows: Sequence[Row],
+    groups: Sequence[Patches],
+    bench: Bench,
+    settings: TPatcherSettings,
+) -> None:
     """Train the patches of every group, in place.
 
     Args:
@@ -185,8 +205,8 @@ def _targets(
         own = torch.tensor([number.get(row, -1) for row in some], device=device)[:, None, None] == column
         new = torch.where(own, act(x @ keys.T + biases), 0.0) @ values
         if bench.present is not None:
-            old_keys, old_biases, old_values = bench.present
-            new = new + act(x @ old_keys.T + old_biases) @ old_values
+            stay = torch.stack([(whose[row] if row in whose else groups[0]).kept for row in some])
+            new = new + bench.before(x, stay)
         return new
 
     for found in beside.run({bench.layer: add}, frozenset(whose)):
