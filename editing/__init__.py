@@ -20,7 +20,7 @@ from editing.questions.probes import Probes
 
 from .datasets import EditRecord, load_records
 from .evaluation import Evaluation
-from .plots import plot_evaluation, plot_health, plot_locate, plot_outcome, plot_radar, plot_retention
+from .plots import plot_evaluation, plot_health, plot_locate, plot_memory, plot_outcome, plot_radar, plot_retention
 from .request import EditRequest, EditWarning
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "plot_evaluation",
     "plot_health",
     "plot_locate",
+    "plot_memory",
     "plot_outcome",
     "plot_radar",
     "plot_retention",

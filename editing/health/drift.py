@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
+from tracer.engine.memories import acting
 from tracer.engine.row_budget import default_rows
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 TOKENS, WIDTH = 256, 128
+BEGUN = (4, 8, 16, 32, 64)  # tokens of the beginnings that memories are asked about
 LONG = 32  # characters, more than a token has
 WORSE = 1.2  # of perplexity. Edits that hold change it by a few hundredths; those that break a model, by nearly two
 KNOWN = 0.25  # of the vocabulary: a perplexity above it is that of a model that knows no language to begin with
@@ -37,12 +39,14 @@ class Drifted:
         perplexity: of the text, exp of the mean loss per token.
         before: the same before any edit.
         words: size of the vocabulary, the perplexity of guessing.
+        hits: share of beginnings of the text on which a memory of the model acts; nan for a model without memories.
     """
 
     kl: float
     perplexity: float
     before: float
     words: int
+    hits: float = float("nan")
 
     @property
     def ruined(self) -> bool:
@@ -112,7 +116,15 @@ class Drift:
             kl += float(F.kl_div(after, before, log_target=True, reduction="none").sum(-1).double().sum())
             loss += _loss(after, self.ids[rows], self.lead)
         count = self.before.shape[0] * self.before.shape[1]
-        return Drifted(kl / count, _perplexity(loss, self.ids, self.lead), self.perplexity, self.before.shape[-1])
+        after = _perplexity(loss, self.ids, self.lead)
+        return Drifted(kl / count, after, self.perplexity, self.before.shape[-1], self._hits(model))
+
+    def _hits(self, model: Model) -> float:
+        """Share of beginnings of the windows on which a memory acts."""
+        if not model.memories:
+            return float("nan")
+        begun = [row[: self.lead + length] for row in self.ids.tolist() for length in BEGUN if length < len(row)]
+        return float(torch.tensor(acting(model, begun or self.ids.tolist())).float().mean())
 
     @property
     def perplexity(self) -> float:

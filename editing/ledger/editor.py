@@ -15,6 +15,7 @@ from editing.edits.edit import Edit
 from editing.edits.state import State
 from editing.methods.context import EditContext, Measured, Start
 from editing.prepared.prepared import Prepared
+from tracer.checks import one_of
 from tracer.errors import HyperparameterError, LedgerFolderError, NoSuchState, TracerError
 from tracer.former import renamed
 from tracer.inference import ordinary
@@ -73,8 +74,7 @@ class Editor:
         measure: Measure = "once",
         prepared: Prepared | Sequence[Prepared] = (),
     ) -> None:
-        if measure not in get_args(Measure):
-            raise HyperparameterError(f"measure is {measure!r}; expected 'once' or 'each'")
+        one_of("measure", measure, get_args(Measure), kind=HyperparameterError)
         if type(model) is not Model:  # a pinned one would not see its weights change
             model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
         self.model = model

@@ -2,6 +2,7 @@
 
 from .attach import attach, attached, detach
 from .change import MemoryChange, folded
+from .directed import directed
 from .kind import Kind
 from .memory import Memory, load_memory
 from .registry import KINDS, kind_named
@@ -17,6 +18,7 @@ __all__ = [
     "attach",
     "attached",
     "detach",
+    "directed",
     "folded",
     "kind_named",
     "load_memory",

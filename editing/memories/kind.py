@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -33,10 +34,12 @@ class Kind:
         widths: the last dimension of each tensor that has to be as wide as the model is, by the model's name for it:
             "d_model", "d_mlp", "n_tokens".
         rewrites: whether `ask` puts other questions in the place of prompts.
+        per_entry: names of the tensors with a row, and of the lists in the header with an element, for each entry.
     """
 
     widths: ClassVar[Mapping[str, str]] = {}
     rewrites: ClassVar[bool] = False
+    per_entry: ClassVar[tuple[str, ...]] = ()
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
         """Kinds and layers of the sites that hooks read or write."""
@@ -72,6 +75,37 @@ class Kind:
     def entries(self, memory: Memory) -> list[dict[str, Any]]:
         """One line per entry, for tables."""
         return []
+
+    def keys(self, memory: Memory) -> Tensor | None:
+        """What prompts are compared with, [entries, width]; None: they are not compared as vectors."""
+        return None
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor | None:
+        """What keys are compared with for each prompt, [prompts, width]; made as decisions are."""
+        return None
+
+    def without(self, memory: Memory, entry: int) -> Memory:
+        """A memory without one of its entries.
+
+        Args:
+            memory: of this kind.
+            entry: which, from 0.
+
+        Raises:
+            TracerError: there is no such entry; entries of this kind do not stand each by itself.
+        """
+        count = len(self.entries(memory))
+        if not 0 <= entry < count:
+            raise MemoryMisfit(f"the memory {memory.name!r} has no entry {entry}; it has {count}, counted from 0")
+        if not self.per_entry:
+            raise MemoryMisfit(f"the entries of a {memory.kind} memory work together, so that none can be taken out")
+        keep = [place for place in range(count) if place != entry]
+        tensors = {name: each[keep] if name in self.per_entry else each for name, each in memory.tensors.items()}
+        header = {
+            name: [each[place] for place in keep] if name in self.per_entry else each
+            for name, each in memory.header.items()
+        }
+        return replace(memory, tensors=tensors, header=header)
 
     def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The entries of a change turned into a control: random directions of the same lengths.

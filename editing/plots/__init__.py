@@ -3,8 +3,17 @@
 from .evaluation import plot_evaluation
 from .health import plot_health
 from .locate import plot_locate
+from .memory import plot_memory
 from .outcome import plot_outcome
 from .radar import plot_radar
 from .retention import plot_retention
 
-__all__ = ["plot_evaluation", "plot_health", "plot_locate", "plot_outcome", "plot_radar", "plot_retention"]
+__all__ = [
+    "plot_evaluation",
+    "plot_health",
+    "plot_locate",
+    "plot_memory",
+    "plot_outcome",
+    "plot_radar",
+    "plot_retention",
+]

@@ -2,6 +2,7 @@
 
 from tracer.moved import former
 
+from .ablation import ablate
 from .answer import Answer, CaseAnswers
 from .answers import Answers
 from .asking import ask
@@ -33,6 +34,7 @@ __all__ = [
     "Rewrite",
     "TargetScores",
     "Value",
+    "ablate",
     "ask",
     "ask_records",
     "case_metrics",

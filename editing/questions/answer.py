@@ -9,6 +9,37 @@ NAN = float("nan")
 
 
 @dataclass(frozen=True)
+class Routed:
+    """How a memory of the model decided about a question.
+
+    Attributes:
+        memory: its name.
+        hit: whether an entry acted.
+        entry: the nearest one; -1: there is none.
+        score: how near the prompt came to it, in the measure of the memory's kind.
+        threshold: the score at which it acts or not.
+        runner_up: the next nearest entry; -1: there is none.
+        runner_up_score: its score.
+    """
+
+    memory: str
+    hit: bool
+    entry: int
+    score: float
+    threshold: float
+    runner_up: int
+    runner_up_score: float
+
+    def __str__(self) -> str:
+        if self.entry < 0:
+            return f"{self.memory}: {'acts' if self.hit else 'no entry'}"
+        measured = "" if self.score != self.score else f" at {self.score:.3g}"
+        bound = "" if self.threshold != self.threshold else f" (threshold {self.threshold:.3g})"
+        second = "" if self.runner_up < 0 else f", next entry {self.runner_up} at {self.runner_up_score:.3g}"
+        return f"{self.memory}: {'' if self.hit else 'no hit, nearest '}entry {self.entry}{measured}{bound}{second}"
+
+
+@dataclass(frozen=True)
 class Answer:
     """Answer to one question, asked once; missing measurements are nan or None, never zero.
 
@@ -29,6 +60,7 @@ class Answer:
         log_prob: log-probability of the whole answer, the sum over its tokens.
         log_prob_against: the same of `against`.
         exact_against: 1 where all tokens of `against` are the most probable at their places, else 0.
+        routes: one for each memory of the model.
     """
 
     kind: str
@@ -46,6 +78,7 @@ class Answer:
     log_prob: float = NAN
     log_prob_against: float = NAN
     exact_against: float = NAN
+    routes: tuple[Routed, ...] = ()
 
     @property
     def said(self) -> float:

@@ -28,6 +28,7 @@ from .asked import OWN, Aligned, Asked, Place, asked_in_tokens
 from .match import says
 from .probes import Probes
 from .question import Question
+from .routing import routes_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -98,7 +99,8 @@ def answered(model: Model, asked: Sequence[Asked], max_rows: int | None) -> list
     found = follow(model, [_line(model, place, read) for place, read in lines.items()], max_rows=max_rows)
     for read, followed in zip(lines.values(), found, strict=True):
         read.found = followed
-    return [_answer(model, one, lines) for one in asked]
+    routes = routes_of(model, [one.prompt[0] for one in asked])
+    return [replace(_answer(model, one, lines), routes=each) for one, each in zip(asked, routes, strict=True)]
 
 
 def _line(model: Model, place: Place, read: _Read) -> Line:

@@ -29,6 +29,7 @@ from .text_metrics import TermWeights
 if TYPE_CHECKING:
     from editing.edits.edit import Edit
 
+HITS, FALSE_ALARMS = "hit rate", "false alarm rate"
 EDITS, INSTANCES, CHAINS = "edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"
 HOWS = {"forced": "accuracy", "generated": "generated"}
 """Two ways to ask whether an answer is right, and the metric of a question by each: "reliability (forced)"."""
@@ -61,6 +62,12 @@ def _made() -> Iterator[Metric]:
         for name, metric in QUESTION_METRICS.items():
             full = f"{kind} {name}"
             yield replace(metric, name=full, code=_CODES.get(full, ""), kinds=(kind,))
+    hit = replace(QUESTION_METRICS["hit"], show=("page", "markdown"))
+    meant = ("rewrite", "paraphrase", "subject_alias")
+    what = "Share of rewrites, paraphrases and aliases on which an entry of a memory acts."
+    yield replace(hit, name=HITS, kinds=meant, better="higher", what=what)
+    what = "Share of prompts that are to keep their answers (those of locality) on which an entry of a memory acts."
+    yield replace(hit, name=FALSE_ALARMS, kinds=MEASURES["locality"], better="lower", what=what)
     yield Metric(
         EDITS,
         "",
@@ -164,6 +171,15 @@ def _made() -> Iterator[Metric]:
         function=of_case.drift("kl", edited=True),
         show=("text", "markdown"),
         title="KL drift",
+    )
+    yield Metric(
+        "false alarms (text)",
+        "",
+        "lower",
+        "share",
+        "Share of beginnings of unrelated text, of different lengths, on which an entry of a memory acts.",
+        of="model",
+        function=of_case.drift("hits", edited=True),
     )
     yield Metric(
         "ruined",

@@ -95,7 +95,8 @@ class Outcome:
 
         Returns:
             The columns case, group, prompt, target_new, target_true (None where it is not known), then "before ..." and
-                "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant.
+                "after ...": new, true (probabilities), new_mean, true_mean, answer, as_meant; of a model with memories
+                also memories, how they decided.
         """
         import pandas as pd
 
@@ -112,6 +113,8 @@ class Outcome:
             for name in ("new", "true", "new_mean", "true_mean"):
                 columns[f"{when} {name}"] = getattr(one, name)
             columns |= {f"{when} answer": list(one.answers), f"{when} as_meant": one.as_meant}
+            if any(each.routes for each in one.each):
+                columns[f"{when} memories"] = ["; ".join(map(str, each.routes)) for each in one.each]
         return pd.DataFrame(columns)
 
     def summary(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ def unchanged(one: Answer, old: Answer | None = None) -> float:
     if old is None or not one.greedy or len(one.greedy) != len(old.greedy):
         return NAN
     return float(np.mean(np.array(one.greedy) == np.array(old.greedy)))
+
+
+def hit(one: Answer, _: Answer | None = None) -> float:
+    """1 where an entry of a memory acted, 0 where none did; nan for a model without memories."""
+    return float(any(each.hit for each in one.routes)) if one.routes else NAN
 
 
 def _question_metrics() -> Iterator[Metric]:
@@ -91,6 +97,12 @@ def _question_metrics() -> Iterator[Metric]:
         "Share of the answer's places with the same argmax as before the edit, right or wrong (EasyEdit's locality).",
         unchanged,
         wordings=False,
+    )
+    yield replace(
+        metric(
+            "hit", "share", "Share of prompts on which an entry of a memory of the model acts.", hit, wordings=False
+        ),
+        better=None,
     )
 
 

@@ -90,7 +90,7 @@ def questions(outcome: Compared, places: Sequence[int], title: str | None = None
         meant = after.as_meant[place]
         verdict = "–" if np.isnan(meant) else "yes" if meant else "no"
         filled.add_row(
-            _literal(prompt),
+            _literal("\n".join([prompt, *(f"  {route}" for route in after.each[place].routes)])),
             _literal(_changed(before.answers[place], after.answers[place])),
             _probabilities(before.new[place], after.new[place]),
             _probabilities(before.true[place], after.true[place]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from editing.evaluation.result.schema import LABELS, UNEDITED, Frame
 from editing.evaluation.result.series import Series, divided, series_of
 from editing.evaluation.result.stages import staged
+from editing.questions.answer import Routed
 
 if TYPE_CHECKING:
     from editing.evaluation.result.evaluation import Evaluation
@@ -26,7 +27,7 @@ def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
         A dict. texts: every text once; others are places among them, -1 for a missing one. cases: case_id, subject, and
             questions as kind, prompt, answer, against. series: name, place of the series that was asked before the edit
             (-1: no such series), whether it can be chosen, and of each case (by place) its answers as question,
-            `NUMBERS`, generated.
+            `NUMBERS`, generated, and how memories decided.
     """
     import pandas as pd
 
@@ -46,6 +47,7 @@ def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
     every = series_of(pd.concat([staged(evaluation.metrics)[columns], asked[columns]]))
     of = {each: rows for each, rows in zip(every, divided(asked, every), strict=True) if len(rows)}
     made = []
+    routes = _routes(evaluation)
     for each, own in of.items():
         answers: dict[int, list[list[Any]]] = {}
         seen: dict[tuple[int, ...], int] = {}
@@ -58,7 +60,8 @@ def packed(evaluation: Evaluation, limit: int | None = None) -> dict[str, Any]:
             key = tuple(place(text) for text in question)
             again = seen[(index, *key)] = seen.get((index, *key), -1) + 1  # the same question may be asked twice
             row = cases[index].setdefault((*key, again), len(cases[index]))
-            answers.setdefault(index, []).append([row, *measured, place(generated)])
+            after = None if each.stage == "before" else routes.get((each.key, case, question[1]))
+            answers.setdefault(index, []).append([row, *measured, place(generated), place(after)])
         made.append({"name": each.name, "shown": each.stage != "before", "answers": answers})
     for each, one in zip(of, made, strict=True):
         one["before"] = _before(each, list(of))
@@ -82,6 +85,16 @@ def _asked(evaluation: Evaluation) -> Frame:
     answers["position"] = answers["position"].fillna(0).astype("int64")
     before = answers[(answers["method"] != UNEDITED) & (answers["after"] == 0)]
     return pd.concat([staged(answers), before.assign(stage="before")], ignore_index=True)
+
+
+def _routes(evaluation: Evaluation) -> dict[tuple[Any, ...], str]:
+    """How memories decided, as text, by series, case and prompt; of several moments the last."""
+    found: dict[tuple[Any, ...], dict[str, str]] = {}
+    names = ("memory", "hit", "entry", "score", "threshold", "runner_up", "runner_up_score")
+    for row in evaluation.routes.sort_values("after", kind="stable").to_dict("records"):
+        key = (tuple(row[name] for name in LABELS), row["case_id"], row["prompt"])
+        found.setdefault(key, {})[row["memory"]] = str(Routed(*(row[name] for name in names)))
+    return {key: "; ".join(texts.values()) for key, texts in found.items()}
 
 
 def _before(series: Series, all_series: Sequence[Series]) -> int:

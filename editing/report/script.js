@@ -164,7 +164,7 @@
     if (before === undefined || show(before) === show(after)) return show(after);
     return `${show(before)} → ${show(after)}`;
   };
-  // The answers of a case by question: [nll, nll_against, accuracy, exact, match, generated].
+  // The answers of a case by question: [nll, nll_against, accuracy, exact, match, generated, memories].
   const answers = (which, number) =>
     new Map(((series[which] || { answers: {} }).answers[number] || []).map(([row, ...rest]) => [row, rest]));
 
@@ -208,6 +208,9 @@
       const was = (place) => (before ? before[place] : undefined);
       const line = make("tr");
       line.append(make("th", text(kind), { scope: "row" }), literal("td", dash(text(prompt))));
+      if (text(after[6]) !== null) {
+        line.cells[1].append(make("div", text(after[6]), { class: "route" }));
+      }
       const wrote = [before ? dash(text(before[5])) : "–", dash(text(after[5]))]
         .map((each) => literal("td", each, { class: "written" }));
       if (text(kind) === "text") {

@@ -19,6 +19,7 @@ from tracer.tracing.metrics import trace_metric
 if TYPE_CHECKING:
     from editing.edits.edit import Edit
     from editing.ledger.editor import Entry
+    from editing.questions.answer import Answer
     from editing.questions.outcome import Outcome
     from tracer.facts.inspection import Inspection
     from tracer.tracing.trace import CausalTrace
@@ -113,7 +114,7 @@ def outcome(found: Outcome, title: str) -> str:
         for place in places:
             old, new = shown(before.answers[place]), shown(after.answers[place])
             cells = [
-                f"<td>{shown(asked[place].prompt)}</td>",
+                f"<td>{shown(asked[place].prompt)}{_routes(after.each[place])}</td>",
                 f"<td>{new if old == new else f'{old}{ARROW}<b>{new}</b>'}</td>",
                 f'<td class="tw-number">{_pair(before.new[place], after.new[place])}</td>',
                 f'<td class="tw-number">{_pair(before.true[place], after.true[place])}</td>',
@@ -129,6 +130,11 @@ def outcome(found: Outcome, title: str) -> str:
     if texts:
         tables += f'<table class="tw-table"><tr class="tw-group"><td colspan="3">written text</td></tr>{texts}</table>'
     return f"<div>{title}</div>{tables}"
+
+
+def _routes(answer: Answer) -> str:
+    """How the model's memories decided about a question, a line each."""
+    return "".join(f'<div class="tw-quiet">{shown(str(route))}</div>' for route in answer.routes)
 
 
 def _verdict(meant: float) -> str:

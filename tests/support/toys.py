@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from editing.memories import Decision, Kind, Memory, MemoryChange
+from editing.memories import Decision, Kind, Memory, MemoryChange, Route
 from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from tracer.engine import Frame, Hook, Site, capture
@@ -27,13 +27,18 @@ class Toy(Kind):
     """Adds an entry's vector at a site, from the prompt's last token on."""
 
     widths: ClassVar = {"vectors": "d_model"}
+    per_entry: ClassVar = ("vectors", "keys", "prompts")
+
+    def entries(self, memory: Memory) -> list[dict[str, Any]]:
+        radius = {"radius": memory.header["radius"]} if "radius" in memory.header else {}
+        return [{"ids": prompt, **radius} for prompt in memory.header["prompts"]]
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
         return [(memory.header["site"], memory.header["layer"])]
 
-    def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Decision | None]:
-        known = {tuple(prompt): Decision(entry) for entry, prompt in enumerate(memory.header["prompts"])}
-        return [known.get(prompt) for prompt in prompts]
+    def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
+        known = {tuple(prompt): Route(True, entry) for entry, prompt in enumerate(memory.header["prompts"])}
+        return [known.get(prompt, Route(False)) for prompt in prompts]
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
         def act(_: Tensor, y: Tensor, frame: Frame) -> Tensor:
@@ -52,14 +57,21 @@ class Near(Toy):
 
     widths: ClassVar = {"vectors": "d_model", "keys": "d_model"}
 
-    def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Decision | None]:
+    def keys(self, memory: Memory) -> Tensor:
+        return memory.tensors["keys"]
+
+    def queries(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Tensor:
         site = Site("hidden", model.n_layers - 1, -1)
+        return torch.cat([capture(model, list(prompt), [site])[site].float().reshape(1, -1) for prompt in prompts])
+
+    def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
         found = []
-        for prompt in prompts:
-            distances = (memory.tensors["keys"] - capture(model, list(prompt), [site])[site].float()).norm(dim=1)
-            near = int(distances.argmin())
-            inside = float(distances[near]) <= memory.header["radius"]
-            found.append(Decision(near, float(distances[near])) if inside else None)
+        for query in self.queries(memory, model, prompts):
+            distances = (memory.tensors["keys"] - query).norm(dim=1)
+            order, radius = distances.argsort().tolist(), memory.header["radius"]
+            near, other = order[0], order[1] if len(order) > 1 else -1
+            scores = [float(distances[place]) if place >= 0 else float("nan") for place in (near, other)]
+            found.append(Route(scores[0] <= radius, near, scores[0], radius, other, scores[1]))
         return found
 
 

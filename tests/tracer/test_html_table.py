@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from handmade import handmade
 from handmade_evaluation import evaluation
 from handmade_located import located
-from synthetic import synthetic_attribution, synthetic_trace
+from synthetic import synthetic_attribution, synthetic_average, synthetic_effects, synthetic_trace
 
 from tracer.html_table import html_table
 from tracer.model import Model
@@ -48,9 +49,23 @@ def test_an_edit_shows_its_weights(tiny: Callable[[str], Model]) -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [synthetic_attribution, evaluation, lambda: located("trace")],
-    ids=["attribution", "evaluation", "located"],
+    [synthetic_attribution, evaluation, lambda: located("trace"), synthetic_average, synthetic_effects],
+    ids=["attribution", "evaluation", "located", "average", "effects"],
 )
 def test_other_results_have_a_table(made: Callable[[], Any]) -> None:
     found = made()._repr_html_()
     assert found.startswith("<div>") and found.count("<td>") >= 3
+
+
+def test_an_average_shows_its_strongest_layers() -> None:
+    average = synthetic_average()
+    name, layer = average.peak()
+    first = average._repr_html_().split("<tr>")[2]
+    assert f"<td>{name}</td><td>{layer}</td><td>{np.nanmax(average.effect):.4g}</td>" in first
+
+
+def test_effects_are_means_by_set_of_neurons() -> None:
+    effects = synthetic_effects()
+    found = effects._repr_html_()
+    assert f"<td>neurons</td><td>{effects.before[0]:.4g}</td><td>{effects.after[0]:.4g}</td>" in found
+    assert f"<td>random</td><td>{effects.before[0]:.4g}</td><td>{effects.random[0].mean():.4g}</td>" in found

@@ -103,6 +103,14 @@ def decided(model: Model, prompts: Sequence[Sequence[int]]) -> Frame | None:
     return frame
 
 
+def acting(model: Model, prompts: Sequence[Sequence[int]]) -> list[bool]:
+    """Whether any memory of a model acts on each prompt."""
+    frame = _decided(model, [tuple(prompt) for prompt in prompts])
+    if frame is None:
+        return [False] * len(prompts)
+    return [any(each[row] is not None for each in frame.decided.values()) for row in range(len(prompts))]
+
+
 def read_at(model: Model, ids: Tensor, positions: Sequence[int]) -> Frame | None:
     """Frame of a forward over ids [rows, tokens] whose logits are read at some positions; None without memories.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.errors import NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
+from tracer.html_table import html_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +116,11 @@ class NeuronEffects:
         frame["draw"] = frame["draw"].astype("Int64")
         frame["change"] = relative(frame["after"].to_numpy(), frame["before"].to_numpy())
         return frame
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame().groupby(["prompt", "role", "condition"], sort=False)[["before", "after"]].mean()
+        title = f"{self.action} of {len(self.neurons)} neurons of {self.subject!r} in {self.model}"
+        return html_of(title, frame.reset_index(), self.note)
 
     def save(self, path: str | Path) -> Path:
         """Write an npz file, whole or not at all, and return its path.

@@ -130,13 +130,7 @@ def _fill(db: sqlite3.Connection, jobs: Sequence[Job], settings: Mapping[str, An
     for statement in TABLES.split(";"):
         db.execute(statement)
     for table, columns in tables.items():
-        # columns without a type keep values as they are
-        own = "".join(f"{quoted(column)}, " for column in columns)
-        db.execute(
-            f"CREATE TABLE {quoted(table)}(job_job INTEGER, job_item INTEGER, job_row INTEGER, job_nan TEXT, {own}"
-            "PRIMARY KEY (job_job, job_item, job_row), "
-            "FOREIGN KEY (job_job, job_item) REFERENCES job_done(job, item)) WITHOUT ROWID"
-        )
+        db.execute(declared(table, columns))
     db.executemany("INSERT INTO settings VALUES (?, ?)", ((key, json.dumps(value)) for key, value in settings.items()))
     meta = {"tables": tables, "lease": lease}
     db.executemany("INSERT INTO job_meta VALUES (?, ?)", ((key, json.dumps(value)) for key, value in meta.items()))
@@ -150,6 +144,21 @@ def _fill(db: sqlite3.Connection, jobs: Sequence[Job], settings: Mapping[str, An
     for number, job in enumerate(jobs):
         needs = sorted({place[key] for key in job.after})
         db.executemany("INSERT INTO job_after VALUES (?, ?)", ((number, other) for other in needs))
+
+
+def declared(table: str, columns: Sequence[str]) -> str:
+    """SQL that makes a table of what work writes.
+
+    Args:
+        table: its name.
+        columns: its own.
+    """
+    own = "".join(f"{quoted(column)}, " for column in columns)  # without a type they keep values as they are
+    return (
+        f"CREATE TABLE {quoted(table)}(job_job INTEGER, job_item INTEGER, job_row INTEGER, job_nan TEXT, {own}"
+        "PRIMARY KEY (job_job, job_item, job_row), "
+        "FOREIGN KEY (job_job, job_item) REFERENCES job_done(job, item)) WITHOUT ROWID"
+    )
 
 
 def opened(path: Path, check: bool) -> sqlite3.Connection:

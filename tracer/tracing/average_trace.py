@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.errors import AverageError, NotASavedResult, ResultArrayError
 from tracer.files import npz as storage
+from tracer.html_table import html_of
 from tracer.statistics import bootstrap, check_bootstrap, cluster_sums, clustered_mean, ratio
 from tracer.text import printable
 
@@ -229,6 +230,11 @@ class AverageTrace:
                 ends = f"[{self.low[at]:.4g}, {self.high[at]:.4g}]"
                 lines.append(f"{what}: {name}, layer {layer}, {self.effect[at]:.4g} {ends}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        down = self.total_effect < 0
+        best = self.to_frame().dropna(subset=["effect"]).sort_values("effect", ascending=down, kind="stable").head(5)
+        return html_of(f"average {self.kind} trace of {self.facts} facts in {self.model}; strongest", best, str(self))
 
     def save(self, path: str | Path) -> Path:
         """Write an npz file (the arrays and a json header), whole or not at all, and return its path.

@@ -35,6 +35,7 @@ class Evaluation:
     Attributes:
         metrics: one row per case, metric and moment. Metrics that could not be measured have no row.
         answers: one row per question and moment.
+        routes: one row per question, moment and memory of the model: whether it acted, and how near it was.
         edits: one row per edit: time, memory, size, or why it could not be made.
         health: the whole model's state after so many edits.
         settings: all settings of the run.
@@ -45,6 +46,7 @@ class Evaluation:
 
     metrics: Frame
     answers: Frame
+    routes: Frame
     edits: Frame
     health: Frame
     settings: dict[str, Any]

@@ -1,7 +1,7 @@
-"""Former names of metrics and columns, in runs and tables written before they were renamed.
+"""Former names of metrics and columns, in runs and tables written before they were renamed; and tables added since.
 
 They are given their present names when they are read. A run that goes on is renamed in its file first, so that all its
-rows have one name.
+rows have one name, and is given the tables that it lacks.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import re
 import sqlite3
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from tracer.runs.schema import declared
 
 WORDS = {"said": "generated", "kept": "unchanged"}
 COLUMN = {"said": "match"}  # of the table of answers, whose column "generated" is the text
@@ -50,28 +52,34 @@ def current_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     return {COLUMN.get(name, name): value for name, value in row.items()}
 
 
-def rename(path: Path) -> None:
-    """Give the file of a run the present names, if it has former ones; all of it at once or nothing.
+def rename(path: Path, added: Mapping[str, Sequence[str]]) -> None:
+    """Give the file of a run the present names and tables, if it is a former one; all of it at once or nothing.
 
     Args:
         path: of the run; a file that is none is left as it is, for its reader to name.
+        added: columns of the tables that former files lack.
     """
     if not path.is_file():
         return
     try:
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
-            columns = [row[1] for row in db.execute("PRAGMA table_info(answers)")]
-            if not set(COLUMN) & set(columns):
-                return
-            db.execute("BEGIN IMMEDIATE")
-            for old, new in COLUMN.items():
-                db.execute(f'ALTER TABLE answers RENAME COLUMN "{old}" TO "{new}"')
-            for (name,) in db.execute("SELECT DISTINCT metric FROM metrics").fetchall():
-                db.execute("UPDATE metrics SET metric = ? WHERE metric = ?", (current(name), name))
+            columns = {row[1] for row in db.execute("PRAGMA table_info(answers)")}
+            former = set(COLUMN) & columns
             (tables,) = db.execute("SELECT value FROM job_meta WHERE key = 'tables'").fetchone()
             named = json.loads(tables)
+            lacking = {name: list(of) for name, of in added.items() if name not in named}
+            if not columns or not (former or lacking):
+                return
+            db.execute("BEGIN IMMEDIATE")
+            for old in former:
+                db.execute(f'ALTER TABLE answers RENAME COLUMN "{old}" TO "{COLUMN[old]}"')
+            for (name,) in db.execute("SELECT DISTINCT metric FROM metrics").fetchall() if former else ():
+                db.execute("UPDATE metrics SET metric = ? WHERE metric = ?", (current(name), name))
+            for table, of in lacking.items():
+                db.execute(declared(table, of))
             named["answers"] = [COLUMN.get(name, name) for name in named["answers"]]
+            named |= lacking
             db.execute("UPDATE job_meta SET value = ? WHERE key = 'tables'", (json.dumps(named),))
             db.execute("COMMIT")
-    except sqlite3.Error:
+    except (sqlite3.Error, TypeError):
         return  # no run, or one that cannot be written: opening it says so

@@ -15,7 +15,7 @@ from editing.edits.edit import Edit, load_edit
 from editing.edits.state import State
 from editing.evaluation.result.former_names import current_columns
 from editing.memories.memory import load_memory
-from editing.questions.answer import Answer, CaseAnswers
+from editing.questions.answer import Answer, CaseAnswers, Routed
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -29,8 +29,13 @@ def answers_to_bytes(answers: CaseAnswers) -> bytes:
 def answers_from_bytes(data: bytes) -> CaseAnswers:
     """The answers in bytes of `answers_to_bytes`."""
     found = json.loads(data)
-    answers = tuple(Answer(**{**current_columns(one), "greedy": tuple(one["greedy"])}) for one in found["answers"])
+    answers = tuple(_answer(current_columns(one)) for one in found["answers"])
     return CaseAnswers(found["case_id"], answers, tuple(found["texts"]))
+
+
+def _answer(found: dict[str, Any]) -> Answer:
+    routes = tuple(Routed(**each) for each in found.get("routes", ()))
+    return Answer(**{**found, "greedy": tuple(found["greedy"]), "routes": routes})
 
 
 def edit_to_bytes(edit: Edit) -> bytes:

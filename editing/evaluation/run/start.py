@@ -148,7 +148,7 @@ def begin(
         "records": [record.model_dump(mode="json") for record in records],
     }
     tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
-    rename(Path(path))
+    rename(Path(path), {"routes": tables["routes"]})
     Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()
 
 
@@ -166,7 +166,7 @@ def carry_on(
     Raises:
         TracerError: jobs failed; the measurements of the others are in the file.
     """
-    rename(Path(path))
+    rename(Path(path), {"routes": tuple(COLUMNS["routes"])})
     with Store.open(path) as store:
         store.retry_failed()
     try:

@@ -196,6 +196,11 @@ class Bench:
         values = [*case_metrics(record, answers, before, weights=self._weights), *further]
         place = {"subject": record.rewrites[0].subject, "position": position}
         rows = {"metrics": [{**head, **place, **asdict(value)} for value in values if not math.isnan(value.value)]}
+        routes = [(one, route) for one in answers.answers for route in one.routes] if kept else []
+        if routes:
+            rows["routes"] = [
+                {**head, "kind": one.kind, "prompt": one.prompt, **asdict(route)} for one, route in routes
+            ]
         if kept and case < self.protocol.answer_cases:
             columns = [name for name in COLUMNS["answers"] if name not in head]
             rows["answers"] = [{**head, **{name: getattr(each, name) for name in columns}} for each in answers.answers]

@@ -292,7 +292,16 @@ def test_every_metric_is_defined() -> None:
     names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "generated")}
     names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
-    assert {*METRICS} == names | {"peak bytes", "edit norm", "norm growth", "ruined", "known"}
+    assert {*METRICS} == names | {
+        "peak bytes",
+        "edit norm",
+        "norm growth",
+        "ruined",
+        "known",
+        "hit rate",
+        "false alarm rate",
+        "false alarms (text)",
+    }
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.better in ("higher", "lower", None)

@@ -104,7 +104,7 @@ def test_answers_are_all_there() -> None:
     for series in content["series"]:
         for number, answers in series["answers"].items():
             case, _, questions = content["cases"][number]
-            for place, nll, _, _, _, said, generated in answers:
+            for place, nll, _, _, _, said, generated, _ in answers:
                 kind, prompt, *_ = questions[place]
                 found.append((series["name"], case, texts[kind], texts[prompt], nll, said, texts[generated]))
     names = {"": "", "random layer": " · random layer", "random direction": " · random direction"}
