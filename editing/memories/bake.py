@@ -39,8 +39,8 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1, torc
 def bake(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
     """Write a model whose memories are neurons as a plain Hugging Face folder with wider MLPs; return it.
 
-    Transformers reads it without anything else and answers as the model with its memories does. The folder is read again
-    and its logits are compared before it appears.
+    Transformers reads it without anything else and answers as the model with its memories does. The folder is read
+    again, and its logits are compared, before it appears.
 
     Args:
         model: with memories of Transformer-Patcher, or of CaliNET without gates.
@@ -48,9 +48,9 @@ def bake(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
         overwrite: replace what `folder` holds.
 
     Raises:
-        TracerError: no memory, or one that is not neurons; an MLP with a gate, with another activation function, without
-            the bias that is needed, or behind which a norm stands; a configuration that has no width to change; a
-            folder that is not empty.
+        TracerError: no memory, or one that is not neurons; an MLP with a gate, with another activation function,
+            without the bias that is needed, or behind which a norm stands; a configuration that has no width to change;
+            a folder that is not empty.
     """
     hf = _wider(model, _widened(model, neurons_of(model)))
     with new_folder(folder, overwrite) as temporary:
@@ -102,7 +102,8 @@ def _check(model: Model, name: str, layer: int, neurons: Neurons) -> None:
     if not torch.allclose(activation(own)(x), activation(neurons.activation)(x), rtol=0, atol=1e-6):
         raise _refused(
             model,
-            f"the memory {name!r} has {neurons.activation} for its activation function, and the MLP of layer {layer} {own}",
+            f"the memory {name!r} has {neurons.activation} for its activation function, and the MLP of layer {layer} "
+            f"{own}",
         )
     if model.module("pre", layer).bias is None and bool(neurons.biases.any()):
         raise _refused(model, f"the MLP of layer {layer} has no bias, and the neurons of the memory {name!r} need one")

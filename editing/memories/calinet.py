@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 class CaliNET(Kind):
     """Slots, for each layer l: `in.l` [n, d_model], `out.l` [n, d_model] and, if gated, `up.l` [n, d_model].
 
-    The header names the `layers`, the `activation`, and whether it is `gated`; `lines` tell each block's slots and facts.
+    The header names the `layers`, the `activation`, and whether it is `gated`; `lines` tell each block's slots and
+    facts.
     """
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
+        """What enters the MLP, and what it adds to the residual stream."""
         return [(kind, layer) for layer in memory.header["layers"] for kind in ("mlp_in", "mlp")]
 
     def decide(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Decision | None]:
@@ -68,6 +70,7 @@ class CaliNET(Kind):
         return found
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
+        """Adds it at every token of every row."""
         return [self._hook(memory, layer) for layer in memory.header["layers"]]
 
     def entries(self, memory: Memory) -> list[dict[str, Any]]:
@@ -91,6 +94,7 @@ class CaliNET(Kind):
         return {**rows, **turned}
 
     def neurons(self, memory: Memory) -> Mapping[int, Neurons]:
+        """All of it, as neurons beside MLPs."""
         if memory.header["gated"]:
             raise MemoryMisfit(
                 f"the memory {memory.name!r} is gated, which the neurons of an MLP without a gate are not, so that it "
@@ -103,6 +107,7 @@ class CaliNET(Kind):
         return found
 
     def check(self, memory: Memory, model: Model) -> None:
+        """Check that its tensors fit the model and one another."""
         super().check(memory, model)
         layers, gated = memory.header["layers"], memory.header.get("gated", False)
         names = [f"{part}.{layer}" for layer in layers for part in ("in", "out", *(("up",) if gated else ()))]
@@ -113,7 +118,8 @@ class CaliNET(Kind):
             if tensor is None or tensor.shape != (slots, model.d_model):
                 raise MemoryMisfit(
                     f"the tensor {name!r} of the memory {memory.name!r} {found}; expected [{slots}, {model.d_model}], "
-                    f"its slots and the d_model of {model.name}. Make the memory on this model, or load the one it is of"
+                    f"its slots and the d_model of {model.name}. Make the memory on this model, or load the one it is "
+                    "of"
                 )
         activation(str(memory.header.get("activation")))
 

@@ -35,8 +35,8 @@ def attach_those_in(model: Model, folder: Path) -> None:
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
         raise MemoryMisfit(
-            f"{folder} holds no memory (*{SUFFIX}); take a whole copy of the model's folder, or remove this one in it to "
-            "load the model without memories"
+            f"{folder} holds no memory (*{SUFFIX}); take a whole copy of the model's folder, or remove this one in it "
+            "to load the model without memories"
         )
     memories = [load_memory(file) for file in files]
     kept = _kept_in(folder.parent)
@@ -45,8 +45,8 @@ def attach_those_in(model: Model, folder: Path) -> None:
         attach(model, memory, force=rounded)
     if rounded:
         warnings.warn(
-            f"{model.name} was saved with its memories in {kept} and is loaded in {model.dtype}; memories decide by its "
-            f"states, which differ in rounding. Load it with dtype={kept!r} to have what was saved",
+            f"{model.name} was saved with its memories in {kept} and is loaded in {model.dtype}; memories decide by "
+            f"its states, which differ in rounding. Load it with dtype={kept!r} to have what was saved",
             TracerNote,
             stacklevel=4,
         )

@@ -42,7 +42,8 @@ def as_lines(tensor: Tensor) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in bytes(tensor.tolist()).decode().splitlines()]
     except (TypeError, ValueError) as error:
         raise MemoryMisfit(
-            f"the tensor {LINES!r} of a memory holds no lines of json ({error}); take a copy of the file as it was saved"
+            f"the tensor {LINES!r} of a memory holds no lines of json ({error}); take a copy of the file as it was "
+            "saved"
         ) from error
     if not all(isinstance(line, dict) for line in found):
         raise MemoryMisfit(f"the tensor {LINES!r} of a memory holds lines of json that are no objects")

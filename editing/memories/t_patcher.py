@@ -39,6 +39,7 @@ class TPatcher(Kind):
     widths: ClassVar = {"keys": "d_model", "values": "d_model"}
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:
+        """What enters the MLP, and what it adds to the residual stream."""
         layer = memory.header["layer"]
         return [("mlp_in", layer), ("mlp", layer)]
 
@@ -65,6 +66,7 @@ class TPatcher(Kind):
         return found
 
     def hooks(self, memory: Memory, model: Model, frame: Frame) -> Sequence[Hook]:
+        """Adds it at every token of every row."""
         read, write = self.sites(memory)
         act = activation(memory.header["activation"])
 
@@ -99,10 +101,12 @@ class TPatcher(Kind):
         return {**rows, **turned}
 
     def neurons(self, memory: Memory) -> Mapping[int, Neurons]:
+        """All of it, as neurons beside MLPs."""
         parts = (memory.tensors[name] for name in ("keys", "biases", "values"))
         return {memory.header["layer"]: Neurons(memory.header["activation"], *parts)}
 
     def check(self, memory: Memory, model: Model) -> None:
+        """Check that its tensors fit the model and one another."""
         super().check(memory, model)
         counts = {name: len(memory.tensors.get(name, ())) for name in ("keys", "biases", "values")}
         patches = sum(len(fact.get("tokens", ())) for fact in as_lines(memory.tensors.get(LINES, torch.tensor([]))))

@@ -8,7 +8,6 @@ that module is the same model; parameters, buffers, types of modules and `save_p
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blake3 import blake3
@@ -58,10 +57,6 @@ class Attachable(Protocol):
 
     def ask(self, model: Any, prompt: tuple[int, ...], decision: Any) -> Any:
         """What is run in the place of a prompt: ids, or a `tracer.engine.acts.Asked`."""
-        ...
-
-    def save(self, path: str | Path) -> Path:
-        """Write it into a file."""
         ...
 
     def hooks(self, model: Any, frame: Any) -> Sequence[Any]:

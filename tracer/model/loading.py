@@ -46,12 +46,13 @@ def load(
             adapter for; None: it has one.
 
     Raises:
-        TracerError: unknown model, no network, missing or corrupt files, memories of other weights, weights that are not finite, an architecture
-            without a map, a map with a path that is none. The message names the repair.
+        TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
+            without a map, memories of other weights, a map with a path that is none. The message names the repair.
 
     Warns:
         TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read;
-            a tokenizer with tokens that the model has no row for; memories in a model of another number type than theirs.
+            a tokenizer with tokens that the model has no row for; memories and a model of another number
+            type than theirs.
     """
     place, name = find_checkpoint(name_or_path, revision)
     where = {"device": device, "dtype": dtype, "device_map": device_map}

@@ -22,9 +22,9 @@ MEMORIES = "memory"
 """Folder of the memories' files in that of the model."""
 README = """# {model}, with memories
 
-The weights in this folder are those of the model without its memories. `tracer.load` attaches the memories in `{folder}`,
-and what it gives answers with them. Plain transformers, and everything else that reads the weights alone, gives the
-unedited model.
+The weights in this folder are those of the model without its memories. `tracer.load` attaches the memories in
+`{folder}`, and what it gives answers with them. Plain transformers, and everything else that reads the weights alone,
+gives the unedited model.
 
 {memories}
 """
@@ -57,7 +57,7 @@ def _write_memories(model: Model, folder: Path) -> None:
     lines = []
     for place, memory in enumerate(model.memories):
         file = f"{place}-{re.sub(r'[^A-Za-z0-9_-]+', '_', memory.name)}.safetensors"
-        memory.save(inner / file)
+        memory.save(inner / file)  # type: ignore[attr-defined]
         lines.append(f"- `{MEMORIES}/{file}`: {memory!r}")
     text = README.format(model=model.name, folder=MEMORIES, memories="\n".join(lines))
     (folder / "README.md").write_text(text, encoding="utf-8")

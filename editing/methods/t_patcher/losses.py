@@ -30,8 +30,8 @@ def check_term(name: str, what: str) -> None:
 def term(name: str, gaps: Tensor) -> Tensor:
     """One term of the loss, of how far activations are from where they should be.
 
-    "exp" is the mean of exp(gap); "margin" and "expmargin" are the means of gap and exp(gap) where it is above zero, and
-    zero without such; with "topN_" in front of either, of the N largest gaps alone.
+    "exp" is the mean of exp(gap); "margin" and "expmargin" are the means of gap and exp(gap) where it is above zero,
+    and zero without such; with "topN_" in front of either, of the N largest gaps alone.
 
     Args:
         name: of the term.

@@ -1,4 +1,4 @@
-"""Transformer-Patcher: neurons for each fact beside the last MLP, trained to be active there alone (Huang et al. 2023)."""
+"""Transformer-Patcher: neurons for each fact beside the last MLP, active there alone (Huang et al. 2023)."""
 
 from __future__ import annotations
 

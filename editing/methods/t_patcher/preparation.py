@@ -75,8 +75,8 @@ def states_for(model: Model, layer: int, tokens: int, context: EditContext) -> T
     found = context.prepared_for(METHOD_NAME)
     if found.header.get("layer") != layer:
         raise PreparedForOther(
-            f"this was prepared for {METHOD_NAME} at layer {found.header.get('layer')} of {found.model}, and patches are "
-            f"to stand at layer {layer}; make one of this layer with editing.prepare(model, {METHOD_NAME!r}, "
+            f"this was prepared for {METHOD_NAME} at layer {found.header.get('layer')} of {found.model}, and patches "
+            f"are to stand at layer {layer}; make one of this layer with editing.prepare(model, {METHOD_NAME!r}, "
             f"layer={layer}), or leave prepared out"
         )
     return found.tensors["states"]

@@ -41,7 +41,8 @@ class Patches:
         reach: [n], length of the hidden state they add to.
         others: [m, d] further states where they are not to be active.
         apart: [m, n] which of these count for which patch; None: all.
-        kept: [k] of the patches that the model has already, which stay: all but those of prompts that are written again.
+        kept: [k] bool, which of the patches that the model has already stay: all but those of prompts that are
+            written again.
         parameters: keys [n, d], biases [n], values [n, d] and, of drawn ones, their factors [n, d].
         curve: a line a step, see `COLUMNS`.
         done: whether the training of the group has ended.

@@ -24,7 +24,7 @@ from tracer.engine.aligned import Trials
 from tracer.engine.batch import logits_of
 
 TOLERANCE = 1e-4
-"""Of slots after the steps, relative; the golden outputs end 4e-5 from their own in float64, and are to hold to 1e-3."""
+"""Of slots after the steps, relative; the golden outputs end 4e-5 from their own in float64."""
 
 
 def arrays(golden: Path, name: str) -> Arrays:

@@ -31,10 +31,17 @@ def arrays(golden: Path, name: str) -> Arrays:
 
 def states(model: Model, theirs: Arrays) -> Prepared:
     """The golden states, as prepared for the method."""
-    layer = int(theirs["layer"])
-    known = {"method": "t_patcher", "settings": {}, "seed": 0, "records": "", "header": {"layer": layer}}
-    own = {"fingerprint": model.weights_fingerprint(), "model": model.name, "tokenizer": tokenizer_hash(model)}
-    return Prepared(tensors={"states": torch.tensor(theirs["memory"])}, **known, **own)
+    return Prepared(
+        method="t_patcher",
+        settings={},
+        seed=0,
+        fingerprint=model.weights_fingerprint(),
+        model=model.name,
+        tokenizer=tokenizer_hash(model),
+        records="",
+        tensors={"states": torch.tensor(theirs["memory"])},
+        header={"layer": int(theirs["layer"])},
+    )
 
 
 def edited(model: Model, theirs: Arrays, number: int) -> Edit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_what_is_wrong_with_saved_memories_is_said(gpt2: Model, tiny: Tiny, tmp_
     with pytest.raises(TracerError, match="cannot have two memories named 't_patcher'"):
         tracer.load(two)
     none = broken("none", lambda folder: (folder / "memory" / file.name).unlink())
-    with pytest.raises(TracerError, match="holds no memory .*take a whole copy of the model's folder, or remove"):
+    with pytest.raises(TracerError, match=r"holds no memory .*take a whole copy of the model's folder, or remove"):
         tracer.load(none)
 
     def other(folder: Path) -> None:
@@ -100,9 +101,7 @@ def test_neurons_become_a_part_of_a_plain_model(name: str, tiny: Tiny, tmp_path:
     model = tiny(name)
     one, two = beside(model, "t_patcher", 3), beside(model, "calinet", 2, layer=1)
     function = "relu" if name == "opt" else "gelu" if name in ("neox", "bert") else "gelu_new"
-    one, two = (
-        Memory(m.name, m.kind, m.fingerprint, m.tensors, {**m.header, "activation": function}) for m in (one, two)
-    )
+    one, two = (replace(each, header={**each.header, "activation": function}) for each in (one, two))
     text = "The Space Needle is in [MASK]" if name == "bert" else TEXTS[2]
     ids = torch.tensor([model.tokenizer(text)["input_ids"]])
     with attached(model, one), attached(model, two), torch.no_grad():

@@ -165,7 +165,7 @@ def test_states_are_prepared_once_and_given(gpt2: Model, tmp_path: Path) -> None
 
 
 def test_margins_are_measured_on_the_function(tiny: Tiny) -> None:
-    """Below minus the margin next to nothing comes through; patches beside silu, which lets more through, are gelu's."""
+    """Below it next to nothing comes through; beside silu, which lets more through, patches are gelu's."""
     assert measured_margins("gelu") == (2.0, 3.0, -3.0) and measured_margins("relu") == (2.0, 1.0, -1.0)
     assert measured_margins("silu")[1] > 6
     llama, gpt2 = (compute(tiny(name), NEEDLE, "t_patcher", steps=1) for name in ("llama", "gpt2"))
