@@ -19,7 +19,7 @@ from beside import beside
 import editing
 import tracer
 from editing.memories import Memory, attach, attached
-from editing.memories.bake import bake
+from editing.memories.baking import bake
 from tracer import Model, TracerError
 from tracer.engine import set_memories
 from tracer.errors import TracerNote
