@@ -231,7 +231,7 @@ class _Entry:
             for memory in reversed(self.memories):  # prepended: the first comes to stand before the others
                 if any(each is not None for each in self.frame.decided[memory.name]):
                     for hook in reversed(memory.hooks(self.model, self.frame)):
-                        self._install(hook, self.frame, stack)
+                        self._install(hook, self.frame, stack, self.frame.decided[memory.name])
             self.acting = stack.pop_all()
 
     def after(self, _: nn.Module, __: Any, output: Any) -> None:
@@ -244,11 +244,16 @@ class _Entry:
             self.begun[cache] = self.frame
         self.frame = None
 
-    def _install(self, hook: Hook, frame: Frame, stack: ExitStack) -> None:
+    def _install(self, hook: Hook, frame: Frame, stack: ExitStack, decisions: Sequence[Any]) -> None:
         seen: list[Tensor] = []
+        apart = any(each is None for each in decisions)
 
         def act(state: Tensor) -> Tensor | None:
-            return hook.act(seen.pop() if hook.read is not None else state, state, frame)
+            new = hook.act(seen.pop() if hook.read is not None else state, state, frame)
+            if new is None or not apart:
+                return new
+            acted = [decisions[row] is not None for row in frame.rows(len(state))]  # others keep their very bits
+            return torch.where(torch.tensor(acted, device=state.device).view(-1, 1, 1), new, state)
 
         stack.callback(attach(self.model, *hook.write, act, frame, prepend=True).remove)
         if hook.read is not None:

@@ -134,6 +134,19 @@ def test_somebody_else_may_decide(model: Model) -> None:
         pass
 
 
+def test_rows_that_a_memory_stays_out_of_are_left_alone_whatever_its_kind_does(model: Model) -> None:
+    """A kind that acts at every token of every row, in a batch of which somebody lets it have one row."""
+    keys, values = vectors(model, 2, seed=1), vectors(model, 2, seed=2)
+    patch = Memory("patch", "patch", model.weights_fingerprint(), {"keys": keys, "values": values}, {"layer": 0})
+    bare = [one.nll for one in ask(model, QUESTIONS).each]
+    with attached(model, patch):
+        whole = [one.nll for one in ask(model, QUESTIONS).each]
+        first, *_ = (ids(model, prompt) for prompt in PROMPTS)
+        with directed(model, "patch", {first: first}):
+            found = [one.nll for one in ask(model, QUESTIONS).each]
+    assert found == [whole[0], *bare[1:]] and all(one != other for one, other in zip(whole, bare, strict=True))
+
+
 # --- entries ---------------------------------------------------------------------------------------------------------
 def test_an_entry_taken_out_changes_what_it_acts_on(model: Model) -> None:
     attach(model, near(model, radius=1e-3))
