@@ -28,7 +28,8 @@ def edit(
         str | None,
         typer.Argument(
             metavar="METHOD",
-            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher or calinet; without it rome. "
+            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher or calinet; without "
+            "it rome. "
             "With --undo and --ledger instead how many edits are taken back.",
         ),
     ] = None,
@@ -142,8 +143,8 @@ def edit(
         str | None,
         typer.Option(
             "--export",
-            help="Write a LoRA adapter (peft), the edited model (hf), or that with its memories in its weights (baked) to "
-            "--out.",
+            help="Write a LoRA adapter (peft), the edited model (hf), or that with its memories in its weights (baked) "
+            "to --out.",
             rich_help_panel=KEEP,
         ),
     ] = None,

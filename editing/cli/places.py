@@ -28,8 +28,8 @@ class Places:
     Attributes:
         save: file for the edit.
         reports: files for the outcome, by suffix a figure or numbers.
-        form: contents of `out`: a LoRA adapter ("peft"), the edited model ("hf"), or that with its memories made a part of its
-            weights ("baked"); None: nothing is exported.
+        form: contents of `out`: a LoRA adapter ("peft"), the edited model ("hf"), or that with its
+            memories made a part of its weights ("baked"); None: nothing is exported.
         out: that folder, new or empty.
         ledger: folder of an editor's history.
     """

@@ -24,8 +24,8 @@ Tiny = Callable[[str], Model]
 NEEDLE = EditRequest("{} is in", "The Space Needle", " Paris")
 DAVIS = EditRequest("{} plays the", "Miles Davis", " cello")
 MADE: dict[str, dict[str, Any]] = {
-    "t_patcher": {"steps": 40, "tokens": 64, "size": 0.5},
-    "calinet": {"steps": 25, "kl_tokens": 32, "slots": 4},
+    "t_patcher": {"steps": 60, "tokens": 64, "size": 0.5},
+    "calinet": {"steps": 60, "kl_tokens": 32, "slots": 4},
 }
 METHODS = tuple(MADE)
 

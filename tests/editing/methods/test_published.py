@@ -132,7 +132,9 @@ def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
 def test_unknown_models_and_methods_are_told_what_there_is(tiny: Callable[[str], Model]) -> None:
     with pytest.raises(TracerError, match=r"published for .*gpt2, 4 layers, 32 wide, MLP 64.*gpt-j-6b.*qwen2.5-7b"):
         published("rome", tiny("gpt2"))
-    with pytest.raises(TracerError, match=r"published for 'gpt2-tiny'; there are some for bart-base, bert-base, gpt-j-6b"):
+    with pytest.raises(
+        TracerError, match=r"published for 'gpt2-tiny'; there are some for bart-base, bert-base, gpt-j-6b"
+    ):
         published("rome", "gpt2-tiny")
     with pytest.raises(
         TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'memit'; .* gpt-j-6b, gpt2-xl"
