@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
-from tracer.engine.memories import acting
+from tracer.engine.memories import acting, of_text
 from tracer.engine.row_budget import default_rows
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
@@ -205,7 +205,7 @@ def _run(model: Model, ids: Tensor, lead: int) -> Iterator[tuple[slice, Tensor]]
     for start in range(0, len(ids), step):
         rows = slice(start, start + step)
         with torch.no_grad(), evaluating(model):
-            found = check_numbers(model, logits_of(model, ids[rows]))
+            found = check_numbers(model, logits_of(model, ids[rows], frame=of_text(model, ids[rows])))
         yield rows, found[:, lead:].float().log_softmax(-1)
 
 

@@ -1,8 +1,4 @@
-"""What a reader wants to know of a memory's entries, as bytes in one of its tensors.
-
-A header is written anew with every change of a memory, a tensor only where it grows; so what is said of each entry
-stands in a tensor, a line of json each.
-"""
+"""What a memory's entries are about, as rows of a tensor, so that a change holds what it adds and not every text."""
 
 from __future__ import annotations
 
@@ -16,35 +12,47 @@ from torch import Tensor
 from tracer.errors import MemoryMisfit
 
 LINES = "lines"
-"""Name of the tensor."""
+"""Name of the tensor that holds them."""
 
 
-def as_bytes(lines: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Lines as a tensor of bytes, [n] uint8.
+def packed(lines: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Bytes of one json line per entry, uint8.
 
     Args:
-        lines: json values, one mapping an entry.
+        lines: json values by name, one mapping per entry.
     """
     text = "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines)
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8)
+
+
+def unpacked(tensor: Tensor) -> list[dict[str, Any]]:
+    """The lines of `packed`.
+
+    Args:
+        tensor: the bytes.
+
+    Raises:
+        ValueError: bytes that are no json lines.
+    """
+    return [json.loads(line) for line in bytes(tensor.cpu().numpy().tobytes()).decode().split("\n") if line]
 
 
 def as_lines(tensor: Tensor) -> list[dict[str, Any]]:
-    """The lines that `as_bytes` made.
+    """The lines of `packed`, of a memory that came from elsewhere.
 
     Args:
-        tensor: [n] uint8.
+        tensor: the bytes.
 
     Raises:
-        TracerError: other bytes.
+        TracerError: bytes that are no json lines.
     """
     try:
-        found = [json.loads(line) for line in bytes(tensor.tolist()).decode().splitlines()]
+        found = unpacked(tensor)
     except (TypeError, ValueError) as error:
         raise MemoryMisfit(
             f"the tensor {LINES!r} of a memory holds no lines of json ({error}); take a copy of the file as it was "
             "saved"
         ) from error
     if not all(isinstance(line, dict) for line in found):
-        raise MemoryMisfit(f"the tensor {LINES!r} of a memory holds lines of json that are no objects")
+        raise MemoryMisfit(f"the tensor {LINES!r} of a memory holds lines of json that are no objects; make it again")
     return found

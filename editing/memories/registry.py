@@ -10,6 +10,8 @@ from tracer.errors import UnknownMemoryKind
 KINDS: dict[str, str | type] = {
     "t_patcher": "editing.memories.t_patcher.TPatcher",
     "calinet": "editing.memories.calinet.CaliNET",
+    "serac": "editing.memories.serac.Serac",
+    "wise": "editing.memories.wise.Wise",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 

@@ -59,6 +59,8 @@ METHODS = {
     "kn": "kn.METHOD",
     "t_patcher": "t_patcher.METHOD",
     "calinet": "calinet.METHOD",
+    "serac": "serac.method.METHOD",
+    "wise": "wise.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -75,7 +77,7 @@ def method_named(name: str) -> Method:
     key = str(name).lower().replace("-", "_")
     if key not in METHODS:
         raise UnknownMethod(f"there is no method {name!r}; expected one of {', '.join(METHODS)}")
-    module, attribute = METHODS[key].split(".")
+    module, _, attribute = METHODS[key].rpartition(".")
     return getattr(import_module(f"editing.methods.{module}"), attribute)
 
 
@@ -114,7 +116,7 @@ def compute_edit(
     Args:
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
-        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher or calinet.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, serac or wise.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

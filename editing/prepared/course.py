@@ -136,6 +136,7 @@ def train(
             progress.advance(progress.task_ids[0])
     if run.sums:
         run.look(validate)
+    run.save()  # what comes after it may be cut off too
     return run.result(course)
 
 

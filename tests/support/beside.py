@@ -8,7 +8,7 @@ from toys import vectors
 
 from editing.memories import Memory
 from editing.memories.activations import activation
-from editing.memories.lines import LINES, as_bytes
+from editing.memories.lines import LINES, packed
 from tracer import Model
 
 KINDS = ("t_patcher", "calinet", "gated")
@@ -21,7 +21,7 @@ def beside(model: Model, kind: str, count: int = 2, layer: int | None = None, se
     if kind == "t_patcher":
         keys, values = vectors(model, count, seed, 0.3), vectors(model, count, seed + 1, 1.0)
         lines = [{**FACT, "tokens": [7], "ids": [1, 2, 3]} for _ in range(count)]
-        tensors = {"keys": keys, "biases": torch.linspace(-0.1, 0.2, count), "values": values, LINES: as_bytes(lines)}
+        tensors = {"keys": keys, "biases": torch.linspace(-0.1, 0.2, count), "values": values, LINES: packed(lines)}
         header = {"layer": last, "activation": "gelu_new"}
         return Memory(kind, kind, model.weights_fingerprint(), tensors, header)
     gated, layers = kind == "gated", [last - 1, last] if kind == "gated" else [last]
@@ -29,7 +29,7 @@ def beside(model: Model, kind: str, count: int = 2, layer: int | None = None, se
     names = [f"{part}.{at}" for at in layers for part in parts]
     tensors = {name: vectors(model, count, seed + place, 0.4) for place, name in enumerate(names)}
     row = {"ids": [1, 2, 3], "read": [2], "target": [7]}
-    tensors[LINES] = as_bytes([{"slots": count, "facts": [FACT], "rows": [row]}] if count else [])
+    tensors[LINES] = packed([{"slots": count, "facts": [FACT], "rows": [row]}] if count else [])
     header = {"layers": layers, "activation": "gelu_new" if gated else "relu", "gated": gated}
     return Memory("calinet", "calinet", model.weights_fingerprint(), tensors, header)
 

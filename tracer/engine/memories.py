@@ -111,6 +111,20 @@ def acting(model: Model, prompts: Sequence[Sequence[int]]) -> list[bool]:
     return [any(each[row] is not None for each in frame.decided.values()) for row in range(len(prompts))]
 
 
+def of_text(model: Model, ids: Tensor) -> Frame | None:
+    """Frame of running text [rows, tokens]; None without memories.
+
+    It asks nothing, so that memories which answer another question than the one that is put stay out of it.
+    """
+    frame = _decided(model, [tuple(row) for row in ids.tolist()])
+    if frame is None:
+        return None
+    rewriting = {memory.name for memory in model.memories if memory.rewrites}
+    none = (None,) * len(ids)
+    told = {name: none if name in rewriting else each for name, each in frame.decided.items()}
+    return replace(frame, decided=told).at(ids.shape[1])
+
+
 def read_at(model: Model, ids: Tensor, positions: Sequence[int]) -> Frame | None:
     """Frame of a forward over ids [rows, tokens] whose logits are read at some positions; None without memories.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editing.covariance.text import windows
 from editing.memories.change import MemoryChange
-from editing.memories.lines import LINES, as_bytes, as_lines
+from editing.memories.lines import LINES, as_lines, packed
 from editing.memories.memory import Memory
 from editing.methods.beside import Beside, present, row_of, states_of
 from editing.methods.method import Change, Group, Method
@@ -95,7 +95,7 @@ def _without(before: Memory | None, group: Group) -> Memory | None:
     gone = [{fact["prompt"] for fact in line["facts"]} <= prompts for line in lines]
     stay = torch.tensor([not out for out, line in zip(gone, lines, strict=True) for _ in range(line["slots"])])
     tensors = {name: tensor[stay.bool()] for name, tensor in before.tensors.items() if name != LINES}
-    tensors[LINES] = as_bytes([line for out, line in zip(gone, lines, strict=True) if not out])
+    tensors[LINES] = packed([line for out, line in zip(gone, lines, strict=True) if not out])
     return replace(before, tensors=tensors)
 
 
@@ -145,7 +145,7 @@ def _after(
         f"{name}.{layer}": tensor.detach().cpu().float()
         for layer, own in block.slots.items()
         for name, tensor in own.items()
-    } | {LINES: as_bytes([line])}
+    } | {LINES: packed([line])}
     if before is not None:
         tensors = {name: torch.cat([before.tensors[name], tensor]) for name, tensor in tensors.items()}
     header = {"layers": list(settings.layers or ()), "activation": settings.activation, "gated": settings.gated}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editing.memories.activations import FALLBACK, activation_of
 from editing.memories.change import MemoryChange
-from editing.memories.lines import LINES, as_bytes, as_lines
+from editing.memories.lines import LINES, as_lines, packed
 from editing.memories.memory import Memory
 from editing.methods.beside import Beside, present, row_of, states_of
 from editing.methods.method import Change, Group, Method
@@ -183,10 +183,10 @@ def _change(
         own = [token for token, of in zip(patches.tokens, patches.owner.tolist(), strict=True) if of == row]
         said = {"prompt": request.text, "target": request.target_new, "subject": request.subject}
         lines.append({**said, "tokens": own, "ids": list(ran.ids)})
-    tensors = {name: tensor.detach().cpu().float() for name, tensor in new.items()} | {LINES: as_bytes(lines)}
+    tensors = {name: tensor.detach().cpu().float() for name, tensor in new.items()} | {LINES: packed(lines)}
     if before is not None:
         prompts = {request.text for request in group}
-        stays = as_bytes([line for line in as_lines(before.tensors[LINES]) if line["prompt"] not in prompts])
+        stays = packed([line for line in as_lines(before.tensors[LINES]) if line["prompt"] not in prompts])
         old = {name: before.tensors[name][patches.kept.cpu()] for name in new} | {LINES: stays}
         tensors = {name: torch.cat([old[name], tensor]) for name, tensor in tensors.items()}
     header = {"layer": bench.layer, "activation": bench.activation}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editing import EditRequest
 from editing.memories import Memory, attached
-from editing.memories.lines import LINES, as_bytes
+from editing.memories.lines import LINES, packed
 from editing.methods.beside import Beside, row_of
 from editing.methods.calinet import CaliNETSettings
 from editing.methods.calinet.training import Block, rates, train
@@ -54,7 +54,7 @@ def memory_of(model: Model, theirs: Arrays, by_layer: dict[int, dict[str, Tensor
     own = settings(theirs)
     tensors = {f"{name}.{layer}": tensor.detach() for layer, some in by_layer.items() for name, tensor in some.items()}
     header = {"layers": list(by_layer), "activation": own.activation, "gated": own.gated}
-    tensors[LINES] = as_bytes([{"slots": own.slots, "facts": [], "rows": []}])
+    tensors[LINES] = packed([{"slots": own.slots, "facts": [], "rows": []}])
     return Memory("calinet", "calinet", model.weights_fingerprint(), tensors, header)
 
 

@@ -110,6 +110,11 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("t_patcher", "bart-base", {"margins": [0.0, 0.0, 0.0], "memory_weight": 10.0, "repeats": 8, "lr": 0.01}),
         ("t_patcher", "bert-base", {"margins": [0.0, 3.0, -3.0], "memory_weight": 5.0, "act_loss": "top5_exp"}),
         ("calinet", "t5-base", {"slots": 64, "start": "linear", "lr": 0.01, "steps": 5000, "kl_weight": 0.0}),
+        ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
+        ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
+        ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
+        ("wise", "llama-2-7b", {"layers": [27], "site": "down", "steps": 70, "threshold": 0.88, "save_freq": 500}),
+        ("wise", "llama-3-8b", {"layers": [29], "lr": 0.9, "steps": 30, "alpha": 2.0, "threshold": 0.5}),
     ],
 )
 def test_numbers_of_the_published_files(method: str, name: str, expected: dict[str, Any]) -> None:
