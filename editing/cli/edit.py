@@ -28,9 +28,8 @@ def edit(
         str | None,
         typer.Argument(
             metavar="METHOD",
-            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, serac or "
-            "wise; without it rome. "
-            "With --undo and --ledger instead how many edits are taken back.",
+            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo, "
+            "serac or wise; without it rome. With --undo and --ledger instead how many edits are taken back.",
         ),
     ] = None,
     prompt: Annotated[

@@ -10,6 +10,8 @@ from tracer.errors import UnknownMemoryKind
 KINDS: dict[str, str | type] = {
     "t_patcher": "editing.memories.t_patcher.TPatcher",
     "calinet": "editing.memories.calinet.CaliNET",
+    "grace": "editing.memories.grace.Grace",
+    "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",
     "wise": "editing.memories.wise.Wise",
 }

@@ -59,6 +59,8 @@ METHODS = {
     "kn": "kn.METHOD",
     "t_patcher": "t_patcher.METHOD",
     "calinet": "calinet.METHOD",
+    "grace": "grace.METHOD",
+    "melo": "melo.METHOD",
     "serac": "serac.method.METHOD",
     "wise": "wise.method.METHOD",
 }
@@ -116,7 +118,8 @@ def compute_edit(
     Args:
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
-        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, serac or wise.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
+            serac or wise.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.
@@ -182,7 +185,8 @@ def compute_edits(
         hparams = {**_located(model, found, locate), **hparams}
     settings = settings_of(found, hparams)
     written = settings.layers if found.layers != "none" else None
-    check_editable(model, names_of(model, written or range(model.n_layers)))
+    if found.writes:
+        check_editable(model, names_of(model, written or range(model.n_layers)))
     began = time.monotonic()
     with timed() as parts, peak_memory(model) as memory, evaluating(model), frozen(model), torch.enable_grad():
         with part("hash"):

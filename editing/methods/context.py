@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
-ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "states": 2}
+ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "states": 2, "separation": 4096}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 
@@ -193,6 +193,21 @@ class EditContext:
         key = (self.model.weights_fingerprint(), layer, tokens)
         with part("states"):
             return self.measured.get("states", key, lambda: states_over_text(self.model, layer, tokens))
+
+    def measure(self, kind: str, key: Hashable, make: Callable[[Model], Kind]) -> Kind:
+        """What a method measures on the weights that hyper-parameters are measured on; remembered.
+
+        Args:
+            kind: one of `ROOM`.
+            key: all that it depends on besides the weights.
+            make: measures it on a model.
+        """
+
+        def started() -> Kind:
+            with self._started() as model:
+                return make(model)
+
+        return self.measured.get(kind, (self._weights, key), started)
 
     def drift(self) -> Drift:
         """Distributions of the present weights over unrelated text."""

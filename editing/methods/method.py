@@ -63,6 +63,8 @@ class Method:
         masked: whether it edits masked models too.
         neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
         seeded: whether its settings have a field `seed`.
+        writes: whether it changes weights, which have to be editable then; one that only makes memories does not, and
+            takes quantised models too.
         preparation: how it is prepared for a model; None: there is nothing to prepare.
         summary: one line for help texts.
     """
@@ -75,6 +77,7 @@ class Method:
     masked: bool = False
     neurons: bool = False
     seeded: bool = False
+    writes: bool = True
     preparation: Preparation | None = None
     summary: str = ""
 

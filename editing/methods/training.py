@@ -41,6 +41,7 @@ class Schedule:
         stop_loss: a request with a lower loss, mean over its tokens, is left out of a step; training ends when all are.
         batch_size: requests per step of Adam, in the order given; the loss of a step is the mean over them, each the
             mean over its tokens. (The published LoRA takes the mean over all tokens: the same for one request.)
+        halve_every: steps after which the rate is halved, again and again; 0: never.
     """
 
     objective: str
@@ -48,6 +49,7 @@ class Schedule:
     lr: float
     stop_loss: float
     batch_size: int
+    halve_every: int = 0
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -56,6 +58,7 @@ class Schedule:
             )
         whole("steps", self.steps, 1, kind=HyperparameterError)
         whole("batch_size", self.batch_size, 1, kind=HyperparameterError)
+        whole("halve_every", self.halve_every, kind=HyperparameterError)
         expected = "a number above zero, or None for a measured one"
         finite("lr", self.lr, above=0, kind=HyperparameterError, expected=expected)
         never = "zero (never stop) or more"
@@ -109,7 +112,10 @@ def train(
     curve: list[Tensor] = []
     with torch.inference_mode(False), torch.enable_grad():
         optimizer = torch.optim.Adam(parameters, lr=schedule.lr)
-        for _ in track(range(schedule.steps), "training"):
+        for step in track(range(schedule.steps), "training"):
+            if schedule.halve_every and step and step % schedule.halve_every == 0:
+                for parameter_group in optimizer.param_groups:
+                    parameter_group["lr"] /= 2
             found, learnt = [], True
             for chunk in chunks:
                 each = losses(model, [rows[i] for i in chunk])

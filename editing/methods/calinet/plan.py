@@ -42,6 +42,8 @@ def plan(model: Model, groups: Sequence[Group], settings: CaliNETSettings, conte
     """
     before = present(model, settings.name, KIND)
     layers = settings.layers or (tuple(before.header["layers"]) if before else (model.n_layers - 1,))
+    for layer in layers:
+        model.path("mlp_in", layer)  # refuses one that the model does not have
     used = replace(settings, layers=layers)
     if before is not None:
         _check(model, before, used)
@@ -178,6 +180,7 @@ METHOD = Method(
     plan,
     needs=frozenset({"max_rows"}),
     layers="range",
+    writes=False,
     masked=True,
     seeded=True,
     summary="a small MLP beside the last one, for many facts (Dong et al. 2022)",

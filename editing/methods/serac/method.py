@@ -95,6 +95,7 @@ METHOD = Method(
     plan,
     needs=frozenset({"prepared"}),
     layers="none",
+    writes=False,
     preparation=Preparation(SERACPreparation, make, summary="a classifier of questions, and a model that answers"),
     summary="edits as texts, a classifier, a model that answers (Mitchell et al. 2022)",
 )

@@ -41,6 +41,7 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
     """
     before = present(model, settings.name, KIND)
     layer = settings.layers[0] if settings.layers else before.header["layer"] if before else model.n_layers - 1
+    model.path("mlp_in", layer)  # refuses a layer that the model does not have
     if before is not None and before.header["layer"] != layer:
         raise HyperparameterError(
             f"layers is {layer}, and the memory {settings.name!r} of {model.name} has its patches at layer "
@@ -215,6 +216,7 @@ METHOD = Method(
     plan,
     needs=frozenset({"max_rows", "prepared"}),
     layers="one",
+    writes=False,
     masked=True,
     seeded=True,
     preparation=PREPARATION,

@@ -80,7 +80,7 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
     assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
     assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
     beside = {"t_patcher": "src/utils.py", "calinet": "train_calinet/bash/t5_train_kb_f.sh"}
-    assert section.source.file.startswith(beside.get(method, "hparams/"))
+    assert section.source.file.startswith(beside.get(method, ("hparams/", "grace/config/")))
     assert json.loads(json.dumps(section.settings)) == section.settings
 
 
@@ -110,6 +110,10 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("t_patcher", "bart-base", {"margins": [0.0, 0.0, 0.0], "memory_weight": 10.0, "repeats": 8, "lr": 0.01}),
         ("t_patcher", "bert-base", {"margins": [0.0, 3.0, -3.0], "memory_weight": 5.0, "act_loss": "top5_exp"}),
         ("calinet", "t5-base", {"slots": 64, "start": "linear", "lr": 0.01, "steps": 5000, "kl_weight": 0.0}),
+        ("grace", "gpt2-xl", {"layers": [35], "read": "mlp_in", "write": "pre", "replacement": "replace_prompt"}),
+        ("grace", "gpt2-xl", {"radius": 1.0, "lr": 1.0, "steps": 100, "start": "cold", "compare": "mean"}),
+        ("grace", "llama-2-7b", {"layers": [27], "read": "key", "write": "value", "steps": 50}),
+        ("grace", "gpt-j-6b", {"layers": [25], "steps": 200, "replacement": "replace_last", "split": "half"}),
         ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
         ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
         ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
@@ -124,9 +128,9 @@ def test_numbers_of_the_published_files(method: str, name: str, expected: dict[s
 
 @pytest.mark.parametrize(("name", "method"), EVERY)
 def test_every_file_is_where_it_is_said_to_be(name: str, method: str) -> None:
-    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml."""
+    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml, and so has GRACE."""
     source = published_section(method, name).source
-    assert source.file.endswith(".yaml") == (source.repository == "zjunlp/EasyEdit")
+    assert source.file.endswith(".yaml") == (source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE"))
 
 
 def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
