@@ -28,8 +28,8 @@ def edit(
         str | None,
         typer.Argument(
             metavar="METHOD",
-            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, grace, melo, serac or wise; "
-            "without it rome. With --undo and --ledger instead how many edits are taken back.",
+            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo, "
+            "serac or wise; without it rome. With --undo and --ledger instead how many edits are taken back.",
         ),
     ] = None,
     prompt: Annotated[
@@ -141,7 +141,10 @@ def edit(
     form: Annotated[
         str | None,
         typer.Option(
-            "--export", help="Write a LoRA adapter (peft) or the edited model (hf) to --out.", rich_help_panel=KEEP
+            "--export",
+            help="Write a LoRA adapter (peft), the edited model (hf), or that with its memories in its weights (baked) "
+            "to --out.",
+            rich_help_panel=KEEP,
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder for --export.", rich_help_panel=KEEP)] = None,

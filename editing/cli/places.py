@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from editing.ledger.editor import Editor
     from editing.questions.outcome import Outcome
 
-EXPORTS = ("peft", "hf")
+EXPORTS = ("peft", "hf", "baked")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Places:
     Attributes:
         save: file for the edit.
         reports: files for the outcome, by suffix a figure or numbers.
-        form: contents of `out`: a LoRA adapter ("peft") or the edited model ("hf"); None: nothing is exported.
+        form: contents of `out`: a LoRA adapter ("peft"), the edited model ("hf"), or that with its
+            memories made a part of its weights ("baked"); None: nothing is exported.
         out: that folder, new or empty.
         ledger: folder of an editor's history.
     """
@@ -60,7 +61,7 @@ class Places:
             if out is None:
                 raise CommandOptionError(f"--export {form} needs a folder to write to; name it: --out FOLDER")
         elif out is not None:
-            raise CommandOptionError("--out is for --export peft or hf; add one of them, or leave it out")
+            raise CommandOptionError("--out is for --export peft, hf or baked; add one of them, or leave it out")
         if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise CommandOptionError(f"{out} is there and holds something already; name a new or an empty folder")
         if save is not None and save.suffix not in ("", ".safetensors"):
@@ -98,7 +99,7 @@ class Places:
             written.append(edit.to_peft(self.out, model=editor.model))
         elif self.out is not None:
             with editor.preview(edit, force=True), _quiet():
-                written.append(editor.save_pretrained(self.out))
+                written.append(editor.save_pretrained(self.out, baked=self.form == "baked"))
         return [*written, *self.report(outcome)]
 
     def report(self, outcome: Outcome) -> list[Path]:

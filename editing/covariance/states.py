@@ -59,7 +59,7 @@ def states_over_text(
         folder = cache_folder() / "states" if cache is True else Path(str(cache))
         path = folder / f"{blake3(known.encode()).hexdigest()[:32]}.safetensors"
         with suppress(TracerError):  # missing or damaged: it is made again
-            return tensorfile.read(path, FORMAT)[0]["states"]
+            return tensorfile.read(path, FORMAT)[0]["states"].clone()  # aligned, so that products are the same bits
     found = []
     with windows(model, text, window, tokens) as corpus, torch.no_grad(), evaluating(model), resting(model):
         for first, stop in corpus.groups(BATCH):

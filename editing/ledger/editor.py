@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from editing.covariance.covariance import Covariance
 from editing.edits.edit import Edit
 from editing.edits.state import State
+from editing.memories.baking import bake
 from editing.methods.context import EditContext, Measured, Start
 from editing.prepared.prepared import Prepared
 from tracer.checks import one_of
@@ -330,17 +331,21 @@ class Editor:
         line = self._timeline
         line.ledger = Ledger.create(folder, line.base, line.steps, line.position)
 
-    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> Path:
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False, baked: bool = False) -> Path:
         """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
+
+        Memories are written beside the weights: `tracer.load` attaches them, plain transformers has the model without
+        them.
 
         Args:
             folder: to write into.
             overwrite: replace the contents of the folder.
+            baked: make the memories a part of the weights instead, see [`editing.memories.bake`][].
 
         Raises:
-            TracerError: the folder is not empty, or cannot be written; edits that are memories, which it cannot hold.
+            TracerError: the folder is not empty, or cannot be written; memories that cannot be a part of the weights.
         """
-        return save(self.model, folder, overwrite)
+        return bake(self.model, folder, overwrite) if baked else save(self.model, folder, overwrite)
 
 
 def _is_count(value: object) -> bool:

@@ -1,6 +1,7 @@
 """Memories: what an edit attaches to a model instead of changing its weights; one module per kind, and a registry."""
 
 from .attach import attach, attached, detach
+from .baking import bake
 from .change import MemoryChange, folded
 from .directed import directed
 from .kind import Kind
@@ -17,6 +18,7 @@ __all__ = [
     "Route",
     "attach",
     "attached",
+    "bake",
     "detach",
     "directed",
     "folded",

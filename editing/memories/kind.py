@@ -121,6 +121,17 @@ class Kind:
             turned[name] = drawn if tensor.dim() > 1 else tensor
         return turned
 
+    def neurons(self, memory: Memory) -> Mapping[int, Any]:
+        """By layer, the [`editing.memories.neurons.Neurons`][] it puts beside MLPs; for kinds that are nothing else.
+
+        Raises:
+            TracerError: it is something else.
+        """
+        raise MemoryMisfit(
+            f"the memory {memory.name!r} ({memory.kind}) does more than neurons of an MLP do, and cannot be made a "
+            "part of a model's weights; save the model with it beside the weights (save_pretrained)"
+        )
+
     def check(self, memory: Memory, model: Model) -> None:
         """Check that a memory fits a model.
 

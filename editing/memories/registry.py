@@ -8,7 +8,8 @@ from typing import Any
 from tracer.errors import UnknownMemoryKind
 
 KINDS: dict[str, str | type] = {
-    # name: place of its class, "module.Class"
+    "t_patcher": "editing.memories.t_patcher.TPatcher",
+    "calinet": "editing.memories.calinet.CaliNET",
     "grace": "editing.memories.grace.Grace",
     "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",

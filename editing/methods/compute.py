@@ -57,6 +57,8 @@ METHODS = {
     "ft_m": "ft.FT_M",
     "lora": "lora.METHOD",
     "kn": "kn.METHOD",
+    "t_patcher": "t_patcher.METHOD",
+    "calinet": "calinet.METHOD",
     "grace": "grace.METHOD",
     "melo": "melo.METHOD",
     "serac": "serac.method.METHOD",
@@ -116,7 +118,8 @@ def compute_edit(
     Args:
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
-        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, grace, melo, serac or wise.
+        method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
+            serac or wise.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

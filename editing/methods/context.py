@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from editing.covariance.default import covariance_for
+from editing.covariance.states import states_over_text
 from editing.health.drift import Drift
 from editing.health.harm import TOKENS
 from editing.prepared.default import Given, prepared_for
@@ -25,13 +26,15 @@ from .timing import part
 from .value.context_templates import Templates, context_templates
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from editing.covariance.covariance import Covariance
     from editing.edits.edit import Edit
     from editing.prepared.prepared import Prepared
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
-ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "separation": 4096}
+ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "states": 2, "separation": 4096}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 
@@ -179,6 +182,17 @@ class EditContext:
 
         with part("sizes"):
             return self.measured.get("sizes", (self._weights, tuple(layers)), make)
+
+    def states(self, layer: int, tokens: int) -> Tensor:
+        """States that enter a layer's MLP at the first tokens of the default text, [tokens, d_model], read once.
+
+        Args:
+            layer: its index.
+            tokens: number of them.
+        """
+        key = (self.model.weights_fingerprint(), layer, tokens)
+        with part("states"):
+            return self.measured.get("states", key, lambda: states_over_text(self.model, layer, tokens))
 
     def measure(self, kind: str, key: Hashable, make: Callable[[Model], Kind]) -> Kind:
         """What a method measures on the weights that hyper-parameters are measured on; remembered.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from .find import find_checkpoint
 from .gguf import load_gguf
 from .given import note_tokens_beyond
 from .model import Model, named_tensors
+from .saving import MEMORIES
 from .site_map import SiteMap
 
 
@@ -28,7 +30,7 @@ def load(
     device_map: str | dict | None = None,
     sites: SiteMap | None = None,
 ) -> Model:
-    """Load a checkpoint in eval mode.
+    """Load a checkpoint in eval mode, with the memories that were saved with it.
 
     Args:
         name_or_path: hub name, local folder, `.gguf` file (or the first of several parts), the name of a model that
@@ -45,11 +47,12 @@ def load(
 
     Raises:
         TracerError: unknown model, no network, missing or corrupt files, weights that are not finite, an architecture
-            without a map, a map with a path that is none. The message names the repair.
+            without a map, memories of other weights, a map with a path that is none. The message names the repair.
 
     Warns:
         TracerNote: a GGUF file whose model finds plain English as surprising as noise, or parts of which are not read;
-            a tokenizer with tokens that the model has no row for.
+            a tokenizer with tokens that the model has no row for; memories and a model of another number
+            type than theirs.
     """
     place, name = find_checkpoint(name_or_path, revision)
     where = {"device": device, "dtype": dtype, "device_map": device_map}
@@ -59,6 +62,8 @@ def load(
     if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
         # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
         model.hf.name_or_path = model.hf.config._name_or_path = name
+    if (place / MEMORIES).is_dir():  # their kinds are known to the package above
+        import_module("editing.memories.folder").attach_those_in(model, place / MEMORIES)
     return model
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import MemoryInTheWay
 from tracer.files import new_folder
 
 from .checkpoint import quiet
@@ -18,8 +18,23 @@ if TYPE_CHECKING:
     from .model import Model
 
 
+MEMORIES = "memory"
+"""Folder of the memories' files in that of the model."""
+README = """# {model}, with memories
+
+The weights in this folder are those of the model without its memories. `tracer.load` attaches the memories in
+`{folder}`, and what it gives answers with them. Plain transformers, and everything else that reads the weights alone,
+gives the unedited model.
+
+{memories}
+"""
+
+
 def save(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
     """Write the model as it is, with its tokenizer, as a Hugging Face folder, whole or not at all; return it.
+
+    Memories that the model has are written beside the weights, into `memory`, and a README says so: `tracer.load`
+    attaches them, everything else that reads the folder has the weights alone.
 
     Args:
         model: any model; one dequantised from GGUF is written as a plain one.
@@ -27,18 +42,25 @@ def save(model: Model, folder: str | Path, overwrite: bool = False) -> Path:
         overwrite: replace what `folder` holds.
 
     Raises:
-        TracerError: the folder is not empty, or cannot be written; the model has memories, which no such folder holds.
+        TracerError: the folder is not empty, or cannot be written.
     """
-    if model.memories:
-        names = ", ".join(repr(memory.name) for memory in model.memories)
-        raise MemoryInTheWay(
-            f"{model.name} has the memories {names}, which a Hugging Face folder cannot hold, so that what is loaded "
-            "from it would answer as before; save the edits (edit.save) or record them (editor.record), or take the "
-            "memories off first"
-        )
     with new_folder(folder, overwrite) as temporary:
         write(model, temporary)
+        if model.memories:
+            _write_memories(model, temporary)
     return Path(folder)
+
+
+def _write_memories(model: Model, folder: Path) -> None:
+    inner = folder / MEMORIES
+    inner.mkdir()
+    lines = []
+    for place, memory in enumerate(model.memories):
+        file = f"{place}-{re.sub(r'[^A-Za-z0-9_-]+', '_', memory.name)}.safetensors"
+        memory.save(inner / file)  # type: ignore[attr-defined]
+        lines.append(f"- `{MEMORIES}/{file}`: {memory!r}")
+    text = README.format(model=model.name, folder=MEMORIES, memories="\n".join(lines))
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def write(model: Model, folder: Path) -> None:
