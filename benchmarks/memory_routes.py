@@ -84,13 +84,8 @@ def main() -> None:
     print(
         f"{1e3 * spent:.0f} ms an edit, {1e3 * (time.monotonic() - began) / len(table):.0f} ms a question, asked twice"
     )
-    print(
-        frame.groupby("kind", sort=False)
-        .agg("mean")
-        .join(frame.groupby("kind").size().rename("n"))
-        .round(3)
-        .to_string()
-    )
+    means = frame.groupby("kind", sort=False).agg("mean")
+    print(means.assign(n=frame["kind"].value_counts()).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -118,7 +118,8 @@ class NeuronEffects:
         return frame
 
     def _repr_html_(self) -> str:
-        frame = self.to_frame().groupby(["prompt", "role", "condition"], sort=False)[["before", "after"]].mean()
+        sets = self.to_frame().groupby(["prompt", "role", "condition"], sort=False)
+        frame: Any = sets[["before", "after"]].mean()
         title = f"{self.action} of {len(self.neurons)} neurons of {self.subject!r} in {self.model}"
         return html_of(title, frame.reset_index(), self.note)
 

@@ -61,7 +61,7 @@ def _change(model: Model, group: Group, settings: SERACSettings, prepared: Prepa
         line, key = _entry(model, request, header["scope"], parts)
         same = [place for place, old in enumerate(lines) if old["prompt"] == line["prompt"]]
         overwritten += len(same)
-        for place in same:
+        for place in reversed(same):
             del lines[place], keys[place]
         lines, keys = [*lines, line], [*keys, key]
     tensors = {

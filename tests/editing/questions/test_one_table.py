@@ -176,7 +176,7 @@ def test_a_run_with_former_names_goes_on(world: Model, tmp_path: Path) -> None:
     measured = ("seconds", "peak bytes")
     key = ["method", "case_id", "metric"]
     one, two = (run.metrics[~run.metrics["metric"].isin(measured)].sort_values(key) for run in (went_on, whole))
-    near = {"rtol": 1e-4, "atol": 1e-5}  # the former rows are another processor's
+    near: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # the former rows are another processor's
     pd.testing.assert_frame_equal(one.reset_index(drop=True), two.reset_index(drop=True), **near)
     key = ["method", "case_id", "kind", "prompt", "answer"]
     one, two = (run.answers.sort_values(key, kind="stable").reset_index(drop=True) for run in (went_on, whole))
