@@ -59,9 +59,11 @@ def memory_of(model: Model, theirs: Arrays, by_layer: dict[int, dict[str, Tensor
 
 
 def differences(model: Model, theirs: Arrays, when: str) -> float:
+    """Of logits, relative to the largest."""
     ids = [torch.tensor([model.tokenizer(str(prompt))["input_ids"]]) for prompt in theirs["query_prompts"]]
     found = torch.stack([logits_of(model, each)[0, -1].detach() for each in ids])
-    return float((found - torch.tensor(theirs[f"logits_{when}"])).abs().max())
+    expected = torch.tensor(theirs[f"logits_{when}"])
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("name", ["calinet_relu", "calinet_gated"])

@@ -67,7 +67,9 @@ def ids_of(model: Model, text: str) -> tuple[int, ...]:
 
 
 def close(found: Any, expected: Any, allowed: float = 1e-5) -> bool:
-    return bool(np.abs(np.asarray(found) - np.asarray(expected)).max() <= allowed)
+    expected = np.asarray(expected)
+    size = max(1.0, float(np.abs(expected).max()))  # another processor rounds otherwise
+    return bool(np.abs(np.asarray(found) - expected).max() <= allowed * size)
 
 
 # --- the formulas ----------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def test_decisions_texts_and_answers_are_the_published_ones(golden_model: Model,
             expected = [token for token in numbers["counterfactual_input_ids"][row].tolist() if token >= 0]
             assert list(questions[row].ids) == expected
         else:
-            assert read[row].log_probs[7] == bare[row]
+            np.testing.assert_allclose(read[row].log_probs[7], bare[row], rtol=1e-6)  # run beside other rows
         logits = torch.tensor(numbers["logits_hard"][row]).double().log_softmax(-1)
         assert close(np.concatenate(read[row].log_probs), logits.numpy())
         stated = numbers["generated"][row].tolist()
