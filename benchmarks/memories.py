@@ -129,14 +129,12 @@ def run(
             context: Any = nullcontext()
             if router != "own" and (memory is None or (router == "random keys" and "keys" not in memory.tensors)):
                 continue
-            if router == "none":
-                context = remembering(model, [])
-            elif router == "random keys" and memory is not None:
+            if router == "random keys" and memory is not None:
                 context = at_random_keys(model, memory)
-            elif router != "own" and memory is not None:
+            elif router in ("oracle", "string match") and memory is not None:
                 context = directed(model, memory.name, as_the_edit(model, some, router))
             with context:
-                answers = ask_records(model, some, texts=False, before=bare)
+                answers = bare if router == "none" else ask_records(model, some, texts=False, before=bare)
             rows += _rows(name or method, "batch" if batch else "sequential", router, some, answers, bare)
         cost = {
             "seconds": seconds,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editing.memories.activations import activation
 from editing.methods.beside import Added, Beside
+from tracer.engine.sweep import check_numbers
 from tracer.errors import NotFinite
 from tracer.progress import track
 
@@ -145,6 +146,8 @@ def train(
             line, highest = _backward(beside, rows, block, chunk, settings, text)
             lines.append(line)
             worst = max(worst, highest)
+            if not block.curve and len(lines) == 1:  # nothing is trained yet
+                check_numbers(model, torch.tensor(line))
             if not all(map(math.isfinite, line)):
                 raise NotFinite(
                     f"the loss of slots is not finite after {len(block.curve)} steps on {model.name} in {model.dtype}; "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from editing.memories.activations import activation
 from editing.methods.beside import Beside
+from tracer.engine.sweep import check_numbers
 from tracer.errors import NotFinite
 from tracer.progress import bar
 
@@ -258,6 +259,8 @@ def _elsewhere(
 
 
 def _check(model: Model, patches: Patches) -> None:
+    if len(patches.curve) == 1:  # nothing is trained yet
+        check_numbers(model, torch.tensor(patches.curve[0]))
     if not all(map(math.isfinite, patches.curve[-1])):
         raise NotFinite(
             f"the loss of patches is not finite after {len(patches.curve) - 1} steps on {model.name} in {model.dtype}; "
