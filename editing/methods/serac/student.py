@@ -140,8 +140,7 @@ def _row(
     if words and float(torch.rand(1, generator=draw)) < settings.made_up:
         ids = [words[pick(len(words))] for _ in range(1 + pick(LONGEST))]
         target = str(model.tokenizer.decode(ids)).strip() or target
-    # and to end the sentence there: an answer that goes on is another one
-    found = Fact(SLOT, f"{lesson.prompt} {target}{join}{question}", f"{target}{join.rstrip()}").align(model)
+    found = Fact(SLOT, f"{lesson.prompt} {target}{join}{question}", target).align(model)
     readout = Readout.of(model, found)
     return Row(readout.ids, found.answer_position, readout.read, readout.target)
 
