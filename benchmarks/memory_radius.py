@@ -11,7 +11,6 @@ Interrupted, a run goes on at the next record.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -126,7 +125,6 @@ def _together(files: list, name: str, keys: np.ndarray, layer: int, radius: np.n
 def _records(model: str, limit: int) -> list:
     if model == EMBEDDED:
         return editing.load_records("factworld", split="test", limit=limit)
-    os.environ.setdefault("TRACER_DATA", "../shared/data")
     return editing.load_records("counterfact", limit=limit)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tracer.engine.memories import remembering, set_memories
 from tracer.errors import MemoryMisfit
@@ -40,10 +40,24 @@ def detach(model: Model, name: str) -> None:
     Raises:
         TracerError: it has none of this name.
     """
-    names = [memory.name for memory in model.memories]
-    if name not in names:
-        raise MemoryMisfit(f"{model.name} has no memory {name!r}; it has {', '.join(map(repr, names)) or 'none'}")
+    memory_named(model, name)
     set_memories(model, [memory for memory in model.memories if memory.name != name])
+
+
+def memory_named(model: Model, name: str) -> Any:
+    """The memory of a model with this name.
+
+    Args:
+        model: with memories or without.
+        name: of the memory.
+
+    Raises:
+        TracerError: it has none of this name.
+    """
+    found = {memory.name: memory for memory in model.memories}
+    if name not in found:
+        raise MemoryMisfit(f"{model.name} has no memory {name!r}; it has {', '.join(map(repr, found)) or 'none'}")
+    return found[name]
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import torch
 from tracer.engine.acts import Asked, Hook, Ids
 from tracer.engine.frame import evaluating
 from tracer.engine.memories import remembering, resting
-from tracer.errors import MemoryMisfit
 
+from .attach import memory_named
 from .memory import Memory
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def directed(model: Model, name: str, like: Mapping[Ids, Ids | None]) -> Iterato
     Raises:
         TracerError: the model has no memory of this name.
     """
-    memory = next((each for each in model.memories if each.name == name), None)
-    if not isinstance(memory, Memory):
-        known = ", ".join(repr(each.name) for each in model.memories) or "none"
-        raise MemoryMisfit(f"{model.name} has no memory {name!r}; it has {known}")
+    memory = memory_named(model, name)
     asked = list(dict.fromkeys(other for other in like.values() if other is not None))
     others = [each for each in model.memories if each.name != name]
     with resting(model), torch.no_grad(), evaluating(model):  # as the engine asks

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from editing.memories.memory import Memory
+from editing.memories.attach import memory_named
 from tracer.engine.memories import remembering
-from tracer.errors import MemoryMisfit
 from tracer.progress import track
 
 from .answers import Answers, mean
@@ -45,10 +44,7 @@ def ablate(model: Model, name: str, questions: Probes | Iterable[Question]) -> p
     import pandas as pd
 
     probes = questions if isinstance(questions, Probes) else Probes(tuple(questions))
-    memory = next((each for each in model.memories if each.name == name), None)
-    if not isinstance(memory, Memory):
-        known = ", ".join(repr(each.name) for each in model.memories) or "none"
-        raise MemoryMisfit(f"{model.name} has no memory {name!r}; it has {known}")
+    memory = memory_named(model, name)
     whole = ask(model, probes)
     acted = [route.entry for one in whole.each for route in one.routes if route.memory == name and route.hit]
     others = [each for each in model.memories if each.name != name]
