@@ -1,13 +1,16 @@
 """What ten methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
 
     tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
-        --modes batch,single,sequential --texts --controls --option text_tokens=60 --workers 2 --out closed.sqlite
+        --modes single --controls --workers 2 --out alone.sqlite
+    tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
+        --modes batch,sequential --workers 2 --out many.sqlite
     tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \\
         --modes batch,single,sequential --workers 2 --out others.sqlite
-    python benchmarks/factworld_sweep.py closed.sqlite others.sqlite
+    python benchmarks/factworld_sweep.py alone.sqlite many.sqlite others.sqlite
 
 takes hours, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside this file: one row per case
-and metric. Without files, the tables are printed from that.
+and metric. Methods that none of the files has stay there as they were measured before. Without files, the tables are
+printed from that.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -38,7 +42,6 @@ METRICS = (
     "same_subject generated",
     "portability (forced)",
     "portability (generated)",
-    "fluency",
     "kl drift",
     "edit norm",
 )
@@ -55,8 +58,10 @@ def main(
 
 
 def keep(evaluation: Evaluation) -> None:
-    """Write the metrics of ``METRICS``, methods in the order of ``METHODS``."""
+    """Write the metrics of ``METRICS``, methods in the order of ``METHODS``; those not measured now stay."""
     found = evaluation.metrics
+    former = kept().metrics
+    found = pd.concat([found, former[~former["method"].isin(found["method"])]], ignore_index=True)
     found = found[found["metric"].isin(METRICS) & found["method"].isin(METHODS)]
     order = found["method"].map({name: place for place, name in enumerate(METHODS)})
     found = found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
@@ -66,8 +71,6 @@ def keep(evaluation: Evaluation) -> None:
 
 def kept() -> Evaluation:
     """What is there of the measurements."""
-    import pandas as pd
-
     return Evaluation.of(metrics=pd.read_parquet(KEPT).astype({"value": "float64"}))
 
 
