@@ -21,12 +21,12 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+from results import replace_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from editing.evaluation import Evaluation, join
 from editing.report import as_markdown
-from tracer.plots.export import replacing
 
 KEPT = Path(__file__).with_name("factworld_sweep.parquet")
 METHODS = ("unedited", "rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")
@@ -60,13 +60,8 @@ def main(
 def keep(evaluation: Evaluation) -> None:
     """Write the metrics of ``METRICS``, methods in the order of ``METHODS``; those not measured now stay."""
     found = evaluation.metrics
-    former = kept().metrics
-    found = pd.concat([found, former[~former["method"].isin(found["method"])]], ignore_index=True)
     found = found[found["metric"].isin(METRICS) & found["method"].isin(METHODS)]
-    order = found["method"].map({name: place for place, name in enumerate(METHODS)})
-    found = found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
-    with replacing(KEPT) as temporary:
-        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
+    replace_rows(KEPT, found, by=("method", "mode", "control"), order=METHODS)
 
 
 def kept() -> Evaluation:
