@@ -118,7 +118,7 @@ def test_other_architectures(name: str, tiny: Callable[[str], Model]) -> None:
     """Where the edit works at no layer, the layer at which it comes nearest is taken, and that is said."""
     model = own(tiny(name))
     start, editor = model.fingerprint(), Editor(model)
-    request = editing.EditRequest("{} is in", "The Space Needle", "Rome")
+    request = editing.EditRequest("{} is in", "The Space Needle", "Paris")
     edit = editor.edit(request, "wilke", mom2_adjustment=False, v_steps=3, context_templates=["{}"], check=None)
     works, nll, change = (seen(edit, key)[0] for key in ("works", "nll", "change"))
     (layer,) = seen(edit, "layer")
