@@ -84,11 +84,13 @@ def plain(model: Model, about: Fact, kind: str, window: int) -> np.ndarray:
     return reference.trace(model, ids, (start, end), noise, read, answer, kind=kind, window=window, tokens=rows)[0]
 
 
-def agrees(model: Model, about: Fact, kind: Any, window: int = 3, atol: float = 1e-6) -> None:
+def agrees(model: Model, about: Fact, kind: Any, window: int = 3, atol: float = 1e-6) -> np.ndarray:
+    """Check a trace against the plain loop; gives what that found."""
     trace = causal_trace(model, about, kind=kind, window=window, corruption=NOISE)
     expected = plain(model, about, kind, window)
     np.testing.assert_allclose(trace.scores, expected, atol=atol, rtol=0)
     assert np.ptp(expected) > 100 * atol, "a trace without contrast proves nothing"
+    return expected
 
 
 def with_side_inputs(name: str, dtype: torch.dtype = torch.float64) -> Model:

@@ -15,6 +15,7 @@ import io
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,6 +72,25 @@ def run(page: str, text: str) -> Iterator[tuple[Block, str]]:
         with contextlib.redirect_stdout(out):
             exec(code, names)
         yield block, out.getvalue()
+
+
+def that_run() -> list[str]:
+    """The pages with code."""
+    return [p for p in pages() if any(b.language == "python" for b in blocks((DOCS / p).read_text(encoding="utf-8")))]
+
+
+def wrong(page: str) -> str:
+    """What a page's blocks print otherwise than it shows, or ""; a warning is an error."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    shown = said(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block, printed in run(page, text):
+            wanted = shown.pop(block.line) if block.line in shown else None
+            compared = unlike if wanted and wanted.title == LIKE else differs
+            if found := compared(printed, wanted.code if wanted else ""):
+                return f"{page}, block at line {block.line}: {found}\nrun: python tests/support/docpages.py docs/{page}"
+    return f"{page} shows what a block prints that is not run: lines {sorted(shown)}" if shown else ""
 
 
 def said(text: str) -> dict[int, Block]:

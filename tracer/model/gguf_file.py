@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from tracer.errors import GGUFError, out_of_memory
 from tracer.progress import track
 
@@ -61,6 +63,9 @@ def only_file(folder: Path, name: str) -> Path | None:
 def opened(file: Path, name: str) -> Iterator[Header]:
     """The header of a GGUF file whose every tensor is in the file; parts are joined in a temporary file meanwhile.
 
+    The file is read once: transformers, which reads it anew for the configuration, the tokenizer and the weights, is
+    given what was read here.
+
     Raises:
         TracerError: the `gguf` package or a part is missing, or the file is not GGUF, cut short or without
             architecture.
@@ -70,7 +75,9 @@ def opened(file: Path, name: str) -> Iterator[Header]:
     parts = _parts(file, name)
     with tempfile.TemporaryDirectory(prefix="tracer-") if len(parts) > 1 else nullcontext("") as folder:
         whole = _joined(parts, Path(folder) / "joined.gguf", name) if len(parts) > 1 else file
-        yield _header(whole, name)
+        reader = _reader(whole, name)
+        with _shared(whole, reader):
+            yield _header(whole, name, reader)
 
 
 def _parts(file: Path, name: str) -> list[Path]:
@@ -87,11 +94,39 @@ def _parts(file: Path, name: str) -> list[Path]:
     return files
 
 
+@contextmanager
+def _shared(file: Path, reader: Any) -> Iterator[None]:
+    """Whoever meanwhile opens the file by the package's own reader gets this one."""
+    import gguf
+
+    before = gguf.GGUFReader
+
+    def given(path: Any, *mode: Any) -> Any:
+        return reader if Path(path).absolute() == file.absolute() and mode in ((), ("r",)) else before(path, *mode)
+
+    gguf.GGUFReader = given  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = before  # type: ignore[misc]
+
+
 def _reader(file: Path, name: str) -> Any:
     from gguf import GGUFReader
 
+    class Reader(GGUFReader):
+        """Reads through a plain array: each of a vocabulary's million slices of a memory map costs ten times as much."""
+
+        @property
+        def data(self) -> np.ndarray:
+            return self._plain
+
+        @data.setter
+        def data(self, mapped: np.memmap) -> None:
+            self._plain = np.asarray(mapped)
+
     try:
-        return GGUFReader(file)
+        return Reader(file)
     except Exception as error:  # whatever the bytes lead to
         if out_of_memory(error):
             raise
@@ -101,8 +136,7 @@ def _reader(file: Path, name: str) -> Any:
         raise GGUFError(f"{name!r} {what} ({' '.join(str(error).split())}); {AGAIN}") from error
 
 
-def _header(file: Path, name: str) -> Header:
-    reader = _reader(file, name)
+def _header(file: Path, name: str, reader: Any) -> Header:
     stated = reader.get_field("general.architecture")
     if stated is None:
         raise GGUFError(f"{name!r} names no architecture (general.architecture); it holds no language model")

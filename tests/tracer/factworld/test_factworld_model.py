@@ -47,13 +47,13 @@ def test_greedy_check_is_greedy_decoding(model: tracer.Model) -> None:
 
 
 def test_knows_its_facts(model: tracer.Model) -> None:
-    known = recall(model, Random(0).sample(list(factworld.facts()), 300))
+    known = recall(model, Random(0).sample(factworld.facts(), 100))
     assert known.seen >= 0.97
     assert known.held_out >= 0.90
 
 
 def test_keeps_facts_where_it_was_taught_to(model: tracer.Model) -> None:
-    found = mechanics(model, factworld.facts(), count=10)
+    found = mechanics(model, factworld.facts(), count=4)
     assert found.taken >= 0.6
     assert min(found.hidden_last_subject[:3]) >= 0.25
     assert max(found.hidden_last[:3]) < 0.1

@@ -57,23 +57,27 @@ def test_every_window_equals_the_plain_loop(kind: Any, window: int, wide: Tiny) 
     agrees(wide("gpt2"), fact(wide("gpt2")), kind, window, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("architecture", "settings"),
-    [
-        ("mistral", {"sliding_window": 4}),
-        ("gemma2", {"sliding_window": 3}),
-        ("neo", {"window_size": 3}),
-        ("falcon", {"alibi": True}),
-        ("falcon_new", {"alibi": True}),
-        ("gpt2", {"attn_implementation": "eager"}),
-        ("llama", {"attn_implementation": "eager"}),
-    ],
-)
-def test_variants_equal_the_plain_loop(architecture: str, settings: dict[str, Any], kind: Any) -> None:
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("mistral", {"sliding_window": 4}),
+    ("gemma2", {"sliding_window": 3}),
+    ("neo", {"window_size": 3}),
+    ("falcon", {"alibi": True}),
+    ("falcon_new", {"alibi": True}),
+    ("gpt2", {"attn_implementation": "eager"}),
+    ("llama", {"attn_implementation": "eager"}),
+]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=[name for name, _ in VARIANTS])
+def varied(request: pytest.FixtureRequest) -> Model:
+    architecture, settings = request.param
     class_name, usual, family = checkpoints.ARCHITECTURES[architecture]
-    model = variant(class_name, {**usual, **settings}, family)
-    agrees(model, fact(model), kind)
+    return variant(class_name, {**usual, **settings}, family)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_variants_equal_the_plain_loop(varied: Model, kind: Any) -> None:
+    agrees(varied, fact(varied), kind)
 
 
 _SIZES = {
@@ -93,12 +97,15 @@ OTHERS = [
 ]
 
 
+@pytest.fixture(scope="module", params=OTHERS, ids=[name for name, _, _ in OTHERS])
+def other(request: pytest.FixtureRequest) -> tuple[Model, bool]:
+    class_name, settings, grows = request.param
+    return variant(class_name, settings), grows
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("class_name", "settings", "grows"), OTHERS)
-def test_other_architectures_equal_the_plain_loop(
-    class_name: str, settings: dict[str, Any], grows: bool, kind: Any
-) -> None:
-    model = variant(class_name, settings)
+def test_other_architectures_equal_the_plain_loop(other: tuple[Model, bool], kind: Any) -> None:
+    model, grows = other
     agrees(model, fact(model), kind)
     with torch.no_grad():
         base = record(model, PROMPT)
@@ -106,13 +113,16 @@ def test_other_architectures_equal_the_plain_loop(
     assert base.prefix is not None
 
 
+@pytest.fixture(scope="module", params=SIDE_INPUTS)
+def beside(request: pytest.FixtureRequest) -> Model:
+    return with_side_inputs(request.param)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SIDE_INPUTS)
-def test_what_a_block_receives_beside_the_state_follows_its_row(name: str, kind: Any) -> None:
-    model = with_side_inputs(name)
-    agrees(model, fact(model), kind, atol=1e-7)
-    trace = causal_trace(model, fact(model), kind=kind, window=3, corruption=NOISE, max_rows=1)
-    np.testing.assert_allclose(trace.scores, plain(model, fact(model), kind, 3), atol=1e-7, rtol=0)
+def test_what_a_block_receives_beside_the_state_follows_its_row(beside: Model, kind: Any) -> None:
+    expected = agrees(beside, fact(beside), kind, atol=1e-7)
+    trace = causal_trace(beside, fact(beside), kind=kind, window=3, corruption=NOISE, max_rows=1)
+    np.testing.assert_allclose(trace.scores, expected, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
