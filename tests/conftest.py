@@ -27,10 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what libraries and tests made when imported stays, and need not be gone through again and again
-
-
 _SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -41,6 +37,13 @@ def _folder(variable: str, fallback: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder that {variable} names ({folder} is none)")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> None:
+    """What is there when a file of tests begins stays: collections of garbage need not go through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,7 @@ def _reader(file: Path, name: str) -> Any:
     from gguf import GGUFReader
 
     class Reader(GGUFReader):
-        """Reads through a plain array: each of a vocabulary's million slices of a memory map costs ten times as much."""
+        """Reads through a plain array: of a memory map, each slice (a vocabulary has millions) costs much more."""
 
         @property
         def data(self) -> np.ndarray:

@@ -63,6 +63,19 @@ def test_the_same_model(architecture: str, source: Tiny, tmp_path: Path) -> None
     assert found.hf.dtype == torch.float32 and not found.hf.training
 
 
+def test_the_file_is_read_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, read, opened = ggufs.write(tiny("llama"), tmp_path / "model.gguf"), [], gguf.GGUFReader
+
+    class Counting(opened):
+        def __init__(self, *given: Any) -> None:
+            read.append(given)
+            super().__init__(*given)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    load(file)
+    assert len(read) == 1 and gguf.GGUFReader is Counting
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_same_tokens(architecture: str, tiny: Tiny, tmp_path: Path) -> None:
     found = load(ggufs.write(tiny(architecture), tmp_path / "model.gguf", add_bos=architecture == "llama"))
