@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +24,7 @@ SUFFIX = ".gguf"
 INSTALL = "pip install 'tracer[gguf]' (or pip install gguf)"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
 AGAIN = "fetch or copy it again"
+_ONE = RLock()
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,16 @@ def _shared(file: Path, reader: Any) -> Iterator[None]:
     """Whoever meanwhile opens the file by the package's own reader gets this one."""
     import gguf
 
-    before = gguf.GGUFReader
-
     def given(path: Any, *mode: Any) -> Any:
         return reader if Path(path).absolute() == file.absolute() and mode in ((), ("r",)) else before(path, *mode)
 
-    gguf.GGUFReader = given  # type: ignore[misc,assignment]
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = before  # type: ignore[misc]
+    with _ONE:  # threads that load at once would restore each other's
+        before = gguf.GGUFReader
+        gguf.GGUFReader = given  # type: ignore[misc,assignment]
+        try:
+            yield
+        finally:
+            gguf.GGUFReader = before  # type: ignore[misc]
 
 
 def _reader(file: Path, name: str) -> Any:
