@@ -1,0 +1,92 @@
+"""What a change does to answers, through its low-rank forward: how well targets are said, and how much others move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from editing.methods.training import read_logits, token_losses
+from tracer.engine.batch import Row
+
+from .lowrank import LowRank, edited
+from .places import Place
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What changes do to rows, place by place, rows in order.
+
+    Attributes:
+        nll: -log p of the target tokens of the rows to be said, [tokens].
+        right: whether each of these is the most probable token, [tokens] bool.
+        kl: KL(before, after) of the distributions where the rows to be kept are read, [places].
+        same: whether the most probable token is as it was there, [places] bool.
+    """
+
+    nll: Tensor
+    right: Tensor
+    kl: Tensor
+    same: Tensor
+
+
+def effect(
+    model: Model,
+    places: Sequence[Place],
+    low: Mapping[str, LowRank],
+    said: Sequence[Row],
+    said_group: Sequence[int],
+    kept: Sequence[Row] = (),
+    kept_group: Sequence[int] = (),
+) -> Effect:
+    """What changes do to rows, in one forward; gradients flow to the changes where they are asked for.
+
+    Args:
+        model: its parameters ask for no gradients.
+        places: matrices.
+        low: by key of the place.
+        said: rows whose target is to be said.
+        said_group: whose change each of them has.
+        kept: rows whose distributions are to stay.
+        kept_group: whose change each of them has.
+    """
+    rows = [*said, *kept]
+    with edited(model, places, low, [*said_group, *kept_group]):
+        after = read_logits(model, rows)
+    count = sum(len(row.read) for row in said)
+    here, there = after[:count], after[count:]
+    target = torch.tensor([token for row in said for token in row.target], device=after.device)
+    none = here.new_zeros(0)
+    if not kept:
+        return Effect(token_losses(here, said), here.argmax(-1) == target, none, none.bool())
+    with torch.no_grad():
+        before = read_logits(model, kept)
+    same = there.argmax(-1) == before.argmax(-1)
+    return Effect(token_losses(here, said), here.argmax(-1) == target, kl(before, there), same)
+
+
+def kl(before: Tensor, after: Tensor) -> Tensor:
+    """KL(before, after) of distributions by their logits, [places].
+
+    Args:
+        before: [places, V].
+        after: [places, V].
+    """
+    log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def whole(right: Tensor, rows: Sequence[Row]) -> list[bool]:
+    """Whether all places of each row are right.
+
+    Args:
+        right: [places] bool.
+        rows: read there.
+    """
+    return [bool(part.all()) for part in right.split([len(row.read) for row in rows])]

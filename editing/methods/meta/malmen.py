@@ -1,0 +1,91 @@
+"""The change that MALMEN makes of an edit's factors (Tan, Zhang, Fu 2024, "Massive Editing for Large Language Models")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tracer.engine.batch import Row
+
+from .changes import Changes
+from .factors import predicting, token_factors
+from .lowrank import LowRank
+from .nets import Nets
+from .places import Place
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Malmen:
+    """A trained (or untrained) editor: least squares on what the net wants of every predicting token.
+
+    Token t is to move its output by D_t = -rate (x_t . x~_t) delta~_t, and the change X^T (X X^T + ridge I)^-1 D comes
+    as near as it can at all of them.
+
+    Attributes:
+        nets: what makes x~ and delta~ of x and delta, the signed rates, and the logarithms of the ridges.
+        block: requests whose loss is taken together, as the mean over all their target tokens: part of the editor, since
+            it decides the size of every delta.
+        moving: statistics take in the tokens of every edit first, block by block, as published.
+    """
+
+    nets: Nets
+    block: int = 1
+    moving: bool = False
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The matrices."""
+        return self.nets.places
+
+    def changes(self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None) -> Changes:
+        """One change of every matrix per group; blocks of a group are cut with its longest rows first.
+
+        Args:
+            model: to be edited.
+            groups: requests as rows.
+            max_rows: as of `token_factors`.
+        """
+        rows, owners, blocks = [], [], []
+        for number, group in enumerate(groups):
+            for place, row in enumerate(sorted(group, key=lambda row: -len(row.ids))):
+                blocks.append((blocks[-1] if blocks else -1) + (place % self.block == 0))
+                rows.append(row)
+                owners.append(number)
+        read = token_factors(model, rows, self.places, blocks, max_rows=max_rows)
+        kept = {place.key: (found := read.factors[place.key]).where(predicting(found, rows)) for place in self.places}
+        nets = self.nets
+        block = torch.tensor(blocks, device=read.nll.device)
+        for number in range(blocks[-1] + 1) if self.moving else ():
+            for place in self.places:
+                found = kept[place.key]
+                nets = nets.seeing(place, found.where(block[found.row] == number), published=True)
+        owner = torch.tensor(owners, device=read.nll.device)
+        low, told = {}, {}
+        for i, place in enumerate(self.places):
+            found = kept[place.key]
+            x, delta = nets.made_of(place, found)
+            size = -nets.parameters["rate"][i] * (found.x * x).sum(1, keepdim=True)
+            wanted = LowRank.of(found.x, size * delta, group := owner[found.row], len(groups))
+            low[place.key] = LowRank(solved(wanted.u, nets.parameters["log_ridge"][i].exp()), wanted.v)
+            told[place.key] = {"group": group, "x": found.x, "delta": found.delta, "x_made": x, "delta_made": delta}
+            told[place.key]["wanted"] = size * delta
+        return Changes(low, told, read.nll, nets.statistics)
+
+
+def solved(x: Tensor, ridge: Tensor) -> Tensor:
+    """(X X^T + ridge I)^-1 X by group, in double precision; the same as X (X^T X + ridge I)^-1.
+
+    Args:
+        x: [groups, n, in].
+        ridge: above zero.
+    """
+    exact = x.double()
+    gram = exact @ exact.transpose(1, 2) + ridge.double() * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    return torch.linalg.solve(gram, exact).to(x.dtype)

@@ -1,0 +1,62 @@
+"""The change that MEND makes of an edit's factors (Mitchell et al. 2022, "Fast Model Editing at Scale")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tracer.engine.batch import Row
+
+from .changes import Changes
+from .factors import moving, token_factors
+from .lowrank import LowRank
+from .nets import Nets
+from .places import Place
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Mend:
+    """A trained (or untrained) editor: W <- W + rate * sum over tokens of x~ delta~^T.
+
+    Attributes:
+        nets: what makes x~ and delta~ of x and delta, and the signed rates.
+        moving: statistics take in the tokens of every edit first, matrix by matrix, as in the published training (and
+            in the ROME repository's baseline, at edit time too).
+    """
+
+    nets: Nets
+    moving: bool = False
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The matrices."""
+        return self.nets.places
+
+    def changes(self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None) -> Changes:
+        """One change of every matrix per group; the loss of a group is the mean over all its target tokens.
+
+        Args:
+            model: to be edited.
+            groups: requests as rows.
+            max_rows: as of `token_factors`.
+        """
+        rows = [row for group in groups for row in group]
+        shares = [number for number, group in enumerate(groups) for _ in group]
+        read = token_factors(model, rows, self.places, shares, max_rows=max_rows)
+        share = torch.tensor(shares, device=read.nll.device)
+        nets, low, told = self.nets, {}, {}
+        for i, place in enumerate(self.places):
+            found = read.factors[place.key]
+            found = found.where(moving(found))
+            nets = nets.seeing(place, found) if self.moving else nets
+            x, delta = nets.made_of(place, found)
+            group = share[found.row]
+            low[place.key] = LowRank.of(nets.parameters["rate"][i] * x, delta, group, len(groups))
+            told[place.key] = {"group": group, "x": found.x, "delta": found.delta, "x_made": x, "delta_made": delta}
+        return Changes(low, told, read.nll, nets.statistics)
