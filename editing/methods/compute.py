@@ -63,6 +63,8 @@ METHODS = {
     "melo": "melo.METHOD",
     "serac": "serac.method.METHOD",
     "wise": "wise.method.METHOD",
+    "mend": "meta.method.MEND",
+    "malmen": "meta.method.MALMEN",
 }
 """Place of each method in `editing.methods`."""
 

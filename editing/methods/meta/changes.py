@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
+from .factors import Read
 from .lowrank import LowRank
 from .places import Place
 from .statistics import Statistics
@@ -43,12 +45,15 @@ class MetaEditor(Protocol):
         """The matrices that it changes."""
         ...
 
-    def changes(self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None) -> Changes:
+    def changes(
+        self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None, read: Read = read_logits
+    ) -> Changes:
         """One change of every matrix per group, as if the group were alone.
 
         Args:
             model: to be edited; its parameters ask for no gradients.
             groups: requests as rows, with their targets.
             max_rows: rows run at once.
+            read: gives logits.
         """
         ...

@@ -7,7 +7,7 @@ first of these: parameters are not asked for gradients, and nothing below is kep
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from .places import Place
 if TYPE_CHECKING:
     from tracer.model import Model
 
+Read = Callable[["Model", Sequence[Row]], Tensor]
+"""Logits where rows are read, as of [`editing.methods.training.read_logits`][]."""
 ROWS = 64  # run at once: a backward pass keeps what a forward alone does not
 
 
@@ -53,8 +55,8 @@ class TokenFactors:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """What was read of rows.
+class Found:
+    """What was found at rows.
 
     Attributes:
         factors: by key of the place.
@@ -72,7 +74,8 @@ def token_factors(
     shares: Sequence[int] | None = None,
     *,
     max_rows: int | None = None,
-) -> Read:
+    read: Read = read_logits,
+) -> Found:
     """Factors of the gradient of a loss at every token, as constants.
 
     The loss is the sum over shares of the mean of -log p over all target tokens of a share's rows. Tokens behind a
@@ -84,6 +87,7 @@ def token_factors(
         places: matrices.
         shares: which share each row is of; None: all are of one.
         max_rows: rows run at once; None: 64. The numbers do not depend on it.
+        read: gives logits.
 
     Raises:
         TracerError: logits that are not finite.
@@ -98,7 +102,7 @@ def token_factors(
     for start in range(0, len(rows), max_rows or ROWS):
         some = rows[start : start + (max_rows or ROWS)]
         with torch.enable_grad(), _watched(model, places) as seen:
-            nll = token_losses(check_numbers(model, read_logits(model, some)), some)
+            nll = token_losses(check_numbers(model, read(model, some)), some)
             here = torch.tensor(weight[told : told + len(nll)], dtype=nll.dtype, device=nll.device)
             deltas = torch.autograd.grad((nll * here).sum(), [seen[place.key][1] for place in places])
         told += len(nll)
@@ -106,7 +110,7 @@ def token_factors(
         for place, delta in zip(places, deltas, strict=True):
             found[place.key].append(_listed(seen[place.key][0], delta, some, start))
     joined = {key: _joined(parts) for key, parts in found.items()}
-    return Read(joined, torch.cat(losses))
+    return Found(joined, torch.cat(losses))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor
 from editing.methods.training import read_logits, token_losses
 from tracer.engine.batch import Row
 
+from .factors import Read
 from .lowrank import LowRank, edited
 from .places import Place
 
@@ -44,6 +45,7 @@ def effect(
     said_group: Sequence[int],
     kept: Sequence[Row] = (),
     kept_group: Sequence[int] = (),
+    read: Read = read_logits,
 ) -> Effect:
     """What changes do to rows, in one forward; gradients flow to the changes where they are asked for.
 
@@ -55,10 +57,11 @@ def effect(
         said_group: whose change each of them has.
         kept: rows whose distributions are to stay.
         kept_group: whose change each of them has.
+        read: gives logits.
     """
     rows = [*said, *kept]
     with edited(model, places, low, [*said_group, *kept_group]):
-        after = read_logits(model, rows)
+        after = read(model, rows)
     count = sum(len(row.read) for row in said)
     here, there = after[:count], after[count:]
     target = torch.tensor([token for row in said for token in row.target], device=after.device)
@@ -66,7 +69,7 @@ def effect(
     if not kept:
         return Effect(token_losses(here, said), here.argmax(-1) == target, none, none.bool())
     with torch.no_grad():
-        before = read_logits(model, kept)
+        before = read(model, kept)
     same = there.argmax(-1) == before.argmax(-1)
     return Effect(token_losses(here, said), here.argmax(-1) == target, kl(before, there), same)
 

@@ -100,8 +100,10 @@ def compressed(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def edited(model: Model, places: Sequence[Place], changes: Mapping[str, LowRank], group: Sequence[int]) -> Iterator[None]:
-    """Context in which every forward, of as many rows as `group`, has changes of matrices; the weights stay as they are.
+def edited(
+    model: Model, places: Sequence[Place], changes: Mapping[str, LowRank], group: Sequence[int]
+) -> Iterator[None]:
+    """Context in which every forward, of as many rows as `group`, has changes of matrices; no weight is written.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""The change that MALMEN makes of an edit's factors (Tan, Zhang, Fu 2024, "Massive Editing for Large Language Models")."""
+"""The change that MALMEN makes of the factors of many edits (Tan et al. 2024, "Massive Editing via Meta Learning")."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
 from .changes import Changes
-from .factors import predicting, token_factors
+from .factors import Read, predicting, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
@@ -30,8 +31,8 @@ class Malmen:
 
     Attributes:
         nets: what makes x~ and delta~ of x and delta, the signed rates, and the logarithms of the ridges.
-        block: requests whose loss is taken together, as the mean over all their target tokens: part of the editor, since
-            it decides the size of every delta.
+        block: requests whose loss is taken together, as the mean over all their target tokens. Part of the editor,
+            since it decides the size of every delta.
         moving: statistics take in the tokens of every edit first, block by block, as published.
     """
 
@@ -44,13 +45,16 @@ class Malmen:
         """The matrices."""
         return self.nets.places
 
-    def changes(self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None) -> Changes:
+    def changes(
+        self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None, read: Read = read_logits
+    ) -> Changes:
         """One change of every matrix per group; blocks of a group are cut with its longest rows first.
 
         Args:
             model: to be edited.
             groups: requests as rows.
             max_rows: as of `token_factors`.
+            read: likewise.
         """
         rows, owners, blocks = [], [], []
         for number, group in enumerate(groups):
@@ -58,25 +62,25 @@ class Malmen:
                 blocks.append((blocks[-1] if blocks else -1) + (place % self.block == 0))
                 rows.append(row)
                 owners.append(number)
-        read = token_factors(model, rows, self.places, blocks, max_rows=max_rows)
-        kept = {place.key: (found := read.factors[place.key]).where(predicting(found, rows)) for place in self.places}
+        found = token_factors(model, rows, self.places, blocks, max_rows=max_rows, read=read)
+        kept = {place.key: (every := found.factors[place.key]).where(predicting(every, rows)) for place in self.places}
         nets = self.nets
-        block = torch.tensor(blocks, device=read.nll.device)
+        block = torch.tensor(blocks, device=found.nll.device)
         for number in range(blocks[-1] + 1) if self.moving else ():
             for place in self.places:
-                found = kept[place.key]
-                nets = nets.seeing(place, found.where(block[found.row] == number), published=True)
-        owner = torch.tensor(owners, device=read.nll.device)
+                own = kept[place.key].where(block[kept[place.key].row] == number)
+                nets = nets.seeing(place, own.x, own.delta, published=True)
+        owner = torch.tensor(owners, device=found.nll.device)
         low, told = {}, {}
         for i, place in enumerate(self.places):
-            found = kept[place.key]
-            x, delta = nets.made_of(place, found)
-            size = -nets.parameters["rate"][i] * (found.x * x).sum(1, keepdim=True)
-            wanted = LowRank.of(found.x, size * delta, group := owner[found.row], len(groups))
+            own = kept[place.key]
+            x, delta = nets.made_of(place, own.x, own.delta)
+            size = -nets.parameters["rate"][i] * (own.x * x).sum(1, keepdim=True)
+            wanted = LowRank.of(own.x, size * delta, group := owner[own.row], len(groups))
             low[place.key] = LowRank(solved(wanted.u, nets.parameters["log_ridge"][i].exp()), wanted.v)
-            told[place.key] = {"group": group, "x": found.x, "delta": found.delta, "x_made": x, "delta_made": delta}
+            told[place.key] = {"group": group, "x": own.x, "delta": own.delta, "x_made": x, "delta_made": delta}
             told[place.key]["wanted"] = size * delta
-        return Changes(low, told, read.nll, nets.statistics)
+        return Changes(low, told, found.nll, nets.statistics)
 
 
 def solved(x: Tensor, ridge: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
 from .changes import Changes
-from .factors import moving, token_factors
+from .factors import Read, moving, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
@@ -38,25 +39,27 @@ class Mend:
         """The matrices."""
         return self.nets.places
 
-    def changes(self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None) -> Changes:
+    def changes(
+        self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None, read: Read = read_logits
+    ) -> Changes:
         """One change of every matrix per group; the loss of a group is the mean over all its target tokens.
 
         Args:
             model: to be edited.
             groups: requests as rows.
             max_rows: as of `token_factors`.
+            read: likewise.
         """
         rows = [row for group in groups for row in group]
         shares = [number for number, group in enumerate(groups) for _ in group]
-        read = token_factors(model, rows, self.places, shares, max_rows=max_rows)
-        share = torch.tensor(shares, device=read.nll.device)
+        found = token_factors(model, rows, self.places, shares, max_rows=max_rows, read=read)
+        share = torch.tensor(shares, device=found.nll.device)
         nets, low, told = self.nets, {}, {}
         for i, place in enumerate(self.places):
-            found = read.factors[place.key]
-            found = found.where(moving(found))
-            nets = nets.seeing(place, found) if self.moving else nets
-            x, delta = nets.made_of(place, found)
-            group = share[found.row]
+            own = (every := found.factors[place.key]).where(moving(every))
+            nets = nets.seeing(place, own.x, own.delta) if self.moving else nets
+            x, delta = nets.made_of(place, own.x, own.delta)
+            group = share[own.row]
             low[place.key] = LowRank.of(nets.parameters["rate"][i] * x, delta, group, len(groups))
-            told[place.key] = {"group": group, "x": found.x, "delta": found.delta, "x_made": x, "delta_made": delta}
-        return Changes(low, told, read.nll, nets.statistics)
+            told[place.key] = {"group": group, "x": own.x, "delta": own.delta, "x_made": x, "delta_made": delta}
+        return Changes(low, told, found.nll, nets.statistics)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .factors import TokenFactors
 from .places import Place
 from .statistics import Statistics
 
@@ -45,14 +44,15 @@ class Nets:
     epsilon: float
     floor: float
 
-    def made_of(self, place: Place, found: TokenFactors) -> tuple[Tensor, Tensor]:
+    def made_of(self, place: Place, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """What the net makes of x and delta, [n, in] and [n, out].
 
         Args:
             place: the matrix.
-            found: factors of tokens there.
+            x: inputs there, [n, in].
+            delta: gradients there, [n, out].
         """
-        rows = torch.cat([found.x, found.delta], 1)
+        rows = torch.cat([x, delta], 1)
         own = self.statistics[place.shape]
         z = own.normalised(rows, place.width[0], self.epsilon, self.floor).to(self.parameters["rate"].dtype)
         same = [other for other in self.places if other.shape == place.shape]
@@ -66,15 +66,16 @@ class Nets:
                 z = z + (inner * scale[mode] + shift[mode]).clamp_min(0)
         return z[:, : place.width[0]], z[:, place.width[0] :]
 
-    def seeing(self, place: Place, found: TokenFactors, published: bool = False) -> Nets:
+    def seeing(self, place: Place, x: Tensor, delta: Tensor, published: bool = False) -> Nets:
         """The same with statistics that have seen more tokens.
 
         Args:
             place: the matrix.
-            found: factors of tokens there.
+            x: inputs there, [n, in].
+            delta: gradients there, [n, out].
             published: as of `Statistics.seen`.
         """
-        own = self.statistics[place.shape].seen(torch.cat([found.x, found.delta], 1), published)
+        own = self.statistics[place.shape].seen(torch.cat([x, delta], 1), published)
         return replace(self, statistics={**self.statistics, place.shape: own})
 
 

@@ -64,7 +64,9 @@ class Statistics:
                 never moved does not decide all when it first does.
         """
         spread = (self.squares / max(self.count - 1, 1)).sqrt()
-        spread = torch.cat([part.clamp_min(floor * float(part.median())) for part in spread.split((width, len(spread) - width))])
+        spread = torch.cat(
+            [part.clamp_min(floor * float(part.median())) for part in spread.split((width, len(spread) - width))]
+        )
         mean, spread = (each.to(rows.device, rows.dtype) for each in (self.mean, spread + epsilon))
         return (rows - mean) / spread
 

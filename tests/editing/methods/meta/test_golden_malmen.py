@@ -79,8 +79,11 @@ def test_a_step_of_training_is_the_published_one(golden: Path, golden_model: Mod
     assert all(grad is not None for grad in grads.values())
     for name, grad in grads.items():
         if name in ("rate", "log_ridge"):
-            expected = golden_meta.by_place({f"{k[5:]}": v for k, v in theirs.items() if k.startswith("grad/")},
-                                            editor.places, {"rate": "lr", "log_ridge": "lamda"}[name])
+            expected = golden_meta.by_place(
+                {f"{k[5:]}": v for k, v in theirs.items() if k.startswith("grad/")},
+                editor.places,
+                {"rate": "lr", "log_ridge": "lamda"}[name],
+            )
             assert relative(grad, expected) < (1e-4 if name == "rate" else 1e-2)
         else:
             assert relative(grad, theirs[f"grad/{name}"]) < 1e-4, name

@@ -13,14 +13,15 @@ from goldens import Arrays, arrays, relative
 
 from editing.edits.weights import applied
 from editing.methods.meta.changes import Changes
+from editing.methods.meta.episodes import line_of
 from editing.methods.meta.losses import effect
 from editing.methods.meta.mend import Mend
 from editing.methods.meta.places import Place
-from editing.methods.meta.lessons import line_of
 from editing.methods.meta.statistics import Statistics
 from editing.methods.training import read_logits, token_losses
 from tracer.engine.batch import Row
 from tracer.engine.hooks import frozen
+from tracer.facts.fact import SLOT, Fact
 from tracer.model import Model
 
 
@@ -38,7 +39,9 @@ def written(editor: Mend, changes: Changes) -> dict[str, tuple[torch.Tensor, tor
     return {place.weight: changes.low[place.key].factors(place, 0) for place in editor.places}
 
 
-def compare(place: Place, i: int, changes: Changes, theirs: Arrays, parameters: Arrays, tolerance: float = 1e-5) -> None:
+def compare(
+    place: Place, i: int, changes: Changes, theirs: Arrays, parameters: Arrays, tolerance: float = 1e-5
+) -> None:
     told, low = changes.told[place.key], changes.low[place.key]
     pairs = {"x": "x", "delta": "delta", "x_tilde": "x_made", "delta_tilde": "delta_made"}
     for name, own in pairs.items():
@@ -67,7 +70,9 @@ def check(model: Model, editor: Mend, theirs: Arrays, parameters: Arrays) -> Cha
 
 
 @pytest.mark.parametrize("case", ["mend_one", "mend_three"])
-def test_an_edit_is_the_published_one(case: str, golden: Path, golden_model: Model, editor: Mend, parameters: Arrays) -> None:
+def test_an_edit_is_the_published_one(
+    case: str, golden: Path, golden_model: Model, editor: Mend, parameters: Arrays
+) -> None:
     check(golden_model, editor, arrays(golden / "meta" / f"{case}.npz"), parameters)
 
 
@@ -80,7 +85,9 @@ def test_edits_one_after_the_other(golden: Path, golden_model: Model, editor: Me
 
 def test_what_an_edit_moves(golden: Path, golden_model: Model, editor: Mend) -> None:
     theirs = arrays(golden / "meta" / "mend_one.npz")
-    kept = [golden_meta.every_token(ids[mask == 1]) for ids, mask in zip(theirs["loc_ids"], theirs["loc_mask"], strict=True)]
+    kept = [
+        golden_meta.every_token(ids[mask == 1]) for ids, mask in zip(theirs["loc_ids"], theirs["loc_mask"], strict=True)
+    ]
     said = golden_meta.rows(theirs)
     with frozen(golden_model), torch.no_grad():
         low = editor.changes(golden_model, [said]).low
@@ -136,7 +143,7 @@ def test_statistics_from_nothing(golden: Path, golden_model: Model, editor: Mend
     theirs = arrays(golden / "meta" / "mend_train.npz")
     nets = replace(editor.nets, statistics={shape: Statistics.none(960) for shape in editor.nets.statistics})
     for prompt, target in zip(theirs["fresh/prompts"], theirs["fresh/targets"], strict=True):
-        row = line_of(golden_model, str(prompt), str(target))
+        row = line_of(golden_model, Fact(SLOT, str(prompt), str(target)))
         with frozen(golden_model):
             statistics = Mend(nets, moving=True).changes(golden_model, [[row]]).statistics
         nets = replace(nets, statistics=statistics)

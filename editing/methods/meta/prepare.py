@@ -1,0 +1,143 @@
+"""Training of MEND and MALMEN, and the editors that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from editing.edits.weights import check_editable
+from editing.methods.lessons import Lesson, lessons_of
+from editing.prepared.prepared import Prepared
+from editing.prepared.work import Made, Work
+from tracer.progress import track
+
+from .changes import MetaEditor
+from .episodes import Episodes
+from .malmen import Malmen
+from .mend import Mend
+from .nets import Nets, new_parameters
+from .places import Place, keys_of, places_of
+from .settings import MALMENPreparation, MENDPreparation, NetPreparation
+from .statistics import Statistics
+from .teaching import teach
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+MEND_EPSILON = 1e-7  # added to standard deviations, as published
+MALMEN_EPSILON = torch.finfo(torch.float32).eps
+MALMEN_LAST = 6  # blocks, by default
+RATES = ("rate", "log_ridge")
+HALF = ("A", "B")  # parts of the nets that are kept in half precision
+EDITS = 16  # run at once while statistics are taken
+
+
+def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
+    """Train a MEND editor."""
+    places = places_of(model, keys_of(model, settings.layers, settings.projections))
+    return _made(model, settings, work, places, Mend, {}, MEND_EPSILON, "mend")
+
+
+def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
+    """Train a MALMEN editor."""
+    places = places_of(model, keys_of(model, settings.layers, settings.projections, MALMEN_LAST))
+    ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
+
+    def editor(nets: Nets) -> Malmen:
+        return Malmen(nets, settings.block)
+
+    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, "malmen")
+
+
+def _made(
+    model: Model,
+    settings: NetPreparation,
+    work: Work,
+    places: tuple[Place, ...],
+    editor: Callable[[Nets], MetaEditor],
+    more: Mapping[str, Tensor],
+    epsilon: float,
+    method: str,
+) -> Made:
+    check_editable(model, [place.weight for place in places])
+    learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
+    parameters = new_parameters(places, settings.rank, settings.blocks, work.draws(-1), model.device)
+    parameters |= {"rate": torch.full((len(places),), settings.rate), **more}
+    parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
+    empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
+    nets = Nets(places, parameters, empty, settings.blocks, method == "malmen", epsilon, settings.floor)
+    nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
+    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=RATES)
+    tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
+    for shape, own in nets.statistics.items():
+        tensors |= own.tensors(shape)
+    header = {"places": [place.key for place in places], "epsilon": epsilon}
+    return Made(tensors, header, trained.history, trained.ended)
+
+
+def _kept(name: str, tensor: Tensor) -> Tensor:
+    part = name.rpartition("/")[2].partition(".")[0]
+    return tensor.half() if part in HALF else tensor
+
+
+def _statistics(
+    model: Model,
+    editor: Callable[[Nets], MetaEditor],
+    nets: Nets,
+    settings: NetPreparation,
+    lessons: list[Lesson],
+    work: Work,
+) -> dict[str, Statistics]:
+    """Statistics of the factors of edits, each by itself or with as many others as it is made with."""
+    kept = work.checkpoint.load("statistics")
+    if kept is not None:
+        return {shape: Statistics.of(kept[0], shape) for shape in nets.statistics}
+    draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-2))))
+    episodes = Episodes(model, lessons, others=1, drawn=settings.drawn)
+    blind = editor(nets)
+    for _ in track(range(0, settings.measured, EDITS), "measuring gradients"):
+        size = draw.choice(tuple(settings.edits))  # type: ignore[arg-type]
+        with torch.no_grad():
+            changes = blind.changes(model, episodes.drawn_at(draw, max(1, EDITS // size), size).groups)
+        for place in nets.places:
+            told = changes.told[place.key]
+            nets = nets.seeing(place, told["x"], told["delta"])
+    tensors = {name: tensor for shape, own in nets.statistics.items() for name, tensor in own.tensors(shape).items()}
+    work.checkpoint.save(tensors, {}, "statistics")
+    return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
+
+
+def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
+    """The editor that was trained.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_mend`.
+        moving: as of [`editing.methods.meta.mend.Mend`][].
+    """
+    return Mend(_nets(model, prepared, outside=False), moving)
+
+
+def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
+    """The editor that was trained.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_malmen`.
+        moving: as of [`editing.methods.meta.malmen.Malmen`][].
+    """
+    return Malmen(_nets(model, prepared, outside=True), prepared.settings["block"], moving)
+
+
+def _nets(model: Model, prepared: Prepared, outside: bool) -> Nets:
+    places = places_of(model, prepared.header["places"])
+    shapes = dict.fromkeys(place.shape for place in places)
+    statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
+    own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
+    tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
+    return Nets(places, tensors, statistics, outside=outside, epsilon=prepared.header["epsilon"], **own)

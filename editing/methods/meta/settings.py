@@ -1,0 +1,97 @@
+"""Hyper-parameters of MEND and MALMEN: of an edit, and of the training of an editor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from editing.methods.training import as_layers
+from tracer.checks import finite, whole
+from tracer.errors import HyperparameterError
+
+from .teaching import Teaching
+
+
+@dataclass(frozen=True)
+class MENDSettings:
+    """Hyper-parameters of an edit by MEND.
+
+    Attributes:
+        layers: those of the editor, which cannot be used at others; None: these.
+        published: the statistics by which factors are normalised take in the tokens of the edit first, matrix by
+            matrix, as where the published code is not told that its training is over (the MEND of ROME's tables). By
+            default they are those of the training.
+    """
+
+    layers: Sequence[int] | None = None
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", as_layers(self.layers))
+        if not isinstance(self.published, bool):
+            raise HyperparameterError(f"published is {self.published!r}; expected True or False")
+
+
+@dataclass(frozen=True)
+class MALMENSettings(MENDSettings):
+    """Hyper-parameters of an edit by MALMEN.
+
+    Attributes:
+        layers: as of `MENDSettings`.
+        published: the statistics take in the tokens of all edits first, block by block, as published. By default they
+            are those of the training, so that the same edit is always the same.
+    """
+
+
+@dataclass(frozen=True)
+class NetPreparation(Teaching):
+    """What the trainings of MEND and MALMEN share; see [`editing.methods.meta.teaching.Teaching`][] for the rest.
+
+    Attributes:
+        rank: of a net's blocks. (Published: 1920.)
+        blocks: of a net.
+        rate: the editor's step size at the start, with its sign: MEND adds it times x~ delta~^T, so that a negative one
+            goes downhill. (Published: +1e-4, which training has to turn.)
+        measured: edits that the statistics of x and delta are taken from, before the first step; they stay.
+        floor: least standard deviation of a coordinate, as a share of the median over all of x, or of delta.
+    """
+
+    rank: int = 64
+    blocks: int = 2
+    rate: float = -1e-3
+    measured: int = 256
+    floor: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rank", "blocks", "measured"):
+            whole(name, getattr(self, name), 1, kind=HyperparameterError)
+        finite("rate", self.rate, kind=HyperparameterError)
+        finite("floor", self.floor, 0, kind=HyperparameterError)
+
+
+@dataclass(frozen=True)
+class MENDPreparation(NetPreparation):
+    """How MEND is trained: by default at all matrices of the last three MLPs."""
+
+
+@dataclass(frozen=True)
+class MALMENPreparation(NetPreparation):
+    """How MALMEN is trained: by default at the down-projections of the last six MLPs.
+
+    Attributes:
+        block: requests whose loss is taken together; part of the editor. (Published: 32.) With 1, an edit does not
+            depend on how edits are cut into blocks.
+        log_ridge: logarithm of the ridge at the start.
+    """
+
+    edits: int | Sequence[int] = 8
+    projections: Sequence[str] | None = ("down",)
+    rate: float = 1e-3
+    block: int = 1
+    log_ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("block", self.block, 1, kind=HyperparameterError)
+        finite("log_ridge", self.log_ridge, kind=HyperparameterError)
