@@ -80,7 +80,7 @@ class Nets:
 
 
 def new_parameters(
-    places: Sequence[Place], rank: int, blocks: int, draw: torch.Generator, device: torch.device
+    places: Sequence[Place], rank: int, blocks: int, spread: float, draw: torch.Generator, device: torch.device
 ) -> dict[str, Tensor]:
     """Parameters of nets that are the identity.
 
@@ -88,6 +88,7 @@ def new_parameters(
         places: the matrices.
         rank: of a block.
         blocks: of a net.
+        spread: standard deviation of a block's features of normalised factors, at the start.
         draw: random numbers.
         device: of the parameters.
     """
@@ -96,7 +97,7 @@ def new_parameters(
         own = [place for place in places if place.shape == shape]
         width = sum(own[0].width)
         for block in range(blocks):
-            found[f"{shape}/A.{block}"] = torch.randn(width, min(rank, width), generator=draw)
+            found[f"{shape}/A.{block}"] = spread / width**0.5 * torch.randn(width, min(rank, width), generator=draw)
             found[f"{shape}/B.{block}"] = torch.zeros(min(rank, width), width)
             found[f"{shape}/bias.{block}"] = torch.zeros(width)
             found[f"{shape}/scale.{block}"] = torch.ones(len(own), width)

@@ -40,7 +40,11 @@ EDITS = 16  # run at once while statistics are taken
 def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
-    return _made(model, settings, work, places, Mend, {}, MEND_EPSILON, "mend")
+
+    def editor(nets: Nets) -> Mend:
+        return Mend(nets, tokens=settings.tokens)
+
+    return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
 
 def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
@@ -66,7 +70,7 @@ def _made(
 ) -> Made:
     check_editable(model, [place.weight for place in places])
     learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
-    parameters = new_parameters(places, settings.rank, settings.blocks, work.draws(-1), model.device)
+    parameters = new_parameters(places, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device)
     parameters |= {"rate": torch.full((len(places),), settings.rate), **more}
     parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
@@ -120,7 +124,7 @@ def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
     """
-    return Mend(_nets(model, prepared, outside=False), moving)
+    return Mend(_nets(model, prepared, outside=False), moving, prepared.settings["tokens"])
 
 
 def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:

@@ -74,7 +74,7 @@ def test_factors_make_up_the_gradient_and_an_identical_net_gives_it(name: str, t
     with torch.enable_grad():
         losses(model, rows[:1]).sum().backward()
     gradients = {place.key: weight.grad.clone() for place, weight in zip(places, weights, strict=True)}  # type: ignore[union-attr]
-    parameters = {**new_parameters(places, 4, 2, torch.Generator(), model.device), "rate": torch.ones(len(places))}
+    parameters = {**new_parameters(places, 4, 2, 1.0, torch.Generator(), model.device), "rate": torch.ones(len(places))}
     statistics = {
         p.shape: replace(Statistics.none(sum(p.width)), count=2.0, squares=torch.ones(sum(p.width))) for p in places
     }
