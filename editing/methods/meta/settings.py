@@ -10,6 +10,7 @@ from tracer.checks import finite, one_of, whole
 from tracer.errors import HyperparameterError
 
 from .mend import ALL, TOKENS
+from .nets import RULES, WEIGHTED
 from .teaching import Teaching
 
 
@@ -49,6 +50,7 @@ class NetPreparation(Teaching):
     """What the trainings of MEND and MALMEN share; see [`editing.methods.meta.teaching.Teaching`][] for the rest.
 
     Attributes:
+        nets: "weighted", or as published "mend" or "malmen"; see `editing.methods.meta.nets`.
         rank: of a net's blocks. (Published: 1920.)
         blocks: of a net.
         rate: the editor's step size at the start, with its sign: MEND adds it times x~ delta~^T, so that a negative one
@@ -59,6 +61,7 @@ class NetPreparation(Teaching):
         floor: least standard deviation of a coordinate, as a share of the median over all of x, or of delta.
     """
 
+    nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
     rate: float = -1e-3
@@ -68,6 +71,7 @@ class NetPreparation(Teaching):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("nets", self.nets, RULES, kind=HyperparameterError)
         for name in ("rank", "blocks", "measured"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
         finite("rate", self.rate, kind=HyperparameterError)
