@@ -25,7 +25,7 @@ from .settings import MALMENPreparation, MALMENSettings, MENDPreparation, MENDSe
 if TYPE_CHECKING:
     from tracer.model import Model
 
-Make = Callable[[Any, Prepared, bool, EditContext], MetaEditor]
+Make = Callable[[Any, Prepared, bool], MetaEditor]
 
 
 def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]:
@@ -40,7 +40,7 @@ def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, E
         prepared = context.prepared_for(method)
         check_layers(model, prepared, settings.layers)
         note_number(prepared, groups)
-        editor = make(model, prepared, settings.published, context)
+        editor = make(model, prepared, settings.published)
         told = told_of(prepared, settings.published)
         return [_change(model, editor, group, told, context.max_rows) for group in groups]
 
@@ -136,7 +136,7 @@ MEND = Method(
     "mend",
     MENDSettings,
     planned("mend", mend_of),
-    needs=frozenset({"prepared", "max_rows", "covariance", "origin"}),
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",
@@ -145,7 +145,7 @@ MALMEN = Method(
     "malmen",
     MALMENSettings,
     planned("malmen", malmen_of),
-    needs=frozenset({"prepared", "max_rows", "covariance", "origin"}),
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",

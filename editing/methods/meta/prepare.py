@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.covariance.default import covariance_for
 from editing.edits.weights import check_editable
 from editing.methods.lessons import Lesson, lessons_of
 from editing.prepared.prepared import Prepared
@@ -19,6 +18,7 @@ from tracer.progress import track
 
 from .changes import MetaEditor
 from .episodes import Episodes
+from .factors import inputs_at
 from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
@@ -26,15 +26,13 @@ from .places import Place, keys_of, places_of
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation
 from .statistics import Statistics
 from .teaching import teach
-from .whitening import Solvers, solvers_of
+from .whitening import Whitening
 
 if TYPE_CHECKING:
-    from editing.methods.context import EditContext
     from tracer.model import Model
 
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
 MALMEN_EPSILON = torch.finfo(torch.float32).eps
-RATES = ("rate", "log_ridge")
 HALF = ("A", "B")  # parts of the nets that are kept in half precision
 EDITS = 16  # run at once while statistics are taken
 
@@ -43,10 +41,8 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
 
-    solvers = _solvers(model, settings, places)
-
     def editor(nets: Nets) -> Mend:
-        return Mend(nets, tokens=settings.tokens, solvers=solvers)
+        return Mend(nets, tokens=settings.tokens)
 
     return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
@@ -54,12 +50,10 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
 def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
     """Train a MALMEN editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
-    ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
-
-    solvers = _solvers(model, settings, places)
+    ridge = {"log_ridge": torch.full((len(places),), float(settings.log_ridge))}
 
     def editor(nets: Nets) -> Malmen:
-        return Malmen(nets, settings.block, solvers=solvers)
+        return Malmen(nets, settings.block, tokens=settings.tokens)
 
     return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, "malmen")
 
@@ -79,15 +73,19 @@ def _made(
     parameters = new_parameters(
         places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device
     )
-    parameters |= {"rate": torch.full((len(places),), settings.rate), **more}
+    parameters |= {"rate": torch.full((len(places),), float(settings.rate)), **more}
     parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
-    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=RATES)
+    nets = replace(nets, whitening=_whitening(model, places, settings, learnt, work))
+    rates = {"rate": abs(settings.rate), **dict.fromkeys(more, 1.0)}
+    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=rates)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
     for shape, own in nets.statistics.items():
         tensors |= own.tensors(shape)
+    for key, white in nets.whitening.items():
+        tensors |= white.tensors(key)
     header = {"places": [place.key for place in places], "epsilon": epsilon}
     return Made(tensors, header, trained.history, trained.ended)
 
@@ -124,42 +122,46 @@ def _statistics(
     return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
 
 
-def mend_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Mend:
+def _whitening(
+    model: Model, places: Sequence[Place], settings: NetPreparation, lessons: list[Lesson], work: Work
+) -> dict[str, Whitening]:
+    """Second moments of the inputs where the answers of kept rows are read."""
+    episodes = Episodes(model, lessons, others=1, drawn=0.0)
+    questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
+    if not (settings.directions and questions):
+        return {}
+    kept = work.checkpoint.load("whitening")
+    if kept is None:
+        draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
+        some = draw.sample(questions, min(settings.kept_rows, len(questions)))
+        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places)
+        found = {key: Whitening.of(own, settings.directions) for key, own in inputs.items()}
+        tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
+        work.checkpoint.save(tensors, {}, "whitening")
+        kept = tensors, {}
+    return {place.key: Whitening.kept(kept[0], place.key) for place in places}  # as they are kept
+
+
+def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
-        context: has the covariance, where the editor uses it.
     """
-    nets = _nets(model, prepared)
-    return Mend(nets, moving, prepared.settings["tokens"], _given_solvers(prepared, nets, context))
+    return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
 
 
-def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Malmen:
+def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_malmen`.
         moving: as of [`editing.methods.meta.malmen.Malmen`][].
-        context: has the covariance, where the editor uses it.
     """
-    nets = _nets(model, prepared)
-    return Malmen(nets, prepared.settings["block"], moving, _given_solvers(prepared, nets, context))
-
-
-def _solvers(model: Model, settings: NetPreparation, places: Sequence[Place]) -> Solvers:
-    return solvers_of(covariance_for(model, _layers(places)), places) if settings.whitened else {}
-
-
-def _given_solvers(prepared: Prepared, nets: Nets, context: EditContext) -> Solvers:
-    return solvers_of(context.covariance(_layers(nets.places)), nets.places) if prepared.settings["whitened"] else {}
-
-
-def _layers(places: Sequence[Place]) -> list[int]:
-    return sorted({place.layer for place in places})
+    return Malmen(_nets(model, prepared), prepared.settings["block"], moving, prepared.settings["tokens"])
 
 
 def _nets(model: Model, prepared: Prepared) -> Nets:
@@ -167,6 +169,8 @@ def _nets(model: Model, prepared: Prepared) -> Nets:
     shapes = dict.fromkeys(place.shape for place in places)
     statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
     own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
+    white = [place.key for place in places if f"{place.key}/directions" in prepared.tensors]
+    own["whitening"] = {key: Whitening.kept(prepared.tensors, key) for key in white}
     own |= {"rule": prepared.settings["nets"], "epsilon": prepared.header["epsilon"]}
     tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
     return Nets(places, tensors, statistics, **own)

@@ -45,7 +45,7 @@ class Teaching:
         batch: edits of a step, in groups of that many.
         steps: of the optimiser, at most.
         lr: learning rate of Adam.
-        rate_lr: learning rate of Adam for the editor's own step sizes.
+        rate_lr: learning rate of Adam for the editor's own step sizes, as a share of their first size.
         edit_weight: of the loss on the targets, where that on kept rows has weight 1.
         others: kept rows of an edit.
         drawn: share of the edits whose target is drawn anew among those of the relation.
@@ -63,8 +63,8 @@ class Teaching:
     edits: int | Sequence[int] = 1
     batch: int = 16
     steps: int = 1000
-    lr: float = 7e-4
-    rate_lr: float = 1e-5
+    lr: float = 1e-3
+    rate_lr: float = 1e-2
     edit_weight: float = 1.0
     others: int = 4
     drawn: float = 0.75
@@ -112,7 +112,7 @@ def teach(
     held_out: Sequence[Lesson],
     work: Work,
     *,
-    rates: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
     description: str = "training the editor",
 ) -> Trained:
     """Train parameters of an editor in place; they end as they were at the best validation.
@@ -125,7 +125,7 @@ def teach(
         learnt: lessons to learn from.
         held_out: lessons to validate on, of other subjects.
         work: seed and checkpoint.
-        rates: names of the parameters that are trained with `rate_lr`.
+        rates: first sizes of the parameters that are trained with `rate_lr`, by name; the others with `lr`.
         description: of the progress bar.
     """
     episodes = Episodes(
@@ -148,10 +148,10 @@ def teach(
     def validate() -> Mapping[str, float]:
         return scores(model, editor, asked.fixed(max(numbers), settings.validate_on, ASKED), read)
 
-    own = [parameter for name, parameter in parameters.items() if name in rates]
-    others = [parameter for name, parameter in parameters.items() if name not in rates]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": settings.rate_lr}]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=settings.lr)
+    rates = rates or {}
+    groups: list[dict[str, Any]] = [{"params": [each for name, each in parameters.items() if name not in rates]}]
+    groups += [{"params": [parameters[name]], "lr": settings.rate_lr * first} for name, first in rates.items()]
+    optimizer = torch.optim.Adam(groups, lr=settings.lr)
     more: dict[str, Any] = {"validate": validate, "part": "editor", "description": description}
     more["shown"] = ("loss", "rewrite", "paraphrase", "neighbour")
     return train(parameters, optimizer, step, settings.course, work.checkpoint, **more)
