@@ -9,7 +9,7 @@ from editing.methods.training import as_layers
 from tracer.checks import finite, one_of, whole
 from tracer.errors import HyperparameterError
 
-from .factors import ALL, PREDICTING, TOKENS
+from .factors import PREDICTING, TOKENS
 from .nets import RULES, WEIGHTED
 from .teaching import Teaching
 
@@ -70,7 +70,7 @@ class NetPreparation(Teaching):
     nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
-    rate: float = -1e-3
+    rate: float = -2e-3
     measured: int = 256
     spread: float = 1.0
     directions: int = 192
@@ -96,10 +96,8 @@ class NetPreparation(Teaching):
 class MENDPreparation(NetPreparation):
     """How MEND is trained: by default at the down-projections of the last three MLPs.
 
-    Published are the "all" of `tokens`.
+    Published are both projections, and the "all" of `tokens`.
     """
-
-    tokens: str = ALL
 
 
 @dataclass(frozen=True)
