@@ -78,8 +78,8 @@ class Teaching:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", as_layers(self.layers))
-        numbers = (self.edits,) if isinstance(self.edits, int) else tuple(self.edits)
-        object.__setattr__(self, "edits", tuple(whole("edits", n, 1, kind=HyperparameterError) for n in numbers))
+        numbers = tuple(whole("edits", n, 1, kind=HyperparameterError) for n in self.numbers)
+        object.__setattr__(self, "edits", numbers)
         if not numbers:
             raise HyperparameterError("edits is empty; expected how many requests are edited at once, such as 1")
         if self.projections is not None:
@@ -95,6 +95,11 @@ class Teaching:
         finite("clip", self.clip, 0, kind=HyperparameterError)
         share("drawn", self.drawn, kind=HyperparameterError)
         one_of("kept_at", self.kept_at, KEPT_AT, kind=HyperparameterError)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Requests that are edited at once: each of these is drawn as often."""
+        return (self.edits,) if isinstance(self.edits, int) else tuple(self.edits)
 
     @property
     def course(self) -> Course:
@@ -133,7 +138,6 @@ def teach(
     )
     asked = Episodes(model, held_out, others=settings.others, drawn=0.0)
     above = Above(model, min(place.layer for place in editor.places))
-    numbers = tuple(settings.edits)  # type: ignore[arg-type]
 
     def read(_: Model, rows: Sequence[Row]) -> Tensor:
         with above.begun(rows):
@@ -141,12 +145,12 @@ def teach(
 
     def step(number: int) -> Mapping[str, Tensor]:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(number))))
-        size = draw.choice(numbers)
+        size = draw.choice(settings.numbers)
         episode = episodes.drawn_at(draw, max(1, settings.batch // size), size)
         return losses_of(model, editor, episode, settings.edit_weight, read)
 
     def validate() -> Mapping[str, float]:
-        return scores(model, editor, asked.fixed(max(numbers), settings.validate_on, ASKED), read)
+        return scores(model, editor, asked.fixed(max(settings.numbers), settings.validate_on, ASKED), read)
 
     rates = rates or {}
     groups: list[dict[str, Any]] = [{"params": [each for name, each in parameters.items() if name not in rates]}]
