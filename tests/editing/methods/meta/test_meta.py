@@ -26,8 +26,10 @@ from editing.methods.meta.places import keys_of, places_of
 from editing.methods.meta.statistics import Statistics
 from editing.methods.meta.whitening import Whitening
 from editing.methods.training import losses, read_logits
+from editing.prepared.default import SHIPPED
 from tracer import Model, TracerError
 from tracer.engine.above import Above
+from tracer.engine.answer import own_answer
 from tracer.engine.hooks import capture, frozen
 from tracer.engine.sites import Site
 
@@ -315,3 +317,16 @@ def test_kl_and_effect(tiny: Tiny) -> None:
         found = effect(model, (), {}, rows[:1], [0], rows[1:], [0, 0])
     assert bool(found.same.all()) and float(found.kl.abs().max()) < 1e-6
     assert len(found.nll) == len(rows[0].target) and len(found.kl) == sum(len(row.read) for row in rows[1:])
+
+
+@pytest.mark.parametrize("method", ["mend", "malmen"])
+def test_what_comes_with_the_package_edits_the_embedded_model(method: str, world: Model) -> None:
+    records = editing.load_records("factworld", split="test", limit=12)
+    requests = [record.requests()[0] for record in records]
+    edits = editing.compute_edits(world, requests, method, check=None)
+    said = []
+    for request, edit in zip(requests, edits, strict=True):
+        with edit.applied(world):
+            said.append(tuple(own_answer(world, request.fact)) == tuple(request.fact.align(world).target_ids))
+    assert sum(said) >= 10, said
+    assert editing.load_prepared(SHIPPED / f"{method}-factworld.safetensors", world).nbytes < 2e6
