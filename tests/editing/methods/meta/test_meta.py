@@ -175,8 +175,8 @@ def test_whitening_is_that_of_the_second_moments() -> None:
     values = torch.linalg.eigvalsh(moments)
     assert torch.allclose(white.strength[:-1].double(), values[-5:])
     assert float(white.strength[-1]) == pytest.approx(max(float(values[:-5].mean()), 1e-2 * float(values.mean())))
-    rows = torch.randn(3, 12).double().requires_grad_()
-    assert torch.allclose(white.applied(rows), torch.linalg.solve(matrix_of(white), rows.T).T, rtol=1e-4)
+    rows = torch.randn(3, 12, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    assert close(white.applied(rows).detach(), torch.linalg.solve(matrix_of(white), rows.detach().T).T)
     assert white.applied(rows).requires_grad and white.size == pytest.approx(float(matrix_of(white).diagonal().mean()))
     again = Whitening.kept(white.tensors("1.down"), "1.down")
     assert close(matrix_of(again), matrix_of(white), 1e-2)
@@ -306,7 +306,7 @@ def test_what_does_not_go(tiny: Tiny, prepared: Any) -> None:
 
 
 def test_kl_and_effect(tiny: Tiny) -> None:
-    p, q = torch.randn(4, 9), torch.randn(4, 9)
+    p, q = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(
         -1
     )
