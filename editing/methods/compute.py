@@ -64,6 +64,8 @@ METHODS = {
     "melo": "melo.METHOD",
     "serac": "serac.method.METHOD",
     "wise": "wise.method.METHOD",
+    "mend": "meta.method.MEND",
+    "malmen": "meta.method.MALMEN",
 }
 """Place of each method in `editing.methods`."""
 
@@ -120,7 +122,7 @@ def compute_edit(
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
-            serac or wise.
+            serac, wise, mend or malmen.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

@@ -185,6 +185,17 @@ def losses(model: Model, rows: Sequence[Row]) -> Tensor:
         model: the model.
         rows: of training. Those of a masked model, which sees the padding, must be of one length.
     """
+    found = token_losses(read_logits(model, rows), rows)
+    return torch.stack([part.mean() for part in found.split([len(row.target) for row in rows])])
+
+
+def read_logits(model: Model, rows: Sequence[Row]) -> Tensor:
+    """Logits where rows are read, one row after the other, [places, V], float32 at least; no others are made.
+
+    Args:
+        model: the model.
+        rows: as of `losses`.
+    """
     line = torch.tensor([i for i, row in enumerate(rows) for _ in row.read])
     token = torch.tensor([position for row in rows for position in row.read])
     handle = pick_logits(model, line, token)
@@ -193,10 +204,18 @@ def losses(model: Model, rows: Sequence[Row]) -> Tensor:
         read = logits_of(model, ids, frame=frame_of(model, rows, ids.shape[1]))[0]  # [read, V]
     finally:
         handle.remove()
-    read = read if read.dtype == torch.float64 else read.float()
-    target = torch.tensor([i for row in rows for i in row.target], device=read.device)
-    found = -read.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    return torch.stack([part.mean() for part in found.split([len(row.target) for row in rows])])
+    return read if read.dtype == torch.float64 else read.float()
+
+
+def token_losses(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """-log p of every target token of rows, [places].
+
+    Args:
+        logits: of `read_logits`.
+        rows: read there.
+    """
+    target = torch.tensor([i for row in rows for i in row.target], device=logits.device)
+    return -logits.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
 def _finite(model: Model, loss: Tensor, schedule: Schedule) -> Tensor:

@@ -157,7 +157,7 @@ class Aligned:
 
         lines, tokens = self._read.unbind(1)
         with ExitStack() as stack:
-            stack.enter_context(_passed_by([block for block, _ in self.blocks[: self.start]]))
+            stack.enter_context(passed_by([block for block, _ in self.blocks[: self.start]]))
             stack.callback(BlockArguments(enter).attach(self.blocks[self.start][0]).remove)
             for layer in range(self.start, model.n_layers):
                 mlp = self.blocks[layer][1]
@@ -313,7 +313,7 @@ def _takes(model: Model, tried: Sequence[Row], start: int) -> bool:
 
 
 @contextmanager
-def _passed_by(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def passed_by(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Context in which blocks give back the hidden states they get."""
 
     def same(*args: Any, **kwargs: Any) -> Tensor:

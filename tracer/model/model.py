@@ -243,6 +243,25 @@ class Model:
         assert isinstance(weight, nn.Parameter)  # Conv1D and Linear both hold one
         return DownProjection(f"{path}.weight", weight, architecture.orientation(module, path))
 
+    def projections(self, layer: int) -> dict[str, str]:
+        """Dotted names, in `hf`, of the matrices of a layer's MLP that are modules of their own.
+
+        `"gate"` and `"up"` read what enters a gated MLP, `"up"` alone that of a plain one; `"down"` writes its output.
+        Where gate and up projection are one module (Phi-3), only `"down"` is there.
+
+        Args:
+            layer: of the MLP.
+
+        Raises:
+            TracerError: a layer that does not exist, or one without a down-projection.
+        """
+        down = self.path("key", layer)
+        found = {}
+        for name, component in (("gate", "mlp.gate"), ("up", "mlp.in")):
+            with suppress(ValueError, AttributeError, IndexError, KeyError):
+                found[name] = self._found(f"blocks.{layer}.{component}")
+        return {**found, "down": down}
+
     # --- identity --------------------------------------------------------------------------------------------------
     @property
     def memories(self) -> tuple[Attachable, ...]:

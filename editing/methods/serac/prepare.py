@@ -10,10 +10,10 @@ from torch import Tensor
 
 from editing.memories.scope import ENCODER, OWN, TOKENIZER, told_of
 from editing.memories.small import OTHER, SELF, STUDENT
+from editing.methods.lessons import lessons_of
 from editing.prepared.work import Made, Work
 from tracer.errors import HyperparameterError
 
-from .lessons import lessons_of
 from .scope import trained_projection
 from .settings import SERACPreparation
 from .student import said_with_edit, trained_student
@@ -26,7 +26,7 @@ JOIN = ". "
 
 def make(model: Model, settings: SERACPreparation, work: Work) -> Made:
     """The classifier and who answers, with how well each does on held-out records."""
-    learnt, held_out = lessons_of(model, work.records), lessons_of(model, work.held_out)
+    learnt, held_out = (lessons_of(model, each, "serac") for each in (work.records, work.held_out))
     similarity = {name: getattr(settings, name) for name in ("scale", "rule", "heads", "bounded")}
     if settings.classifier is None:
         tensors, scope, history = trained_projection(model, settings, similarity, learnt, held_out, work)

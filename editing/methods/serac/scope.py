@@ -10,13 +10,13 @@ from torch import Tensor
 
 from editing.memories.scope import OWN, projected, states_of
 from editing.memories.similarity import balanced_bce, log_similarities
+from editing.methods.lessons import Lesson
 from editing.prepared.course import Course, train
 from editing.prepared.work import Work
 from tracer.errors import OutOfRange
 from tracer.facts.encoding import encode
 from tracer.progress import track
 
-from .lessons import Lesson
 from .settings import SERACPreparation
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _loss(
     owners: list[int] = []
     for place, lesson in enumerate(chosen):
         some = torch.randperm(len(lesson.apart), generator=draw)[: settings.negatives].tolist()
-        negatives += [lesson.apart[i][1] for i in some]
+        negatives += [lesson.apart[i].prompt for i in some]
         owners += [place] * len(some)
 
     def vectors(prompts: Sequence[str]) -> Tensor:
@@ -139,7 +139,7 @@ def rates(
     """
     hits: dict[str, list[bool]] = {}
     for lesson in lessons:
-        kinds = [*("about" for _ in lesson.about), *(kind for kind, _ in lesson.apart)]
+        kinds = [*("about" for _ in lesson.about), *(question.kind for question in lesson.apart)]
         vectors = projected(tensors, torch.stack([states[prompt] for prompt in lesson.questions]))
         similar = log_similarities(vectors[1:], vectors[:1], **similarity)[:, 0].exp() > HIT
         for kind, hit in zip(kinds, similar.tolist(), strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editing.memories.small import embedding
+from editing.methods.lessons import Lesson
 from editing.methods.training import losses
 from editing.prepared.course import Course, train
 from editing.prepared.work import Work
@@ -19,7 +20,6 @@ from tracer.facts.fact import SLOT, Fact, token_text
 from tracer.facts.readout import Readout
 from tracer.model import Model
 
-from .lessons import Lesson
 from .settings import SERACPreparation
 
 HEADS = 32  # width of a head

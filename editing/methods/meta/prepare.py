@@ -1,0 +1,176 @@
+"""Training of MEND and MALMEN, and the editors that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from editing.edits.weights import check_editable
+from editing.methods.lessons import Lesson, lessons_of
+from editing.prepared.prepared import Prepared
+from editing.prepared.work import Made, Work
+from tracer.progress import track
+
+from .changes import MetaEditor
+from .episodes import Episodes
+from .factors import inputs_at
+from .malmen import Malmen
+from .mend import Mend
+from .nets import Nets, new_parameters
+from .places import Place, keys_of, places_of
+from .settings import MALMENPreparation, MENDPreparation, NetPreparation
+from .statistics import Statistics
+from .teaching import teach
+from .whitening import Whitening
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+MEND_EPSILON = 1e-7  # added to standard deviations, as published
+MALMEN_EPSILON = torch.finfo(torch.float32).eps
+HALF = ("A", "B")  # parts of the nets that are kept in half precision
+EDITS = 16  # run at once while statistics are taken
+
+
+def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
+    """Train a MEND editor."""
+    places = places_of(model, keys_of(model, settings.layers, settings.projections))
+
+    def editor(nets: Nets) -> Mend:
+        return Mend(nets, tokens=settings.tokens)
+
+    return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
+
+
+def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
+    """Train a MALMEN editor."""
+    places = places_of(model, keys_of(model, settings.layers, settings.projections))
+    ridge = {"log_ridge": torch.full((len(places),), float(settings.log_ridge))}
+
+    def editor(nets: Nets) -> Malmen:
+        return Malmen(nets, settings.block, tokens=settings.tokens)
+
+    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, "malmen")
+
+
+def _made(
+    model: Model,
+    settings: NetPreparation,
+    work: Work,
+    places: tuple[Place, ...],
+    editor: Callable[[Nets], MetaEditor],
+    more: Mapping[str, Tensor],
+    epsilon: float,
+    method: str,
+) -> Made:
+    check_editable(model, [place.weight for place in places])
+    learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
+    parameters = new_parameters(
+        places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device
+    )
+    parameters |= {"rate": torch.full((len(places),), float(settings.rate)), **more}
+    parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
+    empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
+    nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
+    nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
+    nets = replace(nets, whitening=_whitening(model, places, settings, learnt, work))
+    rates = {"rate": abs(settings.rate), **dict.fromkeys(more, 1.0)}
+    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=rates)
+    tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
+    for shape, own in nets.statistics.items():
+        tensors |= own.tensors(shape)
+    for key, white in nets.whitening.items():
+        tensors |= white.tensors(key)
+    header = {"places": [place.key for place in places], "epsilon": epsilon}
+    return Made(tensors, header, trained.history, trained.ended)
+
+
+def _kept(name: str, tensor: Tensor) -> Tensor:
+    part = name.rpartition("/")[2].partition(".")[0]
+    return tensor.half() if part in HALF else tensor
+
+
+def _statistics(
+    model: Model,
+    editor: Callable[[Nets], MetaEditor],
+    nets: Nets,
+    settings: NetPreparation,
+    lessons: list[Lesson],
+    work: Work,
+) -> dict[str, Statistics]:
+    """Statistics of the factors of edits, each by itself or with as many others as it is made with."""
+    kept = work.checkpoint.load("statistics")
+    if kept is not None:
+        return {shape: Statistics.of(kept[0], shape) for shape in nets.statistics}
+    draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-2))))
+    episodes = Episodes(model, lessons, others=1, drawn=settings.drawn)
+    blind = editor(nets)
+    for _ in track(range(0, settings.measured, EDITS), "measuring gradients"):
+        size = draw.choice(settings.numbers)
+        with torch.no_grad():
+            changes = blind.changes(model, episodes.drawn_at(draw, max(1, EDITS // size), size).groups)
+        for place in nets.places:
+            told = changes.told[place.key]
+            nets = nets.seeing(place, told["x"], told["delta"])
+    tensors = {name: tensor for shape, own in nets.statistics.items() for name, tensor in own.tensors(shape).items()}
+    work.checkpoint.save(tensors, {}, "statistics")
+    return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
+
+
+def _whitening(
+    model: Model, places: Sequence[Place], settings: NetPreparation, lessons: list[Lesson], work: Work
+) -> dict[str, Whitening]:
+    """Second moments of the inputs where the answers of kept rows are read."""
+    episodes = Episodes(model, lessons, others=1, drawn=0.0)
+    questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
+    if not (settings.directions and questions):
+        return {}
+    kept = work.checkpoint.load("whitening")
+    if kept is None:
+        draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
+        some = draw.sample(questions, min(settings.kept_rows, len(questions)))
+        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places)
+        found = {key: Whitening.of(own, settings.directions) for key, own in inputs.items()}
+        tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
+        work.checkpoint.save(tensors, {}, "whitening")
+        kept = tensors, {}
+    return {place.key: Whitening.kept(kept[0], place.key) for place in places}  # as they are kept
+
+
+def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
+    """The editor that was trained.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_mend`.
+        moving: as of [`editing.methods.meta.mend.Mend`][].
+    """
+    return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
+
+
+def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
+    """The editor that was trained.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_malmen`.
+        moving: as of [`editing.methods.meta.malmen.Malmen`][].
+    """
+    return Malmen(_nets(model, prepared), prepared.settings["block"], moving, prepared.settings["tokens"])
+
+
+def _nets(model: Model, prepared: Prepared) -> Nets:
+    places = places_of(model, prepared.header["places"])
+    shapes = dict.fromkeys(place.shape for place in places)
+    statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
+    own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
+    white = [place.key for place in places if f"{place.key}/directions" in prepared.tensors]
+    own["whitening"] = {key: Whitening.kept(prepared.tensors, key) for key in white}
+    own |= {"rule": prepared.settings["nets"], "epsilon": prepared.header["epsilon"]}
+    tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
+    return Nets(places, tensors, statistics, **own)

@@ -1,0 +1,223 @@
+"""Training of an editor: its changes act in a forward, and it learns from what they do to episodes of records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from editing.methods.lessons import Lesson
+from editing.methods.training import as_layers, read_logits
+from editing.prepared.course import Course, Trained, train
+from editing.prepared.work import Work
+from tracer.checks import finite, one_of, share, whole
+from tracer.engine.above import Above
+from tracer.engine.batch import Row
+from tracer.errors import HyperparameterError
+
+from .changes import MetaEditor
+from .episodes import Episode, Episodes
+from .factors import Read
+from .losses import effect
+from .losses import whole as all_right
+from .places import PROJECTIONS
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+KEPT_AT = ("answer", "all")
+ASKED = 3  # kept rows of each kind and record in a validation
+CHUNK = 16  # groups of a validation at once
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How an editor is trained, whatever it is.
+
+    Attributes:
+        layers: whose MLPs it edits; None: the last ones.
+        projections: which matrices of these, in this order: "gate", "up", "down"; None: as the method says.
+        edits: requests that are edited at once; of several numbers every step draws one. Part of the editor.
+        batch: edits of a step, in groups of that many.
+        steps: of the optimiser, at most.
+        lr: learning rate of Adam.
+        rate_lr: learning rate of Adam for the editor's own step sizes, as a share of their first size.
+        edit_weight: of the loss on the targets, where that on kept rows has weight 1.
+        others: kept rows of an edit.
+        drawn: share of the edits whose target is drawn anew among those of the relation.
+        kept_at: kept rows are read at their "answer", or at "all" tokens (as MEND is published).
+        validate_every: steps between two validations.
+        validate_on: held-out records that are validated on.
+        patience: validations without a better score after which training ends; 0: it never ends early.
+        warm_up: steps over which the learning rate rises from zero.
+        decay: whether it falls to zero over the steps, in a line.
+        clip: largest norm of the gradient; 0: any.
+    """
+
+    layers: Sequence[int] | None = None
+    projections: Sequence[str] | None = None
+    edits: int | Sequence[int] = 1
+    batch: int = 16
+    steps: int = 1000
+    lr: float = 1e-3
+    rate_lr: float = 1e-2
+    edit_weight: float = 1.0
+    others: int = 4
+    drawn: float = 0.75
+    kept_at: str = "answer"
+    validate_every: int = 100
+    validate_on: int = 60
+    patience: int = 0
+    warm_up: int = 20
+    decay: bool = True
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", as_layers(self.layers))
+        numbers = tuple(whole("edits", n, 1, kind=HyperparameterError) for n in self.numbers)
+        object.__setattr__(self, "edits", numbers)
+        if not numbers:
+            raise HyperparameterError("edits is empty; expected how many requests are edited at once, such as 1")
+        if self.projections is not None:
+            object.__setattr__(self, "projections", tuple(self.projections))
+            for name in self.projections:
+                one_of("a projection", name, PROJECTIONS, kind=HyperparameterError)
+        for name in ("batch", "validate_on", "others"):
+            whole(name, getattr(self, name), 1, kind=HyperparameterError)
+        for name in ("steps", "validate_every", "patience", "warm_up"):
+            whole(name, getattr(self, name), kind=HyperparameterError)
+        for name in ("lr", "rate_lr", "edit_weight"):
+            finite(name, getattr(self, name), above=0, kind=HyperparameterError)
+        finite("clip", self.clip, 0, kind=HyperparameterError)
+        share("drawn", self.drawn, kind=HyperparameterError)
+        one_of("kept_at", self.kept_at, KEPT_AT, kind=HyperparameterError)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Requests that are edited at once: each of these is drawn as often."""
+        return (self.edits,) if isinstance(self.edits, int) else tuple(self.edits)
+
+    @property
+    def course(self) -> Course:
+        """Length of the training."""
+        own = ("steps", "validate_every", "patience", "warm_up", "decay", "clip")
+        return Course(**{name: getattr(self, name) for name in own})
+
+
+def teach(
+    model: Model,
+    editor: MetaEditor,
+    parameters: Mapping[str, Tensor],
+    settings: Teaching,
+    learnt: Sequence[Lesson],
+    held_out: Sequence[Lesson],
+    work: Work,
+    *,
+    rates: Mapping[str, float] | None = None,
+    description: str = "training the editor",
+) -> Trained:
+    """Train parameters of an editor in place; they end as they were at the best validation.
+
+    Args:
+        model: its parameters ask for no gradients.
+        editor: makes its changes with the parameters.
+        parameters: leaves that ask for gradients, by name.
+        settings: of the training.
+        learnt: lessons to learn from.
+        held_out: lessons to validate on, of other subjects.
+        work: seed and checkpoint.
+        rates: first sizes of the parameters that are trained with `rate_lr`, by name; the others with `lr`.
+        description: of the progress bar.
+    """
+    episodes = Episodes(
+        model, learnt, others=settings.others, drawn=settings.drawn, everywhere=settings.kept_at == "all"
+    )
+    asked = Episodes(model, held_out, others=settings.others, drawn=0.0)
+    above = Above(model, min(place.layer for place in editor.places))
+
+    def read(_: Model, rows: Sequence[Row]) -> Tensor:
+        with above.begun(rows):
+            return read_logits(model, rows)
+
+    def step(number: int) -> Mapping[str, Tensor]:
+        draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(number))))
+        size = draw.choice(settings.numbers)
+        episode = episodes.drawn_at(draw, max(1, settings.batch // size), size)
+        return losses_of(model, editor, episode, settings.edit_weight, read)
+
+    def validate() -> Mapping[str, float]:
+        return scores(model, editor, asked.fixed(max(settings.numbers), settings.validate_on, ASKED), read)
+
+    rates = rates or {}
+    groups: list[dict[str, Any]] = [{"params": [each for name, each in parameters.items() if name not in rates]}]
+    groups += [{"params": [parameters[name]], "lr": settings.rate_lr * first} for name, first in rates.items()]
+    optimizer = torch.optim.Adam(groups, lr=settings.lr)
+    more: dict[str, Any] = {"validate": validate, "part": "editor", "description": description}
+    more["shown"] = ("loss", "rewrite", "paraphrase", "neighbour")
+    return train(parameters, optimizer, step, settings.course, work.checkpoint, **more)
+
+
+def losses_of(
+    model: Model, editor: MetaEditor, episode: Episode, edit_weight: float, read: Read = read_logits
+) -> dict[str, Tensor]:
+    """Losses of an episode, and the share of target tokens "said".
+
+    "loss" is a weighted sum of "edit loss", the mean of -log p over the target tokens, and "locality loss", the mean of
+    KL(before, after) where kept rows are read.
+
+    Args:
+        model: as of `teach`.
+        editor: likewise.
+        episode: drawn.
+        edit_weight: of the edit loss.
+        read: gives logits.
+    """
+    low = editor.changes(model, episode.groups, read=read).low
+    found = effect(model, editor.places, low, episode.said, episode.said_group, episode.kept, episode.kept_group, read)
+    edit, locality = found.nll.mean(), found.kl.sum() / max(1, len(found.kl))
+    loss = edit_weight * edit + locality
+    return {"loss": loss, "edit loss": edit, "locality loss": locality, "said": found.right.float().mean()}
+
+
+@torch.no_grad()
+def scores(model: Model, editor: MetaEditor, episode: Episode, read: Read = read_logits) -> dict[str, float]:
+    """Shares of rows by kind: targets said in full, and kept rows with the same answer; and "score", of all together.
+
+    The score is the harmonic mean of rewrites, paraphrases and kept rows.
+
+    Args:
+        model: as of `teach`.
+        editor: likewise.
+        episode: of held-out lessons.
+        read: gives logits.
+    """
+    right: dict[str, list[bool]] = {}
+    for start in range(0, len(episode.groups), CHUNK):
+        here = range(start, min(start + CHUNK, len(episode.groups)))
+        said = [i for i, group in enumerate(episode.said_group) if group in here]
+        kept = [i for i, group in enumerate(episode.kept_group) if group in here]
+        rows, others = [episode.said[i] for i in said], [episode.kept[i] for i in kept]
+        found = effect(
+            model,
+            editor.places,
+            editor.changes(model, episode.groups[here.start : here.stop], read=read).low,
+            rows,
+            [episode.said_group[i] - start for i in said],
+            others,
+            [episode.kept_group[i] - start for i in kept],
+            read,
+        )
+        for kinds, places, hits, listed in (
+            (episode.said_kind, said, found.right, rows),
+            (episode.kept_kind, kept, found.same, others),
+        ):
+            for place, hit in zip(places, all_right(hits, listed) if listed else (), strict=True):
+                right.setdefault(kinds[place], []).append(hit)
+    told = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
+    stays = [told[kind] for kind in told if kind not in ("rewrite", "paraphrase")]
+    parts = [told["rewrite"], told.get("paraphrase", told["rewrite"]), sum(stays) / len(stays) if stays else 1.0]
+    return {**told, "score": len(parts) / sum(1 / max(part, 1e-3) for part in parts)}
