@@ -1,0 +1,132 @@
+"""Training of KE, and the editor that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from editing.edits.weights import check_editable
+from editing.methods.lessons import lessons_of
+from editing.prepared.prepared import Prepared
+from editing.prepared.work import Made, Work
+from tracer.checks import finite, one_of, share, whole
+from tracer.errors import HyperparameterError
+
+from .condition import CONDITIONS, PLAIN, Conditions, Reader
+from .constrained import Constrained
+from .episodes import line_of
+from .ke import Hyper, Ke
+from .losses import smoothed
+from .places import Place, keys_of, places_of
+from .teaching import Alone, Teaching, teach
+
+if TYPE_CHECKING:
+    from tracer.model import Model
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": partial(torch.optim.RMSprop, centered=True)}
+SCALES = ("original0", "bias")  # parameters that are kept in single precision: few numbers
+
+
+@dataclass(frozen=True)
+class KEPreparation(Teaching):
+    """How KE is trained; see [`editing.methods.meta.teaching.Teaching`][] for the rest.
+
+    Attributes:
+        condition: what the editor is told of a request: prompt and target ("plain"), or also the old answer ("change",
+            as published).
+        longest: tokens of it, at most; 0: any number. (Published: 32.)
+        train_embedding: whether the reader's embedding, the model's at the start, is trained too; it is kept with the
+            editor then. (Published: yes.)
+        reader: width of the LSTM that reads the condition. (Published: 128.)
+        width: of the condition's vector. (Published: 1024.)
+        hidden: width of the conditioners. (Published: 128.)
+        max_scale: largest factor of a change.
+        margin: largest divergence of kept rows, kept by a multiplier that is trained with `rate_lr`; None: a weighted
+            sum, by `edit_weight`. (Published: 1e-3.)
+        least_margin: to which the margin shrinks while more than 90 % of the edits succeed. (Published: 1e-5.)
+        smoothing: of the targets' labels. (Published: 0.1.)
+        optimizer: "adam" or "rmsprop", centred. (Published: the latter.)
+    """
+
+    condition: str = PLAIN
+    longest: int = 0
+    train_embedding: bool = False
+    reader: int = 64
+    width: int = 256
+    hidden: int = 64
+    max_scale: float = 1.0
+    margin: float | None = None
+    least_margin: float = 1e-5
+    smoothing: float = 0.0
+    optimizer: str = "adam"
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("condition", self.condition, CONDITIONS, kind=HyperparameterError)
+        one_of("optimizer", self.optimizer, tuple(OPTIMIZERS), kind=HyperparameterError)
+        for name in ("reader", "width", "hidden"):
+            whole(name, getattr(self, name), 1, kind=HyperparameterError)
+        whole("longest", self.longest, kind=HyperparameterError)
+        finite("max_scale", self.max_scale, above=0, kind=HyperparameterError)
+        if self.margin is not None:
+            finite("margin", self.margin, 0, kind=HyperparameterError)
+        finite("least_margin", self.least_margin, 0, kind=HyperparameterError)
+        share("smoothing", self.smoothing, kind=HyperparameterError)
+
+
+def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
+    """Train a KE editor."""
+    places = places_of(model, keys_of(model, settings.layers, settings.projections))
+    check_editable(model, [place.weight for place in places])
+    learnt, held_out = (lessons_of(model, each, "ke") for each in (work.records, work.held_out))
+    seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
+    net = _net(model, places, settings.train_embedding, settings.reader, settings.width, settings.hidden, seed)
+    conditions = Conditions(settings.condition, settings.longest)
+    requests = [lesson.request for lesson in (*learnt, *held_out)]
+    conditions.know(requests, [line_of(model, request.fact) for request in requests])
+    editor = Ke(places, net, conditions, settings.max_scale)
+    parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
+    if settings.margin is not None:
+        one = torch.ones((), device=model.device)
+        constraint = {"multiplier": one.clone().requires_grad_(), "margin": one * settings.margin}
+        objective = Constrained(**vars(objective), **constraint, least=settings.least_margin)
+        parameters |= constraint
+    how: dict[str, Any] = {"rates": ("multiplier",), "optimizer": OPTIMIZERS[settings.optimizer]}
+    trained = teach(model, editor, parameters, settings, learnt, held_out, work, objective=objective, **how)
+    tensors = {
+        name: tensor.detach() if name.endswith(SCALES) else tensor.detach().half()
+        for name, tensor in net.named_parameters()
+    }
+    header = {"places": [place.key for place in places]}
+    return Made(tensors, header, trained.history, trained.ended)
+
+
+def ke_of(model: Model, prepared: Prepared) -> Ke:
+    """The editor that was trained.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_ke`.
+    """
+    own = prepared.settings
+    places = places_of(model, prepared.header["places"])
+    net = _net(model, places, *(own[name] for name in ("train_embedding", "reader", "width", "hidden")))
+    net.load_state_dict({name: tensor.float() for name, tensor in prepared.tensors.items()})
+    net.requires_grad_(False)
+    return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"])
+
+
+def _net(
+    model: Model, places: Sequence[Place], train_embedding: bool, reader: int, width: int, hidden: int, seed: int = 0
+) -> Hyper:
+    """A net at the start of its training; the global random state stays as it is."""
+    embedding: Any = model.module("embed").weight if train_embedding else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Hyper(places, Reader(model.d_model, reader, width, embedding), width, hidden)
+    return net.to(model.device)
