@@ -251,7 +251,8 @@ def _rows(path_or_name: str | Path, split: str | None) -> tuple[list[Row], str |
         part: Any = name.partition(":")[2] or split
         if part not in (*sets.FACTWORLD, None):
             raise DataSetNotFound(f"factworld has no part {part!r}; choose one of {', '.join(sets.FACTWORLD)}")
-        told = enumerate(factworld.records(part), 1)
+        own = factworld.fresh_records() if part == "fresh" else factworld.records(part)
+        told = enumerate(own, 1)
         return [
             Row(f"factworld{f':{part}' if part else ''}", number, None, value) for number, value in told
         ], "factworld"

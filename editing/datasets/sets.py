@@ -94,7 +94,7 @@ SETS: dict[str, dict[str | None, Part]] = {
     "known_1000": {None: _one("known_1000/known_1000.json", "known_1000.json")},
 }
 """Name of a set -> name of a part (None: the set itself) -> its place."""
-FACTWORLD = ("train", "validation", "test")
+FACTWORLD = ("train", "validation", "test", "fresh")
 
 
 def find(name: str, split: str | None) -> tuple[list[Path], Part | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ def train(
     validate: Validate | None = None,
     part: str = "",
     description: str = "training",
+    shown: Sequence[str] = ("loss", SCORE),
 ) -> Trained:
     """Train parameters in place; they end as they were at the best validation.
 
@@ -95,6 +96,7 @@ def train(
         validate: gives "score", of which more is better, and further numbers.
         part: name of this training in the checkpoint, where there are several.
         description: of the progress bar.
+        shown: numbers of the history's last row that the bar tells too.
 
     Raises:
         TracerError: a loss that is not finite; the last good checkpoint is kept.
@@ -107,7 +109,8 @@ def train(
     else:
         run.look(validate)
     with bar(description, course.steps) as progress:
-        progress.advance(progress.task_ids[0], run.step)
+        task = progress.task_ids[0]
+        progress.update(task, completed=run.step, description=run.told(description, shown))
         while run.step < course.steps and not run.ended:
             with torch.enable_grad():
                 told = dict(step(run.step))
@@ -131,9 +134,10 @@ def train(
             if course.validate_every and run.step % course.validate_every == 0 and run.step < course.steps:
                 run.look(validate)
                 run.stop(course.patience)
+                progress.update(task, description=run.told(description, shown))
             if checkpoint.due:
                 run.save()
-            progress.advance(progress.task_ids[0])
+            progress.advance(task)
     if run.sums:
         run.look(validate)
     run.save()  # what comes after it may be cut off too
@@ -174,6 +178,13 @@ class _Run:
             self.best_score, self.best_step, self.best, self.waited = score, self.step, self._copies(), 0
         else:
             self.waited += 1
+
+    def told(self, description: str, shown: Sequence[str]) -> str:
+        """The description with some numbers of the history's last row."""
+        row = self.history[-1] if self.history else {}
+        return ": ".join(
+            filter(None, [description, ", ".join(f"{name} {row[name]:.3g}" for name in shown if name in row)])
+        )
 
     def stop(self, patience: int) -> None:
         """End it where the score has not grown for long enough."""

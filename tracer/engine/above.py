@@ -74,10 +74,9 @@ class Above:
 
     def _of(self, rows: Sequence[Row]) -> Tensor:
         """What enters the block, [rows, tokens, d]; zeros where there is padding."""
-        new = list(dict.fromkeys(row.ids for row in rows if row.ids not in self._states))
-        if new:
-            for ids, state in zip(new, self._run([Row(ids, 0, ()) for ids in new]), strict=True):
-                self._states[ids] = own = state[: len(ids)].clone()
+        for row in rows:
+            if row.ids not in self._states:
+                self._states[row.ids] = own = self._run(row)
                 self._held += own.nbytes
         found = nn.utils.rnn.pad_sequence([self._states[row.ids] for row in rows], batch_first=True)
         for row in rows:
@@ -86,17 +85,18 @@ class Above:
             self._held -= self._states.popitem(last=False)[1].nbytes
         return found
 
-    def _run(self, rows: Sequence[Row]) -> Tensor:
+    def _run(self, row: Row) -> Tensor:
+        """What enters the block, [tokens, d]; each row by itself, so that its bits do not depend on others."""
         entering: list[Tensor] = []
 
         def keep(hidden: Tensor) -> None:
-            entering.append(hidden.detach())
+            entering.append(hidden[0].detach().clone())
             raise Stop
 
         handle = BlockArguments(keep).attach(self.model.module("hidden", self.start))
         try:
             with torch.no_grad(), suppress(Stop):
-                logits_of(self.model, padded(self.model, rows))
+                logits_of(self.model, padded(self.model, [row]))
         finally:
             handle.remove()
         return entering[0]

@@ -1,7 +1,7 @@
 """FactWorld: the embedded model, the facts it was taught, and edit records about them."""
 
 from .facts import facts, held_out_text, statements, training_text
-from .records import records
+from .records import fresh_records, records
 from .related import find, neighbours, others_of, paraphrases
 from .world import Relation, WorldFact, aliases, relations, subjects
 
@@ -11,6 +11,7 @@ __all__ = [
     "aliases",
     "facts",
     "find",
+    "fresh_records",
     "held_out_text",
     "neighbours",
     "others_of",

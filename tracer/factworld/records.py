@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tracer.errors import UnknownFact
 
@@ -14,6 +14,7 @@ from .corpus import Statement
 from .grammar import PHRASINGS, REVERSED, fill
 
 Split = Literal["train", "validation", "test"]
+SEED = 0  # of the shipped records, and of the splits
 
 ONE_HOP: dict[str, tuple[str, str]] = {
     "landmark_city": ("city_country", "landmark_country"),
@@ -36,6 +37,30 @@ def records(split: Split | None = None) -> list[dict[str, Any]]:
         raise UnknownFact(f"split {split!r} does not exist; choose 'train', 'validation' or 'test', or None for all")
     text = files("tracer.factworld").joinpath("data/records.json").read_text(encoding="utf-8")
     return [record for record in json.loads(text) if split is None or record["split"] == split]
+
+
+def fresh_records(split: Split = "train", *, count: int = 10_000, seed: int = 1) -> list[dict[str, Any]]:
+    """Edit records drawn anew about the subjects of one split, as many as there are; for editors that are trained.
+
+    Every fact of these subjects is edited in one wording, to another object of its relation. No subject of another split
+    is edited, while neighbours may be about any.
+
+    Args:
+        split: whose subjects are edited.
+        count: of the facts that are drawn from the whole table; those of other splits are left out.
+        seed: of the draw.
+
+    Raises:
+        TracerError: an unknown split.
+    """
+    from .facts import statements
+    from .world import aliases
+
+    if split not in get_args(Split):
+        raise UnknownFact(f"split {split!r} does not exist; choose {', '.join(map(repr, get_args(Split)))}")
+    made = make_records(statements(), aliases(), count=count, seed=seed)
+    own = [record for record in made if split_of(record["requested_rewrite"]["subject"], SEED) == split]
+    return [{**record, "case_id": f"fresh-{seed}-{record['case_id']}", "split": split} for record in own]
 
 
 def split_of(subject: str, seed: int) -> Split:

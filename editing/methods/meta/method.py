@@ -132,7 +132,7 @@ def note_number(prepared: Prepared, groups: Sequence[Group]) -> None:
         )
 
 
-_NETS: dict[str, Any] = {"needs": frozenset({"prepared", "max_rows"})}
+_NETS: dict[str, Any] = {"needs": frozenset({"prepared", "max_rows"}), "layers": "none"}
 MEND = Method(
     "mend",
     MENDSettings,

@@ -210,6 +210,7 @@ def teach(
     groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": settings.rate_lr}]
     made = optimizer([group for group in groups if group["params"]], lr=settings.lr)
     more: dict[str, Any] = {"validate": validate, "part": "editor", "description": description}
+    more["shown"] = ("loss", "rewrite", "paraphrase", "neighbour")
     return train(parameters, made, step, settings.course, work.checkpoint, **more)
 
 
