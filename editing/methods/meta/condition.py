@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from editing.request import EditRequest
 from tracer.engine.batch import Row
 from tracer.engine.follow import follow
 from tracer.engine.line import Line
@@ -26,8 +25,7 @@ CONDITIONS = (PLAIN, CHANGE)
 class Conditions:
     """What is said of requests: prompt and target ("plain"), or also what is to go ("change": "old >> new || prompt").
 
-    The old answer is the request's `target_true`; where it is not given, what the model writes itself, of as many
-    tokens as the target has.
+    The old answer is what the model writes itself when it is first asked, of as many tokens as the target has.
 
     Args:
         kind: one of `CONDITIONS`.
@@ -36,18 +34,7 @@ class Conditions:
 
     def __init__(self, kind: str, longest: int = 0) -> None:
         self.kind, self.longest = kind, longest
-        self._olds: dict[Ids, str] = {}
-
-    def know(self, requests: Sequence[EditRequest], rows: Sequence[Row]) -> None:
-        """Remember old answers.
-
-        Args:
-            requests: those that have one.
-            rows: of them.
-        """
-        for request, row in zip(requests, rows, strict=True):
-            if request.target_true is not None:
-                self._olds[prompt_of(row)] = request.target_true.strip()
+        self._olds: dict[tuple[Ids, int], str] = {}
 
     def ids(self, model: Model, rows: Sequence[Row]) -> list[Ids]:
         """Tokens that a net is to read, row by row.
@@ -59,27 +46,26 @@ class Conditions:
         if self.kind == PLAIN:
             found = [(*row.ids, *row.target[-1:]) for row in rows]
         else:
-            self._ask(model, [row for row in rows if prompt_of(row) not in self._olds])
+            self._ask(model, [row for row in rows if _key(row) not in self._olds])
             found = [tuple(encode(model.tokenizer, self._text(model, row))[0]) for row in rows]
         return [ids[: self.longest or len(ids)] for ids in found]
 
     def _text(self, model: Model, row: Row) -> str:
-        new, prompt = (_text(model, ids) for ids in (row.target, prompt_of(row)))
-        return f"{self._olds[prompt_of(row)]} >> {new} || {prompt}"
+        new, prompt = (_text(model, ids) for ids in (row.target, _prompt(row)))
+        return f"{self._olds[_key(row)]} >> {new} || {prompt}"
 
     def _ask(self, model: Model, rows: Sequence[Row]) -> None:
-        lines = [Line(prompt_of(row), tokens=len(row.target)) for row in rows]
+        lines = [Line(_prompt(row), tokens=len(row.target)) for row in rows]
         for row, line in zip(rows, follow(model, lines) if lines else (), strict=True):
-            self._olds[prompt_of(row)] = _text(model, line.written)
+            self._olds[_key(row)] = _text(model, line.written)
 
 
-def prompt_of(row: Row) -> Ids:
-    """The prompt of a row, without its target.
-
-    Args:
-        row: of a request.
-    """
+def _prompt(row: Row) -> Ids:
     return tuple(row.ids[: row.read[0] + 1])
+
+
+def _key(row: Row) -> tuple[Ids, int]:
+    return _prompt(row), len(row.target)
 
 
 def _text(model: Model, ids: Sequence[int]) -> str:

@@ -48,14 +48,22 @@ class Conditioner(nn.Module):
         place: the matrix.
         condition: width of the condition's vector.
         hidden: width between the layers.
+        rate: at the start every change is a step of gradient descent of this size, and col_a is told in units of it.
+            None: as published, where the start is noise, and a gradient counts about a thousandth of itself.
     """
 
-    def __init__(self, place: Place, condition: int, hidden: int) -> None:
+    def __init__(self, place: Place, condition: int, hidden: int, rate: float | None = None) -> None:
         super().__init__()
         rows, columns = place.width
         self.widths = (columns, rows, columns, rows, 1)
         self.first = weight_norm(nn.Linear(condition, hidden))
         self.second = weight_norm(nn.Linear(hidden, sum(self.widths)))
+        self.unit = 1.0 if rate is None else 2 * rows * rate  # softmax gives 1 / rows, and sigmoid a half
+        if rate is not None:
+            with torch.no_grad():
+                self.second.parametrizations.weight.original0.zero_()  # type: ignore[union-attr]
+                self.second.bias.zero_()
+                self.second.bias[:columns] = -1.0
 
     def forward(self, condition: Tensor) -> Said:
         """What is done with gradients.
@@ -63,7 +71,8 @@ class Conditioner(nn.Module):
         Args:
             condition: [rows, condition].
         """
-        return Said(*self.second(torch.tanh(self.first(condition))).split(self.widths, 1))
+        said = Said(*self.second(torch.tanh(self.first(condition))).split(self.widths, 1))
+        return said._replace(col_a=self.unit * said.col_a)
 
 
 class Hyper(nn.Module):
@@ -74,12 +83,15 @@ class Hyper(nn.Module):
         reader: of conditions.
         condition: width of its vectors.
         hidden: width of the conditioners.
+        rate: as of `Conditioner`.
     """
 
-    def __init__(self, places: Sequence[Place], reader: Reader, condition: int, hidden: int) -> None:
+    def __init__(
+        self, places: Sequence[Place], reader: Reader, condition: int, hidden: int, rate: float | None = None
+    ) -> None:
         super().__init__()
         self.reader = reader
-        self.conditioners = nn.ModuleList(Conditioner(place, condition, hidden) for place in places)
+        self.conditioners = nn.ModuleList(Conditioner(place, condition, hidden, rate) for place in places)
 
 
 @dataclass(frozen=True, eq=False)

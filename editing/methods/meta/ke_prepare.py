@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from tracer.errors import HyperparameterError
 
 from .condition import CONDITIONS, PLAIN, Conditions, Reader
 from .constrained import Constrained
-from .episodes import line_of
 from .ke import Hyper, Ke
 from .losses import smoothed
 from .places import Place, keys_of, places_of
@@ -45,6 +44,7 @@ class KEPreparation(Teaching):
         width: of the condition's vector. (Published: 1024.)
         hidden: width of the conditioners. (Published: 128.)
         max_scale: largest factor of a change.
+        rate: see [`editing.methods.meta.ke.Conditioner`][]. (Published: None.)
         margin: largest divergence of kept rows, kept by a multiplier that is trained with `rate_lr`; None: a weighted
             sum, by `edit_weight`. (Published: 1e-3.)
         least_margin: to which the margin shrinks while more than 90 % of the edits succeed. (Published: 1e-5.)
@@ -59,6 +59,7 @@ class KEPreparation(Teaching):
     width: int = 256
     hidden: int = 64
     max_scale: float = 1.0
+    rate: float | None = 0.5
     margin: float | None = None
     least_margin: float = 1e-5
     smoothing: float = 0.0
@@ -73,8 +74,9 @@ class KEPreparation(Teaching):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
         whole("longest", self.longest, kind=HyperparameterError)
         finite("max_scale", self.max_scale, above=0, kind=HyperparameterError)
-        if self.margin is not None:
-            finite("margin", self.margin, 0, kind=HyperparameterError)
+        for name in ("rate", "margin"):
+            if getattr(self, name) is not None:
+                finite(name, getattr(self, name), 0, kind=HyperparameterError)
         finite("least_margin", self.least_margin, 0, kind=HyperparameterError)
         share("smoothing", self.smoothing, kind=HyperparameterError)
 
@@ -85,10 +87,8 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     check_editable(model, [place.weight for place in places])
     learnt, held_out = (lessons_of(model, each, "ke") for each in (work.records, work.held_out))
     seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
-    net = _net(model, places, settings.train_embedding, settings.reader, settings.width, settings.hidden, seed)
+    net = _net(model, places, vars(settings), seed)
     conditions = Conditions(settings.condition, settings.longest)
-    requests = [lesson.request for lesson in (*learnt, *held_out)]
-    conditions.know(requests, [line_of(model, request.fact) for request in requests])
     editor = Ke(places, net, conditions, settings.max_scale)
     parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
     if settings.margin is not None:
@@ -115,18 +115,17 @@ def ke_of(model: Model, prepared: Prepared) -> Ke:
     """
     own = prepared.settings
     places = places_of(model, prepared.header["places"])
-    net = _net(model, places, *(own[name] for name in ("train_embedding", "reader", "width", "hidden")))
+    net = _net(model, places, own)
     net.load_state_dict({name: tensor.float() for name, tensor in prepared.tensors.items()})
     net.requires_grad_(False)
     return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"])
 
 
-def _net(
-    model: Model, places: Sequence[Place], train_embedding: bool, reader: int, width: int, hidden: int, seed: int = 0
-) -> Hyper:
+def _net(model: Model, places: Sequence[Place], settings: Mapping[str, Any], seed: int = 0) -> Hyper:
     """A net at the start of its training; the global random state stays as it is."""
-    embedding: Any = model.module("embed").weight if train_embedding else None
+    reader, width, hidden, rate = (settings[name] for name in ("reader", "width", "hidden", "rate"))
+    embedding: Any = model.module("embed").weight if settings["train_embedding"] else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = Hyper(places, Reader(model.d_model, reader, width, embedding), width, hidden)
+        net = Hyper(places, Reader(model.d_model, reader, width, embedding), width, hidden, rate)
     return net.to(model.device)
