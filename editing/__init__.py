@@ -20,7 +20,16 @@ from editing.questions.probes import Probes
 
 from .datasets import EditRecord, load_records
 from .evaluation import Evaluation
-from .plots import plot_evaluation, plot_health, plot_locate, plot_memory, plot_outcome, plot_radar, plot_retention
+from .plots import (
+    plot_evaluation,
+    plot_health,
+    plot_locate,
+    plot_memory,
+    plot_outcome,
+    plot_radar,
+    plot_retention,
+    plot_training,
+)
 from .request import EditRequest, EditWarning
 
 __all__ = [
@@ -55,6 +64,7 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "plot_training",
     "prepare",
     "propose",
     "published",

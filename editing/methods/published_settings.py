@@ -7,7 +7,7 @@ lengths of context templates, are those of that code. See `note` of a section fo
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,12 +40,15 @@ class Section(Strict):
 
     Attributes:
         source: of the numbers.
-        settings: arguments for [`editing.compute_edit`][].
+        settings: arguments.
+        takes: what takes them: "edit", [`editing.compute_edit`][], or "prepare", [`editing.prepare`][], where what was
+            published is how an editor is trained.
         note: differences here, or "".
     """
 
     source: Source
     settings: dict[str, Any] = Field(min_length=1)
+    takes: Literal["edit", "prepare"] = "edit"
     note: str = ""
 
 
@@ -80,7 +83,9 @@ class Published(Strict):
 
 
 def published(method: str, model: Model | str) -> dict[str, Any]:
-    """Arguments for [`editing.compute_edit`][] with the constants that were published for a method and a model.
+    """Arguments with the constants that were published for a method and a model.
+
+    They are for [`editing.compute_edit`][]; of an editor that is trained (mend, malmen) for [`editing.prepare`][].
 
     Args:
         method: its name.

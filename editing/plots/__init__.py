@@ -7,6 +7,7 @@ from .memory import plot_memory
 from .outcome import plot_outcome
 from .radar import plot_radar
 from .retention import plot_retention
+from .training import plot_training
 
 __all__ = [
     "plot_evaluation",
@@ -16,4 +17,5 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "plot_training",
 ]

@@ -48,7 +48,7 @@ def mend(model: Model, given: Arrays) -> Mend:
             own |= {"A": torch.tensor(given[f"{shape}/v.{layer}"].T), "B": torch.tensor(given[f"{shape}/u.{layer}"].T)}
             parameters |= {f"{shape}/{part}.{layer}": tensor.contiguous() for part, tensor in own.items()}
         statistics[shape] = statistics_of(given, f"{shape}/")
-    return Mend(Nets(places, parameters, statistics, int(given["n_hidden"]) + 1, False, 1e-7, 0.0))
+    return Mend(Nets(places, parameters, statistics, int(given["n_hidden"]) + 1, "mend", 1e-7, 0.0))
 
 
 def statistics_of(given: Arrays, prefix: str) -> Statistics:
@@ -71,7 +71,7 @@ def malmen(model: Model, given: Arrays, block: int, moving: bool = False) -> Mal
         mean, squares = (torch.tensor(given[f"{shape}/{name}"]).double() for name in ("mean", "var"))
         statistics[shape] = Statistics(float(given[f"{shape}/n"][0]), mean, squares)
     epsilon = torch.finfo(torch.float32).eps
-    return Malmen(Nets(places, parameters, statistics, int(given["n_blocks"]), True, epsilon, 0.0), block, moving)
+    return Malmen(Nets(places, parameters, statistics, int(given["n_blocks"]), "malmen", epsilon, 0.0), block, moving)
 
 
 def row(ids: Any, mask: Any, labels: Any, shifted: bool) -> Row:

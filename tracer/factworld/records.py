@@ -42,8 +42,8 @@ def records(split: Split | None = None) -> list[dict[str, Any]]:
 def fresh_records(split: Split = "train", *, count: int = 10_000, seed: int = 1) -> list[dict[str, Any]]:
     """Edit records drawn anew about the subjects of one split, as many as there are; for editors that are trained.
 
-    Every fact of these subjects is edited in one wording, to another object of its relation. No subject of another split
-    is edited, while neighbours may be about any.
+    Every fact of these subjects is edited in one wording, to another object of its relation. No subject of another
+    split is edited, while neighbours may be about any.
 
     Args:
         split: whose subjects are edited.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from editing.methods.lessons import Lesson
 from editing.questions.question import Question
+from editing.request import EditRequest
 from tracer.engine.batch import Row
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import Readout
@@ -115,11 +116,11 @@ class Episodes:
                 if len(group) < size and _fits(lesson, group):
                     group.append(lesson)
             left = [lesson for lesson in left if lesson not in group]
-            found.groups.append([self.row(lesson.prompt, lesson.target) for lesson in group])
+            found.groups.append([self.row(lesson, lesson.prompt, lesson.target) for lesson in group])
             for lesson in group:
-                found.say(self.row(lesson.prompt, lesson.target), "rewrite")
+                found.say(self.row(lesson, lesson.prompt, lesson.target), "rewrite")
                 for prompt in lesson.about:
-                    found.say(self.row(prompt, lesson.request.after(prompt, lesson.target)), "paraphrase")
+                    found.say(self.row(lesson, prompt, lesson.target), "paraphrase")
                 count: dict[str, int] = {}
                 for question in lesson.apart:
                     if count.get(question.kind, 0) < asked and _free(question, lesson, group):
@@ -144,7 +145,7 @@ class Episodes:
             wordings = [lesson.prompt, *lesson.about]
             draw.shuffle(wordings)
             target = self._target(lesson, draw)
-            rows = [self.row(prompt, lesson.request.after(prompt, target)) for prompt in wordings[:2]]
+            rows = [self.row(lesson, prompt, target) for prompt in wordings[:2]]
             found.groups[-1].append(rows[0])
             for row, kind in zip(rows, ("rewrite", "paraphrase"), strict=False):
                 found.say(row, kind)
@@ -176,16 +177,17 @@ class Episodes:
         return found
 
     # --- rows ------------------------------------------------------------------------------------------------------
-    def row(self, prompt: str, target: str) -> Row:
-        """A prompt with its target as a row.
+    def row(self, lesson: Lesson, prompt: str, target: str) -> Row:
+        """A wording of a lesson with a target as a row.
 
         Args:
+            lesson: whose subject is looked up.
             prompt: the whole text.
             target: what is to follow.
         """
         key = (prompt, target, False)
         if key not in self._rows:
-            self._rows[key] = line_of(self.model, Fact(SLOT, prompt, target))
+            self._rows[key] = line_of(self.model, fact_about(lesson.request, prompt, target))
         return self._rows[key]
 
     def kept_row(self, question: Question) -> Row:
@@ -204,8 +206,24 @@ class Episodes:
         return self._rows[key]
 
 
+def fact_about(request: EditRequest, prompt: str, target: str) -> Fact:
+    """A wording with a target as a fact about the subject of a request; of no subject where it names another.
+
+    Args:
+        request: with the subject.
+        prompt: the whole text.
+        target: what is to follow.
+    """
+    target = request.after(prompt, target)
+    if prompt == request.text:
+        return request.about(target)
+    before, subject, after = prompt.partition(request.subject)
+    plain_text = "{" not in prompt and "}" not in prompt and request.subject not in after
+    return Fact(before + SLOT + after, subject, target) if subject and plain_text else Fact(SLOT, prompt, target)
+
+
 def line_of(model: Model, fact: Fact) -> Row:
-    """A fact as a row; without a target the prompt's last place is read.
+    """A fact as a row, whose lookup is the subject's last token; without a target the prompt's last place is read.
 
     Args:
         model: whose tokenizer is used.
@@ -216,7 +234,7 @@ def line_of(model: Model, fact: Fact) -> Row:
     """
     found = fact.align(model)
     readout = Readout.of(model, found)
-    return Row(readout.ids, found.answer_position, readout.read, readout.target)
+    return Row(readout.ids, found.subject_range[1] - 1, readout.read, readout.target)
 
 
 def _fits(lesson: Lesson, group: Sequence[Lesson]) -> bool:

@@ -12,13 +12,16 @@ from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
 from .changes import Changes
-from .factors import Read, moving, token_factors
+from .factors import Read, looked_up, moving, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
 
 if TYPE_CHECKING:
     from tracer.model import Model
+
+ALL, SUBJECT = TOKENS = ("all", "subject_last")
+"""Tokens whose factors an edit is made of: all that the gradient is made of, as published, or the subject's last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +32,12 @@ class Mend:
         nets: what makes x~ and delta~ of x and delta, and the signed rates.
         moving: statistics take in the tokens of every edit first, matrix by matrix, as in the published training (and
             in the ROME repository's baseline, at edit time too).
+        tokens: one of `TOKENS`.
     """
 
     nets: Nets
     moving: bool = False
+    tokens: str = ALL
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -56,7 +61,8 @@ class Mend:
         share = torch.tensor(shares, device=found.nll.device)
         nets, low, told = self.nets, {}, {}
         for i, place in enumerate(self.places):
-            own = (every := found.factors[place.key]).where(moving(every))
+            every = found.factors[place.key]
+            own = every.where(moving(every) if self.tokens == ALL else looked_up(every, rows))
             nets = nets.seeing(place, own.x, own.delta) if self.moving else nets
             x, delta = nets.made_of(place, own.x, own.delta)
             group = share[own.row]

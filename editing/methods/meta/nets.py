@@ -1,11 +1,17 @@
 """The nets of MEND and MALMEN: what becomes of x and delta of a token, by nets that matrices of one shape share.
 
-Each is a chain of blocks of low rank around the identity, with a scale and a shift of every matrix's own:
+Each is a chain of blocks of low rank around the identity, with a scale and a shift of every matrix's own. As published:
 
-    MEND     z <- z + max(0, (z A B + bias) * scale + shift)
-    MALMEN   z <- z + max(0, z A B + bias) * scale + shift
+    mend       z <- z + max(0, (z A B + bias) * scale + shift)
+    malmen     z <- z + max(0, z A B + bias) * scale + shift
 
-on z = [x, delta], normalised; with B = 0 at the start, so that both are the identity then.
+on z = [x, delta], normalised; with B = 0 at the start, so that both are the identity then. Neither can lower what is
+positive in both a request and its neighbours: what the clamp leaves has one sign at every coordinate. Here, by default:
+
+    weighted   z <- z + (max(0, z A + threshold) B + bias) * scale + shift
+
+with the clamp between A and B, and every token's delta times a weight between 0 and 2, read from the features of the
+last block: 2 / (1 + exp(-features . token - token_bias)), 1 at the start.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from torch import Tensor
 from .places import Place
 from .statistics import Statistics
 
-PARTS = ("A", "B", "bias", "scale", "shift")
+MEND, MALMEN, WEIGHTED = RULES = ("mend", "malmen", "weighted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class Nets:
         parameters: by "SHAPE/PART.BLOCK", and "rate" [places], "log_ridge" [places] where the method has them.
         statistics: by shape.
         blocks: of each net.
-        outside: scale and shift act after the clamp (MALMEN), not inside it (MEND).
+        rule: one of `RULES`.
         epsilon: see [`editing.methods.meta.statistics.Statistics`][].
         floor: likewise.
     """
@@ -40,7 +46,7 @@ class Nets:
     parameters: Mapping[str, Tensor]
     statistics: Mapping[str, Statistics]
     blocks: int
-    outside: bool
+    rule: str
     epsilon: float
     floor: float
 
@@ -58,13 +64,21 @@ class Nets:
         same = [other for other in self.places if other.shape == place.shape]
         mode = same.index(place)
         for block in range(self.blocks):
-            a, b, bias, scale, shift = (self.parameters[f"{place.shape}/{part}.{block}"] for part in PARTS)
-            inner = z @ a @ b + bias
-            if self.outside:
-                z = z + inner.clamp_min(0) * scale[mode] + shift[mode]
+            a, b, bias = (self.parameters[f"{place.shape}/{part}.{block}"] for part in ("A", "B", "bias"))
+            scale, shift = (self.parameters[f"{place.shape}/{part}.{block}"][mode] for part in ("scale", "shift"))
+            features = z @ a
+            if self.rule == WEIGHTED:
+                features = (features + self.parameters[f"{place.shape}/threshold.{block}"]).clamp_min(0)
+                z = z + (features @ b + bias) * scale + shift
+            elif self.rule == MALMEN:
+                z = z + (features @ b + bias).clamp_min(0) * scale + shift
             else:
-                z = z + (inner * scale[mode] + shift[mode]).clamp_min(0)
-        return z[:, : place.width[0]], z[:, place.width[0] :]
+                z = z + ((features @ b + bias) * scale + shift).clamp_min(0)
+        x, delta = z.split(place.width, 1)
+        if self.rule == WEIGHTED:
+            token, bias = (self.parameters[f"{place.shape}/{part}"][mode] for part in ("token", "token_bias"))
+            delta = delta * 2 * torch.sigmoid(features @ token + bias).unsqueeze(1)
+        return x, delta
 
     def seeing(self, place: Place, x: Tensor, delta: Tensor, published: bool = False) -> Nets:
         """The same with statistics that have seen more tokens.
@@ -80,14 +94,22 @@ class Nets:
 
 
 def new_parameters(
-    places: Sequence[Place], rank: int, blocks: int, draw: torch.Generator, device: torch.device
+    places: Sequence[Place],
+    rule: str,
+    rank: int,
+    blocks: int,
+    spread: float,
+    draw: torch.Generator,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Parameters of nets that are the identity.
 
     Args:
         places: the matrices.
+        rule: one of `RULES`.
         rank: of a block.
         blocks: of a net.
+        spread: standard deviation of a block's features of normalised factors, at the start.
         draw: random numbers.
         device: of the parameters.
     """
@@ -96,9 +118,14 @@ def new_parameters(
         own = [place for place in places if place.shape == shape]
         width = sum(own[0].width)
         for block in range(blocks):
-            found[f"{shape}/A.{block}"] = torch.randn(width, min(rank, width), generator=draw)
+            found[f"{shape}/A.{block}"] = spread / width**0.5 * torch.randn(width, min(rank, width), generator=draw)
             found[f"{shape}/B.{block}"] = torch.zeros(min(rank, width), width)
             found[f"{shape}/bias.{block}"] = torch.zeros(width)
             found[f"{shape}/scale.{block}"] = torch.ones(len(own), width)
             found[f"{shape}/shift.{block}"] = torch.zeros(len(own), width)
+            if rule == WEIGHTED:
+                found[f"{shape}/threshold.{block}"] = torch.zeros(min(rank, width))
+        if rule == WEIGHTED:
+            found[f"{shape}/token"] = torch.zeros(len(own), min(rank, width))
+            found[f"{shape}/token_bias"] = torch.zeros(len(own))
     return {name: tensor.to(device) for name, tensor in found.items()}

@@ -40,7 +40,11 @@ EDITS = 16  # run at once while statistics are taken
 def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
-    return _made(model, settings, work, places, Mend, {}, MEND_EPSILON, "mend")
+
+    def editor(nets: Nets) -> Mend:
+        return Mend(nets, tokens=settings.tokens)
+
+    return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
 
 def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
@@ -66,11 +70,13 @@ def _made(
 ) -> Made:
     check_editable(model, [place.weight for place in places])
     learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
-    parameters = new_parameters(places, settings.rank, settings.blocks, work.draws(-1), model.device)
+    parameters = new_parameters(
+        places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device
+    )
     parameters |= {"rate": torch.full((len(places),), settings.rate), **more}
     parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
-    nets = Nets(places, parameters, empty, settings.blocks, method == "malmen", epsilon, settings.floor)
+    nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
     trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=RATES)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
@@ -120,7 +126,7 @@ def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
     """
-    return Mend(_nets(model, prepared, outside=False), moving)
+    return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
 
 
 def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
@@ -131,13 +137,14 @@ def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
         prepared: of `make_malmen`.
         moving: as of [`editing.methods.meta.malmen.Malmen`][].
     """
-    return Malmen(_nets(model, prepared, outside=True), prepared.settings["block"], moving)
+    return Malmen(_nets(model, prepared), prepared.settings["block"], moving)
 
 
-def _nets(model: Model, prepared: Prepared, outside: bool) -> Nets:
+def _nets(model: Model, prepared: Prepared) -> Nets:
     places = places_of(model, prepared.header["places"])
     shapes = dict.fromkeys(place.shape for place in places)
     statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
     own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
+    own |= {"rule": prepared.settings["nets"], "epsilon": prepared.header["epsilon"]}
     tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
-    return Nets(places, tensors, statistics, outside=outside, epsilon=prepared.header["epsilon"], **own)
+    return Nets(places, tensors, statistics, **own)

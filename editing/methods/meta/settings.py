@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from editing.methods.training import as_layers
-from tracer.checks import finite, whole
+from tracer.checks import finite, one_of, whole
 from tracer.errors import HyperparameterError
 
+from .mend import ALL, TOKENS
+from .nets import RULES, WEIGHTED
 from .teaching import Teaching
 
 
@@ -48,31 +50,48 @@ class NetPreparation(Teaching):
     """What the trainings of MEND and MALMEN share; see [`editing.methods.meta.teaching.Teaching`][] for the rest.
 
     Attributes:
+        nets: "weighted", or as published "mend" or "malmen"; see `editing.methods.meta.nets`.
         rank: of a net's blocks. (Published: 1920.)
         blocks: of a net.
         rate: the editor's step size at the start, with its sign: MEND adds it times x~ delta~^T, so that a negative one
             goes downhill. (Published: +1e-4, which training has to turn.)
         measured: edits that the statistics of x and delta are taken from, before the first step; they stay.
+        spread: of the features that a block begins with. (Published: the root of in + out, which is so large that
+            they stay the random ones they are.)
         floor: least standard deviation of a coordinate, as a share of the median over all of x, or of delta.
     """
 
+    nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
     rate: float = -1e-3
     measured: int = 256
+    spread: float = 1.0
     floor: float = 1e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("nets", self.nets, RULES, kind=HyperparameterError)
         for name in ("rank", "blocks", "measured"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
         finite("rate", self.rate, kind=HyperparameterError)
+        finite("spread", self.spread, above=0, kind=HyperparameterError)
         finite("floor", self.floor, 0, kind=HyperparameterError)
 
 
 @dataclass(frozen=True)
 class MENDPreparation(NetPreparation):
-    """How MEND is trained: by default at all matrices of the last three MLPs."""
+    """How MEND is trained: by default at all matrices of the last three MLPs.
+
+    Attributes:
+        tokens: of a request that its change is made of: "all" with a gradient, as published, or "subject_last".
+    """
+
+    tokens: str = ALL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("tokens", self.tokens, TOKENS, kind=HyperparameterError)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import transformers
 
 from editing.methods import published_settings as module
 from editing.methods.compute import METHODS, method_named, settings_of
+from editing.methods.prepare import preparation_of
 from editing.methods.published_settings import published, published_models, published_section
 from tracer import TracerError
 from tracer.model import Model
@@ -75,12 +76,16 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
     section, sizes = published_section(method, name), published_models()[name].model
     assert method in METHODS
     found = method_named(method)
-    assert set(section.settings) <= {field.name for field in fields(found.settings)}
-    settings_of(found, published(method, name))  # no TracerError
+    taking = found if section.takes == "edit" else preparation_of(found)
+    assert set(section.settings) <= {field.name for field in fields(taking.settings)}
+    if section.takes == "edit":
+        settings_of(found, published(method, name))  # no TracerError
+    else:
+        preparation_of(found).settings(**published(method, name))
     assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
     assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
     beside = {"t_patcher": "src/utils.py", "calinet": "train_calinet/bash/t5_train_kb_f.sh"}
-    assert section.source.file.startswith(beside.get(method, ("hparams/", "grace/config/")))
+    assert section.source.file.startswith(beside.get(method, ("hparams/", "grace/config/", "config/editor/")))
     assert json.loads(json.dumps(section.settings)) == section.settings
 
 
@@ -114,6 +119,14 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("grace", "gpt2-xl", {"radius": 1.0, "lr": 1.0, "steps": 100, "start": "cold", "compare": "mean"}),
         ("grace", "llama-2-7b", {"layers": [27], "read": "key", "write": "value", "steps": 50}),
         ("grace", "gpt-j-6b", {"layers": [25], "steps": 200, "replacement": "replace_last", "split": "half"}),
+        ("mend", "gpt2-xl", {"layers": [45, 46, 47], "projections": ["down", "up"], "rate": 1e-4, "rank": 1920}),
+        (
+            "mend",
+            "gpt-j-6b",
+            {"layers": [25, 26, 27], "projections": ["up", "down"], "edit_weight": 0.1, "clip": 100.0},
+        ),
+        ("mend", "llama-2-7b", {"layers": [29, 30, 31], "projections": ["gate", "up", "down"], "lr": 1e-6}),
+        ("malmen", "gpt-j-6b", {"layers": [22, 23, 24, 25, 26, 27], "edits": 512, "block": 32, "lr": 1e-5}),
         ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
         ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
         ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
@@ -128,9 +141,11 @@ def test_numbers_of_the_published_files(method: str, name: str, expected: dict[s
 
 @pytest.mark.parametrize(("name", "method"), EVERY)
 def test_every_file_is_where_it_is_said_to_be(name: str, method: str) -> None:
-    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit has yaml, and so has GRACE."""
+    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit, GRACE and MALMEN have yaml."""
     source = published_section(method, name).source
-    assert source.file.endswith(".yaml") == (source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE"))
+    assert source.file.endswith(".yaml") == (
+        source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE", "ChenmienTan/malmen")
+    )
 
 
 def test_what_is_given_out_is_one_s_own(tiny: Callable[[str], Model]) -> None:
@@ -149,8 +164,8 @@ def test_unknown_models_and_methods_are_told_what_there_is(tiny: Callable[[str],
         TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'memit'; .* gpt-j-6b, gpt2-xl"
     ):
         published("memit", "gpt2-medium")
-    with pytest.raises(TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'mend'$"):
-        published("mend", "gpt2-medium")
+    with pytest.raises(TracerError, match=r"for gpt2-medium rome, ft_l are published, not 'lens'$"):
+        published("lens", "gpt2-medium")
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def close(found: torch.Tensor, expected: torch.Tensor, allowed: float = 1e-4) ->
 
 
 # --- factors ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_factors_make_up_the_gradient_and_an_identical_net_gives_it(name: str, tiny: Tiny) -> None:
+@pytest.mark.parametrize(("name", "rule"), [*((name, "weighted") for name in ARCHITECTURES), ("gpt2", "mend")])
+def test_factors_make_up_the_gradient_and_an_identical_net_gives_it(name: str, rule: str, tiny: Tiny) -> None:
     model = own(tiny(name))
     places = places_of(model, keys_of(model, None, None))
     assert {place.key.partition(".")[2] for place in places} == set(model.projections(0))
@@ -74,11 +74,14 @@ def test_factors_make_up_the_gradient_and_an_identical_net_gives_it(name: str, t
     with torch.enable_grad():
         losses(model, rows[:1]).sum().backward()
     gradients = {place.key: weight.grad.clone() for place, weight in zip(places, weights, strict=True)}  # type: ignore[union-attr]
-    parameters = {**new_parameters(places, 4, 2, torch.Generator(), model.device), "rate": torch.ones(len(places))}
+    parameters = {
+        **new_parameters(places, rule, 4, 2, 1.0, torch.Generator(), model.device),
+        "rate": torch.ones(len(places)),
+    }
     statistics = {
         p.shape: replace(Statistics.none(sum(p.width)), count=2.0, squares=torch.ones(sum(p.width))) for p in places
     }
-    nets = Nets(places, parameters, statistics, blocks=2, outside=False, epsilon=0.0, floor=0.0)
+    nets = Nets(places, parameters, statistics, blocks=2, rule=rule, epsilon=0.0, floor=0.0)
     with frozen(model):
         alone = Mend(nets).changes(model, [rows[:1]])
         among = Mend(nets).changes(model, [rows[1:2], rows[:1], rows[2:]], max_rows=2)

@@ -51,7 +51,8 @@ def test_an_episode_says_new_targets_and_keeps_near_facts(size: int, world: Mode
     true = {lesson.prompt: lesson.request.target_true for lesson in episodes.lessons}
     wanted = {world.tokenizer.decode(row.target).strip() for row in found.said}
     assert len(wanted) > 3 and not any(
-        world.tokenizer.decode(row.target).strip() == true.get(world.tokenizer.decode(row.ids).strip()) for row in found.said
+        world.tokenizer.decode(row.target).strip() == true.get(world.tokenizer.decode(row.ids).strip())
+        for row in found.said
     )
 
 
