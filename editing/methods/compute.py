@@ -65,6 +65,8 @@ METHODS = {
     "wise": "wise.method.METHOD",
     "mend": "meta.method.MEND",
     "malmen": "meta.method.MALMEN",
+    "rledit": "meta.method.RLEDIT",
+    "ke": "meta.method.KE",
 }
 """Place of each method in `editing.methods`."""
 

@@ -6,8 +6,8 @@ No weight is written meanwhile: earlier changes act as forwards of low rank, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -71,14 +71,17 @@ class InTurn:
     def _steps(self, model: Model, group: Sequence[Row], max_rows: int | None, read: Read) -> list[Changes]:
         found: list[Changes] = []
         so_far: Mapping[str, LowRank] = {}
+        editor: Any = self.editor
         for start in range(0, len(group), self.size):
             batch = group[start : start + self.size]
             for number in range(self.rounds):
                 with edited(model, self.places, so_far, None):
                     if number and bool(effect(model, (), {}, batch, (), read=read).right.all()):
                         break
-                    found.append(self.editor.changes(model, [batch], max_rows, read))
+                    found.append(editor.changes(model, [batch], max_rows, read))
                 so_far = added(so_far, found[-1].low)
+                if found[-1].statistics:  # which may have moved
+                    editor = replace(editor, nets=replace(editor.nets, statistics=found[-1].statistics))
         return found
 
 

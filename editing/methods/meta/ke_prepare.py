@@ -21,6 +21,7 @@ from .constrained import Constrained
 from .ke import Hyper, Ke
 from .losses import smoothed
 from .places import Place, keys_of, places_of
+from .settings import MENDSettings
 from .teaching import Alone, Teaching, teach
 
 if TYPE_CHECKING:
@@ -28,6 +29,23 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": partial(torch.optim.RMSprop, centered=True)}
 SCALES = ("original0", "bias")  # parameters that are kept in single precision: few numbers
+
+
+@dataclass(frozen=True)
+class KESettings(MENDSettings):
+    """Hyper-parameters of an edit by KE; several requests are edited one after another.
+
+    Attributes:
+        layers: as of `MENDSettings`.
+        published: several requests at once are refused, as by the code that was published.
+        rounds: times that a request is edited at most, again until its target is said. (The published loop: 5.)
+    """
+
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("rounds", self.rounds, 1, kind=HyperparameterError)
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,11 @@ class KEPreparation(Teaching):
                 finite(name, getattr(self, name), 0, kind=HyperparameterError)
         finite("least_margin", self.least_margin, 0, kind=HyperparameterError)
         share("smoothing", self.smoothing, kind=HyperparameterError)
+        if self.edits != (1,):
+            raise HyperparameterError(
+                f"edits is {list(self.edits)}; expected 1: ke reads one request at a time, and edits several one after "  # type: ignore[arg-type]
+                "another"
+            )
 
 
 def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:

@@ -1,4 +1,4 @@
-"""MEND and MALMEN as methods: what a trained editor makes of requests is an ordinary change of weights."""
+"""Trained editors as methods: what one makes of requests is an ordinary change of weights."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from editing.methods.timing import part
 from editing.prepared.prepared import Prepared
 from editing.prepared.work import Preparation
 from editing.request import EditWarning
-from tracer.errors import PreparedForOther
+from tracer.errors import HyperparameterError, PreparedForOther
 
 from .changes import Changes, MetaEditor
 from .episodes import line_of
-from .prepare import make_malmen, make_mend, malmen_of, mend_of
-from .settings import MALMENPreparation, MALMENSettings, MENDPreparation, MENDSettings
+from .in_turn import InTurn
+from .ke_prepare import KEPreparation, KESettings, ke_of, make_ke
+from .prepare import make_malmen, make_mend, make_rledit, malmen_of, mend_of
+from .settings import (
+    MALMENPreparation,
+    MALMENSettings,
+    MENDPreparation,
+    MENDSettings,
+    RLEditPreparation,
+    RLEditSettings,
+)
 
 if TYPE_CHECKING:
     from tracer.model import Model
 
-Make = Callable[[Any, Prepared, bool], MetaEditor]
+Make = Callable[[Any, Prepared, Any], MetaEditor]
+"""Makes an editor for a model of what was prepared, and of the settings of the edit."""
 
 
 def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]:
@@ -39,9 +49,10 @@ def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, E
     def plan(model: Model, groups: Sequence[Group], settings: MENDSettings, context: EditContext) -> list[Change]:
         prepared = context.prepared_for(method)
         check_layers(model, prepared, settings.layers)
-        note_number(prepared, groups)
-        editor = make(model, prepared, settings.published)
-        told = told_of(prepared, settings.published)
+        editor = make(model, prepared, settings)
+        if not isinstance(editor, InTurn):
+            note_number(prepared, groups)
+        told = told_of(prepared, settings)
         return [_change(model, editor, group, told, context.max_rows) for group in groups]
 
     return plan
@@ -70,20 +81,20 @@ def evidence_of(changes: Changes) -> dict[str, Tensor]:
     return {"nll": changes.nll.float().cpu(), **arrays}
 
 
-def told_of(prepared: Prepared, published: bool) -> dict[str, Any]:
+def told_of(prepared: Prepared, settings: MENDSettings) -> dict[str, Any]:
     """What the settings of an edit say: of the editor's too.
 
     Args:
         prepared: the editor.
-        published: as of the settings.
+        settings: of the edit.
     """
     layers = sorted({int(key.partition(".")[0]) for key in prepared.header["places"]})
     own = {name: prepared.settings[name] for name in ("edits", "block") if name in prepared.settings}
     return {
+        **vars(settings),
         "layers": layers,
         "places": list(prepared.header["places"]),
         **own,
-        "published": published,
         "prepared": prepared.digest,
     }
 
@@ -132,11 +143,42 @@ def note_number(prepared: Prepared, groups: Sequence[Group]) -> None:
         )
 
 
+def _mend(model: Model, prepared: Prepared, settings: MENDSettings) -> MetaEditor:
+    return mend_of(model, prepared, settings.published)
+
+
+def _malmen(model: Model, prepared: Prepared, settings: MALMENSettings) -> MetaEditor:
+    return malmen_of(model, prepared, settings.published)
+
+
+def _rledit(model: Model, prepared: Prepared, settings: RLEditSettings) -> MetaEditor:
+    return InTurn(malmen_of(model, prepared, settings.published), max(prepared.settings["edits"]))
+
+
+def _ke(model: Model, prepared: Prepared, settings: KESettings) -> MetaEditor:
+    return InTurn(ke_of(model, prepared), 1, settings.rounds)
+
+
+def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context: EditContext) -> list[Change]:
+    """One change per group, as of `planned`.
+
+    Raises:
+        TracerError: a group of several requests where the published editor is asked for.
+    """
+    most = max(len(group) for group in groups)
+    if settings.published and most > 1:
+        raise HyperparameterError(
+            f"ke as published reads one request, and {most} were given at once; leave published out to have them edited "
+            "one after another"
+        )
+    return planned("ke", _ke)(model, groups, settings, context)
+
+
 _NETS: dict[str, Any] = {"needs": frozenset({"prepared", "max_rows"}), "layers": "none"}
 MEND = Method(
     "mend",
     MENDSettings,
-    planned("mend", mend_of),
+    planned("mend", _mend),
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",
     **_NETS,
@@ -144,8 +186,24 @@ MEND = Method(
 MALMEN = Method(
     "malmen",
     MALMENSettings,
-    planned("malmen", malmen_of),
+    planned("malmen", _malmen),
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",
+    **_NETS,
+)
+RLEDIT = Method(
+    "rledit",
+    RLEditSettings,
+    planned("rledit", _rledit),
+    preparation=Preparation(RLEditPreparation, make_rledit, summary="MALMEN's nets, trained on sequences of edits"),
+    summary="a trained editor of batches one after another (Li et al. 2025)",
+    **_NETS,
+)
+KE = Method(
+    "ke",
+    KESettings,
+    plan_ke,
+    preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
+    summary="a trained editor that reads the request (De Cao et al. 2021)",
     **_NETS,
 )

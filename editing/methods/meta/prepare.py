@@ -1,4 +1,4 @@
-"""Training of MEND and MALMEN, and the editors that come of it."""
+"""Training of MEND, MALMEN and RLEdit, and the editors that come of it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
 from .places import Place, keys_of, places_of
-from .settings import MALMENPreparation, MENDPreparation, NetPreparation
+from .rledit import Retained
+from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
-from .teaching import teach
+from .teaching import Alone, teach
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -47,15 +48,30 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
 
-def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
-    """Train a MALMEN editor."""
+def make_malmen(
+    model: Model, settings: MALMENPreparation, work: Work, method: str = "malmen", goal: type[Alone] = Alone
+) -> Made:
+    """Train a MALMEN editor.
+
+    Args:
+        model: to be edited.
+        settings: of the training.
+        work: records, seed, checkpoint.
+        method: whose editor it is.
+        goal: what is lowered.
+    """
     places = places_of(model, keys_of(model, settings.layers, settings.projections, MALMEN_LAST))
     ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
 
     def editor(nets: Nets) -> Malmen:
         return Malmen(nets, settings.block)
 
-    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, "malmen")
+    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, goal)
+
+
+def make_rledit(model: Model, settings: RLEditPreparation, work: Work) -> Made:
+    """Train a MALMEN editor on sequences."""
+    return make_malmen(model, settings, work, "rledit", Retained)
 
 
 def _made(
@@ -67,6 +83,7 @@ def _made(
     more: Mapping[str, Tensor],
     epsilon: float,
     method: str,
+    goal: type[Alone] = Alone,
 ) -> Made:
     check_editable(model, [place.weight for place in places])
     learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
@@ -78,7 +95,9 @@ def _made(
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
-    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=RATES)
+    learner = editor(nets)
+    objective = goal(model, learner, settings)
+    trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=RATES, objective=objective)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
     for shape, own in nets.statistics.items():
         tensors |= own.tensors(shape)
