@@ -99,4 +99,3 @@ class Reader(nn.Module):
         given = [table[torch.tensor(own, device=table.device)].float() for own in ids]
         _, (last, _) = self.lstm(pack_sequence(given, enforce_sorted=False))
         return torch.tanh(self.linear(torch.cat([last[0], last[1]], 1)))
-

@@ -8,7 +8,7 @@ The margin shrinks while edits succeed (De Cao et al. 2021, section 3.2 and thei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -46,8 +46,8 @@ class Constrained(Alone):
         least: of the margin.
     """
 
-    multiplier: Tensor = torch.ones(())
-    margin: Tensor = torch.ones(())
+    multiplier: Tensor = field(kw_only=True)
+    margin: Tensor = field(kw_only=True)
     least: float = 0.0
 
     def step(self, episodes: Episodes, draw: Random, read: Read) -> Mapping[str, Any]:

@@ -76,7 +76,7 @@ class InTurn:
             batch = group[start : start + self.size]
             for number in range(self.rounds):
                 with edited(model, self.places, so_far, None):
-                    if number and bool(effect(model, (), {}, batch, (), read=read).right.all()):
+                    if number and bool(effect(model, (), {}, batch, [0] * len(batch), read=read).right.all()):
                         break
                     found.append(editor.changes(model, [batch], max_rows, read))
                 so_far = added(so_far, found[-1].low)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TokenLosses = Callable[[Tensor, Sequence[Row]], Tensor]
 """Losses of target tokens, [places], by logits [places, V] and the rows read there."""
+ROWS = 32  # of a forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,13 @@ def effect(
         read: gives logits.
         loss: of target tokens.
     """
-    rows = [*said, *kept]
-    with edited(model, places, low, [*said_group, *kept_group]):
-        after = read(model, rows)
+    rows, groups = [*said, *kept], [*said_group, *kept_group]
+
+    def with_changes(model: Model, some: Sequence[int]) -> Tensor:
+        with edited(model, places, low, [groups[i] for i in some]):
+            return read(model, [rows[i] for i in some])
+
+    after = _by_length(model, rows, with_changes)
     count = sum(len(row.read) for row in said)
     here, there = after[:count], after[count:]
     target = torch.tensor([token for row in said for token in row.target], device=after.device)
@@ -74,9 +79,20 @@ def effect(
     if not kept:
         return Effect(loss(here, said), here.argmax(-1) == target, none, none.bool())
     with torch.no_grad():
-        before = read(model, kept)
+        before = _by_length(model, kept, lambda model, some: read(model, [kept[i] for i in some]))
     same = there.argmax(-1) == before.argmax(-1)
     return Effect(loss(here, said), here.argmax(-1) == target, kl(before, there), same)
+
+
+def _by_length(model: Model, rows: Sequence[Row], read: Callable[[Model, Sequence[int]], Tensor]) -> Tensor:
+    """Logits where rows are read, in their order; similar lengths share a forward, so that little is padding."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), ROWS):
+        some = order[start : start + ROWS]
+        parts = read(model, some).split([len(rows[i].read) for i in some])
+        found.update(zip(some, parts, strict=True))
+    return torch.cat([found[i] for i in range(len(rows))])
 
 
 def kl(before: Tensor, after: Tensor) -> Tensor:

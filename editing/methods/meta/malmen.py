@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from .nets import Nets
 from .places import Place
 
 if TYPE_CHECKING:
+    from editing.covariance.covariance import Solver
     from tracer.model import Model
 
 
@@ -26,19 +27,22 @@ if TYPE_CHECKING:
 class Malmen:
     """A trained (or untrained) editor: least squares on what the net wants of every predicting token.
 
-    Token t is to move its output by D_t = -rate (x_t . x~_t) delta~_t, and the change X^T (X X^T + ridge I)^-1 D comes
-    as near as it can at all of them.
+    Token t is to move its output by D_t = -rate (x_t . x~_t) delta~_t, and the change (X^T X + ridge C)^-1 X^T D comes
+    as near as it can at all of them; with C = I as published, or the second moments of keys, as MEMIT has it, so that
+    what keys have in common is left alone.
 
     Attributes:
         nets: what makes x~ and delta~ of x and delta, the signed rates, and the logarithms of the ridges.
         block: requests whose loss is taken together, as the mean over all their target tokens. Part of the editor,
             since it decides the size of every delta.
         moving: statistics take in the tokens of every edit first, block by block, as published.
+        solvers: of C, by key of the place; none: C = I.
     """
 
     nets: Nets
     block: int = 1
     moving: bool = False
+    solvers: Mapping[str, Solver] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -77,19 +81,22 @@ class Malmen:
             x, delta = nets.made_of(place, own.x, own.delta)
             size = -nets.parameters["rate"][i] * (own.x * x).sum(1, keepdim=True)
             wanted = LowRank.of(own.x, size * delta, group := owner[own.row], len(groups))
-            low[place.key] = LowRank(solved(wanted.u, nets.parameters["log_ridge"][i].exp()), wanted.v)
+            ridge = nets.parameters["log_ridge"][i].exp()
+            low[place.key] = LowRank(solved(wanted.u, ridge, self.solvers.get(place.key)), wanted.v)
             told[place.key] = {"group": group, "x": own.x, "delta": own.delta, "x_made": x, "delta_made": delta}
             told[place.key]["wanted"] = size * delta
         return Changes(low, told, found.nll, nets.statistics)
 
 
-def solved(x: Tensor, ridge: Tensor) -> Tensor:
-    """(X X^T + ridge I)^-1 X by group, in double precision; the same as X (X^T X + ridge I)^-1.
+def solved(x: Tensor, ridge: Tensor, solver: Solver | None = None) -> Tensor:
+    """X (X^T X + ridge C)^-1 by group, in double precision: (X C^-1 X^T + ridge I)^-1 X C^-1, which is n x n.
 
     Args:
         x: [groups, n, in].
         ridge: above zero.
+        solver: of C [in, in]; None: C = I.
     """
     exact = x.double()
-    gram = exact @ exact.transpose(1, 2) + ridge.double() * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
-    return torch.linalg.solve(gram, exact).to(x.dtype)
+    white = exact if solver is None else solver.solve(exact.flatten(0, 1).T).T.reshape(exact.shape)
+    gram = exact @ white.transpose(1, 2) + ridge.double() * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    return torch.linalg.solve(gram, white).to(x.dtype)

@@ -34,8 +34,7 @@ from .settings import (
 if TYPE_CHECKING:
     from tracer.model import Model
 
-Make = Callable[[Any, Prepared, Any], MetaEditor]
-"""Makes an editor for a model of what was prepared, and of the settings of the edit."""
+Make = Callable[[Any, Prepared, bool, EditContext], MetaEditor]
 
 
 def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]:
@@ -49,7 +48,7 @@ def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, E
     def plan(model: Model, groups: Sequence[Group], settings: MENDSettings, context: EditContext) -> list[Change]:
         prepared = context.prepared_for(method)
         check_layers(model, prepared, settings.layers)
-        editor = make(model, prepared, settings)
+        editor = make(model, prepared, settings.published, context)
         if not isinstance(editor, InTurn):
             note_number(prepared, groups)
         told = told_of(prepared, settings)
@@ -143,24 +142,20 @@ def note_number(prepared: Prepared, groups: Sequence[Group]) -> None:
         )
 
 
-def _mend(model: Model, prepared: Prepared, settings: MENDSettings) -> MetaEditor:
-    return mend_of(model, prepared, settings.published)
+def rledit_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> InTurn:
+    """The editor that was trained, in batches of as many requests as it was trained for.
 
-
-def _malmen(model: Model, prepared: Prepared, settings: MALMENSettings) -> MetaEditor:
-    return malmen_of(model, prepared, settings.published)
-
-
-def _rledit(model: Model, prepared: Prepared, settings: RLEditSettings) -> MetaEditor:
-    return InTurn(malmen_of(model, prepared, settings.published), max(prepared.settings["edits"]))
-
-
-def _ke(model: Model, prepared: Prepared, settings: KESettings) -> MetaEditor:
-    return InTurn(ke_of(model, prepared), 1, settings.rounds)
+    Args:
+        model: to be edited.
+        prepared: of `make_rledit`.
+        moving: as of [`editing.methods.meta.malmen.Malmen`][].
+        context: as of `malmen_of`.
+    """
+    return InTurn(malmen_of(model, prepared, moving, context), max(prepared.settings["edits"]))
 
 
 def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context: EditContext) -> list[Change]:
-    """One change per group, as of `planned`.
+    """One change per group, as of `planned`: one request after another.
 
     Raises:
         TracerError: a group of several requests where the published editor is asked for.
@@ -168,42 +163,50 @@ def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context
     most = max(len(group) for group in groups)
     if settings.published and most > 1:
         raise HyperparameterError(
-            f"ke as published reads one request, and {most} were given at once; leave published out to have them edited "
-            "one after another"
+            f"ke as published reads one request, and {most} were given at once; leave published out to have them "
+            "edited one after another"
         )
-    return planned("ke", _ke)(model, groups, settings, context)
+
+    def in_turn(model: Model, prepared: Prepared, *_: Any) -> InTurn:
+        return InTurn(ke_of(model, prepared), 1, settings.rounds)
+
+    return planned("ke", in_turn)(model, groups, settings, context)
 
 
-_NETS: dict[str, Any] = {"needs": frozenset({"prepared", "max_rows"}), "layers": "none"}
+_KEYS = frozenset({"prepared", "max_rows", "covariance", "origin"})
 MEND = Method(
     "mend",
     MENDSettings,
-    planned("mend", _mend),
+    planned("mend", mend_of),
+    needs=frozenset({"prepared", "max_rows"}),
+    layers="none",
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",
-    **_NETS,
 )
 MALMEN = Method(
     "malmen",
     MALMENSettings,
-    planned("malmen", _malmen),
+    planned("malmen", malmen_of),
+    needs=_KEYS,
+    layers="none",
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",
-    **_NETS,
 )
 RLEDIT = Method(
     "rledit",
     RLEditSettings,
-    planned("rledit", _rledit),
+    planned("rledit", rledit_of),
+    needs=_KEYS,
+    layers="none",
     preparation=Preparation(RLEditPreparation, make_rledit, summary="MALMEN's nets, trained on sequences of edits"),
     summary="a trained editor of batches one after another (Li et al. 2025)",
-    **_NETS,
 )
 KE = Method(
     "ke",
     KESettings,
     plan_ke,
+    needs=frozenset({"prepared", "max_rows"}),
+    layers="none",
     preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
     summary="a trained editor that reads the request (De Cao et al. 2021)",
-    **_NETS,
 )

@@ -35,6 +35,11 @@ class Place:
     width: tuple[int, int]
 
     @property
+    def layer(self) -> int:
+        """Its layer."""
+        return int(self.key.partition(".")[0])
+
+    @property
     def weight(self) -> str:
         """Full name of the parameter."""
         return f"{self.path}.weight"

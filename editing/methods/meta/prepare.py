@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from editing.covariance.default import covariance_for
 from editing.edits.weights import check_editable
 from editing.methods.lessons import Lesson, lessons_of
 from editing.prepared.prepared import Prepared
@@ -28,6 +29,8 @@ from .statistics import Statistics
 from .teaching import Alone, teach
 
 if TYPE_CHECKING:
+    from editing.covariance.covariance import Covariance, Solver
+    from editing.methods.context import EditContext
     from tracer.model import Model
 
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
@@ -63,8 +66,11 @@ def make_malmen(
     places = places_of(model, keys_of(model, settings.layers, settings.projections, MALMEN_LAST))
     ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
 
+    layers = [place.layer for place in places]
+    solvers = solvers_of(covariance_for(model, layers), places) if settings.whitened else {}
+
     def editor(nets: Nets) -> Malmen:
-        return Malmen(nets, settings.block)
+        return Malmen(nets, settings.block, solvers=solvers)
 
     return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, goal)
 
@@ -137,26 +143,41 @@ def _statistics(
     return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
 
 
-def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
+def mend_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Mend:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
+        context: not needed.
     """
     return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
 
 
-def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
+def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Malmen:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_malmen`.
         moving: as of [`editing.methods.meta.malmen.Malmen`][].
+        context: has the covariance, where the editor uses it.
     """
-    return Malmen(_nets(model, prepared), prepared.settings["block"], moving)
+    nets = _nets(model, prepared)
+    layers = [place.layer for place in nets.places]
+    solvers = solvers_of(context.covariance(layers), nets.places) if prepared.settings["whitened"] else {}
+    return Malmen(nets, prepared.settings["block"], moving, solvers)
+
+
+def solvers_of(covariance: Covariance, places: Sequence[Place]) -> dict[str, Solver]:
+    """Solvers of the second moments of keys, by key of the place.
+
+    Args:
+        covariance: with all layers.
+        places: down-projections.
+    """
+    return {place.key: covariance.solver(place.layer) for place in places}
 
 
 def _nets(model: Model, prepared: Prepared) -> Nets:

@@ -73,9 +73,7 @@ class Retained(Alone):
         size = max(self.settings.edits)  # type: ignore[arg-type]
         episode = asked.fixed(size, self.settings.validate_on, ASKED)
         groups = [[row for group in episode.groups for row in group]]
-        whole = replace(
-            episode, groups=groups, said_group=[0] * len(episode.said), kept_group=[0] * len(episode.kept)
-        )
+        whole = replace(episode, groups=groups, said_group=[0] * len(episode.said), kept_group=[0] * len(episode.kept))
         return scores(self.model, InTurn(self.editor, size), whole, read)
 
 

@@ -112,6 +112,8 @@ class MALMENPreparation(NetPreparation):
         block: requests whose loss is taken together; part of the editor. (Published: 32.) With 1, an edit does not
             depend on how edits are cut into blocks.
         log_ridge: logarithm of the ridge at the start.
+        whitened: the ridge is of the second moments of keys, as MEMIT's, so that an edit leaves alone what keys have in
+            common; it takes down-projections only. (Published: False, of the identity.)
     """
 
     edits: int | Sequence[int] = 8
@@ -119,11 +121,17 @@ class MALMENPreparation(NetPreparation):
     rate: float = 1e-3
     block: int = 1
     log_ridge: float = 0.0
+    whitened: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("block", self.block, 1, kind=HyperparameterError)
         finite("log_ridge", self.log_ridge, kind=HyperparameterError)
+        if self.whitened and tuple(self.projections or ()) != ("down",):
+            raise HyperparameterError(
+                f"whitened takes the second moments of keys, and projections are {self.projections!r}; edit ('down',) "
+                "alone, or set whitened=False"
+            )
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def teach(
         model, learnt, others=settings.others, drawn=settings.drawn, everywhere=settings.kept_at == "all"
     )
     asked = Episodes(model, held_out, others=settings.others, drawn=0.0)
-    above = Above(model, min(int(place.key.partition(".")[0]) for place in editor.places))
+    above = Above(model, min(place.layer for place in editor.places))
     goal = objective or Alone(model, editor, settings)
 
     def read(_: Model, rows: Sequence[Row]) -> Tensor:

@@ -17,6 +17,7 @@ from handmade import own
 import editing
 from editing.datasets import records_of
 from editing.edits.weights import applied
+from editing.methods.context import EditContext
 from editing.methods.lessons import lessons_of
 from editing.methods.meta import teaching
 from editing.methods.meta.condition import Conditions
@@ -42,7 +43,7 @@ REQUESTS = [
 QUICK: dict[str, Any] = {"cache": False, "held_out": RECORDS[:1], "validate_on": 2}
 SMALL: dict[str, dict[str, Any]] = {
     "ke": {"reader": 4, "width": 6, "hidden": 5, "layers": [1, 2], "rate": None},
-    "rledit": {"rank": 4, "measured": 4, "layers": [1, 2], "edits": 2},
+    "rledit": {"rank": 4, "measured": 4, "layers": [1, 2], "edits": 2, "whitened": False},
 }
 EDIT: dict[str, Any] = {"known": "edit", "check": None}
 
@@ -97,7 +98,7 @@ def test_an_edit_of_several_is_one_batch_after_another(method: str, name: str, t
 def test_what_has_moved_goes_on_with_the_next_batch(tiny: Tiny, kept: Kept) -> None:
     model, editor = tiny("gpt2"), kept("rledit", "gpt2")
     rows = [line_of(model, request.fact) for request in (REQUESTS[1], REQUESTS[1])]  # of several tokens
-    malmen = malmen_of(model, editor, moving=True)
+    malmen = malmen_of(model, editor, True, EditContext(model))
     with frozen(model), torch.no_grad():
         moved = InTurn(malmen, 1).changes(model, [rows])
         once = malmen.changes(model, [rows[:1]])
@@ -199,7 +200,9 @@ def test_an_embedding_is_kept_with_the_editor_only_if_it_was_trained(tiny: Tiny)
 PUBLISHED = {"margin": 0.5, "smoothing": 0.1, "optimizer": "rmsprop", "condition": "change", "least_margin": 0.45}
 
 
-@pytest.mark.parametrize(("method", "more"), [("ke", {"rate": 0.1, "lr": 0.03}), ("ke", PUBLISHED), ("rledit", {"sequence": 2})])
+@pytest.mark.parametrize(
+    ("method", "more"), [("ke", {"rate": 0.1, "lr": 0.03}), ("ke", PUBLISHED), ("rledit", {"sequence": 2})]
+)
 def test_training_learns_and_goes_on_to_the_same_bits(
     method: str, more: dict[str, Any], tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -266,7 +269,7 @@ def test_labels_are_smoothed(tiny: Tiny) -> None:
 def test_a_sequence_is_learnt_as_if_earlier_batches_were_written(tiny: Tiny, kept: Kept) -> None:
     """Losses and gradients of a step equal those of a model whose weights hold the batches before."""
     model = own(tiny("gpt2"))
-    editor = malmen_of(model, kept("rledit", "gpt2"))
+    editor = malmen_of(model, kept("rledit", "gpt2"), False, EditContext(model))
     parameters = {name: tensor.clone().requires_grad_() for name, tensor in editor.nets.parameters.items()}
     learner = replace(editor, nets=replace(editor.nets, parameters=parameters))
     settings = RLEditPreparation(edits=1, sequence=3, depth=2, retention=0.5, others=2, edit_weight=0.7)
