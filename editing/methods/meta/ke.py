@@ -11,7 +11,7 @@ is of low rank: n + 1 for n tokens, with U = [softmax(row_a) * x_t, softmax(row_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from .condition import Conditions, Reader
 from .factors import Read, moving, token_factors
 from .lowrank import LowRank
 from .places import Place
+from .whitening import Solvers, size, whitened
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -103,12 +104,15 @@ class Ke:
         net: what says how a gradient becomes a change.
         conditions: what it is told of a request.
         max_scale: largest factor.
+        solvers: of C, the second moments of keys, by key of the place: C^-1 (softmax(row_a) * x_t) stands in the place
+            of softmax(row_a) * x_t, in units of the keys' size. None: as published.
     """
 
     places: tuple[Place, ...]
     net: Hyper
     conditions: Conditions
     max_scale: float = 1.0
+    solvers: Solvers = field(default_factory=dict)
 
     def changes(
         self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None, read: Read = read_logits
@@ -131,12 +135,16 @@ class Ke:
         for place, conditioner in zip(self.places, self.net.conditioners, strict=True):
             own = (every := found.factors[place.key]).where(moving(every))
             said: Said = conditioner(condition)
-            size = self.max_scale * said.norm.sigmoid()
-            row_a, row_b = (size * each.softmax(1) for each in (said.row_a, said.row_b))
-            u = torch.cat([row_a[own.row] * own.x, row_b])
+            scale = self.max_scale * said.norm.sigmoid()
+            row_a, row_b = (scale * each.softmax(1) for each in (said.row_a, said.row_b))
+            u = torch.cat([self._key(place, row_a[own.row] * own.x), row_b])
             v = torch.cat([said.col_a[own.row] * own.delta, said.col_b])
             group = torch.cat([owner[own.row], owner])
             order = group.argsort(stable=True)
             low[place.key] = LowRank.of(u[order], v[order], group[order], len(groups))
             told[place.key] = {"group": owner[own.row], "x": own.x, "delta": own.delta, **said._asdict()}
         return Changes(low, told, found.nll)
+
+    def _key(self, place: Place, rows: Tensor) -> Tensor:
+        solver = self.solvers.get(place.key)
+        return rows if solver is None else (whitened(rows, solver) * size(solver)).to(rows.dtype)

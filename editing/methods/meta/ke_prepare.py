@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from editing.covariance.default import covariance_for
 from editing.edits.weights import check_editable
 from editing.methods.lessons import lessons_of
 from editing.prepared.prepared import Prepared
@@ -23,8 +24,10 @@ from .losses import smoothed
 from .places import Place, keys_of, places_of
 from .settings import MENDSettings
 from .teaching import Alone, Teaching, teach
+from .whitening import check_whitened, solvers_of
 
 if TYPE_CHECKING:
+    from editing.methods.context import EditContext
     from tracer.model import Model
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": partial(torch.optim.RMSprop, centered=True)}
@@ -63,6 +66,8 @@ class KEPreparation(Teaching):
         hidden: width of the conditioners. (Published: 128.)
         max_scale: largest factor of a change.
         rate: see [`editing.methods.meta.ke.Conditioner`][]. (Published: None.)
+        whitened: keys are whitened by their second moments, so that an edit leaves alone what keys have in common, as
+            ROME and MEMIT do; it takes down-projections only. (Published: False.)
         margin: largest divergence of kept rows, kept by a multiplier that is trained with `rate_lr`; None: a weighted
             sum, by `edit_weight`. (Published: 1e-3.)
         least_margin: to which the margin shrinks while more than 90 % of the edits succeed. (Published: 1e-5.)
@@ -77,12 +82,14 @@ class KEPreparation(Teaching):
     width: int = 256
     hidden: int = 64
     max_scale: float = 1.0
-    rate: float | None = 0.5
+    rate: float | None = 0.7
+    whitened: bool = True
     margin: float | None = None
     least_margin: float = 1e-5
     smoothing: float = 0.0
     optimizer: str = "adam"
     lr: float = 1e-3
+    projections: Sequence[str] | None = ("down",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +104,8 @@ class KEPreparation(Teaching):
                 finite(name, getattr(self, name), 0, kind=HyperparameterError)
         finite("least_margin", self.least_margin, 0, kind=HyperparameterError)
         share("smoothing", self.smoothing, kind=HyperparameterError)
+        if self.whitened:
+            check_whitened(self.projections)
         if self.edits != (1,):
             raise HyperparameterError(
                 f"edits is {list(self.edits)}; expected 1: ke reads one request at a time, and edits several one after "  # type: ignore[arg-type]
@@ -112,7 +121,8 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
     net = _net(model, places, vars(settings), seed)
     conditions = Conditions(settings.condition, settings.longest)
-    editor = Ke(places, net, conditions, settings.max_scale)
+    solvers = solvers_of(covariance_for(model, layers_of(places)), places) if settings.whitened else {}
+    editor = Ke(places, net, conditions, settings.max_scale, solvers)
     parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
     if settings.margin is not None:
         one = torch.ones((), device=model.device)
@@ -129,19 +139,26 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     return Made(tensors, header, trained.history, trained.ended)
 
 
-def ke_of(model: Model, prepared: Prepared) -> Ke:
+def ke_of(model: Model, prepared: Prepared, context: EditContext) -> Ke:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_ke`.
+        context: has the covariance, where the editor uses it.
     """
     own = prepared.settings
     places = places_of(model, prepared.header["places"])
     net = _net(model, places, own)
     net.load_state_dict({name: tensor.float() for name, tensor in prepared.tensors.items()})
     net.requires_grad_(False)
-    return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"])
+    solvers = solvers_of(context.covariance(layers_of(places)), places) if own["whitened"] else {}
+    return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"], solvers)
+
+
+def layers_of(places: Sequence[Place]) -> list[int]:
+    """Layers of matrices, each once."""
+    return sorted({place.layer for place in places})
 
 
 def _net(model: Model, places: Sequence[Place], settings: Mapping[str, Any], seed: int = 0) -> Hyper:

@@ -167,8 +167,8 @@ def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context
             "edited one after another"
         )
 
-    def in_turn(model: Model, prepared: Prepared, *_: Any) -> InTurn:
-        return InTurn(ke_of(model, prepared), 1, settings.rounds)
+    def in_turn(model: Model, prepared: Prepared, _: bool, context: EditContext) -> InTurn:
+        return InTurn(ke_of(model, prepared, context), 1, settings.rounds)
 
     return planned("ke", in_turn)(model, groups, settings, context)
 
@@ -205,7 +205,7 @@ KE = Method(
     "ke",
     KESettings,
     plan_ke,
-    needs=frozenset({"prepared", "max_rows"}),
+    needs=_KEYS,
     layers="none",
     preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
     summary="a trained editor that reads the request (De Cao et al. 2021)",

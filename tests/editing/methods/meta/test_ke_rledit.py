@@ -41,8 +41,17 @@ REQUESTS = [
     editing.EditRequest("{} was born in the city of", "Yo-Yo Ma", "Seattle"),
 ]
 QUICK: dict[str, Any] = {"cache": False, "held_out": RECORDS[:1], "validate_on": 2}
+PLAIN: dict[str, Any] = {"whitened": False, "projections": None}
 SMALL: dict[str, dict[str, Any]] = {
-    "ke": {"reader": 4, "width": 6, "hidden": 5, "layers": [1, 2], "rate": None},
+    "ke": {
+        "reader": 4,
+        "width": 6,
+        "hidden": 5,
+        "layers": [1, 2],
+        "rate": None,
+        "whitened": False,
+        "projections": None,
+    },
     "rledit": {"rank": 4, "measured": 4, "layers": [1, 2], "edits": 2, "whitened": False},
 }
 EDIT: dict[str, Any] = {"known": "edit", "check": None}
@@ -110,7 +119,7 @@ def test_what_has_moved_goes_on_with_the_next_batch(tiny: Tiny, kept: Kept) -> N
 
 def test_a_request_is_edited_again_until_its_target_is_said(tiny: Tiny, kept: Kept) -> None:
     model, editor = tiny("gpt2"), kept("ke", "gpt2")
-    ke = ke_of(model, editor)
+    ke = ke_of(model, editor, EditContext(model))
     rows = [line_of(model, request.fact) for request in REQUESTS[:2]]
     with frozen(model), torch.no_grad():
         for row in rows:
@@ -142,7 +151,7 @@ def replace_target(model: Model, row: Any) -> Any:
 
 
 def test_groups_stand_alone_and_bits_do_not_depend_on_how_many_are_run(tiny: Tiny, kept: Kept) -> None:
-    model, ke = tiny("llama"), ke_of(tiny("llama"), kept("ke", "llama"))
+    model, ke = tiny("llama"), ke_of(tiny("llama"), kept("ke", "llama"), EditContext(tiny("llama")))
     rows = [line_of(model, request.fact) for request in REQUESTS]
     with frozen(model), torch.no_grad():
         every = ke.changes(model, [[rows[0]], [rows[1], rows[2]]], max_rows=2).low
@@ -155,7 +164,7 @@ def test_groups_stand_alone_and_bits_do_not_depend_on_how_many_are_run(tiny: Tin
 
 def test_an_untrained_editor_goes_downhill(tiny: Tiny) -> None:
     model = own(tiny("gpt2"))
-    ke = ke_of(model, prepare(model, "ke", steps=0, rate=0.25))
+    ke = ke_of(model, prepare(model, "ke", steps=0, rate=0.25), EditContext(model))
     row = line_of(model, REQUESTS[1].fact)
     weights = {place.key: model.hf.get_parameter(place.weight) for place in ke.places}
     with torch.enable_grad():
