@@ -162,16 +162,6 @@ def predicting(found: TokenFactors, rows: Sequence[Row]) -> Tensor:
     return (found.position >= first) & (found.position <= last)
 
 
-def looked_up(found: TokenFactors, rows: Sequence[Row]) -> Tensor:
-    """Which tokens are the lookup of their row, [n] bool.
-
-    Args:
-        found: factors of rows.
-        rows: as given.
-    """
-    return found.position == torch.tensor([row.lookup for row in rows], device=found.row.device)[found.row]
-
-
 def moving(found: TokenFactors) -> Tensor:
     """Which tokens have an input and a gradient that are not all zero, [n] bool: those that the gradient is made of.
 

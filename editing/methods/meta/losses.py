@@ -85,7 +85,7 @@ def effect(
 
 
 def _by_length(model: Model, rows: Sequence[Row], read: Callable[[Model, Sequence[int]], Tensor]) -> Tensor:
-    """Logits where rows are read, in their order; similar lengths share a forward, so that little is padding."""
+    """Logits where rows are read, in their order; those of similar length share a forward: little is padding."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), ROWS):

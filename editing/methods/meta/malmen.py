@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from .factors import Read, predicting, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
+from .whitening import Solvers, whitened
 
 if TYPE_CHECKING:
     from editing.covariance.covariance import Solver
@@ -42,7 +43,7 @@ class Malmen:
     nets: Nets
     block: int = 1
     moving: bool = False
-    solvers: Mapping[str, Solver] = field(default_factory=dict)
+    solvers: Solvers = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -97,6 +98,6 @@ def solved(x: Tensor, ridge: Tensor, solver: Solver | None = None) -> Tensor:
         solver: of C [in, in]; None: C = I.
     """
     exact = x.double()
-    white = exact if solver is None else solver.solve(exact.flatten(0, 1).T).T.reshape(exact.shape)
+    white = whitened(exact, solver)
     gram = exact @ white.transpose(1, 2) + ridge.double() * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     return torch.linalg.solve(gram, white).to(x.dtype)

@@ -178,7 +178,7 @@ MEND = Method(
     "mend",
     MENDSettings,
     planned("mend", mend_of),
-    needs=frozenset({"prepared", "max_rows"}),
+    needs=frozenset({"prepared", "max_rows", "covariance", "origin"}),
     layers="none",
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",

@@ -59,8 +59,8 @@ class Nets:
             delta: gradients there, [n, out].
         """
         rows = torch.cat([x, delta], 1)
-        own = self.statistics[place.shape]
-        z = own.normalised(rows, place.width[0], self.epsilon, self.floor).to(self.parameters["rate"].dtype)
+        mean, spread = self.statistics[place.shape].mean, self.spread(place)
+        z = ((rows - mean.to(rows)) / spread.to(rows)).to(self.parameters["rate"].dtype)
         same = [other for other in self.places if other.shape == place.shape]
         mode = same.index(place)
         for block in range(self.blocks):
@@ -79,6 +79,14 @@ class Nets:
             token, bias = (self.parameters[f"{place.shape}/{part}"][mode] for part in ("token", "token_bias"))
             delta = delta * 2 * torch.sigmoid(features @ token + bias).unsqueeze(1)
         return x, delta
+
+    def spread(self, place: Place) -> Tensor:
+        """What the coordinates of x and delta are divided by, [in + out].
+
+        Args:
+            place: the matrix.
+        """
+        return self.statistics[place.shape].spread(place.width[0], self.epsilon, self.floor)
 
     def seeing(self, place: Place, x: Tensor, delta: Tensor, published: bool = False) -> Nets:
         """The same with statistics that have seen more tokens.

@@ -77,20 +77,17 @@ def places_of(model: Model, keys: Sequence[str]) -> tuple[Place, ...]:
     return tuple(found)
 
 
-def keys_of(
-    model: Model, layers: Sequence[int] | None, projections: Sequence[str] | None, last: int = LAST
-) -> tuple[str, ...]:
+def keys_of(model: Model, layers: Sequence[int] | None, projections: Sequence[str] | None) -> tuple[str, ...]:
     """Keys of the places at some layers, layer by layer.
 
     Args:
         model: to be edited.
-        layers: of the matrices; None: the last ones.
+        layers: of the matrices; None: the last three.
         projections: some of `PROJECTIONS`, in the order in which a layer's are listed; None: all that a layer has.
-        last: how many layers are the last ones.
 
     Raises:
         TracerError: a layer that the model does not have.
     """
     n = model.n_layers
-    chosen = range(max(0, n - last), n) if layers is None else checked_layers(layers, n, kind=HyperparameterError)
+    chosen = range(max(0, n - LAST), n) if layers is None else checked_layers(layers, n, kind=HyperparameterError)
     return tuple(f"{layer}.{name}" for layer in chosen for name in projections or model.projections(layer))

@@ -27,15 +27,14 @@ from .rledit import Retained
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
 from .teaching import Alone, teach
+from .whitening import Solvers, solvers_of
 
 if TYPE_CHECKING:
-    from editing.covariance.covariance import Covariance, Solver
     from editing.methods.context import EditContext
     from tracer.model import Model
 
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
 MALMEN_EPSILON = torch.finfo(torch.float32).eps
-MALMEN_LAST = 6  # blocks, by default
 RATES = ("rate", "log_ridge")
 HALF = ("A", "B")  # parts of the nets that are kept in half precision
 EDITS = 16  # run at once while statistics are taken
@@ -45,8 +44,10 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
 
+    solvers = _solvers(model, settings, places)
+
     def editor(nets: Nets) -> Mend:
-        return Mend(nets, tokens=settings.tokens)
+        return Mend(nets, tokens=settings.tokens, solvers=solvers)
 
     return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
@@ -63,11 +64,10 @@ def make_malmen(
         method: whose editor it is.
         goal: what is lowered.
     """
-    places = places_of(model, keys_of(model, settings.layers, settings.projections, MALMEN_LAST))
+    places = places_of(model, keys_of(model, settings.layers, settings.projections))
     ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
 
-    layers = [place.layer for place in places]
-    solvers = solvers_of(covariance_for(model, layers), places) if settings.whitened else {}
+    solvers = _solvers(model, settings, places)
 
     def editor(nets: Nets) -> Malmen:
         return Malmen(nets, settings.block, solvers=solvers)
@@ -150,9 +150,10 @@ def mend_of(model: Model, prepared: Prepared, moving: bool, context: EditContext
         model: to be edited.
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
-        context: not needed.
+        context: has the covariance, where the editor uses it.
     """
-    return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
+    nets = _nets(model, prepared)
+    return Mend(nets, moving, prepared.settings["tokens"], _given_solvers(prepared, nets, context))
 
 
 def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Malmen:
@@ -165,19 +166,19 @@ def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditConte
         context: has the covariance, where the editor uses it.
     """
     nets = _nets(model, prepared)
-    layers = [place.layer for place in nets.places]
-    solvers = solvers_of(context.covariance(layers), nets.places) if prepared.settings["whitened"] else {}
-    return Malmen(nets, prepared.settings["block"], moving, solvers)
+    return Malmen(nets, prepared.settings["block"], moving, _given_solvers(prepared, nets, context))
 
 
-def solvers_of(covariance: Covariance, places: Sequence[Place]) -> dict[str, Solver]:
-    """Solvers of the second moments of keys, by key of the place.
+def _solvers(model: Model, settings: NetPreparation, places: Sequence[Place]) -> Solvers:
+    return solvers_of(covariance_for(model, _layers(places)), places) if settings.whitened else {}
 
-    Args:
-        covariance: with all layers.
-        places: down-projections.
-    """
-    return {place.key: covariance.solver(place.layer) for place in places}
+
+def _given_solvers(prepared: Prepared, nets: Nets, context: EditContext) -> Solvers:
+    return solvers_of(context.covariance(_layers(nets.places)), nets.places) if prepared.settings["whitened"] else {}
+
+
+def _layers(places: Sequence[Place]) -> list[int]:
+    return sorted({place.layer for place in places})
 
 
 def _nets(model: Model, prepared: Prepared) -> Nets:

@@ -12,6 +12,7 @@ from tracer.errors import HyperparameterError
 from .mend import ALL, TOKENS
 from .nets import RULES, WEIGHTED
 from .teaching import Teaching
+from .whitening import check_whitened
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,19 @@ class NetPreparation(Teaching):
         measured: edits that the statistics of x and delta are taken from, before the first step; they stay.
         spread: of the features that a block begins with. (Published: the root of in + out, which is so large that
             they stay the random ones they are.)
+        whitened: keys are whitened by their second moments, so that an edit leaves alone what keys have in common, as
+            ROME and MEMIT do; it takes down-projections only. (Published: False.)
         floor: least standard deviation of a coordinate, as a share of the median over all of x, or of delta.
     """
 
+    projections: Sequence[str] | None = ("down",)
     nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
     rate: float = -1e-3
     measured: int = 256
     spread: float = 1.0
+    whitened: bool = True
     floor: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -87,14 +92,17 @@ class NetPreparation(Teaching):
         finite("rate", self.rate, kind=HyperparameterError)
         finite("spread", self.spread, above=0, kind=HyperparameterError)
         finite("floor", self.floor, 0, kind=HyperparameterError)
+        if self.whitened:
+            check_whitened(self.projections)
 
 
 @dataclass(frozen=True)
 class MENDPreparation(NetPreparation):
-    """How MEND is trained: by default at all matrices of the last three MLPs.
+    """How MEND is trained: by default at the down-projections of the last three MLPs.
 
     Attributes:
-        tokens: of a request that its change is made of: "all" with a gradient, as published, or "subject_last".
+        tokens: of a request that its change is made of: "all" with a gradient, as published, or those "predicting" one
+            of the target.
     """
 
     tokens: str = ALL
@@ -106,32 +114,25 @@ class MENDPreparation(NetPreparation):
 
 @dataclass(frozen=True)
 class MALMENPreparation(NetPreparation):
-    """How MALMEN is trained: by default at the down-projections of the last six MLPs.
+    """How MALMEN is trained: by default at the down-projections of the last three MLPs.
+
+    Published are six MLPs.
 
     Attributes:
         block: requests whose loss is taken together; part of the editor. (Published: 32.) With 1, an edit does not
             depend on how edits are cut into blocks.
         log_ridge: logarithm of the ridge at the start.
-        whitened: the ridge is of the second moments of keys, as MEMIT's, so that an edit leaves alone what keys have in
-            common; it takes down-projections only. (Published: False, of the identity.)
     """
 
-    edits: int | Sequence[int] = 8
-    projections: Sequence[str] | None = ("down",)
-    rate: float = 1e-3
+    edits: int | Sequence[int] = (1, 4, 16)
+    rate: float = 1e-2
     block: int = 1
     log_ridge: float = 0.0
-    whitened: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("block", self.block, 1, kind=HyperparameterError)
         finite("log_ridge", self.log_ridge, kind=HyperparameterError)
-        if self.whitened and tuple(self.projections or ()) != ("down",):
-            raise HyperparameterError(
-                f"whitened takes the second moments of keys, and projections are {self.projections!r}; edit ('down',) "
-                "alone, or set whitened=False"
-            )
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class RLEditPreparation(MALMENPreparation):
         retention: weight of a batch, where the next newer one has 1. (Published: 0.95.)
     """
 
+    edits: int | Sequence[int] = 8
     sequence: int = 6
     depth: int = 4
     retention: float = 0.95

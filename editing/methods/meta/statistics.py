@@ -53,22 +53,18 @@ class Statistics:
             total, self.mean + apart * (n / total), self.squares + squares + apart.square() * (self.count * n / total)
         )
 
-    def normalised(self, rows: Tensor, width: int, epsilon: float, floor: float) -> Tensor:
-        """Rows with mean 0 and standard deviation 1.
+    def spread(self, width: int, epsilon: float, floor: float) -> Tensor:
+        """What coordinates are divided by: their standard deviations, [in + out].
 
         Args:
-            rows: [n, in + out].
             width: in; where the gradients begin.
             epsilon: added to the standard deviations.
             floor: the least of them, as a share of the median over inputs, or over gradients; so that a coordinate that
                 never moved does not decide all when it first does.
         """
         spread = (self.squares / max(self.count - 1, 1)).sqrt()
-        spread = torch.cat(
-            [part.clamp_min(floor * float(part.median())) for part in spread.split((width, len(spread) - width))]
-        )
-        mean, spread = (each.to(rows.device, rows.dtype) for each in (self.mean, spread + epsilon))
-        return (rows - mean) / spread
+        parts = spread.split((width, len(spread) - width))
+        return torch.cat([part.clamp_min(floor * float(part.median())) for part in parts]) + epsilon
 
     def tensors(self, shape: str) -> dict[str, Tensor]:
         """As tensors of an artefact, float32.

@@ -63,16 +63,16 @@ class Teaching:
     edits: int | Sequence[int] = 1
     batch: int = 16
     steps: int = 1000
-    lr: float = 1.5e-4
+    lr: float = 7e-4
     rate_lr: float = 1e-5
-    edit_weight: float = 0.3
+    edit_weight: float = 1.0
     others: int = 4
     drawn: float = 0.75
     kept_at: str = "answer"
     validate_every: int = 100
     validate_on: int = 60
     patience: int = 0
-    warm_up: int = 0
+    warm_up: int = 20
     decay: bool = True
     clip: float = 1.0
 

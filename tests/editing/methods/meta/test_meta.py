@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import TEXT
 from edit_command import RECORDS as GIVEN
 from handmade import own
 
 import editing
+from editing.covariance.covariance import Solver
+from editing.methods.meta import prepare as module
 from editing.methods.meta.episodes import line_of
 from editing.methods.meta.factors import token_factors
 from editing.methods.meta.losses import effect, kl
@@ -23,6 +26,7 @@ from editing.methods.meta.mend import Mend
 from editing.methods.meta.nets import Nets, new_parameters
 from editing.methods.meta.places import keys_of, places_of
 from editing.methods.meta.statistics import Statistics
+from editing.methods.meta.whitening import size, whitened
 from editing.methods.training import losses, read_logits
 from tracer import Model, TracerError
 from tracer.engine.above import Above
@@ -36,7 +40,14 @@ REQUESTS = [
     editing.EditRequest("{} plays the", "Miles Davis", "capital of France"),
     editing.EditRequest("{} was born in the city of", "Yo-Yo Ma", "Seattle"),
 ]
-QUICK: dict[str, Any] = {"steps": 0, "rank": 4, "measured": 4, "cache": False, "held_out": RECORDS[:1]}
+QUICK: dict[str, Any] = {
+    "steps": 0,
+    "rank": 4,
+    "measured": 4,
+    "cache": False,
+    "held_out": RECORDS[:1],
+    "whitened": False,
+}
 EDIT: dict[str, Any] = {"known": "edit", "check": None}
 
 
@@ -47,7 +58,7 @@ def prepared(tiny: Tiny) -> Callable[[str, str], editing.Prepared]:
 
     def of(method: str, name: str) -> editing.Prepared:
         if (method, name) not in made:
-            plain = editing.prepare(tiny(name), method, RECORDS, edits=[1, 3], **QUICK)
+            plain = editing.prepare(tiny(name), method, RECORDS, edits=[1, 3], projections=None, **QUICK)
             draw = torch.Generator().manual_seed(0)
             tensors = {
                 part: torch.randn(tensor.shape, generator=draw).half() * 0.1 if "/B." in part else tensor
@@ -141,8 +152,15 @@ def test_changes_add_up_and_are_put_together_exactly() -> None:
 def test_the_ridge_is_that_of_either_side() -> None:
     x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).double()
     ridge = torch.tensor(0.3).double()
-    gram = x.transpose(1, 2) @ x + ridge * torch.eye(4).double()
-    assert torch.allclose(solved(x, ridge), torch.linalg.solve(gram, x.transpose(1, 2)).transpose(1, 2))
+    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double().tril() + 2 * torch.eye(4).double()
+    for solver, moments in ((None, torch.eye(4).double()), (Solver(root, 1.0), root @ root.T)):
+        gram = x.transpose(1, 2) @ x + ridge * moments
+        assert torch.allclose(solved(x, ridge, solver), torch.linalg.solve(gram, x.transpose(1, 2)).transpose(1, 2))
+    keys = torch.randn(2, 4).double().requires_grad_()
+    assert (
+        torch.allclose(whitened(keys, solver), torch.linalg.solve(moments, keys.T).T) and whitened(keys, None) is keys
+    )
+    assert whitened(keys, solver).requires_grad and size(solver) == pytest.approx(float(moments.diagonal().mean()))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
@@ -175,7 +193,7 @@ def test_edits_are_ordinary_ones(method: str, name: str, tiny: Tiny, prepared: A
     digest = editor.digest
     batch = editing.compute_edit(model, REQUESTS, method, prepared=editor, **EDIT)
     assert batch.settings["prepared"] == digest == editor.digest and batch.settings["edits"] == [1, 3]
-    assert set(batch.settings["layers"]) == ({1, 2, 3} if method == "mend" else {0, 1, 2, 3})
+    assert set(batch.settings["layers"]) == {1, 2, 3}
     again = editing.compute_edit(model, REQUESTS, method, prepared=editor.save(tmp_path / "one"), max_rows=1, **EDIT)
     singles = editing.compute_edits(model, REQUESTS, method, prepared=editor, **EDIT)
     for weight in batch.weights:
@@ -202,6 +220,35 @@ def test_many_edits_have_no_higher_rank_than_the_matrix(tiny: Tiny, prepared: An
     assert len(x) > 64
     exact = torch.linalg.solve(x.T @ x + torch.eye(64).double(), x.T @ wanted)
     assert close(edit.to_dense()[model.down_projection(2).name], exact)
+
+
+@pytest.mark.parametrize("method", ["mend", "malmen"])
+def test_whitened_keys_are_those_of_the_covariance_of_the_weights_before(method: str, tiny: Tiny) -> None:
+    """The change of an untrained editor: MEND's keys are C^-1 (x - mean), MALMEN's the rows of C^-1 X^T."""
+    model = own(tiny("gpt2"))
+    moments = editing.estimate_covariance(model, (2, 3), TEXT, window=32, dtype=torch.float64, cache=False)
+    options = {**QUICK, "whitened": True, "layers": [2, 3], "edits": [1, 3], "rate": 1e-3, "floor": 0.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "covariance_for", lambda *_: moments)
+        prepared = editing.prepare(model, method, RECORDS, **options)
+    editor = editing.Editor(model, prepared=prepared)
+    edit = editor.compute(REQUESTS[1], method, covariance=moments, **EDIT)
+    evidence = edit.evidence or {}
+    for layer in (2, 3):
+        x, made, delta = (evidence[f"{name}.{layer}.down"].double() for name in ("x", "x_made", "delta_made"))
+        matrix = moments.matrix(layer).double()
+        if method == "malmen":
+            wanted = -1e-3 * (x * made).sum(1, keepdim=True) * delta
+            expected = torch.linalg.solve(x.T @ x + matrix, x.T @ wanted)
+        else:
+            spread = Statistics.of(prepared.tensors, "64x32").spread(64, 1e-7, 0.0)[:64]
+            keys = torch.linalg.solve(matrix, (made * spread).T) * (matrix.diagonal().mean() / spread.mean())
+            expected = 1e-3 * keys @ delta
+        assert close(edit.to_dense()[model.down_projection(layer).name], expected, 1e-3)
+    editor.edit(REQUESTS[0], method, covariance=moments, **EDIT)
+    editor.edit(REQUESTS[1], method, covariance=moments, **EDIT)  # of the weights before
+    with pytest.raises(TracerError, match="whitened takes the second moments of keys"):
+        editing.prepare(model, method, RECORDS, **{**options, "projections": ["up"]})
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen"])

@@ -22,7 +22,14 @@ from tracer import Model, TracerError
 
 Tiny = Callable[[str], Model]
 RECORDS = json.loads(json.dumps(GIVEN).replace("Rome", "Seattle"))
-QUICK: dict[str, Any] = {"rank": 4, "measured": 4, "held_out": RECORDS[:1], "batch": 4, "validate_on": 2}
+QUICK: dict[str, Any] = {
+    "rank": 4,
+    "measured": 4,
+    "held_out": RECORDS[:1],
+    "batch": 4,
+    "validate_on": 2,
+    "whitened": False,
+}
 
 
 def prepare(model: Model, method: str = "mend", records: Any = RECORDS, **more: Any) -> editing.Prepared:
