@@ -121,7 +121,7 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
     net = _net(model, places, vars(settings), seed)
     conditions = Conditions(settings.condition, settings.longest)
-    solvers = solvers_of(covariance_for(model, layers_of(places)), places) if settings.whitened else {}
+    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
     editor = Ke(places, net, conditions, settings.max_scale, solvers)
     parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
     if settings.margin is not None:
@@ -152,13 +152,8 @@ def ke_of(model: Model, prepared: Prepared, context: EditContext) -> Ke:
     net = _net(model, places, own)
     net.load_state_dict({name: tensor.float() for name, tensor in prepared.tensors.items()})
     net.requires_grad_(False)
-    solvers = solvers_of(context.covariance(layers_of(places)), places) if own["whitened"] else {}
+    solvers = solvers_of(context.covariance, places, own["whitened"])
     return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"], solvers)
-
-
-def layers_of(places: Sequence[Place]) -> list[int]:
-    """Layers of matrices, each once."""
-    return sorted({place.layer for place in places})
 
 
 def _net(model: Model, places: Sequence[Place], settings: Mapping[str, Any], seed: int = 0) -> Hyper:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from .rledit import Retained
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
 from .teaching import Alone, teach
-from .whitening import Solvers, solvers_of
+from .whitening import solvers_of
 
 if TYPE_CHECKING:
     from editing.methods.context import EditContext
@@ -44,7 +45,7 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
 
-    solvers = _solvers(model, settings, places)
+    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
 
     def editor(nets: Nets) -> Mend:
         return Mend(nets, tokens=settings.tokens, solvers=solvers)
@@ -67,7 +68,7 @@ def make_malmen(
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
     ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
 
-    solvers = _solvers(model, settings, places)
+    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
 
     def editor(nets: Nets) -> Malmen:
         return Malmen(nets, settings.block, solvers=solvers)
@@ -153,7 +154,8 @@ def mend_of(model: Model, prepared: Prepared, moving: bool, context: EditContext
         context: has the covariance, where the editor uses it.
     """
     nets = _nets(model, prepared)
-    return Mend(nets, moving, prepared.settings["tokens"], _given_solvers(prepared, nets, context))
+    solvers = solvers_of(context.covariance, nets.places, prepared.settings["whitened"])
+    return Mend(nets, moving, prepared.settings["tokens"], solvers)
 
 
 def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Malmen:
@@ -166,19 +168,8 @@ def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditConte
         context: has the covariance, where the editor uses it.
     """
     nets = _nets(model, prepared)
-    return Malmen(nets, prepared.settings["block"], moving, _given_solvers(prepared, nets, context))
-
-
-def _solvers(model: Model, settings: NetPreparation, places: Sequence[Place]) -> Solvers:
-    return solvers_of(covariance_for(model, _layers(places)), places) if settings.whitened else {}
-
-
-def _given_solvers(prepared: Prepared, nets: Nets, context: EditContext) -> Solvers:
-    return solvers_of(context.covariance(_layers(nets.places)), nets.places) if prepared.settings["whitened"] else {}
-
-
-def _layers(places: Sequence[Place]) -> list[int]:
-    return sorted({place.layer for place in places})
+    solvers = solvers_of(context.covariance, nets.places, prepared.settings["whitened"])
+    return Malmen(nets, prepared.settings["block"], moving, solvers)
 
 
 def _nets(model: Model, prepared: Prepared) -> Nets:

@@ -147,8 +147,9 @@ class RLEditPreparation(MALMENPreparation):
     """
 
     edits: int | Sequence[int] = 8
-    sequence: int = 6
-    depth: int = 4
+    others: int = 2
+    sequence: int = 4
+    depth: int = 3
     retention: float = 0.95
 
     def __post_init__(self) -> None:

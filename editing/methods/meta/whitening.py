@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 Solvers = Mapping[str, "Solver"]
 
 
-def solvers_of(covariance: Covariance, places: Sequence[Place]) -> Solvers:
+def solvers_of(measure: Callable[[list[int]], Covariance], places: Sequence[Place], wanted: bool = True) -> Solvers:
     """Solvers of C by key of the place.
 
     Args:
-        covariance: with all layers.
+        measure: gives a covariance with some layers.
         places: down-projections.
+        wanted: False: there are none, and nothing is measured.
     """
+    if not wanted:
+        return {}
+    covariance = measure(sorted({place.layer for place in places}))
     return {place.key: covariance.solver(place.layer) for place in places}
 
 

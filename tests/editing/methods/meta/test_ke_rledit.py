@@ -275,6 +275,17 @@ def test_labels_are_smoothed(tiny: Tiny) -> None:
     assert smoothed(0.0) is token_losses
 
 
+def test_a_sequence_edits_no_subject_twice(world: Model) -> None:
+    lessons = lessons_of(world, editing.load_records("factworld", split="train", limit=60), "rledit")
+    episodes = Episodes(world, lessons, others=2, drawn=1.0)
+    found = episodes.sequence_at(Random(0), 4, 5)
+    assert [len(group) for group in found.groups] == [5] * 4 and found == episodes.sequence_at(Random(0), 4, 5)
+    by_wording = {wording: one.request.subject for one in lessons for wording in (one.prompt, *one.about)}
+    prompts = [world.tokenizer.decode(row.ids[: row.read[0] + 1]).strip() for group in found.groups for row in group]
+    assert len({by_wording[prompt] for prompt in prompts}) == 20
+    assert {*found.said_group} == {*found.kept_group} == {0, 1, 2, 3}
+
+
 def test_a_sequence_is_learnt_as_if_earlier_batches_were_written(tiny: Tiny, kept: Kept) -> None:
     """Losses and gradients of a step equal those of a model whose weights hold the batches before."""
     model = own(tiny("gpt2"))
