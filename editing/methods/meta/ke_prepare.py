@@ -88,7 +88,7 @@ class KEPreparation(Teaching):
     least_margin: float = 1e-5
     smoothing: float = 0.0
     optimizer: str = "adam"
-    lr: float = 1e-3
+    lr: float = 6e-3
     projections: Sequence[str] | None = ("down",)
 
     def __post_init__(self) -> None:

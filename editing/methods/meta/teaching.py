@@ -247,7 +247,7 @@ def losses_of(
 def scores(model: Model, editor: MetaEditor, episode: Episode, read: Read = read_logits) -> dict[str, float]:
     """Shares of rows by kind: targets said in full, and kept rows with the same answer; and "score", of all together.
 
-    The score is the harmonic mean of rewrites, paraphrases and kept rows.
+    The score is the harmonic mean of rewrites, paraphrases, and the kind of kept rows that stays least.
 
     Args:
         model: as of `teach`.
@@ -279,5 +279,5 @@ def scores(model: Model, editor: MetaEditor, episode: Episode, read: Read = read
                 right.setdefault(kinds[place], []).append(hit)
     told = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
     stays = [told[kind] for kind in told if kind not in ("rewrite", "paraphrase")]
-    parts = [told["rewrite"], told.get("paraphrase", told["rewrite"]), sum(stays) / len(stays) if stays else 1.0]
+    parts = [told["rewrite"], told.get("paraphrase", told["rewrite"]), min(stays, default=1.0)]
     return {**told, "score": len(parts) / sum(1 / max(part, 1e-3) for part in parts)}
