@@ -56,16 +56,15 @@ class InTurn:
             read: likewise.
         """
         each = [self._steps(model, group, max_rows, read) for group in groups]
-        low = {
-            place.key: LowRank.of(
-                *(torch.cat([getattr(one.low[place.key], side)[0] for step in each for one in step]) for side in "uv"),
-                torch.tensor([i for i, step in enumerate(each) for one in step for _ in one.low[place.key].u[0]]),
-                len(groups),
-            )
-            for place in self.places
-        }
-        steps = [one for step in each for one in step]
-        told = {place.key: _joined([one.told[place.key] for one in steps]) for place in self.places}
+        steps = [one for some in each for one in some]
+        owners = torch.tensor([number for number, some in enumerate(each) for _ in some])
+        low, told = {}, {}
+        for place in self.places:
+            parts = [one.low[place.key] for one in steps]
+            u, v = torch.cat([part.u[0] for part in parts]), torch.cat([part.v[0] for part in parts])
+            owner = owners.repeat_interleave(torch.tensor([part.u.shape[1] for part in parts]))
+            low[place.key] = LowRank.of(u, v, owner, len(groups))
+            told[place.key] = _joined([one.told[place.key] for one in steps])
         return Changes(low, told, torch.cat([one.nll for one in steps]), steps[-1].statistics)
 
     def _steps(self, model: Model, group: Sequence[Row], max_rows: int | None, read: Read) -> list[Changes]:
