@@ -62,9 +62,10 @@ def load_records(
 
     Args:
         path_or_name: a file (JSON, JSON lines, CSV, TSV or Parquet, packed or not); or a set: "factworld" (split
-            "train", "validation" or "test"), "counterfact", "zsre", "knowedit:wiki_recent", "mquake", "ripple:popular",
-            ... These are looked for in the folder that the environment variable TRACER_DATA names, then on the hub,
-            where any data set can be named as "owner/name" or "owner/name:split". A file counts before a set.
+            "train", "validation" or "test"; "fresh", drawn anew about subjects of "train"), "counterfact", "zsre",
+            "knowedit:wiki_recent", "mquake", "ripple:popular", ... These are looked for in the folder that the
+            environment variable TRACER_DATA names, then on the hub, where any data set can be named as "owner/name" or
+            "owner/name:split". A file counts before a set.
         layout: name of a layout; None: recognised from the fields of the first records. "zsre-true" writes the true
             answer, as ROME and MEMIT do, where "zsre" writes the alternative.
         limit: the first so many records; None: all.

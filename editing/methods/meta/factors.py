@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Read = Callable[["Model", Sequence[Row]], Tensor]
 """Logits where rows are read, as of [`editing.methods.training.read_logits`][]."""
+ALL, PREDICTING, SUBJECT = TOKENS = ("all", "predicting", "subject_last")
+"""Tokens that an edit is made of: all that its gradient is made of, those that predict one of the target, or the
+subject's last."""
 ROWS = 64  # run at once: a backward pass keeps what a forward alone does not
 
 
@@ -113,6 +116,27 @@ def token_factors(
     return Found(joined, torch.cat(losses))
 
 
+def inputs_at(model: Model, rows: Sequence[Row], places: Sequence[Place]) -> dict[str, Tensor]:
+    """Inputs of matrices where rows are read, rows in order, [places, in] by key.
+
+    Args:
+        model: the model.
+        rows: to be run.
+        places: matrices.
+    """
+    found: dict[str, list[Tensor]] = {place.key: [] for place in places}
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        line = [i for i, row in enumerate(some) for _ in row.read]
+        at = [position for row in some for position in row.read]
+        with torch.no_grad(), _watched(model, places) as seen:
+            read_logits(model, some)
+        for place in places:
+            x = seen[place.key][0]
+            found[place.key].append(x.reshape(len(some), -1, x.shape[-1])[line, at].cpu())
+    return {key: torch.cat(parts) for key, parts in found.items()}
+
+
 @contextmanager
 def _watched(model: Model, places: Sequence[Place]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Context in which the inputs of places and their outputs, in the graph, are kept by key."""
@@ -149,23 +173,16 @@ def _joined(parts: Sequence[TokenFactors]) -> TokenFactors:
     return TokenFactors(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
 
 
-def predicting(found: TokenFactors, rows: Sequence[Row]) -> Tensor:
-    """Which tokens predict one of a target, [n] bool.
+def kept(found: TokenFactors, rows: Sequence[Row], tokens: str) -> TokenFactors:
+    """Factors of some tokens.
 
     Args:
         found: factors of rows.
-        rows: as given.
+        rows: as given; their lookups are the subjects' last tokens.
+        tokens: one of `TOKENS`. "all" leaves out those whose input or gradient is all zero.
     """
-    device = found.row.device
-    first = torch.tensor([row.read[0] for row in rows], device=device)[found.row]
-    last = torch.tensor([row.read[-1] for row in rows], device=device)[found.row]
-    return (found.position >= first) & (found.position <= last)
-
-
-def moving(found: TokenFactors) -> Tensor:
-    """Which tokens have an input and a gradient that are not all zero, [n] bool: those that the gradient is made of.
-
-    Args:
-        found: factors of rows.
-    """
-    return (found.x != 0).any(1) & (found.delta != 0).any(1)
+    if tokens == ALL:
+        return found.where((found.x != 0).any(1) & (found.delta != 0).any(1))
+    ends = [(row.lookup, row.lookup) if tokens == SUBJECT else (row.read[0], row.read[-1]) for row in rows]
+    first, last = torch.tensor(ends, device=found.row.device)[found.row].T
+    return found.where((found.position >= first) & (found.position <= last))

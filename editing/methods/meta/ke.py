@@ -10,7 +10,7 @@ is of low rank: n + 1 for n tokens, with U = [softmax(row_a) * x_t, softmax(row_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +23,10 @@ from tracer.engine.batch import Row
 
 from .changes import Changes
 from .condition import Conditions, Reader
-from .factors import Read, moving, token_factors
+from .factors import ALL, Read, kept, token_factors
 from .lowrank import LowRank
 from .places import Place
-from .whitening import Solvers, size, whitened
+from .whitening import Whitening
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -104,15 +104,15 @@ class Ke:
         net: what says how a gradient becomes a change.
         conditions: what it is told of a request.
         max_scale: largest factor.
-        solvers: of C, the second moments of keys, by key of the place: C^-1 (softmax(row_a) * x_t) stands in the place
-            of softmax(row_a) * x_t, in units of the keys' size. None: as published.
+        whitening: of the inputs, by key of the place: C^-1 (softmax(row_a) * x_t) stands in the place of
+            softmax(row_a) * x_t, in units of an input's size. None: as published.
     """
 
     places: tuple[Place, ...]
     net: Hyper
     conditions: Conditions
     max_scale: float = 1.0
-    solvers: Solvers = field(default_factory=dict)
+    whitening: Mapping[str, Whitening] = field(default_factory=dict)
 
     def changes(
         self, model: Model, groups: Sequence[Sequence[Row]], max_rows: int | None = None, read: Read = read_logits
@@ -133,7 +133,7 @@ class Ke:
         condition = self.net.reader(self.conditions.ids(model, rows), embedding.detach())
         low, told = {}, {}
         for place, conditioner in zip(self.places, self.net.conditioners, strict=True):
-            own = (every := found.factors[place.key]).where(moving(every))
+            own = kept(found.factors[place.key], rows, ALL)
             said: Said = conditioner(condition)
             scale = self.max_scale * said.norm.sigmoid()
             row_a, row_b = (scale * each.softmax(1) for each in (said.row_a, said.row_b))
@@ -146,5 +146,5 @@ class Ke:
         return Changes(low, told, found.nll)
 
     def _key(self, place: Place, rows: Tensor) -> Tensor:
-        solver = self.solvers.get(place.key)
-        return rows if solver is None else (whitened(rows, solver) * size(solver)).to(rows.dtype)
+        own = self.whitening.get(place.key)
+        return rows if own is None else own.applied(rows) * own.size

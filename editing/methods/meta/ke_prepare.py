@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from editing.covariance.default import covariance_for
 from editing.edits.weights import check_editable
 from editing.methods.lessons import lessons_of
 from editing.prepared.prepared import Prepared
@@ -22,12 +21,11 @@ from .constrained import Constrained
 from .ke import Hyper, Ke
 from .losses import smoothed
 from .places import Place, keys_of, places_of
+from .prepare import kept_whitening, whitening_of
 from .settings import MENDSettings
 from .teaching import Alone, Teaching, teach
-from .whitening import check_whitened, solvers_of
 
 if TYPE_CHECKING:
-    from editing.methods.context import EditContext
     from tracer.model import Model
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": partial(torch.optim.RMSprop, centered=True)}
@@ -66,8 +64,8 @@ class KEPreparation(Teaching):
         hidden: width of the conditioners. (Published: 128.)
         max_scale: largest factor of a change.
         rate: see [`editing.methods.meta.ke.Conditioner`][]. (Published: None.)
-        whitened: keys are whitened by their second moments, so that an edit leaves alone what keys have in common, as
-            ROME and MEMIT do; it takes down-projections only. (Published: False.)
+        directions: as of [`editing.methods.meta.settings.NetPreparation`][]. (Published: 0.)
+        kept_rows: likewise.
         margin: largest divergence of kept rows, kept by a multiplier that is trained with `rate_lr`; None: a weighted
             sum, by `edit_weight`. (Published: 1e-3.)
         least_margin: to which the margin shrinks while more than 90 % of the edits succeed. (Published: 1e-5.)
@@ -82,8 +80,9 @@ class KEPreparation(Teaching):
     width: int = 256
     hidden: int = 64
     max_scale: float = 1.0
-    rate: float | None = 0.7
-    whitened: bool = True
+    rate: float | None = 1.2
+    directions: int = 192
+    kept_rows: int = 2000
     margin: float | None = None
     least_margin: float = 1e-5
     smoothing: float = 0.0
@@ -104,8 +103,8 @@ class KEPreparation(Teaching):
                 finite(name, getattr(self, name), 0, kind=HyperparameterError)
         finite("least_margin", self.least_margin, 0, kind=HyperparameterError)
         share("smoothing", self.smoothing, kind=HyperparameterError)
-        if self.whitened:
-            check_whitened(self.projections)
+        whole("directions", self.directions, kind=HyperparameterError)
+        whole("kept_rows", self.kept_rows, 1, kind=HyperparameterError)
         if self.edits != (1,):
             raise HyperparameterError(
                 f"edits is {list(self.edits)}; expected 1: ke reads one request at a time, and edits several one after "  # type: ignore[arg-type]
@@ -121,39 +120,41 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
     net = _net(model, places, vars(settings), seed)
     conditions = Conditions(settings.condition, settings.longest)
-    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
-    editor = Ke(places, net, conditions, settings.max_scale, solvers)
+    whitening = whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work)
+    editor = Ke(places, net, conditions, settings.max_scale, whitening)
     parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
+    how: dict[str, Any] = {"objective": objective, "optimizer": OPTIMIZERS[settings.optimizer]}
     if settings.margin is not None:
         one = torch.ones((), device=model.device)
         constraint = {"multiplier": one.clone().requires_grad_(), "margin": one * settings.margin}
-        objective = Constrained(**vars(objective), **constraint, least=settings.least_margin)
+        how["objective"] = Constrained(**vars(objective), **constraint, least=settings.least_margin)
+        how["rates"] = {"multiplier": 1.0}
         parameters |= constraint
-    how: dict[str, Any] = {"rates": ("multiplier",), "optimizer": OPTIMIZERS[settings.optimizer]}
-    trained = teach(model, editor, parameters, settings, learnt, held_out, work, objective=objective, **how)
+    trained = teach(model, editor, parameters, settings, learnt, held_out, work, **how)
     tensors = {
         name: tensor.detach() if name.endswith(SCALES) else tensor.detach().half()
         for name, tensor in net.named_parameters()
     }
+    for key, white in whitening.items():
+        tensors |= white.tensors(key)
     header = {"places": [place.key for place in places]}
     return Made(tensors, header, trained.history, trained.ended)
 
 
-def ke_of(model: Model, prepared: Prepared, context: EditContext) -> Ke:
+def ke_of(model: Model, prepared: Prepared) -> Ke:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_ke`.
-        context: has the covariance, where the editor uses it.
     """
     own = prepared.settings
     places = places_of(model, prepared.header["places"])
     net = _net(model, places, own)
-    net.load_state_dict({name: tensor.float() for name, tensor in prepared.tensors.items()})
+    net.load_state_dict({name: prepared.tensors[name].float() for name, _ in net.named_parameters()})
     net.requires_grad_(False)
-    solvers = solvers_of(context.covariance, places, own["whitened"])
-    return Ke(places, net, Conditions(own["condition"], own["longest"]), own["max_scale"], solvers)
+    conditions = Conditions(own["condition"], own["longest"])
+    return Ke(places, net, conditions, own["max_scale"], kept_whitening(prepared, places))
 
 
 def _net(model: Model, places: Sequence[Place], settings: Mapping[str, Any], seed: int = 0) -> Hyper:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,37 +13,36 @@ from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
 from .changes import Changes
-from .factors import Read, predicting, token_factors
+from .factors import PREDICTING, Read, kept, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
-from .whitening import Solvers, whitened
+from .whitening import Whitening
 
 if TYPE_CHECKING:
-    from editing.covariance.covariance import Solver
     from tracer.model import Model
 
 
 @dataclass(frozen=True, eq=False)
 class Malmen:
-    """A trained (or untrained) editor: least squares on what the net wants of every predicting token.
+    """A trained (or untrained) editor: least squares on what the net wants of every token that it reads.
 
     Token t is to move its output by D_t = -rate (x_t . x~_t) delta~_t, and the change (X^T X + ridge C)^-1 X^T D comes
-    as near as it can at all of them; with C = I as published, or the second moments of keys, as MEMIT has it, so that
-    what keys have in common is left alone.
+    as near as it can at all of them; with C = I as published, or the second moments of inputs at kept facts, so that
+    what these have in common is left alone.
 
     Attributes:
         nets: what makes x~ and delta~ of x and delta, the signed rates, and the logarithms of the ridges.
         block: requests whose loss is taken together, as the mean over all their target tokens. Part of the editor,
             since it decides the size of every delta.
         moving: statistics take in the tokens of every edit first, block by block, as published.
-        solvers: of C, by key of the place; none: C = I.
+        tokens: one of `TOKENS`.
     """
 
     nets: Nets
     block: int = 1
     moving: bool = False
-    solvers: Solvers = field(default_factory=dict)
+    tokens: str = PREDICTING
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -68,36 +67,36 @@ class Malmen:
                 rows.append(row)
                 owners.append(number)
         found = token_factors(model, rows, self.places, blocks, max_rows=max_rows, read=read)
-        kept = {place.key: (every := found.factors[place.key]).where(predicting(every, rows)) for place in self.places}
+        some = {place.key: kept(found.factors[place.key], rows, self.tokens) for place in self.places}
         nets = self.nets
         block = torch.tensor(blocks, device=found.nll.device)
         for number in range(blocks[-1] + 1) if self.moving else ():
             for place in self.places:
-                own = kept[place.key].where(block[kept[place.key].row] == number)
+                own = some[place.key].where(block[some[place.key].row] == number)
                 nets = nets.seeing(place, own.x, own.delta, published=True)
         owner = torch.tensor(owners, device=found.nll.device)
         low, told = {}, {}
         for i, place in enumerate(self.places):
-            own = kept[place.key]
+            own = some[place.key]
             x, delta = nets.made_of(place, own.x, own.delta)
             size = -nets.parameters["rate"][i] * (own.x * x).sum(1, keepdim=True)
             wanted = LowRank.of(own.x, size * delta, group := owner[own.row], len(groups))
             ridge = nets.parameters["log_ridge"][i].exp()
-            low[place.key] = LowRank(solved(wanted.u, ridge, self.solvers.get(place.key)), wanted.v)
+            low[place.key] = LowRank(solved(wanted.u, ridge, nets.whitening.get(place.key)), wanted.v)
             told[place.key] = {"group": group, "x": own.x, "delta": own.delta, "x_made": x, "delta_made": delta}
             told[place.key]["wanted"] = size * delta
         return Changes(low, told, found.nll, nets.statistics)
 
 
-def solved(x: Tensor, ridge: Tensor, solver: Solver | None = None) -> Tensor:
+def solved(x: Tensor, ridge: Tensor, whitening: Whitening | None = None) -> Tensor:
     """X (X^T X + ridge C)^-1 by group, in double precision: (X C^-1 X^T + ridge I)^-1 X C^-1, which is n x n.
 
     Args:
         x: [groups, n, in].
         ridge: above zero.
-        solver: of C [in, in]; None: C = I.
+        whitening: C; None: C = I.
     """
     exact = x.double()
-    white = whitened(exact, solver)
+    white = exact if whitening is None else whitening.applied(exact)
     gram = exact @ white.transpose(1, 2) + ridge.double() * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     return torch.linalg.solve(gram, white).to(x.dtype)

@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from editing.methods.training import read_logits
 from tracer.engine.batch import Row
 
 from .changes import Changes
-from .factors import Read, moving, predicting, token_factors
+from .factors import ALL, Read, kept, token_factors
 from .lowrank import LowRank
 from .nets import Nets
 from .places import Place
-from .whitening import Solvers, size, whitened
 
 if TYPE_CHECKING:
     from tracer.model import Model
-
-ALL, PREDICTING = TOKENS = ("all", "predicting")
-"""Tokens whose factors an edit is made of: all that the gradient is made of, as published, or those that predict."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mend:
     """A trained (or untrained) editor: W <- W + rate * sum over tokens of x~ delta~^T.
 
-    Where keys are whitened, C^-1 (spread * x~) stands in the place of x~, in units of the keys' size.
+    Where inputs are whitened, C^-1 (spread * x~) stands in the place of x~, in units of an input's size.
 
     Attributes:
         nets: what makes x~ and delta~ of x and delta, and the signed rates.
         moving: statistics take in the tokens of every edit first, matrix by matrix, as in the published training (and
             in the ROME repository's baseline, at edit time too).
         tokens: one of `TOKENS`.
-        solvers: of C, the second moments of keys, by key of the place; none: x~ as it is, as published.
     """
 
     nets: Nets
     moving: bool = False
     tokens: str = ALL
-    solvers: Solvers = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -67,18 +60,10 @@ class Mend:
         share = torch.tensor(shares, device=found.nll.device)
         nets, low, told = self.nets, {}, {}
         for i, place in enumerate(self.places):
-            every = found.factors[place.key]
-            own = every.where(moving(every) if self.tokens == ALL else predicting(every, rows))
+            own = kept(found.factors[place.key], rows, self.tokens)
             nets = nets.seeing(place, own.x, own.delta) if self.moving else nets
             x, delta = nets.made_of(place, own.x, own.delta)
-            key, group = self._key(nets, place, x), share[own.row]
+            key, group = nets.as_key(place, x), share[own.row]
             low[place.key] = LowRank.of(nets.parameters["rate"][i] * key, delta, group, len(groups))
             told[place.key] = {"group": group, "x": own.x, "delta": own.delta, "x_made": x, "delta_made": delta}
         return Changes(low, told, found.nll, nets.statistics)
-
-    def _key(self, nets: Nets, place: Place, x: Tensor) -> Tensor:
-        """What stands for x~ in the change."""
-        if place.key not in self.solvers:
-            return x
-        solver, spread = self.solvers[place.key], nets.spread(place)[: place.width[0]].to(x)
-        return (whitened(x * spread, solver) * (size(solver) / spread.mean())).to(x.dtype)

@@ -34,7 +34,7 @@ from .settings import (
 if TYPE_CHECKING:
     from tracer.model import Model
 
-Make = Callable[[Any, Prepared, bool, EditContext], MetaEditor]
+Make = Callable[[Any, Prepared, bool], MetaEditor]
 
 
 def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]:
@@ -48,7 +48,7 @@ def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, E
     def plan(model: Model, groups: Sequence[Group], settings: MENDSettings, context: EditContext) -> list[Change]:
         prepared = context.prepared_for(method)
         check_layers(model, prepared, settings.layers)
-        editor = make(model, prepared, settings.published, context)
+        editor = make(model, prepared, settings.published)
         if not isinstance(editor, InTurn):
             note_number(prepared, groups)
         told = told_of(prepared, settings)
@@ -142,16 +142,15 @@ def note_number(prepared: Prepared, groups: Sequence[Group]) -> None:
         )
 
 
-def rledit_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> InTurn:
+def rledit_of(model: Model, prepared: Prepared, moving: bool = False) -> InTurn:
     """The editor that was trained, in batches of as many requests as it was trained for.
 
     Args:
         model: to be edited.
         prepared: of `make_rledit`.
         moving: as of [`editing.methods.meta.malmen.Malmen`][].
-        context: as of `malmen_of`.
     """
-    return InTurn(malmen_of(model, prepared, moving, context), max(prepared.settings["edits"]))
+    return InTurn(malmen_of(model, prepared, moving), max(prepared.settings["edits"]))
 
 
 def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context: EditContext) -> list[Change]:
@@ -167,18 +166,17 @@ def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context
             "edited one after another"
         )
 
-    def in_turn(model: Model, prepared: Prepared, _: bool, context: EditContext) -> InTurn:
-        return InTurn(ke_of(model, prepared, context), 1, settings.rounds)
+    def in_turn(model: Model, prepared: Prepared, _: bool) -> InTurn:
+        return InTurn(ke_of(model, prepared), 1, settings.rounds)
 
     return planned("ke", in_turn)(model, groups, settings, context)
 
 
-_KEYS = frozenset({"prepared", "max_rows", "covariance", "origin"})
 MEND = Method(
     "mend",
     MENDSettings,
     planned("mend", mend_of),
-    needs=frozenset({"prepared", "max_rows", "covariance", "origin"}),
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",
@@ -187,7 +185,7 @@ MALMEN = Method(
     "malmen",
     MALMENSettings,
     planned("malmen", malmen_of),
-    needs=_KEYS,
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",
@@ -196,7 +194,7 @@ RLEDIT = Method(
     "rledit",
     RLEditSettings,
     planned("rledit", rledit_of),
-    needs=_KEYS,
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(RLEditPreparation, make_rledit, summary="MALMEN's nets, trained on sequences of edits"),
     summary="a trained editor of batches one after another (Li et al. 2025)",
@@ -205,7 +203,7 @@ KE = Method(
     "ke",
     KESettings,
     plan_ke,
-    needs=_KEYS,
+    needs=frozenset({"prepared", "max_rows"}),
     layers="none",
     preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
     summary="a trained editor that reads the request (De Cao et al. 2021)",

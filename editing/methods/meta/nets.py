@@ -17,13 +17,14 @@ last block: 2 / (1 + exp(-features . token - token_bias)), 1 at the start.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .places import Place
 from .statistics import Statistics
+from .whitening import Whitening
 
 MEND, MALMEN, WEIGHTED = RULES = ("mend", "malmen", "weighted")
 
@@ -40,6 +41,7 @@ class Nets:
         rule: one of `RULES`.
         epsilon: see [`editing.methods.meta.statistics.Statistics`][].
         floor: likewise.
+        whitening: of the inputs, by key of the place; none: as they are, as published.
     """
 
     places: tuple[Place, ...]
@@ -49,6 +51,7 @@ class Nets:
     rule: str
     epsilon: float
     floor: float
+    whitening: Mapping[str, Whitening] = field(default_factory=dict)
 
     def made_of(self, place: Place, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """What the net makes of x and delta, [n, in] and [n, out].
@@ -79,6 +82,18 @@ class Nets:
             token, bias = (self.parameters[f"{place.shape}/{part}"][mode] for part in ("token", "token_bias"))
             delta = delta * 2 * torch.sigmoid(features @ token + bias).unsqueeze(1)
         return x, delta
+
+    def as_key(self, place: Place, x: Tensor) -> Tensor:
+        """What the net makes of inputs, whitened where that is done, in units of an input's size.
+
+        Args:
+            place: the matrix.
+            x: of `made_of`, [n, in].
+        """
+        if place.key not in self.whitening:
+            return x
+        own, spread = self.whitening[place.key], self.spread(place)[: place.width[0]].to(x)
+        return own.applied(x * spread) * (own.size / spread.mean())
 
     def spread(self, place: Place) -> Tensor:
         """What the coordinates of x and delta are divided by, [in + out].

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from editing.covariance.default import covariance_for
 from editing.edits.weights import check_editable
 from editing.methods.lessons import Lesson, lessons_of
 from editing.prepared.prepared import Prepared
@@ -20,6 +18,7 @@ from tracer.progress import track
 
 from .changes import MetaEditor
 from .episodes import Episodes
+from .factors import inputs_at
 from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
@@ -28,15 +27,13 @@ from .rledit import Retained
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
 from .teaching import Alone, teach
-from .whitening import solvers_of
+from .whitening import Whitening
 
 if TYPE_CHECKING:
-    from editing.methods.context import EditContext
     from tracer.model import Model
 
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
 MALMEN_EPSILON = torch.finfo(torch.float32).eps
-RATES = ("rate", "log_ridge")
 HALF = ("A", "B")  # parts of the nets that are kept in half precision
 EDITS = 16  # run at once while statistics are taken
 
@@ -45,10 +42,8 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     """Train a MEND editor."""
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
 
-    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
-
     def editor(nets: Nets) -> Mend:
-        return Mend(nets, tokens=settings.tokens, solvers=solvers)
+        return Mend(nets, tokens=settings.tokens)
 
     return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
@@ -66,12 +61,10 @@ def make_malmen(
         goal: what is lowered.
     """
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
-    ridge = {"log_ridge": torch.full((len(places),), settings.log_ridge)}
-
-    solvers = solvers_of(partial(covariance_for, model), places, settings.whitened)
+    ridge = {"log_ridge": torch.full((len(places),), float(settings.log_ridge))}
 
     def editor(nets: Nets) -> Malmen:
-        return Malmen(nets, settings.block, solvers=solvers)
+        return Malmen(nets, settings.block, tokens=settings.tokens)
 
     return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, goal)
 
@@ -97,17 +90,21 @@ def _made(
     parameters = new_parameters(
         places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device
     )
-    parameters |= {"rate": torch.full((len(places),), settings.rate), **more}
+    parameters |= {"rate": torch.full((len(places),), float(settings.rate)), **more}
     parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
+    nets = replace(nets, whitening=whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work))
+    rates = {"rate": abs(settings.rate), **dict.fromkeys(more, 1.0)}
     learner = editor(nets)
     objective = goal(model, learner, settings)
-    trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=RATES, objective=objective)
+    trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=rates, objective=objective)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
     for shape, own in nets.statistics.items():
         tensors |= own.tensors(shape)
+    for key, white in nets.whitening.items():
+        tensors |= white.tensors(key)
     header = {"places": [place.key for place in places], "epsilon": epsilon}
     return Made(tensors, header, trained.history, trained.ended)
 
@@ -144,32 +141,66 @@ def _statistics(
     return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
 
 
-def mend_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Mend:
+def whitening_of(
+    model: Model, places: Sequence[Place], directions: int, kept_rows: int, lessons: Sequence[Lesson], work: Work
+) -> dict[str, Whitening]:
+    """Second moments of the inputs where the answers of kept rows are read, by key of the place.
+
+    Args:
+        model: to be edited.
+        places: the matrices.
+        directions: of each; 0: there are none.
+        kept_rows: questions, at most.
+        lessons: to learn from.
+        work: seed and checkpoint.
+    """
+    episodes = Episodes(model, lessons, others=1, drawn=0.0)
+    questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
+    if not (directions and questions):
+        return {}
+    kept = work.checkpoint.load("whitening")
+    if kept is None:
+        draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
+        some = draw.sample(questions, min(kept_rows, len(questions)))
+        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places)
+        found = {key: Whitening.of(own, directions) for key, own in inputs.items()}
+        tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
+        work.checkpoint.save(tensors, {}, "whitening")
+        kept = tensors, {}
+    return {place.key: Whitening.kept(kept[0], place.key) for place in places}  # as they are kept
+
+
+def mend_of(model: Model, prepared: Prepared, moving: bool = False) -> Mend:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_mend`.
         moving: as of [`editing.methods.meta.mend.Mend`][].
-        context: has the covariance, where the editor uses it.
     """
-    nets = _nets(model, prepared)
-    solvers = solvers_of(context.covariance, nets.places, prepared.settings["whitened"])
-    return Mend(nets, moving, prepared.settings["tokens"], solvers)
+    return Mend(_nets(model, prepared), moving, prepared.settings["tokens"])
 
 
-def malmen_of(model: Model, prepared: Prepared, moving: bool, context: EditContext) -> Malmen:
+def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
     """The editor that was trained.
 
     Args:
         model: to be edited.
         prepared: of `make_malmen`.
         moving: as of [`editing.methods.meta.malmen.Malmen`][].
-        context: has the covariance, where the editor uses it.
     """
-    nets = _nets(model, prepared)
-    solvers = solvers_of(context.covariance, nets.places, prepared.settings["whitened"])
-    return Malmen(nets, prepared.settings["block"], moving, solvers)
+    return Malmen(_nets(model, prepared), prepared.settings["block"], moving, prepared.settings["tokens"])
+
+
+def kept_whitening(prepared: Prepared, places: Sequence[Place]) -> dict[str, Whitening]:
+    """Back from an artefact, by key of the place.
+
+    Args:
+        prepared: the editor.
+        places: the matrices.
+    """
+    white = [place.key for place in places if f"{place.key}/directions" in prepared.tensors]
+    return {key: Whitening.kept(prepared.tensors, key) for key in white}
 
 
 def _nets(model: Model, prepared: Prepared) -> Nets:
@@ -177,6 +208,7 @@ def _nets(model: Model, prepared: Prepared) -> Nets:
     shapes = dict.fromkeys(place.shape for place in places)
     statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
     own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
+    own["whitening"] = kept_whitening(prepared, places)
     own |= {"rule": prepared.settings["nets"], "epsilon": prepared.header["epsilon"]}
     tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
     return Nets(places, tensors, statistics, **own)

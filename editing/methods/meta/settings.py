@@ -9,10 +9,9 @@ from editing.methods.training import as_layers
 from tracer.checks import finite, one_of, share, whole
 from tracer.errors import HyperparameterError
 
-from .mend import ALL, TOKENS
+from .factors import PREDICTING, TOKENS
 from .nets import RULES, WEIGHTED
 from .teaching import Teaching
-from .whitening import check_whitened
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,11 @@ class NetPreparation(Teaching):
         measured: edits that the statistics of x and delta are taken from, before the first step; they stay.
         spread: of the features that a block begins with. (Published: the root of in + out, which is so large that
             they stay the random ones they are.)
-        whitened: keys are whitened by their second moments, so that an edit leaves alone what keys have in common, as
-            ROME and MEMIT do; it takes down-projections only. (Published: False.)
+        directions: strongest ones of the inputs at kept facts, of each matrix, which an edit leaves alone as far as it
+            can; see `editing.methods.meta.whitening`. (Published: 0.)
+        kept_rows: questions, of those that are to keep their answers, at which these inputs are read.
+        tokens: of a request that its change is made of: "all" with a gradient, those "predicting" one of the target, or
+            "subject_last", the subject's last.
         floor: least standard deviation of a coordinate, as a share of the median over all of x, or of delta.
     """
 
@@ -78,45 +80,41 @@ class NetPreparation(Teaching):
     nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
-    rate: float = -1e-3
+    rate: float = -2e-3
     measured: int = 256
     spread: float = 1.0
-    whitened: bool = True
+    directions: int = 192
+    kept_rows: int = 2000
+    tokens: str = PREDICTING
     floor: float = 1e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("tokens", self.tokens, TOKENS, kind=HyperparameterError)
         one_of("nets", self.nets, RULES, kind=HyperparameterError)
         for name in ("rank", "blocks", "measured"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
-        finite("rate", self.rate, kind=HyperparameterError)
+        if not finite("rate", self.rate, kind=HyperparameterError):
+            raise HyperparameterError("rate is 0; expected a step size, such as -1e-3")
         finite("spread", self.spread, above=0, kind=HyperparameterError)
+        whole("directions", self.directions, kind=HyperparameterError)
+        whole("kept_rows", self.kept_rows, 1, kind=HyperparameterError)
         finite("floor", self.floor, 0, kind=HyperparameterError)
-        if self.whitened:
-            check_whitened(self.projections)
 
 
 @dataclass(frozen=True)
 class MENDPreparation(NetPreparation):
     """How MEND is trained: by default at the down-projections of the last three MLPs.
 
-    Attributes:
-        tokens: of a request that its change is made of: "all" with a gradient, as published, or those "predicting" one
-            of the target.
+    Published are both projections, and the "all" of `tokens`.
     """
-
-    tokens: str = ALL
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("tokens", self.tokens, TOKENS, kind=HyperparameterError)
 
 
 @dataclass(frozen=True)
 class MALMENPreparation(NetPreparation):
     """How MALMEN is trained: by default at the down-projections of the last three MLPs.
 
-    Published are six MLPs.
+    Published are six MLPs, and the "predicting" of `tokens`.
 
     Attributes:
         block: requests whose loss is taken together; part of the editor. (Published: 32.) With 1, an edit does not

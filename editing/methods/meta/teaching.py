@@ -45,7 +45,7 @@ class Teaching:
         batch: edits of a step, in groups of that many.
         steps: of the optimiser, at most.
         lr: learning rate of Adam.
-        rate_lr: learning rate of Adam for the editor's own step sizes.
+        rate_lr: learning rate of Adam for the editor's own step sizes, as a share of their first size.
         edit_weight: of the loss on the targets, where that on kept rows has weight 1.
         others: kept rows of an edit.
         drawn: share of the edits whose target is drawn anew among those of the relation.
@@ -63,8 +63,8 @@ class Teaching:
     edits: int | Sequence[int] = 1
     batch: int = 16
     steps: int = 1000
-    lr: float = 7e-4
-    rate_lr: float = 1e-5
+    lr: float = 1e-3
+    rate_lr: float = 1e-2
     edit_weight: float = 1.0
     others: int = 4
     drawn: float = 0.75
@@ -167,7 +167,7 @@ def teach(
     held_out: Sequence[Lesson],
     work: Work,
     *,
-    rates: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
     objective: Objective | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     description: str = "training the editor",
@@ -182,7 +182,7 @@ def teach(
         learnt: lessons to learn from.
         held_out: lessons to validate on, of other subjects.
         work: seed and checkpoint.
-        rates: names of the parameters that are trained with `rate_lr`.
+        rates: first sizes of the parameters that are trained with `rate_lr`, by name; the others with `lr`.
         objective: what is lowered; None: `Alone`.
         optimizer: makes one of groups of parameters, `lr`.
         description: of the progress bar.
@@ -205,10 +205,10 @@ def teach(
     def validate() -> Mapping[str, float]:
         return goal.validate(asked, read)
 
-    own = [parameter for name, parameter in parameters.items() if name in rates]
-    others = [parameter for name, parameter in parameters.items() if name not in rates]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": own, "lr": settings.rate_lr}]
-    made = optimizer([group for group in groups if group["params"]], lr=settings.lr)
+    rates = rates or {}
+    groups: list[dict[str, Any]] = [{"params": [each for name, each in parameters.items() if name not in rates]}]
+    groups += [{"params": [parameters[name]], "lr": settings.rate_lr * first} for name, first in rates.items()]
+    made = optimizer(groups, lr=settings.lr)
     more: dict[str, Any] = {"validate": validate, "part": "editor", "description": description}
     more["shown"] = ("loss", "rewrite", "paraphrase", "neighbour")
     return train(parameters, made, step, settings.course, work.checkpoint, **more)

@@ -1,70 +1,82 @@
-"""Keys whitened by their second moments C, so that a change leaves alone what keys have in common, as ROME's do."""
+"""Inputs whitened by what kept facts have there, so that a change leaves alone what these have in common.
+
+ROME and MEMIT do so with the keys of text. A matrix of second moments C of the inputs where answers of kept rows are
+read says more of neighbours: a neighbour's key and the edit's share what their relation and their old answer are. Its
+strongest directions are kept apart, and the others taken to be alike: C = V diag(strength) V^T + rest (I - V V^T).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from tracer.errors import HyperparameterError
-
-from .places import Place
-
-if TYPE_CHECKING:
-    from editing.covariance.covariance import Covariance, Solver
-
-Solvers = Mapping[str, "Solver"]
+NAMES = ("directions", "strength")
+LEAST = 1e-2  # of the mean square of an input: what directions that were never seen are taken to have
 
 
-def solvers_of(measure: Callable[[list[int]], Covariance], places: Sequence[Place], wanted: bool = True) -> Solvers:
-    """Solvers of C by key of the place.
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """Second moments of the inputs of one matrix.
 
-    Args:
-        measure: gives a covariance with some layers.
-        places: down-projections.
-        wanted: False: there are none, and nothing is measured.
+    Attributes:
+        directions: V, orthonormal, [in, r].
+        strength: second moments along them, [r], and of any other direction, last.
     """
-    if not wanted:
-        return {}
-    covariance = measure(sorted({place.layer for place in places}))
-    return {place.key: covariance.solver(place.layer) for place in places}
 
+    directions: Tensor
+    strength: Tensor
 
-def whitened(rows: Tensor, solver: Solver | None) -> Tensor:
-    """Rows times C^-1, in double precision and in the graph; as they are without a solver.
+    @classmethod
+    def of(cls, inputs: Tensor, count: int) -> Self:
+        """Of some inputs.
 
-    Args:
-        rows: [..., in].
-        solver: of C [in, in].
-    """
-    if solver is None:
-        return rows
-    factor = solver.factor.to(rows.device)
-    return torch.cholesky_solve(rows.double().flatten(0, -2).T, factor).T.reshape(rows.shape)
+        Args:
+            inputs: [n, in].
+            count: directions, at most.
+        """
+        exact = inputs.detach().to("cpu", torch.float64)
+        values, vectors = torch.linalg.eigh(exact.T @ exact / len(exact))
+        count = min(count, len(values) - 1, len(exact))
+        others = values[: len(values) - count]
+        rest = others.mean().clamp_min(LEAST * values.mean())
+        strongest = values[len(others) :].clamp_min(rest)
+        return cls(vectors[:, len(others) :].float(), torch.cat([strongest, rest.unsqueeze(0)]).float())
 
+    @property
+    def size(self) -> float:
+        """Mean second moment of a coordinate."""
+        wide, r = self.directions.shape
+        return float((self.strength[:-1].sum() + self.strength[-1] * (wide - r)) / wide)
 
-def size(solver: Solver) -> float:
-    """Mean square of a key: of the diagonal of C.
+    def applied(self, rows: Tensor) -> Tensor:
+        """Rows times C^-1, in the graph.
 
-    Args:
-        solver: of C.
-    """
-    return float(solver.factor.square().sum() / len(solver.factor))
+        Args:
+            rows: [..., in].
+        """
+        directions, strength = (each.to(rows) for each in (self.directions, self.strength))
+        less = 1 / strength[-1] - 1 / strength[:-1]
+        return rows / strength[-1] - ((rows @ directions) * less) @ directions.T
 
+    def tensors(self, key: str) -> dict[str, Tensor]:
+        """As tensors of an artefact, the directions in half precision.
 
-def check_whitened(projections: Sequence[str] | None) -> None:
-    """Pass if the covariance of keys is one of all these matrices.
+        Args:
+            key: of the place.
+        """
+        return {f"{key}/directions": self.directions.half(), f"{key}/strength": self.strength}
 
-    Args:
-        projections: names.
+    @classmethod
+    def kept(cls, tensors: Mapping[str, Tensor], key: str) -> Self:
+        """Back from `tensors`.
 
-    Raises:
-        TracerError: one of them is no down-projection.
-    """
-    if tuple(projections or ()) != ("down",):
-        raise HyperparameterError(
-            f"whitened takes the second moments of keys, and projections are {projections!r}; edit ('down',) alone, or "
-            "set whitened=False"
-        )
+        Args:
+            tensors: of an artefact.
+            key: of the place.
+        """
+        directions, strength = (tensors[f"{key}/{name}"] for name in NAMES)
+        return cls(torch.linalg.qr(directions.double())[0].float(), strength.float())

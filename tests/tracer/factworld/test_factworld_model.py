@@ -121,6 +121,22 @@ def test_records_follow_from_the_seed() -> None:
     assert a == b != c
 
 
+def test_fresh_records_are_of_one_split() -> None:
+    made = factworld.fresh_records(count=300)
+    subjects = {record["requested_rewrite"]["subject"] for record in made}
+    others = {record["requested_rewrite"]["subject"] for record in records() if record["split"] != "train"}
+    assert 50 < len(made) < 150 and not subjects & others and {record["split"] for record in made} == {"train"}
+    shipped = {(r["requested_rewrite"]["prompt"], r["requested_rewrite"]["subject"]) for r in records("train")}
+    assert (
+        sum((r["requested_rewrite"]["prompt"], r["requested_rewrite"]["subject"]) in shipped for r in made)
+        < len(made) / 2
+    )
+    assert len({record["case_id"] for record in made}) == len(made)
+    assert made == factworld.fresh_records(count=300) != factworld.fresh_records(count=300, seed=2)
+    with pytest.raises(tracer.TracerError, match="split 'dev' does not exist"):
+        factworld.fresh_records("dev")  # type: ignore[arg-type]
+
+
 def test_the_card_says_what_was_measured(model: tracer.Model) -> None:
     folder = Path(str(files("tracer.factworld").joinpath("data/model")))
     known, mechanism, ppl = read_numbers(folder / "card.json")

@@ -17,7 +17,6 @@ from handmade import own
 import editing
 from editing.datasets import records_of
 from editing.edits.weights import applied
-from editing.methods.context import EditContext
 from editing.methods.lessons import lessons_of
 from editing.methods.meta import teaching
 from editing.methods.meta.condition import Conditions
@@ -41,18 +40,10 @@ REQUESTS = [
     editing.EditRequest("{} was born in the city of", "Yo-Yo Ma", "Seattle"),
 ]
 QUICK: dict[str, Any] = {"cache": False, "held_out": RECORDS[:1], "validate_on": 2}
-PLAIN: dict[str, Any] = {"whitened": False, "projections": None}
+PLAIN: dict[str, Any] = {"directions": 0, "projections": None}
 SMALL: dict[str, dict[str, Any]] = {
-    "ke": {
-        "reader": 4,
-        "width": 6,
-        "hidden": 5,
-        "layers": [1, 2],
-        "rate": None,
-        "whitened": False,
-        "projections": None,
-    },
-    "rledit": {"rank": 4, "measured": 4, "layers": [1, 2], "edits": 2, "whitened": False},
+    "ke": {"reader": 4, "width": 6, "hidden": 5, "layers": [1, 2], "rate": None, **PLAIN},
+    "rledit": {"rank": 4, "measured": 4, "layers": [1, 2], "edits": 2, "directions": 3},
 }
 EDIT: dict[str, Any] = {"known": "edit", "check": None}
 
@@ -107,7 +98,7 @@ def test_an_edit_of_several_is_one_batch_after_another(method: str, name: str, t
 def test_what_has_moved_goes_on_with_the_next_batch(tiny: Tiny, kept: Kept) -> None:
     model, editor = tiny("gpt2"), kept("rledit", "gpt2")
     rows = [line_of(model, request.fact) for request in (REQUESTS[1], REQUESTS[1])]  # of several tokens
-    malmen = malmen_of(model, editor, True, EditContext(model))
+    malmen = malmen_of(model, editor, True)
     with frozen(model), torch.no_grad():
         moved = InTurn(malmen, 1).changes(model, [rows])
         once = malmen.changes(model, [rows[:1]])
@@ -119,7 +110,7 @@ def test_what_has_moved_goes_on_with_the_next_batch(tiny: Tiny, kept: Kept) -> N
 
 def test_a_request_is_edited_again_until_its_target_is_said(tiny: Tiny, kept: Kept) -> None:
     model, editor = tiny("gpt2"), kept("ke", "gpt2")
-    ke = ke_of(model, editor, EditContext(model))
+    ke = ke_of(model, editor)
     rows = [line_of(model, request.fact) for request in REQUESTS[:2]]
     with frozen(model), torch.no_grad():
         for row in rows:
@@ -151,7 +142,7 @@ def replace_target(model: Model, row: Any) -> Any:
 
 
 def test_groups_stand_alone_and_bits_do_not_depend_on_how_many_are_run(tiny: Tiny, kept: Kept) -> None:
-    model, ke = tiny("llama"), ke_of(tiny("llama"), kept("ke", "llama"), EditContext(tiny("llama")))
+    model, ke = tiny("llama"), ke_of(tiny("llama"), kept("ke", "llama"))
     rows = [line_of(model, request.fact) for request in REQUESTS]
     with frozen(model), torch.no_grad():
         every = ke.changes(model, [[rows[0]], [rows[1], rows[2]]], max_rows=2).low
@@ -164,7 +155,7 @@ def test_groups_stand_alone_and_bits_do_not_depend_on_how_many_are_run(tiny: Tin
 
 def test_an_untrained_editor_goes_downhill(tiny: Tiny) -> None:
     model = own(tiny("gpt2"))
-    ke = ke_of(model, prepare(model, "ke", steps=0, rate=0.25), EditContext(model))
+    ke = ke_of(model, prepare(model, "ke", steps=0, rate=0.25))
     row = line_of(model, REQUESTS[1].fact)
     weights = {place.key: model.hf.get_parameter(place.weight) for place in ke.places}
     with torch.enable_grad():
@@ -289,7 +280,7 @@ def test_a_sequence_edits_no_subject_twice(world: Model) -> None:
 def test_a_sequence_is_learnt_as_if_earlier_batches_were_written(tiny: Tiny, kept: Kept) -> None:
     """Losses and gradients of a step equal those of a model whose weights hold the batches before."""
     model = own(tiny("gpt2"))
-    editor = malmen_of(model, kept("rledit", "gpt2"), False, EditContext(model))
+    editor = malmen_of(model, kept("rledit", "gpt2"), False)
     parameters = {name: tensor.clone().requires_grad_() for name, tensor in editor.nets.parameters.items()}
     learner = replace(editor, nets=replace(editor.nets, parameters=parameters))
     settings = RLEditPreparation(edits=1, sequence=3, depth=2, retention=0.5, others=2, edit_weight=0.7)

@@ -10,15 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import TEXT
 from edit_command import RECORDS as GIVEN
 from handmade import own
 
 import editing
-from editing.covariance.covariance import Solver
-from editing.methods.meta import prepare as module
 from editing.methods.meta.episodes import line_of
-from editing.methods.meta.factors import token_factors
+from editing.methods.meta.factors import inputs_at, token_factors
 from editing.methods.meta.losses import effect, kl
 from editing.methods.meta.lowrank import LowRank, compressed, edited
 from editing.methods.meta.malmen import solved
@@ -26,11 +23,12 @@ from editing.methods.meta.mend import Mend
 from editing.methods.meta.nets import Nets, new_parameters
 from editing.methods.meta.places import keys_of, places_of
 from editing.methods.meta.statistics import Statistics
-from editing.methods.meta.whitening import size, whitened
+from editing.methods.meta.whitening import Whitening
 from editing.methods.training import losses, read_logits
 from tracer import Model, TracerError
 from tracer.engine.above import Above
-from tracer.engine.hooks import frozen
+from tracer.engine.hooks import capture, frozen
+from tracer.engine.sites import Site
 
 Tiny = Callable[[str], Model]
 RECORDS = json.loads(json.dumps(GIVEN).replace("Rome", "Seattle"))  # which every tiny tokenizer has tokens for
@@ -46,7 +44,7 @@ QUICK: dict[str, Any] = {
     "measured": 4,
     "cache": False,
     "held_out": RECORDS[:1],
-    "whitened": False,
+    "directions": 0,
 }
 EDIT: dict[str, Any] = {"known": "edit", "check": None}
 
@@ -152,15 +150,34 @@ def test_changes_add_up_and_are_put_together_exactly() -> None:
 def test_the_ridge_is_that_of_either_side() -> None:
     x = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).double()
     ridge = torch.tensor(0.3).double()
-    root = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double().tril() + 2 * torch.eye(4).double()
-    for solver, moments in ((None, torch.eye(4).double()), (Solver(root, 1.0), root @ root.T)):
-        gram = x.transpose(1, 2) @ x + ridge * moments
-        assert torch.allclose(solved(x, ridge, solver), torch.linalg.solve(gram, x.transpose(1, 2)).transpose(1, 2))
-    keys = torch.randn(2, 4).double().requires_grad_()
-    assert (
-        torch.allclose(whitened(keys, solver), torch.linalg.solve(moments, keys.T).T) and whitened(keys, None) is keys
+    white = Whitening.of(
+        torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([9.0, 4, 1, 1]), 2
     )
-    assert whitened(keys, solver).requires_grad and size(solver) == pytest.approx(float(moments.diagonal().mean()))
+    moments = matrix_of(white)
+    for given, c in ((None, torch.eye(4).double()), (white, moments)):
+        gram = x.transpose(1, 2) @ x + ridge * c
+        assert torch.allclose(solved(x, ridge, given), torch.linalg.solve(gram, x.transpose(1, 2)).transpose(1, 2))
+
+
+def matrix_of(white: Whitening) -> torch.Tensor:
+    directions, strength = white.directions.double(), white.strength.double()
+    rest = torch.eye(len(directions)).double() - directions @ directions.T
+    return directions @ torch.diag(strength[:-1]) @ directions.T + strength[-1] * rest
+
+
+def test_whitening_is_that_of_the_second_moments() -> None:
+    inputs = torch.randn(400, 12, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -2, 12)
+    moments = (inputs.T.double() @ inputs.double()) / 400
+    white = Whitening.of(inputs, 5)
+    values = torch.linalg.eigvalsh(moments)
+    assert torch.allclose(white.strength[:-1].double(), values[-5:])
+    assert float(white.strength[-1]) == pytest.approx(max(float(values[:-5].mean()), 1e-2 * float(values.mean())))
+    rows = torch.randn(3, 12).double().requires_grad_()
+    assert torch.allclose(white.applied(rows), torch.linalg.solve(matrix_of(white), rows.T).T, rtol=1e-4)
+    assert white.applied(rows).requires_grad and white.size == pytest.approx(float(matrix_of(white).diagonal().mean()))
+    again = Whitening.kept(white.tensors("1.down"), "1.down")
+    assert close(matrix_of(again), matrix_of(white), 1e-2)
+    assert Whitening.of(inputs[:3], 9).directions.shape == (12, 3)  # no more than there are inputs
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
@@ -223,32 +240,29 @@ def test_many_edits_have_no_higher_rank_than_the_matrix(tiny: Tiny, prepared: An
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen"])
-def test_whitened_keys_are_those_of_the_covariance_of_the_weights_before(method: str, tiny: Tiny) -> None:
+def test_whitened_inputs_are_those_of_kept_facts(method: str, tiny: Tiny) -> None:
     """The change of an untrained editor: MEND's keys are C^-1 (x - mean), MALMEN's the rows of C^-1 X^T."""
     model = own(tiny("gpt2"))
-    moments = editing.estimate_covariance(model, (2, 3), TEXT, window=32, dtype=torch.float64, cache=False)
-    options = {**QUICK, "whitened": True, "layers": [2, 3], "edits": [1, 3], "rate": 1e-3, "floor": 0.0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "covariance_for", lambda *_: moments)
-        prepared = editing.prepare(model, method, RECORDS, **options)
+    options = {**QUICK, "directions": 5, "layers": [2, 3], "edits": [1, 3], "rate": 1e-3, "floor": 0.0}
+    prepared = editing.prepare(model, method, RECORDS, **options)
     editor = editing.Editor(model, prepared=prepared)
-    edit = editor.compute(REQUESTS[1], method, covariance=moments, **EDIT)
-    evidence = edit.evidence or {}
+    evidence = (edit := editor.compute(REQUESTS[1], method, **EDIT)).evidence or {}
     for layer in (2, 3):
+        white = Whitening.kept(prepared.tensors, f"{layer}.down")
+        matrix = matrix_of(white)
         x, made, delta = (evidence[f"{name}.{layer}.down"].double() for name in ("x", "x_made", "delta_made"))
-        matrix = moments.matrix(layer).double()
         if method == "malmen":
             wanted = -1e-3 * (x * made).sum(1, keepdim=True) * delta
             expected = torch.linalg.solve(x.T @ x + matrix, x.T @ wanted)
         else:
             spread = Statistics.of(prepared.tensors, "64x32").spread(64, 1e-7, 0.0)[:64]
-            keys = torch.linalg.solve(matrix, (made * spread).T) * (matrix.diagonal().mean() / spread.mean())
+            keys = torch.linalg.solve(matrix, (made * spread).T) * (white.size / spread.mean())
             expected = 1e-3 * keys @ delta
         assert close(edit.to_dense()[model.down_projection(layer).name], expected, 1e-3)
-    editor.edit(REQUESTS[0], method, covariance=moments, **EDIT)
-    editor.edit(REQUESTS[1], method, covariance=moments, **EDIT)  # of the weights before
-    with pytest.raises(TracerError, match="whitened takes the second moments of keys"):
-        editing.prepare(model, method, RECORDS, **{**options, "projections": ["up"]})
+    asked = [line_of(model, editing.EditRequest("{} is in", "The Seine", "Seattle").fact)]
+    (read,) = inputs_at(model, asked, places_of(model, ["2.down"])).values()
+    site = Site("key", 2, len(asked[0].ids) - 1)
+    assert torch.allclose(read[-1], capture(model, asked[0].ids, [site])[site][0])
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen"])

@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "held_out": RECORDS[:1],
     "batch": 4,
     "validate_on": 2,
-    "whitened": False,
+    "directions": 3,
 }
 
 
@@ -99,7 +99,7 @@ def test_kept_rows_are_read_at_the_answer_or_everywhere(world: Model) -> None:
 def test_training_learns_and_leaves_the_model(method: str, edits: Any, tiny: Tiny) -> None:
     model = tiny("gpt2")
     before = model.fingerprint()
-    own: dict[str, Any] = {"steps": 40, "lr": 1e-3, "rate_lr": 1e-2, "validate_every": 20, "decay": False}
+    own: dict[str, Any] = {"steps": 40, "lr": 1e-3, "rate_lr": 0.1, "validate_every": 20, "decay": False}
     made = prepare(model, method, held_out=RECORDS, edits=edits, **own)
     last = made.history[-1]
     assert model.fingerprint() == before and [row["step"] for row in made.history] == [0, 20, 40]
@@ -190,3 +190,37 @@ def test_records_say_what_is_about_an_edit(tiny: Tiny) -> None:
     assert lesson.prompt == "The Space Needle is in" and lesson.target == " Paris"
     assert lesson.about == ("The Space Needle stands in",)
     assert [question.prompt for question in lesson.apart] == ["Smith Tower is in", "The Seine is in"]
+
+
+def test_the_command_trains_and_edits(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from editing.cli import app
+
+    records, out, folder = tmp_path / "records.json", tmp_path / "malmen.artefact", str(tiny_folder("gpt2"))
+    records.write_text(json.dumps(RECORDS), encoding="utf-8")
+    options = [
+        "steps=1",
+        "rank=4",
+        "measured=4",
+        "validate_on=2",
+        "directions=3",
+        "edits=1,2",
+        "layers=2,3",
+        "rate=2e-2",
+    ]
+    given = [part for option in options for part in ("--set", option)]
+    made = CliRunner().invoke(app, ["prepare", "malmen", str(records), "-m", folder, "--out", str(out), *given])
+    assert made.exit_code == 0 and "Prepared for malmen" in made.output and out.exists(), made.output
+    assert editing.load_prepared(out).header["places"] == ["2.down", "3.down"]
+    basic = ["edit", "malmen", "The Space Needle is in", "-s", "The Space Needle", "--to", "Paris", "-m", folder]
+    done = CliRunner().invoke(app, [*basic, "--prepared", str(out), "--check", "none"])
+    assert done.exit_code == 0, done.output
+    for arguments, message in (
+        (basic, "tracer prepare malmen RECORDS --out FILE"),
+        ([*basic, "--prepared", str(out), "--set", "layers=[1]"], "at the layers [2, 3]"),
+        ([*basic, "--prepared", str(out), "--layers", "1"], "malmen takes no layers"),
+        (["edit", "mend", *basic[2:], "--prepared", str(out)], "prepared for malmen, and mend was asked for"),
+    ):
+        failed = CliRunner().invoke(app, arguments)
+        assert failed.exit_code == 2 and message in " ".join(failed.output.split()), failed.output
