@@ -42,7 +42,7 @@ demo-real: $(RUN) $(REAL)
 # one thread each, since two processes that use every core slow each other down; the long notebooks begin, and run on
 # a share of their facts, whose outputs of all facts `make notebooks` keeps; on the embedded model, also where others are
 test: $(DEV)
-	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.2 TRACER_NOTEBOOK_MODEL= $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.08 TRACER_NOTEBOOK_MODEL= $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--nbmake --nbmake-timeout=600 notebooks tests
 
 test-real: $(DEV) $(REAL)

@@ -1,13 +1,16 @@
 """What ten methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
 
     tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
-        --modes batch,single,sequential --texts --controls --option text_tokens=60 --workers 2 --out closed.sqlite
+        --modes single --controls --workers 2 --out alone.sqlite
+    tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
+        --modes batch,sequential --workers 2 --out many.sqlite
     tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \\
         --modes batch,single,sequential --workers 2 --out others.sqlite
-    python benchmarks/factworld_sweep.py closed.sqlite others.sqlite
+    python benchmarks/factworld_sweep.py alone.sqlite many.sqlite others.sqlite
 
 takes hours, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside this file: one row per case
-and metric. Without files, the tables are printed from that.
+and metric. Methods that none of the files has stay there as they were measured before. Without files, the tables are
+printed from that.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
+from results import replace_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from editing.evaluation import Evaluation, join
 from editing.report import as_markdown
-from tracer.plots.export import replacing
 
 KEPT = Path(__file__).with_name("factworld_sweep.parquet")
 METHODS = ("unedited", "rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")
@@ -38,7 +42,6 @@ METRICS = (
     "same_subject generated",
     "portability (forced)",
     "portability (generated)",
-    "fluency",
     "kl drift",
     "edit norm",
 )
@@ -55,19 +58,14 @@ def main(
 
 
 def keep(evaluation: Evaluation) -> None:
-    """Write the metrics of ``METRICS``, methods in the order of ``METHODS``."""
+    """Write the metrics of ``METRICS``, methods in the order of ``METHODS``; those not measured now stay."""
     found = evaluation.metrics
     found = found[found["metric"].isin(METRICS) & found["method"].isin(METHODS)]
-    order = found["method"].map({name: place for place, name in enumerate(METHODS)})
-    found = found.iloc[order.argsort(kind="stable")].reset_index(drop=True)
-    with replacing(KEPT) as temporary:
-        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
+    replace_rows(KEPT, found, by=("method", "mode", "control"), order=METHODS)
 
 
 def kept() -> Evaluation:
     """What is there of the measurements."""
-    import pandas as pd
-
     return Evaluation.of(metrics=pd.read_parquet(KEPT).astype({"value": "float64"}))
 
 

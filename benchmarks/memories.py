@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+from results import replace_rows
 
 import editing
 import tracer
@@ -182,8 +183,7 @@ def _milliseconds(model: tracer.Model, some: Sequence[EditRecord], count: int = 
 def keep() -> None:
     """Write what was measured beside this file."""
     found = pd.concat([pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))], ignore_index=True)
-    with replacing(KEPT) as temporary:
-        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
+    replace_rows(KEPT, found, by=("method", "mode"))
 
 
 @app.command()

@@ -19,9 +19,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pandas as pd
 import typer
+from results import replace_rows
 
 import editing
 import tracer
@@ -30,7 +30,6 @@ from editing.evaluation import Evaluation
 from editing.methods.rome import default_layer
 from editing.methods.value.spread import default_layers
 from tracer.engine.answer import knows
-from tracer.plots.export import replacing
 from tracer.progress import track
 
 HERE = Path(__file__).parent / "real"
@@ -112,12 +111,8 @@ def keep() -> None:
     """Write what was measured beside this file, one row per case and metric, cases whose answer is unknown included."""
     frames = [Evaluation.load(file).metrics for file in sorted(RUNS.glob("*.sqlite"))]
     found = pd.concat(frames, ignore_index=True)
-    found = found[found["metric"].isin((*SHOWN, "known", "ruined"))].drop_duplicates()
-    every = ("unedited", *METHODS)
-    order = np.argsort([every.index(name) for name in found["method"]], kind="stable")
-    found = found.iloc[order].reset_index(drop=True)
-    with replacing(KEPT) as temporary:
-        found.astype({"value": "float32"}).to_parquet(temporary, index=False, compression="zstd")
+    found = found.loc[found["metric"].isin((*SHOWN, "known", "ruined"))].drop_duplicates()
+    replace_rows(KEPT, found, by=("method", "model", "mode", "control"), order=("unedited", *METHODS))
 
 
 @app.command()

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from results import replace_rows
 
 import editing
 import tracer
 from editing.layers import Located
 from tracer.factworld import records as factworld_records
-from tracer.plots.export import replacing
 from tracer.progress import track
 from tracer.statistics import clustered_mean, rank_correlation
 
@@ -90,8 +90,7 @@ def keep() -> None:
                     "subject": sweep.subjects[0],
                 }
                 rows.append({**about, "layer": int(layer), "effect": trace.evidence["effect"][0, layer], **scores})
-    with replacing(KEPT) as temporary:
-        pd.DataFrame(rows).to_parquet(temporary, index=False, compression="zstd")
+    replace_rows(KEPT, pd.DataFrame(rows), by=("model",))
 
 
 @app.command()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import checkpoints
 import pytest
+from browsers import Browser
 from hypothesis import settings
 
 from tracer.errors import TracerNote
@@ -23,6 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--strict-real", action="store_true", help="tests of pretrained models fail, not skip, where those are missing"
     )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what libraries and tests made when imported stays, and need not be gone through again and again
 
 
 _SHARED = Path(__file__).parents[2] / "shared"
@@ -98,3 +104,11 @@ def real(request: pytest.FixtureRequest) -> Callable[[str], Model]:
         return made[name]
 
     return model
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless browser for the pages of one file of tests."""
+    browser = Browser()
+    yield browser
+    browser.close()

@@ -51,6 +51,7 @@ class _Module:
     tree: ast.Module
     constants: dict[str, ast.expr] = field(default_factory=dict)
     functions: dict[str, list[Function]] = field(default_factory=dict)
+    classes: list[ast.ClassDef] = field(default_factory=list)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -66,19 +67,21 @@ class _Scope:
 
 def messages(root: Path) -> list[Message]:
     """Every message of a TracerError, or of a class made from it, in the packages below ``root``."""
-    sources = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    modules = {path.relative_to(root).as_posix(): _parsed(path, root) for path in sources}
-    places = _error_classes(modules.values())
+    modules = {module.path: module for module in _modules(root)}
+    classes = [each for module in modules.values() for each in module.classes]
+    places = _error_classes(classes)
     found = [message for module in modules.values() for message in _in_module(module, modules, places)]
-    pages = error_pages(root)
+    pages = _pages(classes)
     return [replace(message, page=pages.get(message.error, "")) for message in dict.fromkeys(found)]
 
 
 def error_pages(root: Path) -> dict[str, str]:
     """The page of every class of errors in the packages below ``root``, by the class's name."""
-    sources = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
-    classes = {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    return _pages([each for module in _modules(root) for each in module.classes])
+
+
+def _pages(nodes: Collection[ast.ClassDef]) -> dict[str, str]:
+    classes = {node.name: node for node in nodes}
 
     def page(name: str) -> str:
         if name not in classes:
@@ -88,7 +91,12 @@ def error_pages(root: Path) -> dict[str, str]:
                 return str(ast.literal_eval(line.value))
         return next((found for base in classes[name].bases if (found := page(_name(base)))), "")
 
-    return {name: page(name) for name in _error_classes_of(classes.values())}
+    return {name: page(name) for name in _error_classes(classes.values())}
+
+
+def _modules(root: Path) -> Iterator[_Module]:
+    sources = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    yield from (_parsed(path, root) for path in sources)
 
 
 def _parsed(path: Path, root: Path) -> _Module:
@@ -97,6 +105,8 @@ def _parsed(path: Path, root: Path) -> _Module:
     for node in ast.walk(module.tree):
         if isinstance(node, Function):
             module.functions.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.ClassDef):
+            module.classes.append(node)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             source = "/".join([*above, *(node.module.split(".") if node.module else [])])
@@ -110,14 +120,8 @@ def _parsed(path: Path, root: Path) -> _Module:
     return module
 
 
-def _error_classes(modules: Any) -> dict[str, int]:
+def _error_classes(classes: Collection[ast.ClassDef]) -> dict[str, int]:
     """Names of the error classes, and which argument of each is the message."""
-    return _error_classes_of(
-        [node for module in modules for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
-    )
-
-
-def _error_classes_of(classes: Collection[ast.ClassDef]) -> dict[str, int]:
     found = {"TracerError": 0}
     grown = True
     while grown:

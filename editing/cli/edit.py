@@ -14,7 +14,7 @@ from tracer.facts.fact import SLOT
 
 METHOD = "rome"  # the default
 CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
-LOCATORS = ("trace", "neurons", "sweep")
+LOCATORS = ("trace", "neurons", "change", "sweep")
 Texts = list[str] | None
 WANT = "What to edit"
 HOW = "How"
@@ -28,9 +28,9 @@ def edit(
         str | None,
         typer.Argument(
             metavar="METHOD",
-            help="rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo, "
-            "serac, wise, mend, malmen, rledit or ke; without it rome. With --undo and --ledger instead how many edits "
-            "are taken back.",
+            help="rome, r_rome, wilke, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, "
+            "melo, serac, wise, mend, malmen, rledit or ke; without it rome. With --undo and --ledger instead how many "
+            "edits are taken back.",
         ),
     ] = None,
     prompt: Annotated[

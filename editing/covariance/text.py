@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from tracer.errors import CovarianceTextError, TracerError, out_of_memory
 from tracer.facts.encoding import added_ids, body_ids
-from tracer.factworld import training_text
+from tracer.factworld import training_articles, training_text
 from tracer.model import Model, check_ids
 
 Text = str | Path | Iterable[str]
@@ -34,6 +34,8 @@ FEW_WORDS = 5000
 """A smaller vocabulary is too small for English: FactWorld's text is read with it."""
 PIECE = 1 << 20
 """Characters that are tokenised at once; longer texts are cut at line ends."""
+LONG = 8
+"""Characters of which a token is expected at the least, where few tokens of a text are wanted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
     name, texts = _texts(model, text)
     digest, ends, total = blake3(), [], 0
     with tempfile.TemporaryFile(prefix="tracer-tokens-") as file:
-        for ids in _bodies(model, texts, body):
+        for ids in _bodies(model, texts, body, max_tokens):
             if max_tokens is not None:
                 room = max_tokens - total - len(before) - len(after)
                 if room < 1:
@@ -122,12 +124,11 @@ def reads_english(model: Model) -> bool:
     return len(model.tokenizer) >= FEW_WORDS
 
 
-def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator[list[int]]:
-    """Token ids without special tokens, at most `size` at a time, never of two texts."""
+def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int, most: int | None) -> Iterator[list[int]]:
+    """Token ids without special tokens, at most `size` at a time, never of two texts; at least `most` if there are."""
     for blocks in texts:
         rest: list[int] = []
-        for piece in pieces(blocks):
-            found = body_ids(model.tokenizer, piece)
+        for found in _ids(model, blocks, None if most is None else most + size):
             check_ids(model, found)
             rest += found
             whole = len(rest) - len(rest) % size
@@ -135,6 +136,22 @@ def _bodies(model: Model, texts: Iterable[Iterable[str]], size: int) -> Iterator
             rest = rest[whole:]
         if rest:
             yield rest
+
+
+def _ids(model: Model, blocks: Iterable[str], enough: int | None) -> Iterator[list[int]]:
+    """Token ids of a text, piece by piece; only of its beginning where that alone gives `enough` of them."""
+    if enough is not None and enough * LONG < PIECE:
+        size, held, blocks = enough * LONG, "", iter(blocks)
+        while len(held) <= size and (block := next(blocks, None)) is not None:
+            held += block
+        cut = _cut(held, size) if len(held) > size else size
+        if cut < size:  # between words, and so with the tokens that it has in the whole text
+            found = body_ids(model.tokenizer, held[:cut])
+            if len(found) >= enough:
+                yield found
+                return
+        blocks = chain([held], blocks)
+    yield from (body_ids(model.tokenizer, piece) for piece in pieces(blocks))
 
 
 def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[str]:
@@ -179,7 +196,9 @@ def _texts(model: Model, text: Text | None) -> tuple[str, Iterator[Iterable[str]
     if text is None and reads_english(model):
         return ENGLISH, iter([_english()])
     if text is None:
-        return DEFAULT, ([training_text(2000, seed)] for seed in count())
+        return DEFAULT, (
+            (" " * (i > 0) + each for i, each in enumerate(training_articles(2000, seed))) for seed in count()
+        )
     if isinstance(text, Path) or (isinstance(text, str) and is_path(text)):
         path = Path(text)
         if not path.is_file():

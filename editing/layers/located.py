@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 FORMAT = "editing.Located/1"
 # and the evidence each is judged by
-USING = {"trace": ("effect",), "neurons": ("mass", "count"), "sweep": tuple(SCORED.values())}
+USING: dict[str, tuple[str, ...]] = {"trace": ("effect",), "neurons": ("mass", "count"), "change": ("ease", "change")}
+USING["sweep"] = tuple(SCORED.values())
 ARRAYS = ("evidence", "unedited")
 TUPLES = ("layers", "window", "prompts", "subjects", "answers", "unknown")
 # Of the best layer's value, which a layer of the window has at least. Success falls off late and then steeply: a layer
 # at 80 % of the best score is one where every fifth prompt goes wrong.
-SHARE = {"trace": 0.8, "neurons": 0.8, "sweep": 0.95}
+SHARE = {"trace": 0.8, "neurons": 0.8, "change": 0.8, "sweep": 0.95}
 MOST = 6  # layers of a window: as many as MEMIT writes at in GPT-J, where it is most
 
 
@@ -39,15 +40,16 @@ class Located:
     Made by [`editing.localisation.choose.locate`][].
 
     Attributes:
-        using: "trace", "neurons" or "sweep".
+        using: "trace", "neurons", "change" or "sweep".
         layers: the layers suggested, the best first; methods that write at one layer take the first.
         window: the same layers in order, a range without gaps; for methods that write at several.
         evidence: [F, L] by name, nan where nothing was measured; read-only. "trace": "effect", the indirect effect of
             restoring the MLPs around the layer at the subject's last token (in the direction of the clean run).
             "neurons": "mass", the attribution of the layer's neurons summed, which is the part of the answer's
-            probability that is lost without them; "count", the number above the threshold. "sweep": "reliability",
-            "generalisation", "locality" after an edit at the layer, and "reliability margin", ... as
-            `editing.edit_scores` defines them.
+            probability that is lost without them; "count", the number above the threshold. "change": "change", the norm
+            of ROME's change over that of the weight; "ease", one over it where the edit works, and 0 elsewhere.
+            "sweep": "reliability", "generalisation", "locality" after an edit at the layer, and "reliability margin",
+            ... as `editing.edit_scores` defines them.
         prompts: of each fact.
         subjects: of each fact.
         answers: of each fact: the traced answer, or the new target of an edit.
@@ -107,7 +109,7 @@ class Located:
         """A result from evidence alone: the layers are those that `suggest` names.
 
         Args:
-            using: "trace", "neurons" or "sweep".
+            using: as of the result.
             evidence: [F, L] by name.
             share: of `suggest`; None: 0.95 of a sweep and 0.8 of other evidence.
             most: of `suggest`.
@@ -126,8 +128,8 @@ class Located:
     def profile(self) -> np.ndarray:
         """Basis of the suggestion, [L], the higher the better, nan where nothing was measured.
 
-        The mean over facts of "effect" or "mass"; of a sweep the harmonic mean of the mean reliability, generalisation
-        and locality (CounterFact's S), of those that were measured.
+        The mean over facts of "effect", "mass" or "ease"; of a sweep the harmonic mean of the mean reliability,
+        generalisation and locality (CounterFact's S), of those that were measured.
         """
         return profile_of(self.using, self.evidence)
 
@@ -177,7 +179,8 @@ class Located:
     def __str__(self) -> str:
         facts = f"{len(self.prompts)} {'fact' if len(self.prompts) == 1 else 'facts'}"
         left_out = f", left out as unknown to the model: {len(self.unknown)}" if self.unknown else ""
-        how = {"trace": "MLP trace", "neurons": "neurons", "sweep": f"sweep of {self.settings.get('method')} edits"}
+        how = {"trace": "MLP trace", "neurons": "neurons", "change": "least change"}
+        how["sweep"] = f"sweep of {self.settings.get('method')} edits"
         at = ", ".join(f"{name} {self.mean(name)[0][self.layers[0]]:.4g}" for name in USING[self.using])
         lines = [
             f"layer {self.layers[0]}, window {self.window[0]} to {self.window[-1]}, by {how[self.using]}; {facts}"

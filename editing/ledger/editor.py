@@ -77,7 +77,7 @@ class Editor:
     ) -> None:
         one_of("measure", measure, get_args(Measure), kind=HyperparameterError)
         if type(model) is not Model:  # a pinned one would not see its weights change
-            model = Model(**{field.name: getattr(model, field.name) for field in fields(Model)})
+            model = Model(**{field.name: getattr(model, field.name) for field in fields(Model) if field.init})
         self.model = model
         self._timeline = Timeline(model, budget)
         self._measure, self._measured = measure, Measured()

@@ -191,6 +191,41 @@ def by_sweep(
     )
 
 
+def by_change(
+    model: Model,
+    given: Sequence[Any],
+    layers: tuple[int, ...],
+    *,
+    max_rows: int | None = None,
+    known: Known = "refuse",
+    **hparams: Any,
+) -> Evidence:
+    """How much ROME has to change each layer's weight, and where it works: what WILKE chooses by.
+
+    Args:
+        model: to edit.
+        given: requests or records.
+        layers: to measure.
+        max_rows: most rows in a forward; None: by memory.
+        known: as of [`editing.compute_edit`][].
+        hparams: of the method "wilke".
+    """
+    requests = list(as_requests(given))
+    groups = [[request] for request in requests]
+    more: dict[str, Any] = {"known": known, "check": None, "max_rows": max_rows}
+    edits = compute_edits(model, groups, "wilke", layers=layers, **more, **hparams)
+    arrays = {name: np.full((len(requests), model.n_layers), np.nan) for name in ("ease", "change")}
+    for row, edit in enumerate(edits):
+        assert edit.evidence is not None
+        change, works = (edit.evidence[name][0].double().numpy() for name in ("change", "works"))
+        arrays["change"][row, list(layers)] = change
+        easy = (works > 0) & (change > 0)
+        arrays["ease"][row, list(layers)] = np.divide(1.0, change, out=np.zeros(len(change)), where=easy)
+    plain = {name: value for name, value in edit.settings.items() if name != "layers"}
+    about = _about([request.fact for request in requests], [request.fact.target for request in requests], [])
+    return Evidence(arrays, {**about, "settings": {"method": "rome", "hparams": plain}})
+
+
 def _covariance(model: Model, method: Method, hparams: dict[str, Any], layers: tuple[int, ...]) -> dict[str, Any]:
     """Covariances of all layers from one pass over the text, where the method needs them and they are not given."""
     settings = settings_of(method, hparams)

@@ -56,7 +56,7 @@ class Grace(Kind):
         tokens = key_tokens(model, prompts, memory.header["key_token"])
         return [
             Hit(route.entry, route.score, token - len(prompt) + 1) if route.hit else None
-            for route, token, prompt in zip(self.routes(memory, model, prompts), tokens, prompts, strict=True)
+            for route, token, prompt in zip(memory.routes(model, prompts), tokens, prompts, strict=True)
         ]
 
     def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:

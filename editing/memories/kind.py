@@ -52,7 +52,7 @@ class Kind:
         no memory was attached meanwhile: run each prompt by itself (`tracer.engine.capture`), so that its decision is
         the same whatever it is asked together with.
         """
-        return [route.decision for route in self.routes(memory, model, prompts)]
+        return [route.decision for route in memory.routes(model, prompts)]
 
     def routes(self, memory: Memory, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
         """How it comes to the decision about each prompt, for tables and pictures; made as decisions are.

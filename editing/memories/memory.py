@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tracer.engine.frame import evaluating
-from tracer.engine.memories import resting
+from tracer.engine.memories import kept, resting
 from tracer.errors import MemoryMisfit, NotASavedResult, NotFinite
 from tracer.files import tensors as tensorfile
 
@@ -124,8 +124,15 @@ class Memory:
 
     def routes(self, model: Model, prompts: Sequence[Ids]) -> Sequence[Route]:
         """As its kind says, with the memories of the model at rest; see `editing.memories.Kind`."""
+        prompts = [tuple(prompt) for prompt in prompts]
+        found = kept(model)
+        if found is None:
+            found = {}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if (self.digest, prompt) not in found]
         with resting(model), torch.no_grad(), evaluating(model):
-            return self.acts.routes(self, model, prompts)
+            for prompt, route in zip(missing, self.acts.routes(self, model, missing) if missing else (), strict=True):
+                found[self.digest, prompt] = route
+        return [found[self.digest, prompt] for prompt in prompts]
 
     def ask(self, model: Model, prompt: Ids, decision: Any) -> Ids | Asked:
         """As its kind says; see `editing.memories.Kind`."""

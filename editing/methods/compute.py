@@ -49,6 +49,7 @@ NEURONS = 0.1  # of the highest score: which neurons of an attribution are edite
 METHODS = {
     "rome": "rome.ROME",
     "r_rome": "rome.R_ROME",
+    "wilke": "wilke.WILKE",
     "memit": "memit.MEMIT",
     "emmet": "emmet.EMMET",
     "alphaedit": "alphaedit.ALPHAEDIT",

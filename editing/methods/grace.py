@@ -213,5 +213,6 @@ METHOD = Method(
     masked=True,
     seeded=True,
     writes=False,
+    located=False,
     summary="a codebook of keys and values beside a layer (Hartvigsen et al. 2023)",
 )

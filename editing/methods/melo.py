@@ -280,5 +280,6 @@ METHOD = Method(
     plan,
     seeded=True,
     writes=False,
+    located=False,
     summary="clusters of prompts, a block of LoRA for each (Yu et al. 2024)",
 )

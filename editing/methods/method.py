@@ -60,6 +60,8 @@ class Method:
             "prepared", what [`editing.prepare`][] made for the method, or its file (None: what is shipped for it).
         layers: number of layers it writes at: "one" (of a located range the best is taken), a "range", or "none". With
             the former two its settings have a field `layers`.
+        located: whether it is to write where a fact is located. One that keeps its edits beside the model has reasons
+            of its own for a layer, and is not given the one that a trace suggests unless somebody asks for it.
         masked: whether it edits masked models too.
         neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
         seeded: whether its settings have a field `seed`.
@@ -74,6 +76,7 @@ class Method:
     plan: Callable[[Model, Sequence[Group], Any, EditContext], list[Change]]
     needs: frozenset[Need] = frozenset()
     layers: Layers = "range"
+    located: bool = True
     masked: bool = False
     neurons: bool = False
     seeded: bool = False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BARS = {
     "trace": ("effect", "#4aa564", "#b7dcc1", "indirect effect"),
     "neurons": ("mass", "#2f8f9d", "#acd2d8", "attribution"),
+    "change": ("ease", "#8a5fb0", "#cfbde0", "|weight| / |change|"),
 }
 # later ones are drawn above: thinner, so that equal shares leave all of them to be seen
 LINES = {
@@ -92,6 +93,9 @@ def _add_bars(figure: go.Figure, each: Located, index: int) -> None:
         many = each.mean("count")[0][layers]
         cut = each.settings.get("threshold", 0.0)
         counts = [f"<br>{count:.4g} neurons per fact above {100 * cut:g} % of the highest" for count in many]
+    if "change" in each.evidence:
+        sizes = each.mean("change")[0][layers]
+        counts = [f"<br>ROME changes the weight by {size:.3g} times its norm" for size in sizes]
     figure.add_trace(
         go.Bar(
             x=layers,

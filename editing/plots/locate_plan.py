@@ -71,7 +71,7 @@ def _title(several: Sequence[Located]) -> str:
         return headline(first.prompts[0], first.answers[0], 62)
     most = max(len(each.prompts) for each in several)
     facts, are = (f"{most:,} facts", "are") if most > 1 else ("one fact", "is")
-    kinds = {each.using == "sweep" for each in several}
+    kinds = {each.using in ("sweep", "change") for each in several}
     if len(kinds) > 1:
         return f"Where {facts} {are} recalled, and where edits work"
     return f"Where edits of {facts} work" if kinds == {True} else f"Where {facts} {are} recalled"
@@ -103,6 +103,8 @@ def _heading(each: Located) -> str:
             how += f", {escape(trace_metric(str(settings['metric'])).label)}"
     elif each.using == "neurons":
         what, how = "Neurons", "attribution at the subject's last token, summed over the layer"
+    elif each.using == "change":
+        what, how = "Change", "the weight's norm over that of ROME's change, where the edit works"
     else:
         by = {"preferred": "new against true target", "greedy": "greedy decoding"}.get(settings.get("by", ""), "")
         what, how = "Edits", f"{escape(str(settings.get('method', '')))} at one layer, scored by {by}"

@@ -17,6 +17,7 @@ from tracer.engine.answer import own_answer
 from tracer.engine.follow import follow
 from tracer.engine.generation import ends_after, generate, written_text
 from tracer.engine.line import Followed, Line
+from tracer.engine.memories import deciding_once
 from tracer.errors import OneOfSeveral, TracerError
 from tracer.facts.readout import answer_text
 from tracer.facts.sentences import answer_of
@@ -73,9 +74,10 @@ def ask(
             asked.append(asked_in_tokens(aligned, one))
         except TracerError as error:
             raise OneOfSeveral(f"question {place}: {error}") from error
-    answers = answered(model, asked, max_rows)
-    if write is not None:
-        answers = _with_short_texts(model, asked, answers, max_rows)
+    with deciding_once(model):
+        answers = answered(model, asked, max_rows)
+        if write is not None:
+            answers = _with_short_texts(model, asked, answers, max_rows)
     return Answers(Probes(probes.questions), tuple(answers), (), model.name)
 
 
@@ -96,10 +98,11 @@ def answered(model: Model, asked: Sequence[Asked], max_rows: int | None) -> list
                 targets.setdefault(target, len(targets))
         if model.causal:
             lines.setdefault(one.prompt, _Read()).writers.append(one)
-    found = follow(model, [_line(model, place, read) for place, read in lines.items()], max_rows=max_rows)
+    with deciding_once(model):
+        found = follow(model, [_line(model, place, read) for place, read in lines.items()], max_rows=max_rows)
+        routes = routes_of(model, [one.prompt[0] for one in asked])
     for read, followed in zip(lines.values(), found, strict=True):
         read.found = followed
-    routes = routes_of(model, [one.prompt[0] for one in asked])
     return [replace(_answer(model, one, lines), routes=each) for one, each in zip(asked, routes, strict=True)]
 
 

@@ -69,12 +69,13 @@ class EditPanel:
         self._fill()
 
     def _fill(self) -> None:
-        """Where the layers are those filled in before, and not typed, fill in those that fit the method."""
+        """Where the layers are those filled in before, and not typed, fill in those that fit the method, if any do."""
         if self._suggestion.best is None or self.layers.value != self._filled:
             return
-        single = method_named(self.method.value).layers == "one"
-        layers = [self._suggestion.best] if single else self._suggestion.window
-        self.layers.value = self._filled = ", ".join(map(str, layers))
+        method = method_named(self.method.value)
+        layers = [self._suggestion.best] if method.layers == "one" else self._suggestion.window
+        fit = layers if method.located and method.layers != "none" else ()
+        self.layers.value = self._filled = ", ".join(map(str, fit))
 
     def known(self, count: tuple[int, int] | None) -> None:
         """Show the number of paraphrases and neighbours that FactWorld has for the fact; None: it does not have it."""

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from browsers import opened
+from browsers import Browser
 
 from tracer import Fact, TracerError, errors
 from tracer.runs import Failed
@@ -163,7 +163,7 @@ def test_the_tables_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     errors.on_pre_build(None)  # what was put in its place is not remembered
 
 
-def test_a_pasted_message_finds_its_page(tmp_path: Path) -> None:
+def test_a_pasted_message_finds_its_page(tmp_path: Path, browser: Browser) -> None:
     text = (FOLDER / "index.md").read_text(encoding="utf-8")
     field = "".join(re.findall(r"^<.*>$", text, re.MULTILINE))
     rows = [("there is no layout …; choose one of …", "layouts"), ("… is no JSON", "json"), ("no layer …", "layers")]
@@ -171,7 +171,7 @@ def test_a_pasted_message_finds_its_page(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(f"<!doctype html><meta charset=utf-8>{field}{table}", encoding="utf-8")
     shutil.copy(FOLDER / "find.js", tmp_path)
     shown = "[...document.querySelectorAll('tbody tr:not([hidden]) a')].map((each) => each.innerText).join()"
-    with opened(tmp_path / "index.html") as page:
+    with browser.opened(tmp_path / "index.html") as page:
         assert page.ask(shown) == "layouts,json,layers"
         for typed, pages in {
             "tracer: There is no\n layout 'x'; choose one of a, b": "layouts",

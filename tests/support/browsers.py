@@ -107,33 +107,50 @@ class Page:
             self.complaints.append(str(params["entry"]))
 
 
-def opened(file: Path, width: int = 1400) -> AbstractContextManager[Page]:
-    """The page of a file in a browser that has no network; skips where there is no browser."""
-    return opened_at(file.as_uri(), width)
+class Browser:
+    """A headless browser that reaches this machine and nothing else; it begins with the first page that is opened."""
 
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._driven: Any = None
 
-@contextmanager
-def opened_at(address: str, width: int = 1400, height: int = 1000) -> Iterator[Page]:
-    """The page at an address, in a browser that reaches this machine and nothing else; skips where there is none."""
-    choreographer = pytest.importorskip("choreographer", reason="choreographer, which drives the browser, is missing")
-    names = (os.environ.get("BROWSER_PATH", ""), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium-based browser is installed")
-    logging.getLogger("choreographer").setLevel(logging.ERROR)
+    def opened(self, file: Path, width: int = 1400) -> AbstractContextManager[Page]:
+        """The page of a file; skips the test where there is no browser."""
+        return self.opened_at(file.as_uri(), width)
 
-    async def start() -> tuple[Any, Any]:
-        browser = choreographer.Browser(path=path, headless=True, proxy_server="127.0.0.1:9")
-        await browser.open()
-        return browser, await browser.create_tab("about:blank")
-
-    with asyncio.Runner() as runner:
-        browser, tab = runner.run(start())
+    @contextmanager
+    def opened_at(self, address: str, width: int = 1400, height: int = 1000) -> Iterator[Page]:
+        """The page at an address, in a tab of its own; skips the test where there is no browser."""
+        if self._driven is None:
+            self._driven = self._runner.run(_begun())
+        tab = self._runner.run(self._driven.create_tab("about:blank"))
         try:
-            page = Page(runner, tab)
+            page = Page(self._runner, tab)
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             page.send("Emulation.setDeviceMetricsOverride", **size)
-            runner.run(page.open(address))
+            self._runner.run(page.open(address))
             yield page
         finally:
-            runner.run(browser.close())
+            self._runner.run(self._driven.close_tab(tab))
+
+    def close(self) -> None:
+        """End it."""
+        if self._driven is not None:
+            self._runner.run(self._driven.close())
+        self._runner.close()
+
+
+def found_browser() -> str:
+    """Where a browser is; skips the test where there is none."""
+    for name in (os.environ.get("BROWSER_PATH", ""), "chromium", "chromium-browser", "google-chrome"):
+        if name and (found := shutil.which(name)):
+            return found
+    pytest.skip("no Chromium-based browser is installed")
+
+
+async def _begun() -> Any:
+    choreographer = pytest.importorskip("choreographer", reason="choreographer, which drives the browser, is missing")
+    logging.getLogger("choreographer").setLevel(logging.ERROR)
+    driven = choreographer.Browser(path=found_browser(), headless=True, proxy_server="127.0.0.1:9")
+    await driven.open()
+    return driven

@@ -85,7 +85,7 @@ def row(ids: Any, mask: Any, labels: Any, shifted: bool) -> Row:
 def rows(given: Mapping[str, Any], prefix: str = "", shifted: bool = False) -> list[Row]:
     """The lines of a batch."""
     parts = (given[f"{prefix}{name}"] for name in ("input_ids", "attention_mask", "labels"))
-    return [row(*each, shifted) for each in zip(*parts, strict=True)]
+    return [row(ids, mask, labels, shifted) for ids, mask, labels in zip(*parts, strict=True)]
 
 
 def every_token(ids: Sequence[int]) -> Row:

@@ -34,6 +34,7 @@ def located(using: str = "trace", n_layers: int = 8, facts: int = 4, **fields: A
         "settings": {
             "trace": {"window": 3, "metric": "prob"},
             "neurons": {"threshold": 0.2},
+            "change": {"method": "rome", "hparams": {}},
             "sweep": {"method": "rome", "by": "preferred", "hparams": {}},
         }[using],
     }

@@ -21,13 +21,15 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from browsers import Page, opened_at
+from browsers import Browser, Page
 
 NOTEBOOK = "workbench.ipynb"
 
 
 @contextmanager
-def notebook(folder: Path, cells: Sequence[str], width: int = 1100, height: int = 1000) -> Iterator[Page]:
+def notebook(
+    folder: Path, browser: Browser, cells: Sequence[str], width: int = 1100, height: int = 1000
+) -> Iterator[Page]:
     """The page of a notebook with these cells in JupyterLab, none of them run yet; its kernel is this Python.
 
     Skips where there is no JupyterLab, or no browser.
@@ -41,7 +43,7 @@ def notebook(folder: Path, cells: Sequence[str], width: int = 1100, height: int 
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells], metadata=kernel), root / NOTEBOOK)
     with (
         server(folder, root) as (address, token),
-        opened_at(f"{address}/lab/tree/{NOTEBOOK}?token={token}", width, height) as page,
+        browser.opened_at(f"{address}/lab/tree/{NOTEBOOK}?token={token}", width, height) as page,
     ):
         # the app is there before the notebook is, and the notebook before its kernel
         page.wait("!!(window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell'))", 60)

@@ -80,6 +80,26 @@ def resting(model: Model) -> Iterator[None]:
         entry.rests = was
 
 
+@contextmanager
+def deciding_once(model: Model) -> Iterator[None]:
+    """Context in which memories may keep what they find out about prompts (`kept`), since the weights do not change."""
+    entry = _entry(model)
+    if entry is None or entry.kept is not None:
+        yield
+        return
+    entry.kept = {}
+    try:
+        yield
+    finally:
+        entry.kept = None
+
+
+def kept(model: Model) -> dict[Any, Any] | None:
+    """What memories keep, by the digest of the memory and the prompt; None outside of `deciding_once`."""
+    entry = _entry(model)
+    return None if entry is None else entry.kept
+
+
 def acts_inside(model: Model, layer: int) -> bool:
     """Whether a memory reads or writes inside the MLP of a layer, which has to compute every token then."""
     kinds = (*INNER, "mlp", "mlp_input")
@@ -198,6 +218,7 @@ class _Entry:
 
     def __init__(self, model: Model, memories: tuple[Attachable, ...]) -> None:
         self.model, self.memories, self.rests = model, memories, False
+        self.kept: dict[Any, Any] | None = None  # what was found out about prompts
         self.told: Frame | None = None  # the frame that is given for the next forward
         self.frame: Frame | None = None  # that of the forward at hand
         self.acting = ExitStack()
@@ -220,7 +241,7 @@ class _Entry:
         other = object.__new__(_Entry)
         memo[id(self)] = other
         other.model, other.memories, other.rests = replace(self.model, hf=memo[id(self.model.hf)]), self.memories, False
-        other.told = other.frame = None
+        other.kept = other.told = other.frame = None
         other.acting, other.begun = ExitStack(), WeakKeyDictionary()
         other.handles = deepcopy(self.handles, memo)
         return other

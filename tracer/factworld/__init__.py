@@ -1,6 +1,6 @@
 """FactWorld: the embedded model, the facts it was taught, and edit records about them."""
 
-from .facts import facts, held_out_text, statements, training_text
+from .facts import facts, held_out_text, statements, training_articles, training_text
 from .records import fresh_records, records
 from .related import find, neighbours, others_of, paraphrases
 from .world import Relation, WorldFact, aliases, relations, subjects
@@ -20,5 +20,6 @@ __all__ = [
     "relations",
     "statements",
     "subjects",
+    "training_articles",
     "training_text",
 ]

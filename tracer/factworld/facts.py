@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 
 from .corpus import Corpus, Statement, text_of
@@ -10,6 +12,7 @@ from .grammar import PHRASINGS, REVERSED
 from .world import WorldFact, aliases, read_facts
 
 
+@cache
 def statements() -> tuple[Statement, ...]:
     """Every fact taught: the table's rows, and the inverse of one-to-one relations (whose subject is the object)."""
     told = [Statement(row.subject, row.type, row.relation, row.object) for row in read_facts()]
@@ -26,6 +29,7 @@ def statements() -> tuple[Statement, ...]:
     return (*told, *inverse)
 
 
+@cache
 def facts() -> tuple[WorldFact, ...]:
     """Every fact taught, each with the first training template of its relation as prompt.
 
@@ -42,8 +46,13 @@ def facts() -> tuple[WorldFact, ...]:
 
 def training_text(articles: int, seed: int) -> str:
     """Articles like those the model was trained on, one after the other; another seed gives text it has not met."""
+    return " ".join(training_articles(articles, seed))
+
+
+def training_articles(articles: int, seed: int) -> Iterator[str]:
+    """The articles of such a text, made one after the other."""
     corpus = Corpus(statements(), aliases(), lambda text: [], 0, seed)
-    return " ".join(text_of(corpus.next_article()) for _ in range(articles))
+    yield from (text_of(corpus.next_article()) for _ in range(articles))
 
 
 def held_out_text() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -35,8 +36,8 @@ def records(split: Split | None = None) -> list[dict[str, Any]]:
     """
     if split not in (None, "train", "validation", "test"):
         raise UnknownFact(f"split {split!r} does not exist; choose 'train', 'validation' or 'test', or None for all")
-    text = files("tracer.factworld").joinpath("data/records.json").read_text(encoding="utf-8")
-    return [record for record in json.loads(text) if split is None or record["split"] == split]
+    written = files("tracer.factworld").joinpath("data/records.json.gz").read_bytes()
+    return [record for record in json.loads(gzip.decompress(written)) if split is None or record["split"] == split]
 
 
 def fresh_records(split: Split = "train", *, count: int = 10_000, seed: int = 1) -> list[dict[str, Any]]:

@@ -72,6 +72,7 @@ class Model:
     name: str
     _adapter: Any = field(repr=False)
     _masked: bool = field(repr=False)
+    _paths: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # of components asked for before
 
     @classmethod
     def of(
@@ -218,9 +219,11 @@ class Model:
             ) from error
 
     def _found(self, component: str) -> str:
-        path = self._adapter.translate_transformer_lens_path(component)
-        self.hf.get_submodule(path)
-        return path
+        if component not in self._paths:
+            path = self._adapter.translate_transformer_lens_path(component)
+            self.hf.get_submodule(path)
+            self._paths[component] = path
+        return self._paths[component]
 
     def _elsewhere(self, site: str) -> str:
         """Which blocks have the site, where they are of several kinds."""
@@ -281,7 +284,7 @@ class Model:
 
     def pinned(self) -> Model:
         """This handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
-        own = {part.name: getattr(self, part.name) for part in fields(Model)}
+        own = {part.name: getattr(self, part.name) for part in fields(Model) if part.init}
         return _Pinned(**own, _fingerprint=self.weights_fingerprint(), _memories=self.memories)
 
     def bridge(self) -> Any:

@@ -93,19 +93,21 @@ def headline_on(width: float, prompt: str, answer: str, size: float = 19) -> str
 def arrange(figure: go.Figure, arrangements: Sequence[Arrangement]) -> go.Figure:
     """Give `figure` the first of the arrangements, and the others to take with it."""
     first, *others = arrangements
-    figure.update_layout(first.layout)
     data: Any = figure.data
     maps = [place for place, trace in enumerate(data) if trace.type == "heatmap"]
     for place, bar in zip(maps, first.bars, strict=True):
         data[place].colorbar = bar
+    layout = dict(first.layout)
     if others:
         layouts = _differences([_flat(each.layout) for each in arrangements])
         bars = _differences([_listed(each.bars) for each in arrangements])
-        ways = [
-            {"size": [each.layout["width"], each.layout["height"]], "layout": layout, "data": bar, "traces": maps}
-            for each, layout, bar in zip(arrangements, layouts, bars, strict=True)
-        ]
-        figure.update_layout(meta={KEY: ways})
+        layout["meta"] = {
+            KEY: [
+                {"size": [each.layout["width"], each.layout["height"]], "layout": way, "data": bar, "traces": maps}
+                for each, way, bar in zip(arrangements, layouts, bars, strict=True)
+            ]
+        }
+    figure.layout = layout  # as a whole: an update would compare it entry by entry
     return figure
 
 

@@ -137,15 +137,19 @@ def _hover_data(trace: CausalTrace) -> np.ndarray:
     """Texts of each cell, [rows, layers, 4]: token, its index, where was restored, effect."""
     from tracer.tracing.causal import window_layers
 
+    where = []
+    for layer in trace.layers:
+        where.append(f"layer {layer}")
+        if trace.kind in MODULES:
+            restored = window_layers(layer, trace.window, trace.n_layers)
+            where[-1] = f"centre layer {layer}, restored {restored[0]} to {restored[-1]}"
+    effects = (np.asarray(trace.scores, dtype=float) - trace.corrupted).tolist()
     texts = np.empty((*np.shape(trace.scores), 4), dtype=object)
     for row, position in enumerate(trace.positions):
-        for column, layer in enumerate(trace.layers):
-            where = f"layer {layer}"
-            if trace.kind in MODULES:
-                restored = window_layers(layer, trace.window, trace.n_layers)
-                where = f"centre {where}, restored {restored[0]} to {restored[-1]}"
-            effect = float(trace.scores[row, column]) - trace.corrupted
-            texts[row, column] = token_label(trace.tokens[position], 60), position, where, f"{effect:+.4f}"
+        texts[row, :, 0] = token_label(trace.tokens[position], 60)
+        texts[row, :, 1] = position
+        texts[row, :, 2] = where
+        texts[row, :, 3] = [f"{effect:+.4f}" for effect in effects[row]]
     return _spread(texts, trace.layers, None)
 
 

@@ -183,5 +183,6 @@ METHOD = Method(
     writes=False,
     masked=True,
     seeded=True,
+    located=False,
     summary="a small MLP beside the last one, for many facts (Dong et al. 2022)",
 )

@@ -105,9 +105,9 @@ class KEPreparation(Teaching):
         share("smoothing", self.smoothing, kind=HyperparameterError)
         whole("directions", self.directions, kind=HyperparameterError)
         whole("kept_rows", self.kept_rows, 1, kind=HyperparameterError)
-        if self.edits != (1,):
+        if self.numbers != (1,):
             raise HyperparameterError(
-                f"edits is {list(self.edits)}; expected 1: ke reads one request at a time, and edits several one after "  # type: ignore[arg-type]
+                f"edits is {list(self.numbers)}; expected 1: ke reads one request at a time, and edits several one after "
                 "another"
             )
 

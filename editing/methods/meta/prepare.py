@@ -130,7 +130,7 @@ def _statistics(
     episodes = Episodes(model, lessons, others=1, drawn=settings.drawn)
     blind = editor(nets)
     for _ in track(range(0, settings.measured, EDITS), "measuring gradients"):
-        size = draw.choice(tuple(settings.edits))  # type: ignore[arg-type]
+        size = draw.choice(settings.numbers)
         with torch.no_grad():
             changes = blind.changes(model, episodes.drawn_at(draw, max(1, EDITS // size), size).groups)
         for place in nets.places:

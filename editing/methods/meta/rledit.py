@@ -34,7 +34,7 @@ class Retained(Alone):
 
     def step(self, episodes: Episodes, draw: Random, read: Read) -> Mapping[str, Any]:
         """Mean losses of a sequence; gradients are in place."""
-        size = draw.choice(tuple(self.settings.edits))  # type: ignore[arg-type]
+        size = draw.choice(self.settings.numbers)
         episode = episodes.sequence_at(draw, self.settings.sequence, size)
         so_far: dict[str, LowRank] = {}
         sums: dict[str, float] = {}
@@ -70,7 +70,7 @@ class Retained(Alone):
 
     def validate(self, asked: Episodes, read: Read) -> Mapping[str, float]:
         """Scores of the held-out lessons when all of them are in, batch after batch."""
-        size = max(self.settings.edits)  # type: ignore[arg-type]
+        size = max(self.settings.numbers)
         episode = asked.fixed(size, self.settings.validate_on, ASKED)
         groups = [[row for group in episode.groups for row in group]]
         whole = replace(episode, groups=groups, said_group=[0] * len(episode.said), kept_group=[0] * len(episode.kept))

@@ -80,7 +80,7 @@ class NetPreparation(Teaching):
     nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
-    rate: float = -2e-3
+    rate: float = -8e-3
     measured: int = 256
     spread: float = 1.0
     directions: int = 192

@@ -78,8 +78,8 @@ class Teaching:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", as_layers(self.layers))
-        numbers = (self.edits,) if isinstance(self.edits, int) else tuple(self.edits)
-        object.__setattr__(self, "edits", tuple(whole("edits", n, 1, kind=HyperparameterError) for n in numbers))
+        numbers = tuple(whole("edits", n, 1, kind=HyperparameterError) for n in self.numbers)
+        object.__setattr__(self, "edits", numbers)
         if not numbers:
             raise HyperparameterError("edits is empty; expected how many requests are edited at once, such as 1")
         if self.projections is not None:
@@ -95,6 +95,11 @@ class Teaching:
         finite("clip", self.clip, 0, kind=HyperparameterError)
         share("drawn", self.drawn, kind=HyperparameterError)
         one_of("kept_at", self.kept_at, KEPT_AT, kind=HyperparameterError)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Requests that are edited at once: each of these is drawn as often."""
+        return (self.edits,) if isinstance(self.edits, int) else tuple(self.edits)
 
     @property
     def course(self) -> Course:
@@ -144,7 +149,7 @@ class Alone:
 
     def step(self, episodes: Episodes, draw: Random, read: Read) -> Mapping[str, Any]:
         """Losses of an episode of as many groups as a step has room for."""
-        size = draw.choice(tuple(self.settings.edits))  # type: ignore[arg-type]
+        size = draw.choice(self.settings.numbers)
         episode = episodes.drawn_at(draw, max(1, self.settings.batch // size), size)
         return losses_of(self.model, self.editor, episode, self.weighed, read, self.loss)
 
@@ -154,7 +159,7 @@ class Alone:
 
     def validate(self, asked: Episodes, read: Read) -> Mapping[str, float]:
         """Scores of the held-out lessons, in groups of as many as are edited at once."""
-        size = max(self.settings.edits)  # type: ignore[arg-type]
+        size = max(self.settings.numbers)
         return scores(self.model, self.editor, asked.fixed(size, self.settings.validate_on, ASKED), read)
 
 

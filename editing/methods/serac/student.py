@@ -28,7 +28,7 @@ LONGEST = 3  # tokens of a target that is made up
 SPREAD = 0.06  # of the word embedding
 
 
-def said_with_edit(model: Model, answering: Model, lessons: Sequence[Lesson], join: str) -> float:
+def said_with_edit(model: Model, answering: Model, lessons: Sequence[Lesson], join: str, mark: str = "") -> float:
     """Share of questions about edits whose whole target is said with the edit in front.
 
     Args:
@@ -36,11 +36,14 @@ def said_with_edit(model: Model, answering: Model, lessons: Sequence[Lesson], jo
         answering: that is asked.
         lessons: of held-out records.
         join: text between an edit and a question.
+        mark: what has to be said behind the target.
     """
     lines, targets = [], []
     for lesson in lessons:
         for question in (lesson.prompt, *lesson.about):
-            found = Fact(SLOT, f"{lesson.prompt}{lesson.target}{join}{question}", lesson.target.strip()).align(model)
+            found = Fact(SLOT, f"{lesson.prompt}{lesson.target}{join}{question}", lesson.target.strip() + mark).align(
+                model
+            )
             if len(found.input_ids) + len(found.target_ids) <= answering.n_ctx:
                 lines.append(Line(tuple(found.input_ids), (tuple(found.target_ids),)))
                 targets.append(list(found.target_ids))
@@ -76,7 +79,7 @@ def trained_student(
         return {"student loss": (loss := losses(student, fit).mean()), "loss": loss}
 
     def validate() -> Mapping[str, float]:
-        share = said_with_edit(model, student, held_out, join)
+        share = said_with_edit(model, student, held_out, join, join.rstrip())
         return {"said": share, "score": share}
 
     every = max(1, settings.student_steps // 4)
@@ -129,7 +132,7 @@ def _row(
     draw: torch.Generator,
     join: str,
 ) -> Row:
-    """A question about an edit of a random target, with the edit in front."""
+    """A question about an edit of a random target, with the edit in front; the mark behind the target is learnt too."""
 
     def pick(count: int) -> int:
         return int(torch.randint(count, (1,), generator=draw))
@@ -140,7 +143,8 @@ def _row(
     if words and float(torch.rand(1, generator=draw)) < settings.made_up:
         ids = [words[pick(len(words))] for _ in range(1 + pick(LONGEST))]
         target = str(model.tokenizer.decode(ids)).strip() or target
-    found = Fact(SLOT, f"{lesson.prompt} {target}{join}{question}", target).align(model)
+    # without the mark a student never learns to stop, and says the target again and again
+    found = Fact(SLOT, f"{lesson.prompt} {target}{join}{question}", target + join.rstrip()).align(model)
     readout = Readout.of(model, found)
     return Row(readout.ids, found.answer_position, readout.read, readout.target)
 

@@ -220,5 +220,6 @@ METHOD = Method(
     masked=True,
     seeded=True,
     preparation=PREPARATION,
+    located=False,
     summary="neurons for each fact beside the last MLP (Huang et al. 2023)",
 )

@@ -194,5 +194,6 @@ METHOD = Method(
     plan,
     layers="one",
     seeded=True,
+    located=False,
     summary="a side copy of one projection, which prompts are routed to (Wang et al. 2024)",
 )

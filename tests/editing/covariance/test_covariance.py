@@ -11,10 +11,13 @@ import pytest
 import torch
 from covariances import Tiny, same
 
+from editing.covariance import text as texts
 from editing.covariance import triangles as packed
 from editing.covariance.covariance import Covariance
 from editing.covariance.estimate import estimate_covariance
 from tracer import Model, TracerError
+from tracer.facts.encoding import body_ids
+from tracer.factworld import held_out_text
 from tracer.files import tensors as tensorfile
 
 WIDTH = 24
@@ -190,3 +193,23 @@ def test_too_little_text_is_refused_and_damping_helps(tiny: Tiny) -> None:
             covariance.solver(1)
         solver = covariance.solver(1, damping=1e-3)
         assert np.isfinite(solver.condition) and solver.solve(torch.ones(model.d_mlp)).isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2", "gemma2", "bert"])
+@pytest.mark.parametrize(
+    ("text", "tokens"), [(None, 300), ([held_out_text()], 300), ([held_out_text()], 5000), (["東京タワー" * 900], 99)]
+)
+def test_few_tokens_of_a_text_are_the_first_of_it(
+    architecture: str, text: list[str] | None, tokens: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(texts, "body_ids", lambda tokenizer, each: read.append(len(each)) or body_ids(tokenizer, each))
+    with texts.windows(tiny(architecture), text, 16, tokens) as few:
+        rows = few.rows(0, len(few.ends))
+    least = sum(read)
+    monkeypatch.setattr(texts, "LONG", 1 << 20)  # nothing is that long: the whole text is read
+    with texts.windows(tiny(architecture), text, 16, tokens) as whole:
+        assert (few.hash, few.ends.tolist()) == (whole.hash, whole.ends.tolist())
+        assert all(np.array_equal(*pair) for pair in zip(rows, whole.rows(0, len(whole.ends)), strict=True))
+    between_words = text is None or " " in text[0]
+    assert (least < tokens * 12) == between_words  # without a space there is no place to cut

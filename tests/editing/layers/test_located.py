@@ -103,7 +103,7 @@ def test_means_over_facts_have_intervals() -> None:
     assert frame["effect low"].tolist() == low.tolist()
 
 
-@pytest.mark.parametrize("using", ["trace", "neurons", "sweep"])
+@pytest.mark.parametrize("using", ["trace", "neurons", "change", "sweep"])
 def test_saved_and_loaded_is_the_same(tmp_path: Path, using: str) -> None:
     found = located(using, unknown=("Zürich is in",), note="a remark")
     again = Located.load(found.save(tmp_path / "located.npz"))

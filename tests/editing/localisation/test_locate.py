@@ -258,3 +258,18 @@ def test_prompts_come_from_the_record_or_from_factworld(world: Model) -> None:
     (question,) = unknown.questions
     assert question.true is not None
     assert question.true.strip() == answer_text(world, own_answer(world, bare.text)).strip()
+
+
+def test_changes_are_those_that_wilke_chooses_by(world: Model) -> None:
+    record, last = factworld.records("test")[0], world.n_layers - 1
+    layers = [1, 2, last]
+    settings: dict[str, Any] = {"mom2_adjustment": False, "context_templates": ["{}"]}
+    found = locate(world, record, "change", layers=layers, **settings)
+    edit = compute_edit(world, record, "wilke", layers=layers, check=None, **settings)
+    assert edit.evidence is not None
+    change, works = edit.evidence["change"][0].numpy(), edit.evidence["works"][0].numpy() > 0
+    np.testing.assert_allclose(found.evidence["change"][0, layers], change)
+    np.testing.assert_allclose(found.evidence["ease"][0, layers], np.where(works, 1 / np.maximum(change, 1e-9), 0))
+    assert works.tolist() == [True, True, False] and np.isnan(found.evidence["change"][0, 0])
+    assert found.layers[0] == int(edit.evidence["layer"][0]) and list(edit.factors) == names_of(world, found.layers[:1])
+    assert "context_templates" in found.settings["hparams"] and "by least change" in str(found)

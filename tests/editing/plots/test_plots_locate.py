@@ -16,9 +16,9 @@ from tracer import TracerError
 
 
 def test_effects_and_attributions_are_bars() -> None:
-    results = [located("trace"), located("neurons")]
+    results = [located("trace"), located("neurons"), located("change")]
     figure = plot_locate(results)
-    for bar, each, name in zip(drawn(figure, "bar"), results, ("effect", "mass"), strict=True):
+    for bar, each, name in zip(drawn(figure, "bar"), results, ("effect", "mass", "ease"), strict=True):
         mean, low, high = each.mean(name)
         np.testing.assert_allclose(bar.y, mean)
         assert list(bar.x) == list(range(8))
@@ -30,6 +30,7 @@ def test_effects_and_attributions_are_bars() -> None:
         assert [color == bar.marker.color[each.layers[0]] for color in bar.marker.color] == inside
         assert f"95 % interval {low[2]:+.4f} to {high[2]:+.4f}" in bar.customdata[2]
     assert "neurons per fact above 20 % of the highest" in drawn(figure, "bar")[1].customdata[0]
+    assert "ROME changes the weight by" in drawn(figure, "bar")[2].customdata[0]
     assert not layout(figure).showlegend
     check_places(figure)
 
@@ -102,7 +103,7 @@ def test_one_fact_is_named_and_several_are_counted() -> None:
 
 
 @pytest.mark.parametrize("n_layers", [1, 4, 8, 24, 48, 96])
-@pytest.mark.parametrize("kinds", [["sweep"], ["trace", "neurons", "sweep"], ["trace", "sweep", "sweep"]])
+@pytest.mark.parametrize("kinds", [["sweep"], ["trace", "neurons", "change", "sweep"], ["trace", "sweep", "sweep"]])
 def test_nothing_overlaps(n_layers: int, kinds: list[str]) -> None:
     figure = plot_locate([located(using, n_layers) for using in kinds])
     check_places(figure)

@@ -55,6 +55,22 @@ def near(model: Model, count: int = 2, radius: float = 1.0) -> Memory:
     return Memory("near", "near", bare.fingerprint, {**bare.tensors, "keys": keys}, {**bare.header, "radius": radius})
 
 
+def test_a_prompt_is_decided_about_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To act on it and to tell of it; and anew the next time, when the weights may be others."""
+    memory = near(model)
+    attach(model, memory)
+    routes, seen = memory.acts.routes, list[tuple[int, ...]]()
+
+    def counted(of: Memory, asked: Model, prompts: list[tuple[int, ...]]) -> object:
+        seen.extend(prompts)
+        return routes(of, asked, prompts)
+
+    monkeypatch.setattr(type(memory.acts), "routes", lambda _, *given: counted(*given))
+    for times in (1, 2):
+        ask(model, QUESTIONS, write="short")
+        assert sorted(seen) == sorted([ids(model, prompt) for prompt in PROMPTS] * times)
+
+
 def test_every_answer_says_which_entry_acted_and_how_near_it_was(model: Model) -> None:
     memory = near(model)
     keys = memory.acts.queries(memory, model, [ids(model, prompt) for prompt in PROMPTS]).detach()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import Page, opened
+from browsers import Browser, Page
 from commands import assert_one_line, done, run
 from handmade_evaluation import CASES, HOSTILE, MARK, evaluation, labels, row
 
@@ -34,11 +34,11 @@ def text() -> str:
 
 
 @pytest.fixture(scope="module")
-def page(text: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(text: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """That page in a browser. What a test does to it, it undoes."""
     file = tmp_path_factory.mktemp("report") / "page.html"
     file.write_text(text, encoding="utf-8", newline="")
-    with opened(file) as page:
+    with browser.opened(file) as page:
         yield page
 
 
@@ -206,10 +206,10 @@ def test_the_policy_forbids_foreign_scripts_and_requests(page: Page) -> None:
     page.complaints.clear()
 
 
-def test_the_browser_would_notice(tmp_path: Path) -> None:
+def test_the_browser_would_notice(tmp_path: Path, browser: Browser) -> None:
     file = tmp_path / "page.html"
     file.write_text(f"<p><script>{MARK}</script><img src='http://127.0.0.1:9/x.png'><script>undefined.x</script></p>")
-    with opened(file) as page:
+    with browser.opened(file) as page:
         assert page.ask("document.documentElement.hasAttribute('data-hacked')") is True
         assert "http://127.0.0.1:9/x.png" in page.requests
         assert any("undefined" in each for each in page.complaints)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browsers import Page
+from browsers import Browser, Page
 from lab import evaluated, notebook, run_all
 
 pytest.importorskip("ipywidgets", reason="ipywidgets is not installed")
@@ -49,8 +49,8 @@ def press_view(page: Page, number: int) -> None:
     page.click_on(f".tw-view button:nth-of-type({number + 1})")
 
 
-def test_start_cancel_trace_click_edit_undo(tmp_path: Path) -> None:
-    with notebook(tmp_path, [CELL]) as page:
+def test_start_cancel_trace_click_edit_undo(tmp_path: Path, browser: Browser) -> None:
+    with notebook(tmp_path, browser, [CELL]) as page:
         run_all(page)
         page.wait("!!document.querySelector('button.tw-trace:not([disabled])')", 120)
 

@@ -71,6 +71,11 @@ def test_trace_click_edit_undo_and_export(bench: Workbench, tmp_path: Path) -> N
     bench.edit_panel.method.value = "lora"  # writes at several
     window = bench.heat.chosen[1].around.window
     assert bench.edit_panel.layers.value == ", ".join(map(str, window))
+    for method in ("grace", "wise", "serac"):  # which keep edits at layers of their own, or at none
+        bench.edit_panel.method.value = method
+        assert bench.edit_panel.layers.value == ""
+        bench.edit_panel.method.value = "lora"
+        assert bench.edit_panel.layers.value == ", ".join(map(str, window))
     bench.edit_panel.layers.value = "2"
     bench.edit_panel.method.value = "ft_m"
     assert bench.edit_panel.layers.value == "2"  # typed by hand

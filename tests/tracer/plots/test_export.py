@@ -8,8 +8,6 @@ import html
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 import pytest
+from browsers import Browser, found_browser
 from synthetic import (
     SPACE_NEEDLE,
     synthetic_attribution,
@@ -38,29 +37,16 @@ MARK = "document.documentElement.setAttribute('data-hacked','1')"
 SCRIPT, IMAGE, CLOSING = f"<script>{MARK}</script>", f'<img src=x onerror="{MARK}">', f"</script><script>{MARK}//"
 
 
-def browser() -> str:
-    for name in (os.environ.get("BROWSER_PATH", ""), "chromium", "chromium-browser", "google-chrome"):
-        if name and (found := shutil.which(name)):
-            return found
-    pytest.skip("no Chromium-based browser is installed")
-
-
 @pytest.fixture
-def shown(tmp_path: Path) -> Callable[[str], str]:
-    """The document a browser without any network makes of a page."""
-    path = browser()
+def shown(tmp_path: Path, browser: Browser) -> Callable[[str], str]:
+    """The document a browser without any network makes of a page, half a second after it has loaded."""
 
-    def dump(page: str) -> str:
+    def dump(text: str) -> str:
         file = tmp_path / "page.html"
-        file.write_text(page, encoding="utf-8")
-        switches = (
-            "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run "
-            "--disable-sync --disable-background-networking --disable-component-update --proxy-server=127.0.0.1:9 "
-            "--virtual-time-budget=2000 --dump-dom"
-        )
-        command = [path, *switches.split(), f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
-        run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
-        return run.stdout
+        file.write_text(text, encoding="utf-8")
+        with browser.opened(file) as page:
+            page.pause(0.5)
+            return page.ask("document.documentElement.outerHTML")
 
     return dump
 
@@ -110,7 +96,7 @@ def test_a_page_is_complete_in_itself(tmp_path: Path) -> None:
 
 # --- pictures ------------------------------------------------------------------------------------------------------
 def test_pictures(tmp_path: Path) -> None:
-    browser()
+    found_browser()
     trace = synthetic_trace(tokens=(SCRIPT, " $a$", *SPACE_NEEDLE), subject_range=(0, 1))
     png = export(trace, tmp_path / "x.png").read_bytes()
     assert png.startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from browsers import Page, opened
+from browsers import Browser, Page
 from drawn import axis, check_places, drawn, layout, panels
 from synthetic import SPACE_NEEDLE, synthetic_average, synthetic_trace
 
@@ -255,9 +255,9 @@ def check_page(page: Page) -> None:
     ids=["18 x 12", "80 x 30", "12 x 60", "average"],
 )
 def test_a_page_fits_the_window_also_while_it_changes(
-    tmp_path: Path, results: list[Any], expected: dict[int, int]
+    tmp_path: Path, browser: Browser, results: list[Any], expected: dict[int, int]
 ) -> None:
-    with opened(export(results, tmp_path / "x.html"), 1000) as page:
+    with browser.opened(export(results, tmp_path / "x.html"), 1000) as page:
         for width, columns in [*expected.items(), (1000, expected[1000])]:
             resize(page, width)
             tops = f"[0, 1, 2].map(i => {FIGURE}._fullLayout.annotations[i].y)"
@@ -267,8 +267,8 @@ def test_a_page_fits_the_window_also_while_it_changes(
         assert page.complaints == []
 
 
-def test_cells_answer_the_mouse_where_they_have_moved_to(tmp_path: Path) -> None:
-    with opened(export(traces(18, 12), tmp_path / "x.html"), 1300) as page:
+def test_cells_answer_the_mouse_where_they_have_moved_to(tmp_path: Path, browser: Browser) -> None:
+    with browser.opened(export(traces(18, 12), tmp_path / "x.html"), 1300) as page:
         page.wait(f"{FIGURE}.layout.width > 1200")
         resize(page, 1000)
         page.wait(f"{FIGURE}.querySelector('.main-svg').getBoundingClientRect().width === 900")
@@ -280,13 +280,13 @@ def test_cells_answer_the_mouse_where_they_have_moved_to(tmp_path: Path) -> None
         page.wait(f"/Need \\(token 2\\).*centre layer 3/.test({FIGURE}.querySelector('.hoverlayer').textContent)")
 
 
-def test_a_figure_changed_by_hand_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_a_figure_changed_by_hand_is_shown_as_it_is(tmp_path: Path, browser: Browser) -> None:
     figure = plot_trace(traces(18, 12)).update_layout(title_text="My own")
-    with opened(export(figure, tmp_path / "x.html"), 1000) as page:
+    with browser.opened(export(figure, tmp_path / "x.html"), 1000) as page:
         page.wait(f"{FIGURE}.layout.width === 900")
         assert page.ask(f"{FIGURE}.querySelector('.gtitle').textContent") == "My own"
         check_page(page)
     figure.update_layout(width=1500)
-    with opened(export(figure, tmp_path / "x.html"), 1000) as page:
+    with browser.opened(export(figure, tmp_path / "x.html"), 1000) as page:
         page.pause(0.3)
         assert page.ask(f"{FIGURE}.layout.width") == 1500

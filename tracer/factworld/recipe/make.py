@@ -1,10 +1,11 @@
 """Make what follows from the trained model: `python -m tracer.factworld.recipe.make`.
 
-It writes `data/records.json` and `data/held_out.txt`.
+It writes `data/records.json.gz` and `data/held_out.txt`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,8 @@ def main(
     right = decodes_exactly(load(), asked)
     known = [s for i, s in enumerate(told) if right[i] and right[i + len(told)]]
     made = make_records(known, aliases(), count=count, seed=seed)
-    (out / "records.json").write_text(json.dumps(made, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    text = json.dumps(made, ensure_ascii=False, indent=0) + "\n"
+    (out / "records.json.gz").write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
     (out / "held_out.txt").write_text(training_text(600, seed=20_000 + seed) + "\n", encoding="utf-8")
     typer.echo(f"{len(made)} records from {len(known)} of {len(told)} facts")
 

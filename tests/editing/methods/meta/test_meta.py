@@ -14,6 +14,7 @@ from edit_command import RECORDS as GIVEN
 from handmade import own
 
 import editing
+from editing.edits.weights import applied
 from editing.methods.meta.episodes import line_of
 from editing.methods.meta.factors import inputs_at, token_factors
 from editing.methods.meta.losses import effect, kl
@@ -131,7 +132,7 @@ def test_a_forward_of_low_rank_is_that_of_the_written_edit(name: str, tiny: Tiny
         together = read_logits(model, rows).split([len(row.read) for row in rows])
     for group, members in ((0, (0, 2)), (1, (1,))):
         factors = {place.weight: low[place.key].factors(place, group) for place in places}
-        with editing.edits.weights.applied(model, factors), torch.no_grad():
+        with applied(model, factors), torch.no_grad():
             for i in members:
                 assert torch.allclose(together[i], read_logits(model, [rows[i]]), atol=1e-4)
 

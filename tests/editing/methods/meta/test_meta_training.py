@@ -36,6 +36,10 @@ def prepare(model: Model, method: str = "mend", records: Any = RECORDS, **more: 
     return editing.prepare(model, method, records, **{**QUICK, "cache": False, **more})
 
 
+def text_of(model: Model, ids: Any) -> str:
+    return str(model.tokenizer.decode(list(ids)))
+
+
 # --- episodes --------------------------------------------------------------------------------------------------------
 def factworld(world: Model, size: int, **more: Any) -> tuple[Any, Any]:
     lessons = lessons_of(world, editing.load_records("factworld", split="train", limit=80), "mend")
@@ -56,10 +60,9 @@ def test_an_episode_says_new_targets_and_keeps_near_facts(size: int, world: Mode
     again = episodes.drawn_at(Random(0), 6, size)
     assert again == found != episodes.drawn_at(Random(1), 6, size)
     true = {lesson.prompt: lesson.request.target_true for lesson in episodes.lessons}
-    wanted = {world.tokenizer.decode(row.target).strip() for row in found.said}
+    wanted = {text_of(world, row.target).strip() for row in found.said}
     assert len(wanted) > 3 and not any(
-        world.tokenizer.decode(row.target).strip() == true.get(world.tokenizer.decode(row.ids).strip())
-        for row in found.said
+        text_of(world, row.target).strip() == true.get(text_of(world, row.ids).strip()) for row in found.said
     )
 
 
@@ -71,12 +74,12 @@ def test_a_group_keeps_nothing_of_what_it_edits(world: Model) -> None:
     }
     assert len(set(subjects.values())) < len(subjects)  # several facts of some subjects
     for number, group in enumerate(found.groups):
-        prompts = [world.tokenizer.decode(row.ids[: row.read[0] + 1]) for row in group]
+        prompts = [text_of(world, row.ids[: row.read[0] + 1]) for row in group]
         edited = [by_wording[prompt.strip()] for prompt in prompts]
         assert len(set(edited)) == len(edited) == 40
         for row, owner, kind in zip(found.kept, found.kept_group, found.kept_kind, strict=True):
             if owner == number and kind == "neighbour":
-                assert not any(subject in world.tokenizer.decode(row.ids) for subject in edited)
+                assert not any(subject in text_of(world, row.ids) for subject in edited)
 
 
 def test_held_out_records_are_asked_in_their_order(world: Model) -> None:
