@@ -107,8 +107,8 @@ class KEPreparation(Teaching):
         whole("kept_rows", self.kept_rows, 1, kind=HyperparameterError)
         if self.numbers != (1,):
             raise HyperparameterError(
-                f"edits is {list(self.numbers)}; expected 1: ke reads one request at a time, and edits several one after "
-                "another"
+                f"edits is {list(self.numbers)}; expected 1: ke reads one request at a time, and edits several one "
+                "after another"
             )
 
 
