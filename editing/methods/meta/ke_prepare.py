@@ -122,14 +122,16 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     conditions = Conditions(settings.condition, settings.longest)
     whitening = whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work)
     editor = Ke(places, net, conditions, settings.max_scale, whitening)
-    parameters, objective = dict(net.named_parameters()), Alone(model, editor, settings, smoothed(settings.smoothing))
-    how: dict[str, Any] = {"objective": objective, "optimizer": OPTIMIZERS[settings.optimizer]}
+    parameters, loss = dict(net.named_parameters()), smoothed(settings.smoothing)
+    how: dict[str, Any] = {"objective": Alone(model, editor, settings, loss)}
     if settings.margin is not None:
-        one = torch.ones((), device=model.device)
-        constraint = {"multiplier": one.clone().requires_grad_(), "margin": one * settings.margin}
-        how["objective"] = Constrained(**vars(objective), **constraint, least=settings.least_margin)
+        multiplier = torch.ones((), device=model.device).requires_grad_()
+        margin = torch.full((), settings.margin, device=model.device)
+        more = {"multiplier": multiplier, "margin": margin}
+        how["objective"] = Constrained(model, editor, settings, loss, settings.least_margin, **more)
         how["rates"] = {"multiplier": 1.0}
-        parameters |= constraint
+        parameters |= more
+    how["optimizer"] = OPTIMIZERS[settings.optimizer]
     trained = teach(model, editor, parameters, settings, learnt, held_out, work, **how)
     tensors = {
         name: tensor.detach() if name.endswith(SCALES) else tensor.detach().half()

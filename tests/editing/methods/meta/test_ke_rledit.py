@@ -85,7 +85,7 @@ def test_an_edit_of_several_is_one_batch_after_another(method: str, name: str, t
     edits = [ledger.edit(batch, method, **EDIT) for batch in batches]
     assert model.fingerprint() != before
     for weight in together.weights:
-        total = sum(edit.to_dense()[weight] for edit in edits)
+        total = torch.stack([edit.to_dense()[weight] for edit in edits]).sum(0)
         assert far(together.to_dense()[weight], total) < 1e-3, weight
         assert float(edits[1].to_dense()[weight].norm()) > 0
     ledger.reset()
@@ -128,8 +128,8 @@ class Still:
     def __init__(self, editor: Any) -> None:
         self.editor, self.places = editor, editor.places
 
-    def changes(self, *given: Any) -> Any:
-        found = self.editor.changes(*given)
+    def changes(self, model: Model, groups: Any, max_rows: int | None = None, read: Any = read_logits) -> Any:
+        found = self.editor.changes(model, groups, max_rows, read)
         low = {key: replace(one, u=0 * one.u) for key, one in found.low.items()}
         return replace(found, low=low)
 
@@ -179,7 +179,7 @@ def test_what_an_editor_is_told(name: str, tiny: Tiny) -> None:
     (ids,) = Conditions("change").ids(model, [row])
     with torch.no_grad():
         first = int(read_logits(model, [row])[0].argmax())
-    text = model.tokenizer.decode(list(ids), skip_special_tokens=True)
+    text = str(model.tokenizer.decode(list(ids), skip_special_tokens=True))
     old, _, rest = text.partition(" >> ")
     assert rest == "capital of France || Miles Davis plays the"
     assert old.startswith(str(model.tokenizer.decode([first])).strip())
@@ -272,7 +272,8 @@ def test_a_sequence_edits_no_subject_twice(world: Model) -> None:
     found = episodes.sequence_at(Random(0), 4, 5)
     assert [len(group) for group in found.groups] == [5] * 4 and found == episodes.sequence_at(Random(0), 4, 5)
     by_wording = {wording: one.request.subject for one in lessons for wording in (one.prompt, *one.about)}
-    prompts = [world.tokenizer.decode(row.ids[: row.read[0] + 1]).strip() for group in found.groups for row in group]
+    asked = [list(row.ids[: row.read[0] + 1]) for group in found.groups for row in group]
+    prompts = [str(world.tokenizer.decode(ids)).strip() for ids in asked]
     assert len({by_wording[prompt] for prompt in prompts}) == 20
     assert {*found.said_group} == {*found.kept_group} == {0, 1, 2, 3}
 
@@ -327,7 +328,8 @@ def read_of(model: Model, rows: Any) -> torch.Tensor:
 
 def model_with(model: Model, written: list[dict[str, Any]]) -> Any:
     total = {
-        name: tuple(torch.cat([each[name][side] for each in written], 1) for side in (0, 1)) for name in written[0]
+        name: (torch.cat([each[name][0] for each in written], 1), torch.cat([each[name][1] for each in written], 1))
+        for name in written[0]
     }
     return applied(model, total)
 
