@@ -66,6 +66,8 @@ METHODS = {
     "wise": "wise.method.METHOD",
     "mend": "meta.method.MEND",
     "malmen": "meta.method.MALMEN",
+    "rledit": "meta.method.RLEDIT",
+    "ke": "meta.method.KE",
 }
 """Place of each method in `editing.methods`."""
 
@@ -122,7 +124,7 @@ def compute_edit(
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
-            serac, wise, mend or malmen.
+            serac, wise, mend, malmen, rledit or ke.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

@@ -101,6 +101,19 @@ class Episodes:
             self._add(found, self._fitting(draw, size), draw)
         return found
 
+    def sequence_at(self, draw: Random, groups: int, size: int) -> Episode:
+        """An episode of groups that are edited one after another, no subject twice.
+
+        Args:
+            draw: as of `drawn_at`.
+            groups: likewise.
+            size: likewise.
+        """
+        found, lessons = Episode(), self._fitting(draw, groups * size)
+        for start in range(0, len(lessons), size):
+            self._add(found, lessons[start : start + size], draw)
+        return found
+
     def fixed(self, size: int, most: int, asked: int) -> Episode:
         """The lessons in their order, in groups of so many edits of different subjects, with their own targets.
 

@@ -19,6 +19,8 @@ from .places import Place
 if TYPE_CHECKING:
     from tracer.model import Model
 
+TokenLosses = Callable[[Tensor, Sequence[Row]], Tensor]
+"""Losses of target tokens, [places], by logits [places, V] and the rows read there."""
 ROWS = 32  # of a forward
 
 
@@ -27,7 +29,7 @@ class Effect:
     """What changes do to rows, place by place, rows in order.
 
     Attributes:
-        nll: -log p of the target tokens of the rows to be said, [tokens].
+        nll: -log p of the target tokens of the rows to be said, or another loss that was asked for, [tokens].
         right: whether each of these is the most probable token, [tokens] bool.
         kl: KL(before, after) of the distributions where the rows to be kept are read, [places].
         same: whether the most probable token is as it was there, [places] bool.
@@ -48,6 +50,7 @@ def effect(
     kept: Sequence[Row] = (),
     kept_group: Sequence[int] = (),
     read: Read = read_logits,
+    loss: TokenLosses = token_losses,
 ) -> Effect:
     """What changes do to rows, in one forward; gradients flow to the changes where they are asked for.
 
@@ -60,6 +63,7 @@ def effect(
         kept: rows whose distributions are to stay.
         kept_group: whose change each of them has.
         read: gives logits.
+        loss: of target tokens.
     """
     rows, groups = [*said, *kept], [*said_group, *kept_group]
 
@@ -73,11 +77,11 @@ def effect(
     target = torch.tensor([token for row in said for token in row.target], device=after.device)
     none = here.new_zeros(0)
     if not kept:
-        return Effect(token_losses(here, said), here.argmax(-1) == target, none, none.bool())
+        return Effect(loss(here, said), here.argmax(-1) == target, none, none.bool())
     with torch.no_grad():
         before = _by_length(model, kept, lambda model, some: read(model, [kept[i] for i in some]))
     same = there.argmax(-1) == before.argmax(-1)
-    return Effect(token_losses(here, said), here.argmax(-1) == target, kl(before, there), same)
+    return Effect(loss(here, said), here.argmax(-1) == target, kl(before, there), same)
 
 
 def _by_length(model: Model, rows: Sequence[Row], read: Callable[[Model, Sequence[int]], Tensor]) -> Tensor:
@@ -100,6 +104,21 @@ def kl(before: Tensor, after: Tensor) -> Tensor:
     """
     log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def smoothed(epsilon: float) -> TokenLosses:
+    """Losses of target tokens where `epsilon` of the probability is wanted for all other tokens alike.
+
+    Args:
+        epsilon: 0 for -log p.
+    """
+
+    def losses(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+        each = epsilon / (logits.shape[-1] - 1)
+        every = -logits.log_softmax(-1).sum(-1)
+        return (1 - epsilon - each) * token_losses(logits, rows) + each * every
+
+    return losses if epsilon else token_losses
 
 
 def whole(right: Tensor, rows: Sequence[Row]) -> list[bool]:

@@ -57,15 +57,15 @@ class LowRank:
         every = (self, *others)
         return LowRank(torch.cat([one.u for one in every], 1), torch.cat([one.v for one in every], 1))
 
-    def added(self, x: Tensor, group: Tensor) -> Tensor:
+    def added(self, x: Tensor, group: Tensor | None) -> Tensor:
         """What is added to the output for inputs [rows, tokens, in], [rows, tokens, out].
 
         Args:
             x: inputs.
-            group: which change each row has, [rows].
+            group: which change each row has, [rows]; None: the only one.
         """
         x = x.to(self.u.dtype)
-        if len(self.u) == 1:
+        if group is None or len(self.u) == 1:
             return (x @ self.u[0].T) @ self.v[0]
         return torch.bmm(torch.bmm(x, self.u[group].transpose(1, 2)), self.v[group])
 
@@ -101,20 +101,22 @@ def compressed(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def edited(
-    model: Model, places: Sequence[Place], changes: Mapping[str, LowRank], group: Sequence[int]
+    model: Model, places: Sequence[Place], changes: Mapping[str, LowRank], group: Sequence[int] | None
 ) -> Iterator[None]:
     """Context in which every forward, of as many rows as `group`, has changes of matrices; no weight is written.
+
+    Contexts in one another add up.
 
     Args:
         model: the model.
         places: matrices.
         changes: by key of the place; those without one are left alone.
-        group: which group's changes each row has.
+        group: which group's changes each row has; None: there is one group, and any number of rows.
     """
 
-    def adding(change: LowRank, index: Tensor) -> Any:
+    def adding(change: LowRank, index: Tensor | None) -> Any:
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            x = args[0].reshape(len(index), -1, args[0].shape[-1])
+            x = args[0] if index is None else args[0].reshape(len(index), -1, args[0].shape[-1])
             more = change.added(x, index).reshape(output.shape)
             return (output.to(more.dtype) + more).to(output.dtype)
 
@@ -124,6 +126,7 @@ def edited(
         for place in places:
             if place.key in changes:
                 change = changes[place.key]
-                hook = adding(change, torch.tensor(list(group), device=change.u.device))
+                index = None if group is None else torch.tensor(list(group), device=change.u.device)
+                hook = adding(change, index)
                 stack.callback(model.hf.get_submodule(place.path).register_forward_hook(hook).remove)
         yield

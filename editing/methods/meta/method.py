@@ -1,4 +1,4 @@
-"""MEND and MALMEN as methods: what a trained editor makes of requests is an ordinary change of weights."""
+"""Trained editors as methods: what one makes of requests is an ordinary change of weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from editing.methods.timing import part
 from editing.prepared.prepared import Prepared
 from editing.prepared.work import Preparation
 from editing.request import EditWarning
-from tracer.errors import PreparedForOther
+from tracer.errors import HyperparameterError, PreparedForOther
 
 from .changes import Changes, MetaEditor
 from .episodes import line_of
-from .prepare import make_malmen, make_mend, malmen_of, mend_of
-from .settings import MALMENPreparation, MALMENSettings, MENDPreparation, MENDSettings
+from .in_turn import InTurn
+from .ke_prepare import KEPreparation, KESettings, ke_of, make_ke
+from .prepare import make_malmen, make_mend, make_rledit, malmen_of, mend_of
+from .settings import (
+    MALMENPreparation,
+    MALMENSettings,
+    MENDPreparation,
+    MENDSettings,
+    RLEditPreparation,
+    RLEditSettings,
+)
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -39,9 +48,10 @@ def planned(method: str, make: Make) -> Callable[[Model, Sequence[Group], Any, E
     def plan(model: Model, groups: Sequence[Group], settings: MENDSettings, context: EditContext) -> list[Change]:
         prepared = context.prepared_for(method)
         check_layers(model, prepared, settings.layers)
-        note_number(prepared, groups)
         editor = make(model, prepared, settings.published)
-        told = told_of(prepared, settings.published)
+        if not isinstance(editor, InTurn):
+            note_number(prepared, groups)
+        told = told_of(prepared, settings)
         return [_change(model, editor, group, told, context.max_rows) for group in groups]
 
     return plan
@@ -70,20 +80,20 @@ def evidence_of(changes: Changes) -> dict[str, Tensor]:
     return {"nll": changes.nll.float().cpu(), **arrays}
 
 
-def told_of(prepared: Prepared, published: bool) -> dict[str, Any]:
+def told_of(prepared: Prepared, settings: MENDSettings) -> dict[str, Any]:
     """What the settings of an edit say: of the editor's too.
 
     Args:
         prepared: the editor.
-        published: as of the settings.
+        settings: of the edit.
     """
     layers = sorted({int(key.partition(".")[0]) for key in prepared.header["places"]})
     own = {name: prepared.settings[name] for name in ("edits", "block") if name in prepared.settings}
     return {
+        **vars(settings),
         "layers": layers,
         "places": list(prepared.header["places"]),
         **own,
-        "published": published,
         "prepared": prepared.digest,
     }
 
@@ -132,6 +142,36 @@ def note_number(prepared: Prepared, groups: Sequence[Group]) -> None:
         )
 
 
+def rledit_of(model: Model, prepared: Prepared, moving: bool = False) -> InTurn:
+    """The editor that was trained, in batches of as many requests as it was trained for.
+
+    Args:
+        model: to be edited.
+        prepared: of `make_rledit`.
+        moving: as of [`editing.methods.meta.malmen.Malmen`][].
+    """
+    return InTurn(malmen_of(model, prepared, moving), max(prepared.settings["edits"]))
+
+
+def plan_ke(model: Model, groups: Sequence[Group], settings: KESettings, context: EditContext) -> list[Change]:
+    """One change per group, as of `planned`: one request after another.
+
+    Raises:
+        TracerError: a group of several requests where the published editor is asked for.
+    """
+    most = max(len(group) for group in groups)
+    if settings.published and most > 1:
+        raise HyperparameterError(
+            f"ke as published reads one request, and {most} were given at once; leave published out to have them "
+            "edited one after another"
+        )
+
+    def in_turn(model: Model, prepared: Prepared, _: bool) -> InTurn:
+        return InTurn(ke_of(model, prepared), 1, settings.rounds)
+
+    return planned("ke", in_turn)(model, groups, settings, context)
+
+
 MEND = Method(
     "mend",
     MENDSettings,
@@ -149,4 +189,22 @@ MALMEN = Method(
     layers="none",
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",
+)
+RLEDIT = Method(
+    "rledit",
+    RLEditSettings,
+    planned("rledit", rledit_of),
+    needs=frozenset({"prepared", "max_rows"}),
+    layers="none",
+    preparation=Preparation(RLEditPreparation, make_rledit, summary="MALMEN's nets, trained on sequences of edits"),
+    summary="a trained editor of batches one after another (Li et al. 2025)",
+)
+KE = Method(
+    "ke",
+    KESettings,
+    plan_ke,
+    needs=frozenset({"prepared", "max_rows"}),
+    layers="none",
+    preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
+    summary="a trained editor that reads the request (De Cao et al. 2021)",
 )

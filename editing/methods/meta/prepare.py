@@ -1,4 +1,4 @@
-"""Training of MEND and MALMEN, and the editors that come of it."""
+"""Training of MEND, MALMEN and RLEdit, and the editors that come of it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
 from .places import Place, keys_of, places_of
-from .settings import MALMENPreparation, MENDPreparation, NetPreparation
+from .rledit import Retained
+from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
-from .teaching import teach
+from .teaching import Alone, teach
 from .whitening import Whitening
 
 if TYPE_CHECKING:
@@ -47,15 +48,30 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
 
 
-def make_malmen(model: Model, settings: MALMENPreparation, work: Work) -> Made:
-    """Train a MALMEN editor."""
+def make_malmen(
+    model: Model, settings: MALMENPreparation, work: Work, method: str = "malmen", goal: type[Alone] = Alone
+) -> Made:
+    """Train a MALMEN editor.
+
+    Args:
+        model: to be edited.
+        settings: of the training.
+        work: records, seed, checkpoint.
+        method: whose editor it is.
+        goal: what is lowered.
+    """
     places = places_of(model, keys_of(model, settings.layers, settings.projections))
     ridge = {"log_ridge": torch.full((len(places),), float(settings.log_ridge))}
 
     def editor(nets: Nets) -> Malmen:
         return Malmen(nets, settings.block, tokens=settings.tokens)
 
-    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, "malmen")
+    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, goal)
+
+
+def make_rledit(model: Model, settings: RLEditPreparation, work: Work) -> Made:
+    """Train a MALMEN editor on sequences."""
+    return make_malmen(model, settings, work, "rledit", Retained)
 
 
 def _made(
@@ -67,6 +83,7 @@ def _made(
     more: Mapping[str, Tensor],
     epsilon: float,
     method: str,
+    goal: type[Alone] = Alone,
 ) -> Made:
     check_editable(model, [place.weight for place in places])
     learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
@@ -78,9 +95,11 @@ def _made(
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
-    nets = replace(nets, whitening=_whitening(model, places, settings, learnt, work))
+    nets = replace(nets, whitening=whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work))
     rates = {"rate": abs(settings.rate), **dict.fromkeys(more, 1.0)}
-    trained = teach(model, editor(nets), parameters, settings, learnt, held_out, work, rates=rates)
+    learner = editor(nets)
+    objective = goal(model, learner, settings)
+    trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=rates, objective=objective)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
     for shape, own in nets.statistics.items():
         tensors |= own.tensors(shape)
@@ -122,20 +141,29 @@ def _statistics(
     return {shape: Statistics.of(tensors, shape) for shape in nets.statistics}
 
 
-def _whitening(
-    model: Model, places: Sequence[Place], settings: NetPreparation, lessons: list[Lesson], work: Work
+def whitening_of(
+    model: Model, places: Sequence[Place], directions: int, kept_rows: int, lessons: Sequence[Lesson], work: Work
 ) -> dict[str, Whitening]:
-    """Second moments of the inputs where the answers of kept rows are read."""
+    """Second moments of the inputs where the answers of kept rows are read, by key of the place.
+
+    Args:
+        model: to be edited.
+        places: the matrices.
+        directions: of each; 0: there are none.
+        kept_rows: questions, at most.
+        lessons: to learn from.
+        work: seed and checkpoint.
+    """
     episodes = Episodes(model, lessons, others=1, drawn=0.0)
     questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
-    if not (settings.directions and questions):
+    if not (directions and questions):
         return {}
     kept = work.checkpoint.load("whitening")
     if kept is None:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
-        some = draw.sample(questions, min(settings.kept_rows, len(questions)))
+        some = draw.sample(questions, min(kept_rows, len(questions)))
         inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places)
-        found = {key: Whitening.of(own, settings.directions) for key, own in inputs.items()}
+        found = {key: Whitening.of(own, directions) for key, own in inputs.items()}
         tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
         work.checkpoint.save(tensors, {}, "whitening")
         kept = tensors, {}
@@ -164,13 +192,23 @@ def malmen_of(model: Model, prepared: Prepared, moving: bool = False) -> Malmen:
     return Malmen(_nets(model, prepared), prepared.settings["block"], moving, prepared.settings["tokens"])
 
 
+def kept_whitening(prepared: Prepared, places: Sequence[Place]) -> dict[str, Whitening]:
+    """Back from an artefact, by key of the place.
+
+    Args:
+        prepared: the editor.
+        places: the matrices.
+    """
+    white = [place.key for place in places if f"{place.key}/directions" in prepared.tensors]
+    return {key: Whitening.kept(prepared.tensors, key) for key in white}
+
+
 def _nets(model: Model, prepared: Prepared) -> Nets:
     places = places_of(model, prepared.header["places"])
     shapes = dict.fromkeys(place.shape for place in places)
     statistics = {shape: Statistics.of(prepared.tensors, shape) for shape in shapes}
     own: dict[str, Any] = {name: prepared.settings[name] for name in ("blocks", "floor")}
-    white = [place.key for place in places if f"{place.key}/directions" in prepared.tensors]
-    own["whitening"] = {key: Whitening.kept(prepared.tensors, key) for key in white}
+    own["whitening"] = kept_whitening(prepared, places)
     own |= {"rule": prepared.settings["nets"], "epsilon": prepared.header["epsilon"]}
     tensors = {name: tensor.float().to(model.device) for name, tensor in prepared.tensors.items()}
     return Nets(places, tensors, statistics, **own)

@@ -1,4 +1,4 @@
-"""Hyper-parameters of MEND and MALMEN: of an edit, and of the training of an editor."""
+"""Hyper-parameters of MEND, MALMEN and RLEdit: of an edit, and of the training of an editor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from editing.methods.training import as_layers
-from tracer.checks import finite, one_of, whole
+from tracer.checks import finite, one_of, share, whole
 from tracer.errors import HyperparameterError
 
 from .factors import PREDICTING, TOKENS
@@ -42,6 +42,16 @@ class MALMENSettings(MENDSettings):
         layers: as of `MENDSettings`.
         published: the statistics take in the tokens of all edits first, block by block, as published. By default they
             are those of the training, so that the same edit is always the same.
+    """
+
+
+@dataclass(frozen=True)
+class RLEditSettings(MALMENSettings):
+    """Hyper-parameters of an edit by RLEdit, which makes its changes one batch after another.
+
+    Attributes:
+        layers: as of `MENDSettings`.
+        published: as of `MALMENSettings`; what one batch has moved the next goes on with.
     """
 
 
@@ -121,3 +131,27 @@ class MALMENPreparation(NetPreparation):
         super().__post_init__()
         whole("block", self.block, 1, kind=HyperparameterError)
         finite("log_ridge", self.log_ridge, kind=HyperparameterError)
+
+
+@dataclass(frozen=True)
+class RLEditPreparation(MALMENPreparation):
+    """How RLEdit is trained: a MALMEN editor, on sequences of batches that stay in.
+
+    Attributes:
+        sequence: batches of a sequence; a step is one sequence. (Published: 400, and one step in all.)
+        depth: batches, the newest among them, whose targets are to be said and whose kept rows are to stay.
+            (Published: 10.)
+        retention: weight of a batch, where the next newer one has 1. (Published: 0.95.)
+    """
+
+    edits: int | Sequence[int] = 8
+    others: int = 2
+    sequence: int = 4
+    depth: int = 3
+    retention: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sequence", "depth"):
+            whole(name, getattr(self, name), 1, kind=HyperparameterError)
+        share("retention", self.retention, kind=HyperparameterError)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from editing.methods.lessons import Lesson
-from editing.methods.training import as_layers, read_logits
+from editing.methods.training import as_layers, read_logits, token_losses
 from editing.prepared.course import Course, Trained, train
 from editing.prepared.work import Work
 from tracer.checks import finite, one_of, share, whole
@@ -22,7 +22,7 @@ from tracer.errors import HyperparameterError
 from .changes import MetaEditor
 from .episodes import Episode, Episodes
 from .factors import Read
-from .losses import effect
+from .losses import TokenLosses, effect
 from .losses import whole as all_right
 from .places import PROJECTIONS
 
@@ -108,6 +108,61 @@ class Teaching:
         return Course(**{name: getattr(self, name) for name in own})
 
 
+class Objective(Protocol):
+    """What the steps of a training lower, and what it is validated by."""
+
+    def step(self, episodes: Episodes, draw: Random, read: Read) -> Mapping[str, Any]:
+        """Numbers of a step, as of [`editing.prepared.course.train`][].
+
+        Args:
+            episodes: of the lessons to learn from.
+            draw: random numbers of the step.
+            read: gives logits.
+        """
+        ...
+
+    def validate(self, asked: Episodes, read: Read) -> Mapping[str, float]:
+        """Numbers of a validation, among them "score".
+
+        Args:
+            asked: of the held-out lessons.
+            read: gives logits.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """Each group of edits by itself, on the model as it is.
+
+    Attributes:
+        model: its parameters ask for no gradients.
+        editor: is trained.
+        settings: of the training.
+        loss: of target tokens.
+    """
+
+    model: Model
+    editor: MetaEditor
+    settings: Teaching
+    loss: TokenLosses = token_losses
+
+    def step(self, episodes: Episodes, draw: Random, read: Read) -> Mapping[str, Any]:
+        """Losses of an episode of as many groups as a step has room for."""
+        size = draw.choice(self.settings.numbers)
+        episode = episodes.drawn_at(draw, max(1, self.settings.batch // size), size)
+        return losses_of(self.model, self.editor, episode, self.weighed, read, self.loss)
+
+    def weighed(self, edit: Tensor, locality: Tensor) -> Tensor:
+        """The loss, of those on targets and on kept rows."""
+        return self.settings.edit_weight * edit + locality
+
+    def validate(self, asked: Episodes, read: Read) -> Mapping[str, float]:
+        """Scores of the held-out lessons, in groups of as many as are edited at once."""
+        size = max(self.settings.numbers)
+        return scores(self.model, self.editor, asked.fixed(size, self.settings.validate_on, ASKED), read)
+
+
 def teach(
     model: Model,
     editor: MetaEditor,
@@ -118,6 +173,8 @@ def teach(
     work: Work,
     *,
     rates: Mapping[str, float] | None = None,
+    objective: Objective | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     description: str = "training the editor",
 ) -> Trained:
     """Train parameters of an editor in place; they end as they were at the best validation.
@@ -131,6 +188,8 @@ def teach(
         held_out: lessons to validate on, of other subjects.
         work: seed and checkpoint.
         rates: first sizes of the parameters that are trained with `rate_lr`, by name; the others with `lr`.
+        objective: what is lowered; None: `Alone`.
+        optimizer: makes one of groups of parameters, `lr`.
         description: of the progress bar.
     """
     episodes = Episodes(
@@ -138,56 +197,62 @@ def teach(
     )
     asked = Episodes(model, held_out, others=settings.others, drawn=0.0)
     above = Above(model, min(place.layer for place in editor.places))
+    goal = objective or Alone(model, editor, settings)
 
     def read(_: Model, rows: Sequence[Row]) -> Tensor:
         with above.begun(rows):
             return read_logits(model, rows)
 
-    def step(number: int) -> Mapping[str, Tensor]:
+    def step(number: int) -> Mapping[str, Any]:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(number))))
-        size = draw.choice(settings.numbers)
-        episode = episodes.drawn_at(draw, max(1, settings.batch // size), size)
-        return losses_of(model, editor, episode, settings.edit_weight, read)
+        return goal.step(episodes, draw, read)
 
     def validate() -> Mapping[str, float]:
-        return scores(model, editor, asked.fixed(max(settings.numbers), settings.validate_on, ASKED), read)
+        return goal.validate(asked, read)
 
     rates = rates or {}
     groups: list[dict[str, Any]] = [{"params": [each for name, each in parameters.items() if name not in rates]}]
     groups += [{"params": [parameters[name]], "lr": settings.rate_lr * first} for name, first in rates.items()]
-    optimizer = torch.optim.Adam(groups, lr=settings.lr)
+    made = optimizer(groups, lr=settings.lr)
     more: dict[str, Any] = {"validate": validate, "part": "editor", "description": description}
     more["shown"] = ("loss", "rewrite", "paraphrase", "neighbour")
-    return train(parameters, optimizer, step, settings.course, work.checkpoint, **more)
+    return train(parameters, made, step, settings.course, work.checkpoint, **more)
 
 
 def losses_of(
-    model: Model, editor: MetaEditor, episode: Episode, edit_weight: float, read: Read = read_logits
+    model: Model,
+    editor: MetaEditor,
+    episode: Episode,
+    weighed: Callable[[Tensor, Tensor], Tensor],
+    read: Read = read_logits,
+    loss: TokenLosses = token_losses,
 ) -> dict[str, Tensor]:
     """Losses of an episode, and the share of target tokens "said".
 
-    "loss" is a weighted sum of "edit loss", the mean of -log p over the target tokens, and "locality loss", the mean of
-    KL(before, after) where kept rows are read.
+    "loss" is made of "edit loss", the mean over the target tokens, and "locality loss", the mean of KL(before, after)
+    where kept rows are read.
 
     Args:
         model: as of `teach`.
         editor: likewise.
         episode: drawn.
-        edit_weight: of the edit loss.
+        weighed: gives the loss of these two.
         read: gives logits.
+        loss: of target tokens.
     """
     low = editor.changes(model, episode.groups, read=read).low
-    found = effect(model, editor.places, low, episode.said, episode.said_group, episode.kept, episode.kept_group, read)
+    parts = (episode.said, episode.said_group, episode.kept, episode.kept_group)
+    found = effect(model, editor.places, low, *parts, read, loss)
     edit, locality = found.nll.mean(), found.kl.sum() / max(1, len(found.kl))
-    loss = edit_weight * edit + locality
-    return {"loss": loss, "edit loss": edit, "locality loss": locality, "said": found.right.float().mean()}
+    told = {"edit loss": edit, "locality loss": locality, "said": found.right.float().mean()}
+    return {"loss": weighed(edit, locality), **told}
 
 
 @torch.no_grad()
 def scores(model: Model, editor: MetaEditor, episode: Episode, read: Read = read_logits) -> dict[str, float]:
     """Shares of rows by kind: targets said in full, and kept rows with the same answer; and "score", of all together.
 
-    The score is the harmonic mean of rewrites, paraphrases and kept rows.
+    The score is the harmonic mean of rewrites, paraphrases, and the kind of kept rows that stays least.
 
     Args:
         model: as of `teach`.
@@ -219,5 +284,5 @@ def scores(model: Model, editor: MetaEditor, episode: Episode, read: Read = read
                 right.setdefault(kinds[place], []).append(hit)
     told = {kind: sum(hits) / len(hits) for kind, hits in right.items()}
     stays = [told[kind] for kind in told if kind not in ("rewrite", "paraphrase")]
-    parts = [told["rewrite"], told.get("paraphrase", told["rewrite"]), sum(stays) / len(stays) if stays else 1.0]
+    parts = [told["rewrite"], told.get("paraphrase", told["rewrite"]), min(stays, default=1.0)]
     return {**told, "score": len(parts) / sum(1 / max(part, 1e-3) for part in parts)}

@@ -85,7 +85,8 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
     assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
     assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
     beside = {"t_patcher": "src/utils.py", "calinet": "train_calinet/bash/t5_train_kb_f.sh"}
-    assert section.source.file.startswith(beside.get(method, ("hparams/", "grace/config/", "config/editor/")))
+    folders = ("hparams/", "grace/config/", "config/editor/", "src/models/")
+    assert section.source.file.startswith(beside.get(method, folders))
     assert json.loads(json.dumps(section.settings)) == section.settings
 
 
@@ -127,6 +128,9 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ),
         ("mend", "llama-2-7b", {"layers": [29, 30, 31], "projections": ["gate", "up", "down"], "lr": 1e-6}),
         ("malmen", "gpt-j-6b", {"layers": [22, 23, 24, 25, 26, 27], "edits": 512, "block": 32, "lr": 1e-5}),
+        ("ke", "gpt2-xl", {"layers": [45, 46, 47], "lr": 1e-5, "edit_weight": 0.1, "hidden": 512, "width": 768}),
+        ("ke", "bart-base", {"optimizer": "rmsprop", "lr": 3e-4, "rate_lr": 0.1, "margin": 1e-3, "hidden": 128}),
+        ("rledit", "llama-3-8b", {"rank": 1024, "blocks": 4, "depth": 10, "retention": 0.95, "edits": 20}),
         ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
         ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
         ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
@@ -141,10 +145,10 @@ def test_numbers_of_the_published_files(method: str, name: str, expected: dict[s
 
 @pytest.mark.parametrize(("name", "method"), EVERY)
 def test_every_file_is_where_it_is_said_to_be(name: str, method: str) -> None:
-    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit, GRACE and MALMEN have yaml."""
+    """Json files of ROME, MEMIT and FT are of the authors' repositories; EasyEdit, GRACE, MALMEN, RLEdit have yaml."""
     source = published_section(method, name).source
     assert source.file.endswith(".yaml") == (
-        source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE", "ChenmienTan/malmen")
+        source.repository in ("zjunlp/EasyEdit", "Thartvigsen/GRACE", "ChenmienTan/malmen", "leo-liuzy/RLEdit")
     )
 
 
