@@ -62,9 +62,10 @@ class Conditioner(nn.Module):
         self.unit = 1.0 if rate is None else 2 * rows * rate  # softmax gives 1 / rows, and sigmoid a half
         if rate is not None:
             with torch.no_grad():
-                self.second.parametrizations.weight.original0.zero_()  # type: ignore[union-attr]
-                self.second.bias.zero_()
-                self.second.bias[:columns] = -1.0
+                second: Any = self.second
+                second.parametrizations.weight.original0.zero_()
+                second.bias.zero_()
+                second.bias[:columns] = -1.0
 
     def forward(self, condition: Tensor) -> Said:
         """What is done with gradients.
