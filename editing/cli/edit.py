@@ -91,7 +91,7 @@ def edit(
     ] = None,
     locate: Annotated[
         str | None,
-        typer.Option(help="Find the layers first: by trace, neurons or sweep.", rich_help_panel=HOW),
+        typer.Option(help="Find the layers first: by trace, neurons, change or sweep.", rich_help_panel=HOW),
     ] = None,
     force: Annotated[
         bool,
