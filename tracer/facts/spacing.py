@@ -14,6 +14,7 @@ _SOUTHERN = "".join(rf"\p{{scx={name}}}" for name in ("Tibetan", "Javanese", "Ba
 _EAST = rf"[[{_SCRIPTS}\p{{ea=F}}]&&[\p{{L}}\p{{M}}\p{{N}}]]"  # also full-width letters and digits
 _SOUTH = rf"[[\p{{lb=SA}}{_SOUTHERN}]&&[\p{{L}}\p{{M}}]]"  # Thai, Lao, Khmer, Burmese, ...
 _WIDE = r"[[\p{ea=W}\p{ea=F}\p{ea=H}]&&\p{P}]"
+_SIGNS = r"=<>^|&/×÷·≤≥≈→−–—_@\\\-"  # also in a row: "->", "=="
 _ODD = r'\A[^"]*(?:"[^"]*"[^"]*)*'  # before a straight quote that opens, behind which the next closes
 
 # Pairs without a space between them: the prompt's end, and the target's beginning.
@@ -48,7 +49,7 @@ _SEAMS = (
     (r"(?<!\d\s?)\p{Sc}", r""),
     (r"(?:\p{L}{2}|[=<>:,(])\s*[-−+±]", r"\d"),
     # formulae, compounds and markup: behind a sign as before it
-    (r"\S[=<>^|&/×÷·≤≥≈→−–—_@\\-](?<!</[^<>]*>)", r""),
+    (rf"[^\s!:~{_SIGNS}][!:~{_SIGNS}]*[{_SIGNS}](?<!</[^<>]*>)", r""),
     (r"[^\s+]\+", r"[\d(\[√π]|\p{L}(?!\p{L})"),
     (r"[^\s*]\*", r"[\d(\[√π]|\p{L}(?!\p{L})"),
     (r"[\d)\]]|(?<!\p{L})\p{L}", r"[=^×÷*/+<>](?=\S)"),
