@@ -158,7 +158,11 @@ def recognise(rows: Sequence[Mapping[str, Any]], where: str, other: str = "no fi
             f"{where} holds known facts, which have no new target: nothing in it says what to write. Load them with "
             "load_facts, for tracing"
         )
-    has = ", ".join(map(str, rows[0])) if rows else other
+    has = (
+        ", ".join(f"{name} (without a value)" if rows[0][name] is None else str(name) for name in rows[0])
+        if rows
+        else other
+    )
     raise RecordFileError(
         f"{where} is none of the layouts in use: its first record has {has}. Expected at least prompt, subject and "
         f"target_new, or one of {', '.join(f'{name} ({chr(44).join(one.has)})' for name, one in LAYOUTS.items())}"

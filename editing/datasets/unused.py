@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WORDS = 3  # a text of so many may be a question; shorter ones are names and labels
+ASKING = ("prompt", "question", "query", "src")  # a text under one of these is a question whatever its length
 
 
 @dataclass(frozen=True)
@@ -77,5 +78,7 @@ def _unread(record: Watched, seen: set[str], path: str) -> Iterable[tuple[str, A
 def _may_ask(value: Any) -> bool:
     if isinstance(value, str):
         return value.rstrip().endswith("?") or len(re.findall(r"\S+", value)) >= WORDS
+    if isinstance(value, Mapping) and any(isinstance(value.get(name), str) and value[name].strip() for name in ASKING):
+        return True
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return any(_may_ask(item) for item in inside)

@@ -47,6 +47,11 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         "some.json",
         "none of the layouts in use.*has name, age.*counterfact",
     ),
+    "no value": (
+        '[{"subject": "x", "prompt": "{} is in", "target_new": NaN}]',
+        "some.json",
+        r"its first record has subject, prompt, target_new \(without a value\)",
+    ),
     "no record": ('["text", 3]', "some.json", "none of the layouts in use: its first record has no fields"),
     "a column twice": ("prompt,prompt\na,b\n", "some.csv", "names the column 'prompt' twice on line 1"),
 }
@@ -241,15 +246,18 @@ def test_fields_with_questions_that_nothing_is_made_of_are_said_once_per_file(tm
     requested = {"requested_rewrite": {**GOOD, "target_new": {"str": "Spain", "id": "Q29"}}}
     more = {"odd_prompts": ["Rome lies in"], "odd_id": "P 1", "portability": {"New Question": "a", "New Answer": "b"}}
     more["portability"]["Other Question"] = "And then?"
+    more["asked"] = [{"prompt": "Rome", "answer": "Italy"}]
+    more["told"] = [{"name": "Rome", "label": "Italy"}]
     path = listed(tmp_path, {**requested, **more}, {**requested, "odd_prompts": []}, requested)
     with pytest.warns(RecordWarning) as caught:
         load_records(path)
     (one,) = caught
-    told = "nothing is made of odd_prompts (records: 2), portability.Other Question (records: 1)"
+    told = "nothing is made of odd_prompts (records: 2), portability.Other Question (records: 1), asked (records: 1);"
     assert told in str(one.message) and str(path) in str(one.message)
     assert [(each.field, each.records) for each in read_records(path).unused] == [
         ("odd_prompts", 2),
         ("portability.Other Question", 1),
+        ("asked", 1),
     ]
 
 
