@@ -32,6 +32,8 @@ class EditPanel:
             "method", [(f"{name} – {method_named(name).summary}", name) for name in METHODS], "rome"
         )
         self.layers = parts.text("layers", placeholder="the method's own")
+        self.prepared = parts.file("prepared")
+        self._prepared = parts.row(parts.labelled("prepared file, for this method", self.prepared, "330px", 1))
         self.paraphrases = parts.lines("paraphrases")
         self.neighbours = parts.lines("neighbours")
         self.button = parts.button("edit", "Edit", edit, main=True)
@@ -45,6 +47,7 @@ class EditPanel:
                 parts.labelled("method", self.method, "330px", 1),
                 parts.labelled("layers, such as 2 or 2-4", self.layers, "150px"),
             ),
+            self._prepared,
             parts.row(
                 parts.labelled("paraphrases, one a line", self.paraphrases, "300px", 1),
                 parts.labelled("neighbours, prompts about others, one a line", self.neighbours, "300px", 1),
@@ -52,12 +55,14 @@ class EditPanel:
             parts.row(self.button, self.hint),
             self.slot,
         )
-        self.method.observe(lambda _: self._fill(), "value")
+        self.method.observe(lambda _: self._chosen(), "value")
+        self._chosen()
 
     @property
     def controls(self) -> list[Any]:
         """Widgets that are disabled while something is at work."""
-        return [self.target, self.method, self.layers, self.paraphrases, self.neighbours, self.button]
+        fields = [self.target, self.method, self.layers, self.prepared, self.paraphrases, self.neighbours]
+        return [*fields, self.button]
 
     def suggest(self, found: Suggestion) -> None:
         """Fill in layers: the best for a method that writes at one, else the window.
@@ -66,6 +71,22 @@ class EditPanel:
             found: the layers suggested.
         """
         self._suggestion, self._filled = found, self.layers.value
+        self._fill()
+
+    def _chosen(self) -> None:
+        """Offer the prepared files that a method could use, where it uses any, and layers."""
+        method = method_named(self.method.value)
+        asks = "prepared" in method.needs
+        self._prepared.layout.display = "" if asks else "none"
+        self.prepared.value = ""
+        if asks:
+            self.prepared.options = [str(each.path) for each in self.session.prepared(method.name)]
+            count = len(self.prepared.options)
+            self.prepared.placeholder = (
+                f"empty: what comes with the package; files here that fit: {count}"
+                if count
+                else f"empty: what comes with the package; or a file of tracer prepare {method.name} RECORDS --out FILE"
+            )
         self._fill()
 
     def _fill(self) -> None:
@@ -99,7 +120,9 @@ class EditPanel:
         target = self.target.value.strip()
         if not target:
             raise WorkbenchError("there is no new target; write what should follow the prompt")
+        path = self.prepared.value.strip()
         return {
+            **({"prepared": path} if path else {}),
             "target": target,
             "method": self.method.value,
             "layers": as_layers(self.layers.value),

@@ -108,6 +108,11 @@ def text(name: str, value: str = "", placeholder: str = "") -> ipywidgets.Text:
     return _named(library().Text(value, placeholder=placeholder, continuous_update=False), name)
 
 
+def file(name: str, placeholder: str = "") -> ipywidgets.Combobox:
+    """A path to type, or to choose from those that are offered."""
+    return _named(library().Combobox(value="", placeholder=placeholder, continuous_update=False), name)
+
+
 def lines(name: str, placeholder: str = "") -> ipywidgets.Textarea:
     """Several lines to type into."""
     return _named(library().Textarea("", placeholder=placeholder, continuous_update=False, rows=4), name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from editing.ledger.editor import Editor, Entry
 from editing.methods.compute import method_named
+from editing.prepared.offered import Offer, offered
 from editing.proposal import Proposal, propose
 from editing.questions.probes import Probes
 from editing.request import EditRequest
@@ -197,6 +198,19 @@ class Session:
             generate: prompts to be continued; None: the default ones.
         """
         return questions(self.model, self.request(target), paraphrases, neighbours, generate)
+
+    def prepared(self, method: str) -> tuple[Offer, ...]:
+        """Files that a method could use: prepared for it on the weights the model came with, the newest first.
+
+        The working folder and the user's cache are looked through; see [`editing.prepare`][].
+
+        Args:
+            method: its name.
+        """
+        if "prepared" not in method_named(method).needs:
+            return ()
+        found = offered(self.model, origin=self.editor.origin)
+        return tuple(each for each in found if each.method == method_named(method).name)
 
     def edit(self, target: str, method: str = "rome", **settings: Any) -> Edit:
         """Edit the model so that the fact at hand is followed by a target; see `proposed`.

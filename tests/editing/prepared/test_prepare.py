@@ -14,7 +14,7 @@ from handmade import own
 from prepared_toy import HOOKS, Killed, register
 
 import editing
-from editing.prepared import Checkpoint, records_hash, tokenizer_hash
+from editing.prepared import Checkpoint, offered, records_hash, tokenizer_hash
 from tracer import Model, TracerError
 from tracer.engine import set_memories
 
@@ -239,3 +239,27 @@ def test_the_command_prepares_and_edits(tiny_folder: Callable[[str], Path], tmp_
     ):
         failed = CliRunner().invoke(app, arguments)
         assert failed.exit_code == 2 and message in failed.output, failed.output
+
+
+# --- what is offered -------------------------------------------------------------------------------------------------
+def test_files_that_fit_a_model_are_offered(model: Model, tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    (folder / "inside").mkdir(parents=True)
+    value = prepare(model, cache=False)
+    own_file = value.save(folder / "own")
+    for name, change in {
+        "weights": {"fingerprint": "0" * 64},
+        "tokenizer": {"tokenizer": "0" * 64},
+        "other": {"method": "mend"},
+    }.items():
+        replace(value, **change).save(folder / name)
+    Checkpoint(folder / "cut.unfinished.safetensors").save({}, {})
+    (folder / "text.safetensors").write_text("none")
+    assert {(each.path, each.method) for each in offered(model, [folder, tmp_path / "no"])} == {
+        (own_file, "taught"),
+        (folder / "other.safetensors", "mend"),
+    }
+    assert [each.path.stem for each in offered(model, [folder], origin="0" * 64)].count("weights") == 1
+    assert offered(tiny("llama"), [folder]) == ()
+    prepare(model)  # into the cache
+    assert [each.method for each in offered(model)] == ["taught"]

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edit_command import RECORDS
 from handmade import own
+from prepared_toy import register
 
+import editing
 import editing.workbench.page as page_module
 from editing.workbench import texts
 from editing.workbench.cells import cell_of
@@ -40,6 +43,31 @@ def done(bench: Workbench) -> str:
     bench.job.wait(WAIT)
     assert bench.job.state == "done", bench.status.message.value
     return bench.status.message.value
+
+
+def test_files_that_were_prepared_are_offered(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACER_CACHE", str(tmp_path / "cache"))
+    model = own(tiny("gpt2"))
+    file = editing.prepare(model, "taught", RECORDS, cache=False).save("taught.safetensors")
+    bench = workbench(model)
+    panel = bench.edit_panel
+    assert panel.prepared.options == ()
+    panel.method.value = "mend"  # of which there is none here
+    assert panel.prepared.options == () and "tracer prepare mend" in panel.prepared.placeholder
+    panel.method.value = "taught"
+    assert panel.prepared.options == (str(file),) and "1" in panel.prepared.placeholder
+    panel.target.value = "Paris"
+    bench.edit()
+    assert bench.job is not None
+    bench.job.wait(WAIT)
+    assert "tracer prepare taught" in bench.status.message.value
+    panel.prepared.value = str(file)
+    bench.edit()
+    assert "Edit 1 is made: taught" in done(bench)
+    panel.method.value = "ft_m"
+    assert panel.prepared.value == "" and "prepared" not in panel.settings()
 
 
 def test_trace_click_edit_undo_and_export(bench: Workbench, tmp_path: Path) -> None:
