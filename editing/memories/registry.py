@@ -13,6 +13,7 @@ KINDS: dict[str, str | type] = {
     "grace": "editing.memories.grace.Grace",
     "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",
+    "soft": "editing.memories.soft.Soft",
     "wise": "editing.memories.wise.Wise",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
