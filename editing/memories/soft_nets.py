@@ -5,7 +5,8 @@ Chen et al. 2024, "Lifelong Knowledge Editing for LLMs with Retrieval-Augmented 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import linear, relu
 
 from tracer.engine.acts import Ids
-from tracer.engine.hooks import capture
-from tracer.engine.sites import Site
+from tracer.engine.forward import Stop
+from tracer.engine.frame import Frame, attach, evaluating
+from tracer.engine.memories import forward, resting
 from tracer.errors import PromptTooLong
 
 from .small import Parts, built
@@ -131,7 +133,7 @@ def representations(
 
     Args:
         parts: tensors of the nets.
-        told: as of `encoder_in`; of states, "layer" is the block behind which they are read.
+        told: as of `encoder_in`; of states, "layers" are the blocks behind which they are read.
         model: that is asked.
         head: `KNOWLEDGE` or `QUERY`.
         texts: ids of the model.
@@ -144,7 +146,7 @@ def representations(
     pools = []
     for ids in texts:
         if encoder is None:
-            pools.append(own_pool(model, torch.tensor([ids]), torch.ones(1, len(ids)).bool(), told["layer"]).cpu())
+            pools.append(own_pool(model, torch.tensor([ids]), torch.ones(1, len(ids)).bool(), told["layers"]).cpu())
             continue
         room = int(encoder.config.max_position_embeddings) - PAD - 1
         if len(ids) > room:
@@ -158,19 +160,36 @@ def representations(
         return represented(tensors, head, torch.cat(pools))
 
 
-def own_pool(model: Model, ids: Tensor, real: Tensor, layer: int) -> Tensor:
-    """Pooled states [rows, 4 d] of texts behind a block of the model; each state of mean 0 and length sqrt(d).
+def own_pool(model: Model, ids: Tensor, real: Tensor, layers: Sequence[int]) -> Tensor:
+    """Pooled states [rows, 4 d layers] of texts behind blocks of the model; each state of mean 0 and length sqrt(d).
 
     Args:
-        model: that is asked.
+        model: that is asked, its memories at rest.
         ids: [rows, tokens], filled up on the right.
         real: [rows, tokens] bool.
-        layer: of the block.
+        layers: of the blocks.
     """
-    site = Site("hidden", layer)
-    with torch.no_grad():
-        states = capture(model, ids, [site])[site].float()
-    states = torch.layer_norm(states, (states.shape[-1],))
+    found: dict[int, Tensor] = {}
+    frame = Frame(ids.shape[1])
+
+    def keep(layer: int) -> Callable[[Tensor], None]:
+        def edit(state: Tensor) -> None:
+            found[layer] = torch.layer_norm(state.float(), (state.shape[-1],))
+            if layer == max(layers):
+                raise Stop
+
+        return edit
+
+    with ExitStack() as stack:
+        for context in (resting(model), torch.no_grad(), evaluating(model)):
+            stack.enter_context(context)
+        for layer in layers:
+            stack.callback(attach(model, "hidden", layer, keep(layer), frame).remove)
+        try:
+            forward(model, ids.to(model.device), frame, use_cache=False)
+        except Stop:
+            pass
+    states = torch.cat([found[layer] for layer in layers], -1)
     real = real.to(states.device)
     last = real.sum(1) - 1
     return pooled(states[torch.arange(len(states), device=states.device), last], states, real)

@@ -78,6 +78,8 @@ def with_front(
         counts: how many of the vectors each row has, the first ones, [rows]; None: all.
     """
     most = vectors.shape[1]
+    if not most:
+        return state
     count = columns.new_full((len(state),), most) if counts is None else counts
     count = count.unsqueeze(1)
     moved = state
