@@ -14,6 +14,8 @@ KINDS: dict[str, str | type] = {
     "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",
     "wise": "editing.memories.wise.Wise",
+    "text": "editing.memories.text.Text",
+    "weights": "editing.memories.patches.Patches",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 
