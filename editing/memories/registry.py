@@ -15,6 +15,8 @@ KINDS: dict[str, str | type] = {
     "serac": "editing.memories.serac.Serac",
     "soft": "editing.memories.soft.Soft",
     "wise": "editing.memories.wise.Wise",
+    "text": "editing.memories.text.Text",
+    "weights": "editing.memories.patches.Patches",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 
