@@ -6,7 +6,6 @@ Chen et al. 2024, "Lifelong Knowledge Editing for LLMs with Retrieval-Augmented 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,8 +17,7 @@ from tracer.errors import MemoryMisfit, PromptTooLong
 
 from .checks import check_parts
 from .kind import Kind
-from .lines import LINES, as_lines, packed
-from .route import Decision, Route
+from .routed import Own, RoutedKind
 from .small import Parts
 
 if TYPE_CHECKING:
@@ -27,19 +25,25 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
     from .memory import Memory
+    from .route import Decision
 
 PROMPTS = "prompts"
 
 
-class Soft(Kind):
-    """Puts the vectors of an entry in front of a question that a router finds it for.
+class Soft(RoutedKind):
+    """Puts the vectors of an entry in front of a question that the router finds it for.
 
-    Tensors: "prompts" [n, P, d], the vectors; "lines", what the entries are about; and those of the router.
+    Besides what every kind with a router has: "prompts" [n, P, d], the vectors.
     """
 
     widths: ClassVar[Mapping[str, str]] = {PROMPTS: "d_model"}
     rewrites: ClassVar[bool] = True
-    per_entry: ClassVar[tuple[str, ...]] = (PROMPTS, "keys")
+    in_front: ClassVar[bool] = True
+    owned: ClassVar[tuple[str, ...]] = (PROMPTS,)
+
+    def stacked(self, own: Sequence[Own], header: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The vectors of all entries; the header says how many each has and how wide they are, `shape`."""
+        return super().stacked(own, header) if own else {PROMPTS: torch.zeros(0, *header["shape"])}
 
     def ask(self, memory: Memory, model: Model, prompt: Ids, decision: Decision) -> Asked:
         """The question behind as many placeholders as there are vectors.
@@ -69,45 +73,31 @@ class Soft(Kind):
 
         return [Hook(ENTRANCE, act)]
 
-    def entries(self, memory: Memory) -> list[dict[str, Any]]:
-        """Prompt, target, subject and text of each edit, and the bytes it takes."""
-        own = [memory.tensors[name] for name in self.per_entry if name in memory.tensors]
-        lines = self._lines(memory)
-        size = sum(tensor.nbytes for tensor in own) // max(1, len(lines))
-        return [{**line, "bytes": size} for line in lines]
-
-    def without(self, memory: Memory, entry: int) -> Memory:
-        """A memory without one of its edits."""
-        found = super().without(memory, entry)
-        lines = packed([line for place, line in enumerate(self._lines(memory)) if place != entry])
-        return replace(found, tensors={**found.tensors, LINES: lines})
-
     def control(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The same edits with vectors in random directions of the same lengths."""
-        return {**rows, **super().control({PROMPTS: rows[PROMPTS]}, generator)} if PROMPTS in rows else dict(rows)
+        if PROMPTS not in rows:
+            return dict(rows)
+        return {**rows, **Kind.control(self, {PROMPTS: rows[PROMPTS]}, generator)}
 
     def check(self, memory: Memory, model: Model) -> None:
-        """As of any kind; also that each edit has its text.
+        """As of any kind with a router; also that there are vectors of the model's width.
 
         Raises:
-            TracerError: it has not.
+            TracerError: there are not; a masked model, which does not go on from them.
         """
-        check_parts(memory, (PROMPTS, LINES), ())
+        check_parts(memory, (PROMPTS,), ("shape",))
         super().check(memory, model)
-        prompts, count = memory.tensors[PROMPTS], len(self._lines(memory))
-        if prompts.dim() != 3 or not prompts.shape[1] or len(prompts) != count:
+        prompts = memory.tensors[PROMPTS]
+        if prompts.dim() != 3 or not prompts.shape[1] or list(prompts.shape[1:]) != memory.header["shape"]:
             raise MemoryMisfit(
-                f"the memory {memory.name!r} has prompts of shape {list(prompts.shape)} and {count} texts; expected "
-                f"[{count}, vectors, {model.d_model}]. Make it again"
+                f"the prompts of the memory {memory.name!r} are {list(prompts.shape)}; expected [{len(prompts)}, "
+                f"vectors, {model.d_model}], as its header says. Make it again"
             )
         if not model.causal:
             raise MemoryMisfit(
                 f"the memory {memory.name!r} puts vectors in front of questions, which {model.name}, a masked model, "
                 "does not go on from; use a model that predicts the next token"
             )
-
-    def _lines(self, memory: Memory) -> list[dict[str, Any]]:
-        return Parts.of(memory).make("lines", lambda: as_lines(memory.tensors[LINES]))
 
     def _positions(self, memory: Memory, model: Model) -> Tensor | None:
         return Parts.of(memory).make(("positions", id(model.hf)), lambda: position_vectors(model))

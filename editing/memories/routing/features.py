@@ -246,6 +246,7 @@ class Drawn(Texts):
 FEATURES: dict[str, str | type] = {
     "states": "editing.memories.routing.features.States",
     "classifier": "editing.memories.routing.features.Classifier",
+    "recipe": "editing.memories.soft_features.Pooled",
     "overlap": "editing.memories.routing.features.Overlap",
     "string": "editing.memories.routing.features.Subject",
     "random": "editing.memories.routing.features.Drawn",

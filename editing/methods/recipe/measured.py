@@ -92,6 +92,18 @@ class Examination:
         hits = sum(found[f"{kind} hit"] for kind in KINDS) / 2
         return {**found, "score": oracle + hits - float(alarms.double().mean() if len(alarms) else 0)}
 
+    def threshold(self, learner: Learner, share: float) -> float:
+        """The similarity that no more than a share of the questions about something else exceeds.
+
+        Args:
+            learner: the nets.
+            share: of these questions.
+        """
+        if not self.apart:
+            return 0.0
+        near = _similar(learner, self.apart, learner.knowledge(self.texts))
+        return float(near[:, 1:].amax(1).quantile(1 - share))
+
     def _right(self, learner: Learner, prompts: Tensor) -> list[bool]:
         found = []
         for start in range(0, len(self.rows), ROWS):

@@ -32,6 +32,7 @@ from tracer.engine.front import logits_with_front, position_vectors
 
 from .fresh import Batch, Fresh
 from .losses import kept_loss, retrieval_losses, said_loss
+from .measured import Examination
 from .nets import new_parameters
 from .settings import RECIPEPreparation
 
@@ -139,12 +140,10 @@ def teach(learner: Learner, learnt: Sequence[Lesson], held_out: Sequence[Lesson]
         held_out: lessons to validate on.
         work: seed and checkpoint.
     """
-    from .measured import Examination
-
     settings = learner.settings
     own = {name: getattr(settings, name) for name in ("recombined", "drawn", "apart")}
     fresh = Fresh(learner.model, learnt, **own)
-    examination = Examination.of(learner.model, held_out[: settings.checked])
+    examination = Examination.of(learner.model, held_out)
 
     def step(number: int) -> Mapping[str, Tensor]:
         draw = work.draws(number)
