@@ -68,6 +68,7 @@ METHODS = {
     "malmen": "meta.method.MALMEN",
     "rledit": "meta.method.RLEDIT",
     "ke": "meta.method.KE",
+    "rase": "routed.rase.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
