@@ -162,7 +162,7 @@ def test_a_prompt_without_room_for_the_vectors_is_refused(model: Model) -> None:
     prompts = drawn(model)
     memory = soft(model, prompts=prompts)
     text, long = TEXTS[0], TEXTS[0]
-    while len(ids_of(model, long + " a")) < model.n_ctx - 1:
+    while len(ids_of(model, long)) <= model.n_ctx - COUNT:
         long += " a"
     assert len(tracer.generate(model, [long], max_new_tokens=1)) == 1
     with attached(model, memory):
