@@ -126,9 +126,7 @@ def encoder_in(parts: Parts, told: Mapping[str, Any]) -> Any | None:
     return parts.make("soft encoder", lambda: built(AutoModel, told["config"], parts.under("encoder/")))
 
 
-def representations(
-    parts: Parts, told: Mapping[str, Any], model: Model, head: str, texts: Sequence[Ids]
-) -> Tensor:
+def representations(parts: Parts, told: Mapping[str, Any], model: Model, head: str, texts: Sequence[Ids]) -> Tensor:
     """Representations [texts, rep] by a head, on the CPU; each text is read by itself.
 
     Args:

@@ -69,6 +69,7 @@ METHODS = {
     "rledit": "meta.method.RLEDIT",
     "ke": "meta.method.KE",
     "rase": "routed.rase.METHOD",
+    "recipe": "recipe.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 

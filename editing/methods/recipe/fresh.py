@@ -14,7 +14,6 @@ from editing.methods.lessons import Lesson
 from editing.methods.meta.episodes import fact_about, line_of
 from tracer.engine.batch import Row
 from tracer.facts.encoding import encode
-from tracer.facts.fact import Fact
 from tracer.text import plain
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ class Fresh:
             self._names.setdefault(relation, []).append(lesson.request.subject)
         self._targets = {relation: sorted(set(own)) for relation, own in self._targets.items()}
         self._names = {relation: sorted(set(own)) for relation, own in self._names.items()}
+        self._known = {relation: frozenset(own) for relation, own in self._names.items()}
 
     def drawn_at(self, draw: Random, count: int) -> Batch:
         """A batch of edits of different subjects.
@@ -108,12 +108,18 @@ class Fresh:
         return replace(lesson, request=request, target=request.target_new)
 
     def _name(self, relation: str, draw: Random) -> str:
-        """The beginning of a subject's name and the end of another's."""
-        one, two = draw.choice(self._names[relation]), draw.choice(self._names[relation])
-        first, last = one.split(" "), two.split(" ")
-        if len(first) > 1 and len(last) > 1:
-            return " ".join([*first[:-1], last[-1]])
-        return first[0][: (len(first[0]) + 1) // 2] + last[-1][len(last[-1]) // 2 :].lower()
+        """The beginning of a subject's name and the end of another's, which is no name of the relation's yet."""
+        names = self._names[relation]
+        found = ""
+        for _ in range(TRIES):
+            first, last = draw.choice(names).split(" "), draw.choice(names).split(" ")
+            if len(first) > 1 and len(last) > 1:
+                found = " ".join([*first[:-1], last[-1]])
+            else:
+                found = first[0][: (len(first[0]) + 1) // 2] + last[-1][len(last[-1]) // 2 :].lower()
+            if found not in self._known[relation]:
+                break
+        return found
 
     def _row(self, lesson: Lesson, prompt: str) -> Row:
         return line_of(self.model, fact_about(lesson.request, prompt, lesson.target))
@@ -126,7 +132,10 @@ class Fresh:
         other = draw.choice(self.lessons)
         relation = other.relation or ""
         request = replace(
-            other.request, subject=self._name(relation, draw), target_true=None, target_new=draw.choice(self._targets[relation])
+            other.request,
+            subject=self._name(relation, draw),
+            target_true=None,
+            target_new=draw.choice(self._targets[relation]),
         )
         return line_of(self.model, request.fact)
 
@@ -134,10 +143,3 @@ class Fresh:
 def text_ids(model: Model, lesson: Lesson) -> Ids:
     """An edit's text, prompt and target, in tokens."""
     return tuple(encode(model.tokenizer, lesson.prompt + lesson.target, model.causal)[0])
-
-
-def row_of(model: Model, prompt: str, target: str) -> Row:
-    """Any prompt with a target as a row."""
-    from tracer.facts.fact import SLOT
-
-    return line_of(model, Fact(SLOT, prompt, target))

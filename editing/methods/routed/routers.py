@@ -19,7 +19,7 @@ PLAIN: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Rule, features and settings of controls, for which nothing is prepared."""
 MEASURED = ("states", "margin", "nearest", "overlap")
 """Those that are measured on a model, without training (`measure.measured`)."""
-TRAINED = {"classifier": "serac", "sentinel": "recipe"}
+TRAINED = {"classifier": "serac", "sentinel": "recipe", "fixed": "recipe"}
 """Those that were trained, and the method they were prepared for."""
 NAMES = (*MEASURED, *TRAINED, *PLAIN)
 
@@ -66,9 +66,13 @@ def _found(context: EditContext, given: str | Router, method: str) -> Router:
         return Router(*PLAIN[given])
     if given == "classifier":
         return classifier_of(context.prepared_for(TRAINED[given]))
-    if given == "sentinel":
+    if given in ("sentinel", "fixed"):
         prepared = context.prepared_for(TRAINED[given])
-        return Router.of(prepared.header, prepared.tensors)
+        found = Router.of(prepared.header, prepared.tensors)
+        if given == "sentinel":
+            return found
+        tensors = {name: each for name, each in found.tensors.items() if name != "sentinel"}
+        return Router("threshold", found.features, {**found.settings, "threshold": prepared.header["fixed"]}, tensors)
     return measured_of(_measured(context, method), given)
 
 

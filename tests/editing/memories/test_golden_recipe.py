@@ -121,7 +121,13 @@ def memory_of(model: Model, numbers: Arrays) -> Memory:
     lines = []
     for text in map(str, numbers["knowledge"][1:]):
         prompt, target = text.rsplit(" ", 1)  # the encoder reads both, wherever one ends
-        line = {"prompt": prompt, "ids": list(ids_of(model, prompt)), "target": f" {target}", "subject": "", "text": text}
+        line = {
+            "prompt": prompt,
+            "ids": list(ids_of(model, prompt)),
+            "target": f" {target}",
+            "subject": "",
+            "text": text,
+        }
         lines.append(line)
     prompts = torch.tensor(numbers["prompts"])[1:]
     tensors = {**router.stored(), "prompts": prompts, "about": packed(lines), "keys": router.keys(model, lines)}
