@@ -5,9 +5,9 @@
     python benchmarks/recipe.py table recipe.safetensors --payload text --routers states
 
 Trained on fresh records of the train part's subjects, validated on the validation part, measured on the test part; no
-subject is in two of them. All edits of the table are in memory at once. "said": share of answers that are the target in
-full, teacher forced; "kept": share of other answers that are as before, token by token; "hit": share of questions routed
-to their own edit, and of other questions, routed to any.
+subject is in two of them. All edits of the table are in memory at once. "right": the answer is the target in full where
+the edit is meant, and as before where it is not, token by token, teacher forced; "hit": share of questions routed to
+their own edit, and of other questions, routed to any.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Chen et al. 2024, "Lifelong Knowledge Editing for LLMs with Retrieval-Augmented 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,10 +183,8 @@ def own_pool(model: Model, ids: Tensor, real: Tensor, layers: Sequence[int]) -> 
             stack.enter_context(context)
         for layer in layers:
             stack.callback(attach(model, "hidden", layer, keep(layer), frame).remove)
-        try:
+        with suppress(Stop):
             forward(model, ids.to(model.device), frame, use_cache=False)
-        except Stop:
-            pass
     states = torch.cat([found[layer] for layer in layers], -1)
     real = real.to(states.device)
     last = real.sum(1) - 1

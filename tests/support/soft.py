@@ -1,4 +1,4 @@
-"""Memories of soft prompts on tiny models: random vectors for the first two of `asked.TEXTS`, found by their subjects."""
+"""Memories of soft prompts on tiny models: random vectors for the first of `asked.TEXTS`, found by their subjects."""
 
 from __future__ import annotations
 

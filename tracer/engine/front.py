@@ -9,7 +9,7 @@ they are given once, and every token behind them is at the same place whether it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,10 +53,8 @@ def position_vectors(model: Model) -> Tensor | None:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluating(model))
         stack.callback(attach(model, *ENTRANCE, stop, frame).remove)
-        try:
+        with suppress(Stop):
             forward(model, ids, frame, use_cache=False)
-        except Stop:
-            pass
     moved = found[0] - found[0][:, :1]
     size = float(moved.abs().max())
     close = 2 * torch.finfo(model.dtype).eps * float(found[0].abs().max())

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from editing.memories.small import built
 from editing.memories.soft_nets import (
     ENCODER,
     KNOWLEDGE,
-    MAKER,
     PAD,
     QUERY,
     SHIFT,

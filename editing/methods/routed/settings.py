@@ -20,7 +20,8 @@ class RoutedSettings:
     Attributes:
         router: which edit a prompt is about, or none: "states", the model's own state at the prompt's last token;
             "margin", the same by RASE's rule; "nearest", without a gate; "overlap", shared tokens; "classifier",
-            SERAC's; "sentinel", RECIPE's, and "fixed", the same with a threshold in the sentinel's place; the controls "string", the subject occurs in the prompt, and "random"; or a
+            SERAC's; "sentinel", RECIPE's, and "fixed", the same with a threshold in the sentinel's place; the controls
+            "string", the subject occurs in the prompt, and "random"; or a
             [`editing.memories.Router`][].
         routing: settings of the router in the place of those that were measured, such as {"threshold": 0.9}.
         name: of the memory; "": that of the method.

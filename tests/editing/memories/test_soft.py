@@ -227,5 +227,5 @@ def test_a_memory_that_does_not_fit_is_refused(model: Model, memory: Memory, tin
         with pytest.raises(TracerError, match=message):
             attach(model, replace(memory, tensors=tensors))
     assert inventory(model) == before
-    with pytest.raises(TracerError, match="a masked model, does not go on from|expected a last dimension"):
+    with pytest.raises(TracerError, match=r"a masked model, does not go on from|expected a last dimension"):
         memory.acts.check(memory, tiny("bert"))

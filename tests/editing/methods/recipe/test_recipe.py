@@ -19,6 +19,7 @@ import editing
 from editing.datasets import records_of
 from editing.memories import Memory, attached
 from editing.memories.routed import router_of
+from editing.memories.scope import text_of
 from editing.memories.soft_nets import KNOWLEDGE, prompts_of, representations
 from editing.methods.lessons import lessons_of
 from editing.methods.recipe.fresh import Fresh
@@ -82,7 +83,7 @@ def test_the_text_is_put_in_front_instead(gpt2: Model) -> None:
     made = memory(gpt2, payload="text")
     with attached(gpt2, made):
         questions, _ = asked(gpt2, [ids_of(gpt2, TEXTS[0])])
-    assert gpt2.tokenizer.decode(questions[0].ids) == f"{REQUEST.text} Spanish. {TEXTS[0]}"
+    assert text_of(gpt2, questions[0].ids) == f"{REQUEST.text} Spanish. {TEXTS[0]}"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_routers_are_prepared_with_it(gpt2: Model, router: str, rule: str) -> No
     assert found.rule == rule
     if router == "fixed":
         assert found.features == "recipe" and found.settings["threshold"] == prepared(gpt2).header["fixed"]
-    again = router_of(memory(gpt2, router=router, **({"routing": {"threshold": 0.5}} if rule == "threshold" else {})))
+    again = router_of(memory(gpt2, router=router, routing={"threshold": 0.5} if rule == "threshold" else {}))
     assert again.settings.get("threshold", 0.5) == 0.5
 
 
@@ -129,20 +130,20 @@ def test_training_edits_do_not_repeat_and_say_their_own_target(gpt2: Model) -> N
     lessons = lessons_of(gpt2, records_of(RECORDS), "recipe")
     fresh = Fresh(gpt2, lessons, recombined=1.0, drawn=1.0, apart=1.0)
     names = {lesson.request.subject for lesson in lessons}
-    decode, seen = gpt2.tokenizer.decode, set()
+    seen = set()
     for number in range(5):
         batch = fresh.drawn_at(Random(number), 3)
         for text, said, again in zip(batch.texts, batch.said, batch.again, strict=True):
             assert text == (*said.prompt(True), *said.target) and said.target == again.target
             assert said.prompt(True) != again.prompt(True)
-            assert not any(decode(text).strip().startswith(name) for name in names)
-            seen.add(decode(text))
+            assert not any(text_of(gpt2, text).strip().startswith(name) for name in names)
+            seen.add(text_of(gpt2, text))
     assert len(seen) > 8
     same, repeated = fresh.drawn_at(Random(1), 3), fresh.drawn_at(Random(1), 3)
     assert same == repeated
     plain = Fresh(gpt2, lessons, recombined=0.0, drawn=0.0, apart=0.0).drawn_at(Random(0), 3)
     known = {lesson.prompt + lesson.target for lesson in lessons}
-    assert {decode(text) for text in plain.texts} <= known
+    assert {text_of(gpt2, text) for text in plain.texts} <= known
 
 
 @pytest.mark.parametrize("reads", READS)
