@@ -266,12 +266,12 @@ def margins(scored: Scored, share: float) -> dict[str, float]:
     steps = torch.linspace(0.5, 1, GRID)
     tops = order[:, 0].quantile(torch.tensor([1 - share, 1 - share / 2, 1 - share / 4, 1.0])).tolist()
     best = {"threshold": tops[0], "margin": float(gaps.max()), "deviation": float(spread.max())}
-    most = -1.0
+    most, allowed = -1.0, float((order[:, 0] > tops[0]).float().mean())  # as many as the plain threshold lets pass
     for threshold in tops:
         for margin in gaps.quantile(steps).tolist():
             for deviation in spread.quantile(steps).tolist():
                 one = {"threshold": threshold, "margin": margin, "deviation": deviation}
-                if float(stands_out(others, threshold, margin, deviation).float().mean()) > share:
+                if float(stands_out(others, threshold, margin, deviation).float().mean()) > allowed:
                     continue
                 found = float((scored.hits & stands_out(scored.about, threshold, margin, deviation)).float().mean())
                 if found > most:
