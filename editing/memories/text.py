@@ -12,7 +12,7 @@ from tracer.facts.encoding import encode
 
 from .checks import check_parts
 from .routed import RoutedKind
-from .scope import text_of
+from .scope import question_of
 from .small import Parts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Text(RoutedKind):
         """
         line = self.lines_of(memory)[decision.entry]
         template, reserve = memory.header["template"], int(memory.header["reserve"])
-        ids, used = fitting(model, template, line["text"], text_of(model, prompt), line["front"], reserve)
+        ids, used = fitting(model, template, line["text"], question_of(model, prompt), line["front"], reserve)
         if used < len(line["front"]):
             Parts.of(memory).make(("said", used), lambda: _said(memory.name, used, len(line["front"]), model))
         return Asked(ids)

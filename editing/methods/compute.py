@@ -70,6 +70,7 @@ METHODS = {
     "ke": "meta.method.KE",
     "rase": "routed.rase.METHOD",
     "recipe": "recipe.method.METHOD",
+    "lte": "lte.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from editing.edits.weights import check_editable
 from editing.methods.lessons import lessons_of
-from editing.methods.lora import LoRASettings, adapted, factors_of, projections
+from editing.methods.lora import ADAPTER, LoRASettings, adapted, factors_of, projections
 from editing.methods.recipe.fresh import Fresh
 from editing.methods.routed.measure import RouterPreparation, measured
 from editing.prepared.course import Course, train
@@ -19,7 +19,7 @@ from editing.prepared.work import Made, Work
 from tracer.errors import OutOfRange
 
 from .settings import LTEPreparation
-from .teaching import ADAPTER, Examination, losses, pairs
+from .teaching import Examination, losses, pairs
 
 if TYPE_CHECKING:
     from tracer.model import Model

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.memories.scope import text_of
+from editing.memories.scope import question_of
 from editing.memories.text import filled
+from editing.methods.lora import ADAPTER
 from editing.methods.meta.episodes import fact_about, line_of
 from editing.methods.recipe.losses import kept_loss
 from editing.methods.training import read_logits
@@ -24,11 +25,10 @@ from .settings import LTEPreparation
 if TYPE_CHECKING:
     from editing.methods.lessons import Lesson
     from editing.methods.recipe.fresh import Fresh
-    from tracer.engine.acts import Ids
     from tracer.model import Model
 
 ROWS = 32  # in a forward
-ADAPTER = "default"
+
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def pairs(model: Model, fresh: Fresh, settings: LTEPreparation, draw: Random) ->
         draw: random numbers.
     """
     batch = fresh.drawn_at(draw, settings.batch)
-    facts = [text_of(model, ids) for ids in batch.texts]
+    facts = [question_of(model, ids) for ids in batch.texts]
 
     def front(own: int) -> str:
         if draw.random() >= settings.distractors:
@@ -84,7 +84,7 @@ def with_fact(model: Model, template: str, fact: str, row: Row) -> Row:
         row: a question, with what is to follow.
     """
     prompt = row.prompt(model.causal)
-    front = tuple(encode(model.tokenizer, filled(template, fact, text_of(model, prompt)), model.causal)[0])
+    front = tuple(encode(model.tokenizer, filled(template, fact, question_of(model, prompt)), model.causal)[0])
     moved = len(front) - len(prompt)
     return replace(
         row,
@@ -180,8 +180,3 @@ def _best(model: Model, rows: Sequence[Row]) -> list[list[int]]:
             best = read_logits(model, some).argmax(-1).cpu()
         found += [part.tolist() for part in best.split([len(row.read) for row in some])]
     return found
-
-
-def fact_ids(model: Model, text: str) -> Ids:
-    """A fact's text in tokens."""
-    return tuple(encode(model.tokenizer, text, model.causal)[0])

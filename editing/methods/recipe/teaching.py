@@ -149,7 +149,7 @@ def teach(learner: Learner, learnt: Sequence[Lesson], held_out: Sequence[Lesson]
         rest = Random(int(torch.randint(1 << 62, (1,), generator=draw)))
         return learner.losses(fresh.drawn_at(rest, settings.batch), swapped)
 
-    course = Course(settings.steps, validate_every=max(1, settings.steps // 8), warm_up=20, decay=settings.decay)
+    course = Course(settings.steps, validate_every=max(1, settings.steps // 5), warm_up=20, decay=settings.decay)
     optimizer = torch.optim.Adam(list(learner.parameters.values()), lr=settings.lr)
     return train(
         learner.parameters,
