@@ -1,4 +1,4 @@
-"""What LTE teaches, and how well it is learnt: to say the fact in front where a question is about it, and only there."""
+"""What LTE teaches, and how well it is learnt: to say the fact in front where a question is about it, and only then."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 ROWS = 32  # in a forward
-
 
 
 @dataclass(frozen=True)
