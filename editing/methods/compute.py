@@ -69,6 +69,7 @@ METHODS = {
     "rledit": "meta.method.RLEDIT",
     "ke": "meta.method.KE",
     "rase": "routed.rase.METHOD",
+    "ike": "routed.ike.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
