@@ -70,15 +70,13 @@ def make(model: Model, settings: LTEPreparation, work: Work) -> Made:
     for name, (u, v) in factors.items():
         tensors |= {f"u/{name}": u.half(), f"v/{name}": v.half()}
     header = {**plain.header, "template": settings.template, "weights": list(factors)}
-    note = (
-        ""
-        if marks["rewrite"] >= settings.enough
-        else (
-            f"with the fact in front the model says {marks['rewrite']:.0%} of the targets of held-out records: it has not "
-            "learnt to copy; give it more steps"
+    note = trained.ended
+    if marks["rewrite"] < settings.enough:
+        note = (
+            f"with the fact in front the model says {marks['rewrite']:.0%} of the targets of held-out records: it has "
+            "not learnt to copy; give more steps"
         )
-    )
-    return Made(tensors, header, trained.history, note or trained.ended)
+    return Made(tensors, header, trained.history, note)
 
 
 def _projections(model: Model, layer: int) -> list[str]:

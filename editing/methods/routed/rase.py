@@ -48,7 +48,8 @@ def plan(model: Model, groups: Sequence[Group], given: RASESettings, context: Ed
     name = given.name or NAME
     router = router_for(context, given.router, given.routing, NAME)
     book = Book.open(model, name, "weights", router)
-    settings = settings_of(editor, {**given.hparams, **({} if given.layers is None else {"layers": given.layers})})
+    layers = {} if given.layers is None else {"layers": given.layers}
+    settings = settings_of(editor, {**given.editor_settings, **layers})
     with remembering(model, [memory for memory in model.memories if memory.name != name]):
         own = replace(context, model=context.model, origin=context.origin or model.weights_fingerprint())
         alone = [[request] for group in groups for request in group]
@@ -61,7 +62,7 @@ def plan(model: Model, groups: Sequence[Group], given: RASESettings, context: Ed
         header = {"places": [list(place) for place in places], "widths": [_widths(model, place) for place in places]}
         change, keys, note = book.added([line_of(model, request) for request in group], patches, header)
         used = {**given.told(router), "editor": editor.name, "layers": sorted({layer for layer, *_ in places})}
-        used |= {"hparams": _plain(some[0].settings), "name": name}
+        used |= {"editor_settings": _plain(some[0].settings), "name": name}
         notes = [note, *dict.fromkeys(each.note for each in some)]
         evidence = {"keys": keys, **_gathered(some)}
         found.append(Change({}, used, evidence, "; ".join(filter(None, notes)), (change,)))

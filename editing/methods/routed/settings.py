@@ -56,15 +56,17 @@ class RASESettings(RoutedSettings):
     Attributes:
         editor: method whose change of weights an entry is; each fact is written by itself, into the unedited model.
         layers: where it writes; None: where it does so by itself.
-        hparams: its other hyper-parameters.
+        editor_settings: its other hyper-parameters.
     """
 
     editor: str = "rome"
     layers: Sequence[int] | None = None
-    hparams: Mapping[str, Any] = field(default_factory=dict)
+    editor_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", as_layers(self.layers))
-        if not isinstance(self.hparams, Mapping):
-            raise HyperparameterError(f"hparams is {self.hparams!r}; expected hyper-parameters by name, as in a dict")
+        if not isinstance(self.editor_settings, Mapping):
+            raise HyperparameterError(
+                f"editor_settings is {self.editor_settings!r}; expected hyper-parameters by name, as in a dict"
+            )

@@ -125,7 +125,7 @@ def test_demonstrations_that_do_not_fit_are_left_out_and_it_is_said(tiny: Tiny) 
         prompt = ids_of(model, TEXTS[0])
         decision = made.routes(model, [prompt])[0].decision
         with pytest.warns(TracerNote, match=r"puts \d+ of 40 demonstrations in front of a quest.* reads \d+ tok"):
-            asked = made.ask(model, prompt, decision)
+            asked: Any = made.ask(model, prompt, decision)
         assert model.n_ctx - 16 < len(asked.ids) <= model.n_ctx - 2
         text = model.tokenizer.decode(list(asked.ids))
         assert "demonstration 39 is in" in text and "demonstration 0 is" not in text

@@ -271,6 +271,8 @@ PREPARED = (
     "malmen",
     "ke",
     "rledit",
+    "rase",
+    "ike",
     "recipe",
     "lte",
 )  # beforehand: the others' preparations are made on the spot
