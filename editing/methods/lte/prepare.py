@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from editing.edits.weights import check_editable
 from editing.methods.lessons import lessons_of
 from editing.methods.lora import ADAPTER, LoRASettings, adapted, factors_of, projections
 from editing.methods.recipe.fresh import Fresh
+from editing.methods.recipe.prepare import MEASURED
 from editing.methods.routed.measure import RouterPreparation, measured
 from editing.prepared.course import Course, train
 from editing.prepared.work import Made, Work
@@ -64,7 +66,8 @@ def make(model: Model, settings: LTEPreparation, work: Work) -> Made:
             for parameter in parameters.values():  # as they are kept
                 parameter.copy_(parameter.half().float())
         marks = examination.marks(model)
-        plain = measured(model, RouterPreparation(), work)
+        some = draw.sample(list(work.records), min(MEASURED, len(work.records)))
+        plain = measured(model, RouterPreparation(), replace(work, records=tuple(some)))
         factors = factors_of(adapters, shape)
     tensors = dict(plain.tensors)
     for name, (u, v) in factors.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 RULE, FEATURES, FIXED = "sentinel", "recipe", "fixed"
+MEASURED = 300  # records that the routers without training are measured on
 FALSE_ALARMS = 0.05  # of the fixed threshold, on questions about unedited facts
 
 
@@ -51,7 +53,8 @@ def make(model: Model, settings: RECIPEPreparation, work: Work) -> Made:
         threshold = Examination.of(model, chosen).threshold(learner, FALSE_ALARMS)
     own |= {name: each.half() for name, each in kept.items() if not name.startswith(MAKER) and name != SENTINEL}
     router = Router(RULE, FEATURES, told, own)
-    plain = measured(model, RouterPreparation(), work)
+    some = draw.sample(list(work.records), min(MEASURED, len(work.records)))
+    plain = measured(model, RouterPreparation(), replace(work, records=tuple(some)))
     tensors = {**plain.tensors, **router.stored()}
     tensors |= {name: each.half() for name, each in kept.items() if name.startswith(MAKER)}
     header: dict[str, Any] = {

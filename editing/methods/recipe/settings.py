@@ -27,7 +27,7 @@ class RECIPEPreparation:
         sentinel: tokens of the sentinel. (10)
         vectors: of a soft prompt. (3)
         steps: of the training. (As many as there is patience for, at 1,000 epochs.)
-        lr: learning rate of Adam. (1e-5)
+        lr: learning rate of Adam; less for maps of more than 256 inputs, in proportion. (1e-5 for all)
         batch: edits of a step. (8)
         hinge: what is so many times as probable as the next best is not learnt any more. (1.2)
         recombined: share of the edits about a name that nobody bears, put together of those of two subjects of the

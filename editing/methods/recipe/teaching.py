@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 ENCODED = "encoder/"
+WIDE = 256  # inputs of a map beyond which its rate is lowered: a step of Adam moves what it gives by their number
 
 
 class Learner:
@@ -149,8 +150,11 @@ def teach(learner: Learner, learnt: Sequence[Lesson], held_out: Sequence[Lesson]
         rest = Random(int(torch.randint(1 << 62, (1,), generator=draw)))
         return learner.losses(fresh.drawn_at(rest, settings.batch), swapped)
 
-    course = Course(settings.steps, validate_every=max(1, settings.steps // 5), warm_up=20, decay=settings.decay)
-    optimizer = torch.optim.Adam(list(learner.parameters.values()), lr=settings.lr)
+    course = Course(settings.steps, validate_every=max(1, settings.steps // 4), warm_up=20, decay=settings.decay)
+    groups = [
+        {"params": [each], "lr": settings.lr * min(1.0, WIDE / each.shape[-1])} for each in learner.parameters.values()
+    ]
+    optimizer = torch.optim.Adam(groups, lr=settings.lr)
     return train(
         learner.parameters,
         optimizer,
