@@ -1,4 +1,4 @@
-"""LTE: adapters that come with the first edit, texts of which the nearest is in front of each question, and teaching."""
+"""LTE: adapters that come with the first edit, texts of which the nearest stands in front, and what is taught."""
 
 from __future__ import annotations
 
