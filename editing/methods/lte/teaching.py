@@ -18,6 +18,7 @@ from editing.methods.meta.episodes import fact_about, line_of
 from editing.methods.recipe.losses import kept_loss
 from editing.methods.training import read_logits
 from tracer.engine.batch import Row
+from tracer.errors import PromptTooLong
 from tracer.facts.encoding import encode
 
 from .settings import LTEPreparation
@@ -81,10 +82,18 @@ def with_fact(model: Model, template: str, fact: str, row: Row) -> Row:
         template: with the slots.
         fact: its text.
         row: a question, with what is to follow.
+
+    Raises:
+        TracerError: it becomes too long.
     """
     prompt = row.prompt(model.causal)
     front = tuple(encode(model.tokenizer, filled(template, fact, question_of(model, prompt)), model.causal)[0])
     moved = len(front) - len(prompt)
+    if len(row.ids) + moved > model.n_ctx:
+        raise PromptTooLong(
+            f"the fact {fact!r} makes the prompt {len(row.ids) + moved} tokens long, and {model.name} reads at most "
+            f"{model.n_ctx}; give a shorter template, or records of shorter facts"
+        )
     return replace(
         row,
         ids=(*front, *row.ids[len(prompt) :]),

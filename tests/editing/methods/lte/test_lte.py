@@ -93,11 +93,19 @@ def test_the_factors_are_the_adapters(gpt2: Model) -> None:
 def test_a_fact_stands_in_front_as_an_edit_puts_it(gpt2: Model) -> None:
     row = Row((*ids_of(gpt2, TEXTS[0]), 7), 2, (4, 5), (7, 8))
     row = Row(row.ids, 2, (len(row.ids) - 2, len(row.ids) - 1), (7, 8))
-    for template in ("{fact}. {question}", PUBLISHED):
+    assert LTEPreparation(template=PUBLISHED).template.endswith("[Question]:\n{question}")
+    for template in ("{fact}. {question}", "Now: {fact}\nAsked: {question}"):
         found = with_fact(gpt2, template, "Miles Davis plays drums", row)
         text = template.removesuffix("{question}").replace("{fact}", "Miles Davis plays drums") + TEXTS[0]
         assert found.prompt(True) == ids_of(gpt2, text) and found.ids[-1] == 7 and found.target == (7, 8)
+        assert found.lookup - row.lookup == len(found.ids) - len(row.ids)
         assert found.read == (len(found.ids) - 2, len(found.ids) - 1)
+
+
+def test_a_fact_that_leaves_no_room_is_refused(gpt2: Model) -> None:
+    row = Row(ids_of(gpt2, TEXTS[0]), 2, (4,), (7,))
+    with pytest.raises(TracerError, match=r"makes the prompt \d+ tokens long, and .* reads at most"):
+        with_fact(gpt2, PUBLISHED, "Miles Davis plays drums", row)
 
 
 def test_what_is_taught_is_learnt_and_the_rest_stays(gpt2: Model) -> None:
