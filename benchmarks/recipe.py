@@ -112,8 +112,11 @@ def table(
 
 
 def _questions(record: Any) -> list[Any]:
-    kinds = ("rewrite", "paraphrase", "neighbour", "same_subject", "attribute")
-    return [question for question in record.questions() if question.kind in kinds]
+    """A record's questions, three of each kind at most."""
+    found = []
+    for kind in ("rewrite", "paraphrase", "neighbour", "same_subject", "attribute"):
+        found += [question for question in record.questions() if question.kind == kind][:3]
+    return found
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_training_edits_do_not_repeat_and_say_their_own_target(gpt2: Model) -> N
             assert said.prompt(True) != again.prompt(True)
             assert not any(text_of(gpt2, text).strip().startswith(name) for name in names)
             seen.add(text_of(gpt2, text))
-    assert len(seen) > 8
+    assert len(seen) > 6
     same, repeated = fresh.drawn_at(Random(1), 3), fresh.drawn_at(Random(1), 3)
     assert same == repeated
     plain = Fresh(gpt2, lessons, recombined=0.0, drawn=0.0, apart=0.0).drawn_at(Random(0), 3)
