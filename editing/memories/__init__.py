@@ -8,6 +8,7 @@ from .kind import Kind
 from .memory import Memory, load_memory
 from .registry import KINDS, kind_named
 from .route import Decision, Route
+from .routing import Router
 
 __all__ = [
     "KINDS",
@@ -16,6 +17,7 @@ __all__ = [
     "Memory",
     "MemoryChange",
     "Route",
+    "Router",
     "attach",
     "attached",
     "bake",

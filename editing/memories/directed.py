@@ -48,6 +48,11 @@ class Directed:
         """As the memory."""
         return self.memory.rewrites
 
+    @property
+    def in_front(self) -> bool:
+        """As the memory's."""
+        return self.memory.in_front
+
     def sites(self) -> Sequence[tuple[str, int]]:
         """As the memory."""
         return self.memory.sites()

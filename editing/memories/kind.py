@@ -34,11 +34,13 @@ class Kind:
         widths: the last dimension of each tensor that has to be as wide as the model is, by the model's name for it:
             "d_model", "d_mlp", "n_tokens".
         rewrites: whether `ask` puts other questions in the place of prompts.
+        in_front: whether it only makes room in front of them, for vectors that hooks put there.
         per_entry: names of the tensors with a row, and of the lists in the header with an element, for each entry.
     """
 
     widths: ClassVar[Mapping[str, str]] = {}
     rewrites: ClassVar[bool] = False
+    in_front: ClassVar[bool] = False
     per_entry: ClassVar[tuple[str, ...]] = ()
 
     def sites(self, memory: Memory) -> Sequence[tuple[str, int]]:

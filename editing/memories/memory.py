@@ -114,6 +114,11 @@ class Memory:
         """Whether it may put another question in the place of a prompt."""
         return self.acts.rewrites
 
+    @property
+    def in_front(self) -> bool:
+        """Whether it puts vectors in front of prompts."""
+        return self.acts.in_front
+
     def sites(self) -> Sequence[tuple[str, int]]:
         """As its kind says; see `editing.memories.Kind`."""
         return self.acts.sites(self)

@@ -13,7 +13,10 @@ KINDS: dict[str, str | type] = {
     "grace": "editing.memories.grace.Grace",
     "melo": "editing.memories.melo.Melo",
     "serac": "editing.memories.serac.Serac",
+    "soft": "editing.memories.soft.Soft",
     "wise": "editing.memories.wise.Wise",
+    "text": "editing.memories.text.Text",
+    "weights": "editing.memories.patches.Patches",
 }
 """The kinds; a new one is a line here. One that is tried out may be the class itself."""
 

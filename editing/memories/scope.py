@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tracer.engine.batch import Row, states_at_lookups
 from tracer.errors import MemoryMisfit
+from tracer.facts.encoding import encode
 
 from .small import Parts, encoder_of
 
@@ -77,6 +78,18 @@ def text_of(model: Model, prompt: Ids) -> str:
     front = tuple(added_ids(model.tokenizer)[0])
     body = prompt[len(front) :] if front and tuple(prompt[: len(front)]) == front else prompt
     return str(model.tokenizer.decode(list(body), clean_up_tokenization_spaces=False))
+
+
+def question_of(model: Model, prompt: Ids) -> str:
+    """The text of a prompt as it stands behind others: without the space that a tokenizer puts before every text.
+
+    Args:
+        model: whose tokenizer is used.
+        prompt: ids.
+    """
+    text = text_of(model, prompt)
+    shorter = text.removeprefix(" ")
+    return shorter if encode(model.tokenizer, shorter, model.causal)[0] == list(prompt) else text
 
 
 def context_of(told: Mapping[str, Any], separator: str, prompt: str, target: str) -> str:

@@ -59,7 +59,7 @@ def encoder_of(parts: Parts, told: Mapping[str, Any], model: Model) -> tuple[Any
     from transformers import AutoModel
 
     def make() -> tuple[Any, Any]:
-        encoder = _built(AutoModel, told["config"], parts.under("classifier/"))
+        encoder = built(AutoModel, told["config"], parts.under("classifier/"))
         stored = parts.tensors.get("classifier.tokenizer")
         return (model.tokenizer if stored is None or not stored.numel() else _tokenizer(stored)), encoder
 
@@ -91,7 +91,7 @@ def answering_of(parts: Parts, told: Mapping[str, Any], model: Model) -> Model |
         tensors = {name: tensor.float() for name, tensor in parts.under("answering/").items()}
         if told["by"] == STUDENT:
             tensors["transformer.wte.weight"] = embedding(model, parts.tensors["answering.projection"].float())
-        hf = _built(AutoModelForCausalLM, told["config"], tensors)
+        hf = built(AutoModelForCausalLM, told["config"], tensors)
         return Model.of(hf.to(model.device), model.tokenizer, f"the one that answers for {model.name}")
 
     return parts.make(("answering", str(model.device), id(model.hf)), make)
@@ -104,7 +104,7 @@ def embedding(model: Model, projection: Tensor) -> Tensor:
     return (weight - weight.mean(0)) @ projection
 
 
-def _built(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+def built(kind: Any, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     """A module of transformers of this configuration with these parameters; the random state is left alone."""
     from transformers import AutoConfig
 

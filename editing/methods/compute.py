@@ -68,6 +68,10 @@ METHODS = {
     "malmen": "meta.method.MALMEN",
     "rledit": "meta.method.RLEDIT",
     "ke": "meta.method.KE",
+    "rase": "routed.rase.METHOD",
+    "ike": "routed.ike.METHOD",
+    "recipe": "recipe.method.METHOD",
+    "lte": "lte.method.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -124,7 +128,7 @@ def compute_edit(
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
-            serac, wise, mend, malmen, rledit or ke.
+            serac, wise, mend, malmen, rledit, ke, rase or ike.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

@@ -16,7 +16,7 @@ from tracer.errors import UnknownArchitecture
 if TYPE_CHECKING:
     from tracer.model import Model
 
-INPUTS = ("key", "mlp_input", "mlp_in")  # kinds at the input of their module
+INPUTS = ("key", "mlp_input", "mlp_in", "entering")  # kinds at the input of their module
 
 
 @dataclass
@@ -57,14 +57,15 @@ class Frame:
 
     def since(self, count: int, device: torch.device | None = None) -> Tensor:
         """Tokens since the prompt's end, [count, tokens]: 0 at its last token, 1 at the first of the answer."""
-        return self._columns(count, device) - self._each(self.ends, count, device)
+        return self.columns(count, device) - self._each(self.ends, count, device)
 
     def real(self, count: int, device: torch.device | None = None) -> Tensor:
         """Which places are tokens rather than padding, [count, tokens] bool."""
-        columns = self._columns(count, device)
+        columns = self.columns(count, device)
         return (columns >= 0) & (columns < self._each(self.lengths, count, device))
 
-    def _columns(self, count: int, device: torch.device | None) -> Tensor:
+    def columns(self, count: int, device: torch.device | None = None) -> Tensor:
+        """Which of its row's own tokens each is, counted from 0, [count, tokens]; negative: padding in front."""
         return self._each(self.starts, count, device) + torch.arange(self.tokens, device=device)
 
     def _each(self, values: Sequence[int], count: int, device: torch.device | None) -> Tensor:
@@ -100,9 +101,11 @@ def attach(
         new = new if factor == 1 else new / factor
         return new if state.dim() == 3 else new.reshape(-1, new.shape[-1])  # there may be more rows than before
 
-    def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        new = edited(args[0])
-        return None if new is None else (new, *args[1:])
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = edited(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         new = edited(output if isinstance(output, Tensor) else output[0])
@@ -111,7 +114,7 @@ def attach(
         return type(output)((new, *output[1:]))
 
     if kind in INPUTS:
-        return module.register_forward_pre_hook(before, prepend=prepend)
+        return module.register_forward_pre_hook(before, prepend=prepend, with_kwargs=True)
     return module.register_forward_hook(after, prepend=prepend)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tracer.errors import PromptTooLong
+
 from .acts import Asked, Ids
 from .frame import Frame
 from .memories import asked, decided
@@ -64,7 +66,7 @@ def reworded(model: Model, lines: Sequence[Line]) -> list[tuple[Model, Sequence[
     questions, frame = asked(model, [line.ids for line in lines])
     if frame is None:
         return [(model, range(len(lines)), lines, None)]
-    lines = [_with(line, question) for line, question in zip(lines, questions, strict=True)]
+    lines = [_with(model, line, question) for line, question in zip(lines, questions, strict=True)]
     answering = [question.model or model for question in questions]
     found = []
     for one in {id(each): each for each in answering}.values():
@@ -75,6 +77,12 @@ def reworded(model: Model, lines: Sequence[Line]) -> list[tuple[Model, Sequence[
     return found
 
 
-def _with(line: Line, question: Asked) -> Line:
+def _with(model: Model, line: Line, question: Asked) -> Line:
+    longest, room = max(map(len, line.targets), default=1) - 1, (question.model or model).n_ctx
+    if question.ids != line.ids and len(question.ids) + longest > room >= len(line.ids) + longest:
+        raise PromptTooLong(
+            f"a memory of {model.name} makes a prompt {len(question.ids)} tokens long, which leaves no room for the "
+            f"{longest + 1} tokens of an answer, as {room} are read at most; shorten the prompt, or take the memory off"
+        )
     first = None if line.first is None else line.first + len(question.ids) - len(line.ids)
     return replace(line, ids=question.ids, first=first)

@@ -164,9 +164,18 @@ def asked(model: Model, prompts: Sequence[Ids]) -> tuple[list[Asked], Frame | No
     found = [Asked(prompt) for prompt in prompts]
     if frame is None:
         return found, None
-    for memory in model.memories:
+    fronted: dict[int, str] = {}
+    for memory in sorted(model.memories, key=lambda memory: memory.in_front):
         for row, decision in enumerate(frame.decided[memory.name]):
             if memory.rewrites and decision is not None:
+                if memory.in_front and (row in fronted or found[row].model is not None):
+                    other = repr(fronted[row]) if row in fronted else "one whose answers another model gives"
+                    raise MemoryInTheWay(
+                        f"the memories {memory.name!r} and {other} of {model.name} both act on one prompt, and vectors "
+                        "can be put in front of it by one alone; take one of them off"
+                    )
+                if memory.in_front:
+                    fronted[row] = memory.name
                 new = memory.ask(model, found[row].ids, decision)
                 found[row] = new if isinstance(new, Asked) else Asked(tuple(new), found[row].model)
                 if len(found[row].ids) > model.n_ctx:

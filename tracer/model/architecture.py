@@ -22,6 +22,7 @@ LAYER_SITES = {
     "pre": "mlp",
     "mlp_input": "mlp",
     "mlp_in": "mlp",
+    "entering": "",
 }
 BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's output and the residual stream
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}

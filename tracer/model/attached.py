@@ -27,6 +27,7 @@ class Attachable(Protocol):
         name: of which a model has one memory.
         digest: hash of all that it is.
         rewrites: whether it may put other ids in the place of a prompt.
+        in_front: whether these are places for vectors in front of the prompt, so that it asks after all others.
     """
 
     @property
@@ -42,6 +43,11 @@ class Attachable(Protocol):
     @property
     def rewrites(self) -> bool:
         """Whether it rewrites."""
+        ...
+
+    @property
+    def in_front(self) -> bool:
+        """Whether it puts vectors in front."""
         ...
 
     def sites(self) -> Sequence[tuple[str, int]]:

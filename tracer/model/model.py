@@ -185,11 +185,11 @@ class Model:
         """The module at a site.
 
         Per layer: `"hidden"` the block, whose output is the hidden state `[batch, tokens, d_model]` (element 0 of a
-        tuple); `"attn"` and `"mlp"` the modules whose output, times [`tracer.Model.multiplier`][], is what attention
-        and MLP add to the residual stream; `"key"` and `"value"` the down-projection, whose input is the key `[...,
-        d_mlp]` and whose output the value; `"pre"` the projection whose output `[..., d_mlp]` the activation function
-        takes; `"mlp_input"` the MLP itself; `"mlp_in"` the module whose input is the MLP's. Once per model: `"embed"`
-        (word embedding), `"final_norm"`, `"unembed"`.
+        tuple), and `"entering"` the block again, whose input is meant; `"attn"` and `"mlp"` the modules whose output,
+        times [`tracer.Model.multiplier`][], is what attention and MLP add to the residual stream; `"key"` and `"value"`
+        the down-projection, whose input is the key `[..., d_mlp]` and whose output the value; `"pre"` the projection
+        whose output `[..., d_mlp]` the activation function takes; `"mlp_input"` the MLP itself; `"mlp_in"` the module
+        whose input is the MLP's. Once per model: `"embed"` (word embedding), `"final_norm"`, `"unembed"`.
 
         `"attn"` and `"mlp"` are a norm where one comes between the module and the residual stream (Gemma 2), and the
         output projection where there is no module of its own (OPT, BERT) or its output already holds the residual

@@ -161,6 +161,7 @@ class Placed:
         whole = sites.mlp != sites.mlp_out  # the MLP is a module, and its output is what it adds
         return {
             "hidden": "",
+            "entering": "",
             "attn": "attn" if sites.ln1_post is None else "ln1_post",
             "mlp": "mlp" if sites.ln2_post is None else "ln2_post",
             "mlp_input": "mlp",

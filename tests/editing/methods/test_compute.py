@@ -265,7 +265,17 @@ def test_an_edit_that_moves_nothing_is_said(method: str, model: Model, moment: C
         compute_edit(model, [REQUEST, OTHER], method, **settings)
 
 
-PREPARED = ("serac", "mend", "malmen", "ke", "rledit")  # beforehand: the others' preparations are made on the spot
+PREPARED = (
+    "serac",
+    "mend",
+    "malmen",
+    "ke",
+    "rledit",
+    "rase",
+    "ike",
+    "recipe",
+    "lte",
+)  # beforehand: the others' preparations are made on the spot
 
 
 @pytest.mark.parametrize("known", ["refuse", "edit"])

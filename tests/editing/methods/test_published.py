@@ -84,8 +84,8 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         preparation_of(found).settings(**published(method, name))
     assert all(0 <= layer < sizes.n_layers for layer in section.settings.get("layers", []))
     assert section.settings.get("v_loss_layer", sizes.n_layers - 1) < sizes.n_layers
-    beside = {"t_patcher": "src/utils.py", "calinet": "train_calinet/bash/t5_train_kb_f.sh"}
-    folders = ("hparams/", "grace/config/", "config/editor/", "src/models/")
+    beside = {"t_patcher": "src/utils.py", "calinet": "train_calinet/bash/t5_train_kb_f.sh", "rase": "evaluate.py"}
+    folders = ("hparams/", "grace/config/", "config/editor/", "src/models/", *(("icl.py",) if method == "ike" else ()))
     assert section.source.file.startswith(beside.get(method, folders))
     assert json.loads(json.dumps(section.settings)) == section.settings
 
@@ -132,6 +132,9 @@ def test_methods_take_what_is_published(name: str, method: str) -> None:
         ("ke", "bart-base", {"optimizer": "rmsprop", "lr": 3e-4, "rate_lr": 0.1, "margin": 1e-3, "hidden": 128}),
         ("rledit", "llama-3-8b", {"rank": 1024, "blocks": 4, "depth": 10, "retention": 0.95, "edits": 20}),
         ("serac", "gpt2-xl", {"threshold": 0.5, "output": "soft", "known_by": "words"}),
+        ("ike", "gpt-j-6b", {"variant": "original", "demonstrations": 32, "ratio": [1, 3, 4], "seed": 42}),
+        ("ike", "gpt2-xl", {"variant": "easyedit", "demonstrations": 16, "router": "nearest"}),
+        ("rase", "gpt2-xl", {"routing": {"threshold": 0.9, "margin": 0.15, "deviation": 0.05, "top": 6}}),
         ("wise", "gpt2-xl", {"layers": [8], "site": "up", "steps": 40, "threshold": 0.8, "density": 0.2}),
         ("wise", "gpt-j-6b", {"layers": [21], "alpha": 15.0, "beta": 40.0, "gamma": 20.0}),
         ("wise", "llama-2-7b", {"layers": [27], "site": "down", "steps": 70, "threshold": 0.88, "save_freq": 500}),

@@ -1,0 +1,1 @@
+"""Editors whose edits a router finds: what lies in their memories, their routers, and how these are measured."""
