@@ -64,6 +64,7 @@ ROUTERS = ("own", "oracle", "string match", "none", "random keys")
 KEYS = ("keys", "centres", "routes")  # names of what is compared with a prompt's state, by kind
 FIRST, PREPARED = 200, 60  # records that SERAC is prepared with, of a real model
 AT_ONCE = "rewrite generated, at once"
+UNCHANGED, ALONE_HIT, BEHIND_HIT = "unchanged", "hits, paraphrase alone", "hits, paraphrase"
 SHOWN = {
     "reliability (generated)": "rewrite",
     "generalisation (generated)": "paraphrases",
@@ -72,7 +73,6 @@ SHOWN = {
     HITS: "hit rate",
     FALSE_ALARMS: "false alarms",
 }
-UNCHANGED, ALONE_HIT, BEHIND_HIT = "unchanged", "hits, paraphrase alone", "hits, paraphrase"
 KEPT_METRICS = (
     *SHOWN,
     f"{ALONE} generated",
@@ -249,7 +249,7 @@ def _together(
         except tracer.TracerError as error:
             failed = failed or str(error)
         seconds += time.process_time() - began
-        if mode == "sequential" and place in chosen:
+        if mode == "sequential" and place in chosen and model.name == EMBEDDED:
             rewrite = some[place].model_copy(update={"asks": ()})
             said = ask_records(model, [rewrite], texts=False)[0].answers[0].match
             rows.append({**_head(some[place], "own"), "metric": AT_ONCE, "value": said})
@@ -373,7 +373,8 @@ def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
     for key, own in found.groupby(["method", "router"], sort=False):
         method, router = map(str, key if isinstance(key, tuple) else (key,))
         line = {"method": method, "router": router, "records": str(own.loc[own["case_id"] != "", "case_id"].nunique())}
-        line |= {title: share(own[own["metric"] == metric]) for metric, title in SHOWN.items()}
+        shown = SHOWN if model == EMBEDDED else REAL_SHOWN
+        line |= {title: share(own[own["metric"] == metric]) for metric, title in shown.items()}
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
         for metric, title in COSTS.items():
             scale = 1e3 if title.startswith("kB") else 1
