@@ -1,4 +1,4 @@
-"""What methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
+"""What ten methods do to the embedded model: the measurements behind README's tables, notebook 06 and a figure.
 
     tracer sweep factworld --split test --draw 300 --methods rome,memit,alphaedit,emmet \\
         --modes single --controls --workers 2 --out alone.sqlite
@@ -6,14 +6,11 @@
         --modes batch,sequential --workers 2 --out many.sqlite
     tracer sweep factworld --split test --draw 300 --methods r_rome,pmet,ft_l,ft_m,lora,kn \\
         --modes batch,single,sequential --workers 2 --out others.sqlite
-    tracer sweep factworld --split test --draw 300 --methods grace,serac --modes single \\
-        --option canary_tokens=0 --option answer_cases=0 --out memories.sqlite
-    python benchmarks/factworld_sweep.py alone.sqlite many.sqlite others.sqlite memories.sqlite
+    python benchmarks/factworld_sweep.py alone.sqlite many.sqlite others.sqlite
 
 takes hours, goes on where it was interrupted, and writes ``factworld_sweep.parquet`` beside this file: one row per case
 and metric. Methods that none of the files has stay there as they were measured before. Without files, the tables are
-printed from that. Editors that keep the weights are measured alone here; ``memories.py`` has them in one batch and one
-after another, with their routers, and sets them beside the others.
+printed from that.
 """
 
 from __future__ import annotations
@@ -32,9 +29,7 @@ from editing.evaluation import Evaluation, join
 from editing.report import as_markdown
 
 KEPT = Path(__file__).with_name("factworld_sweep.parquet")
-WEIGHTS = ("rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")
-MEMORIES = ("grace", "melo", "serac", "wise", "t_patcher", "calinet")
-METHODS = ("unedited", *WEIGHTS, *MEMORIES)
+METHODS = ("unedited", "rome", "r_rome", "memit", "emmet", "alphaedit", "pmet", "ft_l", "ft_m", "lora", "kn")
 METRICS = (
     "rewrite success",
     "paraphrase success",
@@ -49,8 +44,6 @@ METRICS = (
     "portability (generated)",
     "kl drift",
     "edit norm",
-    "hit rate",
-    "false alarm rate",
 )
 COLUMNS = ("score S", "reliability", "generalisation", "locality", "other facts of the subject")
 

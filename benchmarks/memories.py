@@ -15,8 +15,12 @@ else; a match of strings, by which every prompt that names an edited subject is 
 model; and "random keys", keys of the same lengths in random directions, with the values of the edits. What a memory
 stays out of has the bits of the unedited model, and is not asked again.
 
-``modes`` sets alone, in a batch and one after another beside methods that change weights, whose rows and those of edits
-alone are ``factworld_sweep.py``'s.
+``modes`` sets alone, in a batch and one after another beside methods that change weights, whose rows are
+``factworld_sweep.py``'s. Alone, a sweep is quicker, since it shares what edits need:
+
+    tracer sweep factworld --split test --draw 300 --methods grace,serac --modes single \\
+        --option canary_tokens=0 --option answer_cases=0 --out alone.sqlite
+    python benchmarks/memories.py keep alone.sqlite
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from results import replace_rows
 import editing
 import tracer
 from editing.datasets import EditRecord
+from editing.evaluation import Evaluation
 from editing.health.drift import Drift
 from editing.memories import Memory, directed
 from editing.questions.answer import CaseAnswers
@@ -71,6 +76,15 @@ SHOWN = {
     "locality (generated)": "what should stay",
     "same_subject generated": "other facts of the subject",
     HITS: "hit rate",
+    FALSE_ALARMS: "false alarms",
+}
+REAL_SHOWN = {
+    "reliability (generated)": "rewrite",
+    "generalisation (generated)": "paraphrases behind a sentence",
+    f"{ALONE} generated": "paraphrases alone",
+    UNCHANGED: UNCHANGED,
+    BEHIND_HIT: "hits, behind a sentence",
+    ALONE_HIT: "hits, alone",
     FALSE_ALARMS: "false alarms",
 }
 KEPT_METRICS = (
@@ -352,10 +366,16 @@ def _milliseconds(model: tracer.Model, some: Sequence[EditRecord], count: int = 
 
 
 @app.command()
-def keep() -> None:
+def keep(
+    sweeps: Annotated[list[Path] | None, typer.Argument(help="Runs of `tracer sweep` over edits alone.")] = None,
+) -> None:
     """Write what was measured beside this file."""
-    found = pd.concat([pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))], ignore_index=True)
-    replace_rows(KEPT, found, by=("model", "method", "mode"))
+    found = [pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))]
+    for path in sweeps or ():
+        rows = Evaluation.load(path).metrics
+        rows = rows[rows["metric"].isin(KEPT_METRICS) & (rows["control"] == "") & (rows["mode"] == "single")]
+        found.append(rows.assign(model=EMBEDDED, router="own")[list(found[0].columns)])
+    replace_rows(KEPT, pd.concat(found, ignore_index=True), by=("model", "method", "mode"))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -372,7 +392,7 @@ def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
     lines = []
     for key, own in found.groupby(["method", "router"], sort=False):
         method, router = map(str, key if isinstance(key, tuple) else (key,))
-        line = {"method": method, "router": router, "records": str(own.loc[own["case_id"] != "", "case_id"].nunique())}
+        line = {"method": method, "router": router, "records": str(_cases(own))}
         shown = SHOWN if model == EMBEDDED else REAL_SHOWN
         line |= {title: share(own[own["metric"] == metric]) for metric, title in shown.items()}
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
@@ -401,18 +421,14 @@ def by_mode() -> pd.DataFrame:
     for method in METHODS:
         for mode, title in MODES.items():
             own = memory[(memory["method"] == method) & (memory["mode"] == mode)]
-            swept = sweep[(sweep["method"] == method) & (sweep["mode"] == mode)]
-            if own.empty and mode == "sequential":
-                own = swept[swept["after"] == swept["after"].max()]
-                first = swept[
-                    (swept["metric"] == "reliability (generated)") & (swept["after"] == swept["position"] + 1)
-                ]
-            else:
-                first = own[own["metric"] == AT_ONCE]
-                own = swept if own.empty else own
+            first = own[own["metric"] == AT_ONCE]
+            if own.empty:
+                own = sweep[(sweep["method"] == method) & (sweep["mode"] == mode)]
+                at_once = (own["metric"] == "reliability (generated)") & (own["after"] == own["position"] + 1)
+                first, own = own[at_once], own[own["after"] == own["after"].max()]
             if own.empty:
                 continue
-            line = {"method": method, "edits": title, "records": str(own["subject"].size and _cases(own))}
+            line = {"method": method, "edits": title, "records": str(_cases(own))}
             line |= {name: share(own[own["metric"] == metric]) for metric, name in list(SHOWN.items())[:4]}
             line["rewrite at once"] = share(first) if mode == "sequential" else ""
             lines.append(line)
