@@ -372,7 +372,7 @@ def keep(
     """Write what was measured beside this file."""
     found = [pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))]
     for path in sweeps or ():
-        rows = Evaluation.load(path).metrics
+        rows: Any = Evaluation.load(path).metrics
         rows = rows[rows["metric"].isin(KEPT_METRICS) & (rows["control"] == "") & (rows["mode"] == "single")]
         found.append(rows.assign(model=EMBEDDED, router="own")[list(found[0].columns)])
     replace_rows(KEPT, pd.concat(found, ignore_index=True), by=("model", "method", "mode"))
@@ -387,7 +387,7 @@ def routers(model: str = EMBEDDED, mode: str = "sequential") -> None:
 
 def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
     """The table, as text."""
-    found = kept()
+    found: Any = kept()
     found = found[(found["model"] == model) & (found["mode"] == mode)]
     lines = []
     for key, own in found.groupby(["method", "router"], sort=False):
@@ -398,7 +398,7 @@ def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
         for metric, title in COSTS.items():
             scale = 1e3 if title.startswith("kB") else 1
-            line[title] = f"{costs[metric] / scale:.2g}" if metric in costs and pd.notna(costs[metric]) else ""
+            line[title] = f"{costs[metric] / scale:.3g}" if metric in costs and pd.notna(costs[metric]) else ""
         both = costs[["ms per question", "ms per question, unedited"]].tolist() if len(costs) else []
         line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
         lines.append(line)
@@ -413,9 +413,9 @@ def modes() -> None:
 
 def by_mode() -> pd.DataFrame:
     """The table, as text."""
-    memory = kept()
+    memory: Any = kept()
     memory = memory[(memory["model"] == EMBEDDED) & (memory["router"] == "own")]
-    sweep = pd.read_parquet(SWEEP).astype({"value": "float64"})
+    sweep: Any = pd.read_parquet(SWEEP).astype({"value": "float64"})
     sweep = sweep[sweep["control"] == ""]
     lines = []
     for method in METHODS:
@@ -435,11 +435,11 @@ def by_mode() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _cases(own: pd.DataFrame) -> int:
+def _cases(own: Any) -> int:
     return own.loc[own["case_id"] != "", "case_id"].nunique()
 
 
-def share(values: pd.DataFrame) -> str:
+def share(values: Any) -> str:
     """Mean of a metric in per cent, with its 95 % interval over subjects where that is wider than half a point."""
     if values.empty:
         return ""

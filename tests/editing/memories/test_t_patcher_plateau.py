@@ -50,14 +50,20 @@ def test_training_ends_when_states_kept_aside_grow_no_more_silent(aside: list[fl
     assert [plateau.ends(1.0, loss) for loss in aside] == ends
 
 
+def curve(model: Model, **more: Any) -> torch.Tensor:
+    """Of an edit, a line a step."""
+    edit = compute_edit(model, REQUEST, "t_patcher", **{**QUICK, **more})
+    assert edit.evidence is not None
+    return edit.evidence["curve"]
+
+
 def test_an_edit_ends_by_it_at_a_validation(tiny: Tiny) -> None:
     model = tiny("gpt2")
-    whole = compute_edit(model, REQUEST, "t_patcher", **QUICK)
     ended = compute_edit(model, REQUEST, "t_patcher", **QUICK, validate_every=10, validate_from=20)
-    late = compute_edit(model, REQUEST, "t_patcher", **QUICK, validate_every=10, validate_from=55)
-    steps = [len(edit.evidence["curve"]) for edit in (whole, ended, late)]
-    assert steps[0] == steps[2] == 60
-    assert 30 < steps[1] < 60 and steps[1] % 10 == 1  # the line of the step that was not made
+    assert ended.evidence is not None
+    assert len(curve(model)) == len(curve(model, validate_every=10, validate_from=55)) == 60
+    assert 30 < len(ended.evidence["curve"]) < 60
+    assert len(ended.evidence["curve"]) % 10 == 1  # the line of the step that was not made
     with ended.applied(model):
         assert tuple(own_answer(model, REQUEST.fact)) == target_of(model, REQUEST)
 
@@ -65,8 +71,5 @@ def test_an_edit_ends_by_it_at_a_validation(tiny: Tiny) -> None:
 def test_states_kept_aside_are_not_trained_on(tiny: Tiny) -> None:
     """With every fifth state out of the corpus, the terms at the others are another number from the first step on."""
     model = tiny("gpt2")
-    one, two = (
-        compute_edit(model, REQUEST, "t_patcher", **{**QUICK, "steps": 2}, validate_every=every).evidence["curve"]
-        for every in (0, 1)
-    )
+    one, two = (curve(model, steps=2, validate_every=every) for every in (0, 1))
     assert torch.equal(one[0, 1:4], two[0, 1:4]) and float(one[0, 4]) != float(two[0, 4])
