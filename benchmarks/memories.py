@@ -1,75 +1,144 @@
 """Editors that keep the weights, side by side: what they say, when they say it, and what it costs.
 
-    python benchmarks/memories.py run grace,t_patcher --count 100    # into runs/memories, one file for each method
+    python benchmarks/memories.py run grace,melo,serac,wise,t_patcher,calinet     # into runs/memories, a file for each
+    python benchmarks/memories.py run grace,t_patcher --mode batch
+    python benchmarks/memories.py run grace,melo --model smollm2-135m --mode single --count 60
     python benchmarks/memories.py keep                               # all of it, into memories.parquet beside this file
-    python benchmarks/memories.py table
+    python benchmarks/memories.py routers                            # tables, as Markdown
+    python benchmarks/memories.py modes
 
-FactWorld's test records, one edit after another, then every record is asked again with all of them in place. Four
-routers decide on which prompts a memory acts: its own; an oracle, which lets the edited prompt, its paraphrases and
-aliases be answered as the edited prompt is, and nothing else; a match of strings, by which every prompt that names an
-edited subject is answered so; and none, which is the unedited model. "random keys" are keys of the same lengths in
-random directions, with the values of the edits.
+FactWorld's 300 test records of the other tables, or so many of them; of other models, CounterFact's records of
+``real_edits.py``. One after another ("sequential") or in one edit ("batch"), every record is asked again with all of
+them in place; "single" asks each with its own edit alone. Five routers decide on which prompts a memory acts: its own;
+an oracle, which lets the edited prompt, its paraphrases and aliases be answered as the edited prompt is, and nothing
+else; a match of strings, by which every prompt that names an edited subject is answered so; none, which is the unedited
+model; and "random keys", keys of the same lengths in random directions, with the values of the edits. What a memory
+stays out of has the bits of the unedited model, and is not asked again.
+
+``modes`` sets alone, in a batch and one after another beside methods that change weights, whose rows are
+``factworld_sweep.py``'s. Alone, a sweep is quicker, since it shares what edits need:
+
+    tracer sweep factworld --split test --draw 300 --methods grace,serac --modes single \\
+        --option canary_tokens=0 --option answer_cases=0 --out alone.sqlite
+    python benchmarks/memories.py keep alone.sqlite
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
 import typer
+from real_edits import ASKED, FILE, OTHER
 from results import replace_rows
 
 import editing
 import tracer
 from editing.datasets import EditRecord
+from editing.evaluation import Evaluation
+from editing.health.drift import Drift
 from editing.memories import Memory, directed
 from editing.questions.answer import CaseAnswers
 from editing.questions.asking_records import ask_records
-from editing.questions.metrics import case_metrics
-from editing.questions.negation import denied
-from tracer.engine.memories import remembering
+from editing.questions.metrics import FALSE_ALARMS, HITS, case_metrics
+from editing.questions.negation import KIND, denied
+from editing.questions.question import MEASURES
+from editing.questions.routing import routes_of
+from tracer.engine.memories import acting, deciding_once, remembering
 from tracer.facts.fact import SLOT, Fact
 from tracer.plots.export import replacing
+from tracer.progress import track
 from tracer.statistics import clustered_mean
 
-KEPT = Path(__file__).with_name("memories.parquet")
+HERE = Path(__file__).parent
+KEPT, SWEEP = HERE / "memories.parquet", HERE / "factworld_sweep.parquet"
 RUNS = Path("runs") / "memories"
-MEANT = ("rewrite", "paraphrase", "subject_alias")
+EMBEDDED = "factworld"
+ALONE = "logical_generalisation"  # of real records: a paraphrase without the sentence before it
+MEANT = ("rewrite", "paraphrase", "subject_alias", ALONE)
 ROUTERS = ("own", "oracle", "string match", "none", "random keys")
+KEYS = ("keys", "centres", "routes")  # names of what is compared with a prompt's state, by kind
+FIRST, PREPARED = 200, 60  # records that SERAC is prepared with, of a real model
+AT_ONCE = "rewrite generated, at once"
+UNCHANGED, ALONE_HIT, BEHIND_HIT = "unchanged", "hits, paraphrase alone", "hits, paraphrase"
 SHOWN = {
-    "rewrite generated": "rewrite",
-    "paraphrase generated": "paraphrases",
-    "neighbour generated": "neighbours",
+    "reliability (generated)": "rewrite",
+    "generalisation (generated)": "paraphrases",
+    "locality (generated)": "what should stay",
     "same_subject generated": "other facts of the subject",
-    "portability (generated)": "portability",
-    "hit rate": "hit rate",
-    "false alarm rate": "false alarms",
+    HITS: "hit rate",
+    FALSE_ALARMS: "false alarms",
 }
+REAL_SHOWN = {
+    "reliability (generated)": "rewrite",
+    "generalisation (generated)": "paraphrases behind a sentence",
+    f"{ALONE} generated": "paraphrases alone",
+    UNCHANGED: UNCHANGED,
+    BEHIND_HIT: "hits, behind a sentence",
+    ALONE_HIT: "hits, alone",
+    FALSE_ALARMS: "false alarms",
+}
+KEPT_METRICS = (
+    *SHOWN,
+    f"{ALONE} generated",
+    "reliability (forced)",
+    "generalisation (forced)",
+    "locality (forced)",
+    "neighbour generated",
+)
+COSTS = {"seconds": "s an edit", "bytes per edit": "kB an edit", "bytes compared": "kB compared"}
+MODES = {"single": "alone", "batch": "in one edit", "sequential": "one after another"}
+METHODS = ("rome", "memit", "alphaedit", "grace", "melo", "serac", "wise", "t_patcher", "calinet")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
-def records(count: int) -> list[EditRecord]:
-    """So many of the 300 test records of the other tables, in their order."""
+def records(model: tracer.Model, count: int, start: int = 0) -> list[EditRecord]:
+    """So many of the 300 test records of the other tables, in their order; of other models those of CounterFact."""
+    if model.name != EMBEDDED:
+        return real_records(start, count)
     every = editing.load_records("factworld", split="test")
     drawn = [every[i] for i in sorted(Random(0).sample(range(len(every)), 300))]
-    return [drawn[i] for i in sorted(Random(1).sample(range(300), 100))][:count]
+    return [drawn[i] for i in sorted(Random(1).sample(range(300), min(count, 300)))]
 
 
-def asked(model: tracer.Model, some: Sequence[EditRecord]) -> Iterator[tuple[EditRecord, str, str, tuple[int, ...]]]:
-    """Every question of the records: its record, kind, text and tokens; rewrites denied are of the kind "negation"."""
+def real_records(start: int, count: int) -> list[EditRecord]:
+    """Records of CounterFact with three neighbours and another fact of the subject.
+
+    Its paraphrases stand behind an unrelated sentence; each is there without it too, as the kind "logical
+    generalisation", so that the two are counted apart.
+    """
+    folder = Path(os.environ["TRACER_DATA"])
+    some = editing.load_records(folder / FILE)[start : start + count]
+    further = {record.case_id: record.asks for record in editing.load_records(folder / OTHER)}
+    found = []
     for record in some:
-        texts = [(one.kind, one.prompt) for one in record.questions()]
-        texts += [("negation", text) for request in record.requests() if (text := denied(request)) is not None]
-        for kind, text in texts:
-            yield record, kind, text, tuple(Fact(SLOT, text).align(model).input_ids)
+        subject, by = record.rewrites[0].subject, {kind: [] for kind in (*ASKED, ALONE)}
+        for ask in (*record.asks, *further.get(record.case_id, ())):
+            if ask.kind in ASKED:
+                by[ask.kind].append(ask)
+            alone = ask.prompt.rsplit(". ", 1)[-1]
+            if ask.kind == "paraphrase" and subject in alone != ask.prompt:
+                by[ALONE].append(ask.model_copy(update={"kind": ALONE, "prompt": alone}))
+        asks = (*by["paraphrase"], *by[ALONE], *by["neighbour"][:3], *by["same_subject"][:1])
+        found.append(record.model_copy(update={"asks": asks, "generate": ()}))
+    return found
+
+
+# --- routers ---------------------------------------------------------------------------------------------------------
+def prompts_of(model: tracer.Model, record: EditRecord) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Every prompt of a record: its kind, text and tokens; rewrites denied are of the kind "negation", at the end."""
+    texts = [(one.kind, one.prompt) for one in record.questions()]
+    texts += [(KIND, text) for request in record.requests() if (text := denied(request)) is not None]
+    return [(kind, text, tuple(Fact(SLOT, text).align(model).input_ids)) for kind, text in texts]
 
 
 def as_the_edit(model: tracer.Model, some: Sequence[EditRecord], router: str) -> dict[tuple[int, ...], Any]:
@@ -77,101 +146,218 @@ def as_the_edit(model: tracer.Model, some: Sequence[EditRecord], router: str) ->
     first = {record.case_id: tuple(record.requests()[0].fact.align(model).input_ids) for record in some}
     latest = {record.rewrites[0].subject: first[record.case_id] for record in some}
     found: dict[tuple[int, ...], Any] = {}
-    for record, kind, text, ids in asked(model, some):
-        if router == "oracle":
-            if kind in MEANT:
+    for record in some:
+        for kind, text, ids in prompts_of(model, record):
+            if router != "oracle":
+                found[ids] = next((own for subject, own in latest.items() if subject in text), None)
+            elif kind in MEANT:
                 found[ids] = first[record.case_id]
-        else:
-            found[ids] = next((ids for subject, ids in latest.items() if subject in text), None)
     return found
 
 
-@contextmanager
-def at_random_keys(model: tracer.Model, memory: Memory) -> Iterator[None]:
-    """Context in which a memory's keys point elsewhere."""
-    keys = memory.tensors["keys"]
+def routed(
+    model: tracer.Model, router: str, memory: Memory, some: Sequence[EditRecord]
+) -> AbstractContextManager[Any] | None:
+    """Context in which a router decides, or None where the memory has no keys to be drawn."""
+    if router in ("oracle", "string match"):
+        return directed(model, memory.name, as_the_edit(model, some, router))
+    if router != "random keys":
+        return nullcontext()
+    name = next((name for name in KEYS if name in memory.tensors), None)
+    if name is None:
+        return None
+    keys = memory.tensors[name].float()
     drawn = torch.randn(keys.shape, generator=torch.Generator().manual_seed(0))
     drawn = drawn / drawn.norm(dim=-1, keepdim=True) * keys.norm(dim=-1, keepdim=True)
-    with remembering(model, [replace(memory, tensors={**memory.tensors, "keys": drawn.to(keys)})]):
-        yield
+    return remembering(model, [replace(memory, tensors={**memory.tensors, name: drawn.to(memory.tensors[name])})])
 
 
+def answers_of(
+    model: tracer.Model, some: Sequence[EditRecord], bare: Sequence[CaseAnswers]
+) -> Iterator[tuple[EditRecord, CaseAnswers, CaseAnswers]]:
+    """Each record, its answers now and before; only those questions are asked again on which a memory acts."""
+    with deciding_once(model):
+        prompts = [prompts_of(model, record) for record in some]
+        every = [ids for own in prompts for _, _, ids in own]
+        acts, routes = iter(acting(model, every)), iter(routes_of(model, every))
+        left, before, places = [], [], []
+        for record, own, old in zip(some, prompts, bare, strict=True):
+            asked, number = [next(acts) for _ in own], len(record.rewrites)
+            kept = [place for place, (kind, _, _) in enumerate(own) if asked[place] or kind in ("rewrite", KIND)]
+            asks = tuple(ask for place, ask in enumerate(record.asks, number) if asked[place])
+            left.append(record.model_copy(update={"asks": asks}))
+            before.append(replace(old, answers=tuple(old.answers[place] for place in kept)))
+            places.append(kept)
+        found = ask_records(model, left, texts=False, before=before)
+    for record, own, old, new, kept in zip(some, prompts, bare, found, places, strict=True):
+        answers = list(old.answers)
+        for place, answer in zip(kept, new.answers, strict=True):
+            answers[place] = answer
+        told = [replace(answer, routes=next(routes)) for answer, _ in zip(answers, own, strict=True)]
+        yield record, replace(old, answers=tuple(told)), old
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
 @app.command()
 def run(
     methods: str,
-    count: Annotated[int, typer.Option(help="Records.")] = 100,
-    batch: Annotated[bool, typer.Option(help="All in one edit instead of one after another.")] = False,
+    model: Annotated[str, typer.Option(help="Name of the model; the embedded one by default.")] = EMBEDDED,
+    mode: Literal["sequential", "batch", "single"] = "sequential",
+    count: Annotated[int, typer.Option(help="Records.")] = 300,
+    asked: Annotated[int, typer.Option(help="Records that are asked, of these; all by default.")] = 0,
+    only: Annotated[str, typer.Option(help="Routers, with commas between; all by default.")] = ",".join(ROUTERS),
     published: Annotated[str, typer.Option(help="Constants of this model, by editing.published.")] = "",
     name: Annotated[str, typer.Option(help="Of the rows; the method's by default.")] = "",
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the method, as json.")] = None,
 ) -> None:
-    """Measure methods on the embedded model."""
+    """Measure methods; one whose file is there is left out."""
     torch.set_num_threads(1)
-    model, some = tracer.load(), records(count)
-    bare = ask_records(model, some, texts=False)
-    pure = _milliseconds(model, some)
+    loaded = tracer.load(None if model == EMBEDDED else model)
+    some = records(loaded, count)
+    chosen = sorted(Random(2).sample(range(len(some)), asked)) if asked else list(range(len(some)))
+    bare = ask_records(loaded, [some[place] for place in chosen], texts=False)
+    pure = _milliseconds(loaded, some)
+    drift = Drift.recorded(loaded)
     RUNS.mkdir(parents=True, exist_ok=True)
     for method in methods.split(","):
-        hparams = editing.published(method, published) if published else {}
-        hparams |= {key: json.loads(value) for key, value in (each.split("=", 1) for each in option or ())}
-        editor = editing.Editor(model)
-        requests = [list(record.requests()) for record in some]
-        failed = ""
-        began = time.process_time()
-        for each in [[one for some in requests for one in some]] if batch else requests:
-            try:
-                editor.edit(each, method, known="edit", check=None, **hparams)
-            except tracer.TracerError as error:
-                failed = failed or str(error)
-        seconds = (time.process_time() - began) / count
-        rows = []
-        memory = next((each for each in model.memories if isinstance(each, Memory)), None)
-        for router in ROUTERS:
-            context: Any = nullcontext()
-            if router != "own" and (memory is None or (router == "random keys" and "keys" not in memory.tensors)):
-                continue
-            if router == "random keys" and memory is not None:
-                context = at_random_keys(model, memory)
-            elif router in ("oracle", "string match") and memory is not None:
-                context = directed(model, memory.name, as_the_edit(model, some, router))
-            with context:
-                answers = bare if router == "none" else ask_records(model, some, texts=False, before=bare)
-            rows += _rows(name or method, "batch" if batch else "sequential", router, some, answers, bare)
-        cost = {
-            "seconds": seconds,
-            "ms per question": _milliseconds(model, some),
-            "ms per question, unedited": pure,
-            "bytes per edit": (memory.nbytes if memory is not None else 0) / count,
-        }
-        head = {"method": name or method, "mode": "batch" if batch else "sequential", "router": "own"}
-        rows += [{**head, "case_id": "", "subject": "", "metric": key, "value": value} for key, value in cost.items()]
-        editor.checkout(0)
-        path = RUNS / f"{name or method}-{head['mode']}-{count}.parquet"
+        path = RUNS / f"{loaded.name}-{name or method}-{mode}-{count}.parquet"
+        if path.exists():
+            continue
+        given: dict[str, Any] = dict(editing.published(method, published)) if published else {}
+        given |= {key: json.loads(value) for key, value in (each.split("=", 1) for each in option or ())}
+        given |= {"known": "edit", "check": None}
+        if method == "serac" and model != EMBEDDED:
+            given["prepared"] = editing.prepare(loaded, method, records(loaded, PREPARED, FIRST), answers="self")
+            typer.echo(f"serac: {given['prepared'].note}")
+        measure = _alone if mode == "single" else _together
+        found, costs, failed = measure(loaded, some, chosen, bare, method, mode, only.split(","), drift, given)
+        head = {"model": loaded.name, "method": name or method, "mode": mode}
+        costs["ms per question, unedited"] = pure
+        rows = [{**head, **row} for row in found]
+        blank = {"router": "own", "case_id": "", "subject": ""}
+        rows += [{**head, **blank, "metric": key, "value": value} for key, value in costs.items()]
         with replacing(path) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)
-        typer.echo(f"{name or method}: {seconds:.2f} s an edit; {failed}")
+        typer.echo(f"{name or method}, {mode}: {costs['seconds']:.2f} s an edit; {failed}")
 
 
-def _rows(
+def _together(
+    model: tracer.Model,
+    some: Sequence[EditRecord],
+    chosen: Sequence[int],
+    bare: Sequence[CaseAnswers],
     method: str,
     mode: str,
-    router: str,
+    routers: Sequence[str],
+    drift: Drift,
+    given: dict[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, float], str]:
+    """Rows, costs and the first failure of edits that are all in place at the end."""
+    editor, failed, seconds, rows = editing.Editor(model), "", 0.0, []
+    requests = [list(record.requests()) for record in some]
+    groups = [[one for each in requests for one in each]] if mode == "batch" else requests
+    for place, group in enumerate(track(groups, f"{method}, {mode}", len(groups))):
+        began = time.process_time()
+        try:
+            editor.edit(group, method, **given)
+        except tracer.TracerError as error:
+            failed = failed or str(error)
+        seconds += time.process_time() - began
+        if mode == "sequential" and place in chosen and model.name == EMBEDDED:
+            rewrite = some[place].model_copy(update={"asks": ()})
+            said = ask_records(model, [rewrite], texts=False)[0].answers[0].match
+            rows.append({**_head(some[place], "own"), "metric": AT_ONCE, "value": said})
+    memory = next(each for each in model.memories if isinstance(each, Memory))
+    again = [some[place] for place in chosen]
+    for router in routers:
+        context = routed(model, router, memory, some)
+        if context is None:
+            continue
+        with context:
+            told = zip(again, bare, bare, strict=True) if router == "none" else answers_of(model, again, bare)
+            rows += [row for case in told for row in _rows(router, *case)]
+    drifted = drift.read(model)
+    costs = {
+        "seconds": seconds / len(some),
+        "ms per question": _milliseconds(model, some),
+        "bytes per edit": memory.nbytes / len(some),
+        "bytes compared": _compared(memory),
+        "kl drift": drifted.kl,
+        "false alarms (text)": drifted.hits,
+    }
+    editor.checkout(0)
+    return rows, costs, failed
+
+
+def _alone(
+    model: tracer.Model,
     some: Sequence[EditRecord],
-    answers: Sequence[CaseAnswers],
+    chosen: Sequence[int],
     bare: Sequence[CaseAnswers],
-) -> list[dict[str, Any]]:
-    rows = []
-    for record, after, before in zip(some, answers, bare, strict=True):
-        head = {"method": method, "mode": mode, "router": router}
-        head |= {"case_id": record.case_id, "subject": record.rewrites[0].subject}
-        values = case_metrics(record, after, before)
-        rows += [{**head, "metric": one.metric, "value": one.value} for one in values if one.metric in SHOWN]
-    return rows
+    method: str,
+    mode: str,
+    routers: Sequence[str],
+    drift: Drift,
+    given: dict[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, float], str]:
+    """Rows, costs and the first failure of edits that are in place one at a time; costs are of the last one."""
+    rows, failed, seconds, sizes = [], "", 0.0, []
+    costs: dict[str, float] = {}
+    context = editing.methods.context.EditContext(model)
+    for place, record in enumerate(track([some[place] for place in chosen], f"{method}, {mode}", len(chosen))):
+        began = time.process_time()
+        try:
+            (edit,) = editing.compute_edits(model, [list(record.requests())], method, context=context, **given)
+        except tracer.TracerError as error:
+            failed = failed or str(error)
+            continue
+        seconds += time.process_time() - began
+        own = [record], [bare[place]]
+        with edit.applied(model):
+            memory = next(each for each in model.memories if isinstance(each, Memory))
+            sizes.append(memory.nbytes)
+            for router in routers:
+                way = routed(model, router, memory, [record])
+                if way is None:
+                    continue
+                with way:
+                    told = zip(*own, [bare[place]], strict=True) if router == "none" else answers_of(model, *own)
+                    rows += [row for case in told for row in _rows(router, *case)]
+            if place + 1 == len(chosen):
+                drifted = drift.read(model)
+                costs |= {"ms per question": _milliseconds(model, some), "bytes compared": _compared(memory)}
+                costs |= {"kl drift": drifted.kl, "false alarms (text)": drifted.hits}
+    costs |= {"seconds": seconds / len(chosen), "bytes per edit": sum(sizes) / max(1, len(sizes))}
+    return rows, costs, failed
+
+
+def _head(record: EditRecord, router: str) -> dict[str, Any]:
+    return {"router": router, "case_id": record.case_id, "subject": record.rewrites[0].subject}
+
+
+def _rows(router: str, record: EditRecord, after: CaseAnswers, before: CaseAnswers) -> list[dict[str, Any]]:
+    values = case_metrics(record, after, before)
+    head = _head(record, router)
+    rows = [{**head, "metric": one.metric, "value": one.value} for one in values if one.metric in KEPT_METRICS]
+    pairs = [pair for pair in zip(after.answers, before.answers, strict=True) if pair[0].kind in MEASURES["locality"]]
+    same = [one.generated == other.generated for one, other in pairs]
+    told = {UNCHANGED: sum(same) / len(same)} if same else {}
+    for kind, name in ((ALONE, ALONE_HIT), ("paraphrase", BEHIND_HIT)):
+        hits = [route.hit for one in after.answers if one.kind == kind for route in one.routes]
+        told |= {name: sum(hits) / len(hits)} if hits else {}
+    return [*rows, *({**head, "metric": name, "value": value} for name, value in told.items())]
+
+
+def _compared(memory: Memory) -> float:
+    """Bytes that a question is compared with."""
+    keys = memory.acts.keys(memory)
+    return float("nan") if keys is None else float(keys.nbytes)
 
 
 def _milliseconds(model: tracer.Model, some: Sequence[EditRecord], count: int = 20) -> float:
     """Processor time of a question, asked one by one for its next token, in milliseconds."""
-    prompts = [text for _, kind, text, _ in asked(model, some) if kind in ("rewrite", "neighbour")][:count]
+    every = [one for record in some[:count] for one in record.questions()]
+    prompts = [one.prompt for one in every if one.kind in ("rewrite", "neighbour")][:count]
     tracer.generate(model, prompts[:1], max_new_tokens=1)
     began = time.process_time()
     for prompt in prompts:
@@ -180,39 +366,90 @@ def _milliseconds(model: tracer.Model, some: Sequence[EditRecord], count: int = 
 
 
 @app.command()
-def keep() -> None:
+def keep(
+    sweeps: Annotated[list[Path] | None, typer.Argument(help="Runs of `tracer sweep` over edits alone.")] = None,
+) -> None:
     """Write what was measured beside this file."""
-    found = pd.concat([pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))], ignore_index=True)
-    replace_rows(KEPT, found, by=("method", "mode"))
+    found = [pd.read_parquet(path) for path in sorted(RUNS.glob("*.parquet"))]
+    for path in sweeps or ():
+        rows: Any = Evaluation.load(path).metrics
+        rows = rows[rows["metric"].isin(KEPT_METRICS) & (rows["control"] == "") & (rows["mode"] == "single")]
+        found.append(rows.assign(model=EMBEDDED, router="own")[list(found[0].columns)])
+    replace_rows(KEPT, pd.concat(found, ignore_index=True), by=("model", "method", "mode"))
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+@app.command()
+def routers(model: str = EMBEDDED, mode: str = "sequential") -> None:
+    """Print what each router gives: means with 95 % intervals over subjects, in per cent; and costs."""
+    print(by_router(model, mode).to_markdown(index=False))
+
+
+def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
+    """The table, as text."""
+    found: Any = kept()
+    found = found[(found["model"] == model) & (found["mode"] == mode)]
+    lines = []
+    for key, own in found.groupby(["method", "router"], sort=False):
+        method, router = map(str, key if isinstance(key, tuple) else (key,))
+        line = {"method": method, "router": router, "records": str(_cases(own))}
+        shown = SHOWN if model == EMBEDDED else REAL_SHOWN
+        line |= {title: share(own[own["metric"] == metric]) for metric, title in shown.items()}
+        costs = own[own["case_id"] == ""].set_index("metric")["value"]
+        for metric, title in COSTS.items():
+            scale = 1e3 if title.startswith("kB") else 1
+            line[title] = f"{costs[metric] / scale:.3g}" if metric in costs and pd.notna(costs[metric]) else ""
+        both = costs[["ms per question", "ms per question, unedited"]].tolist() if len(costs) else []
+        line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 @app.command()
-def table() -> None:
-    """Means with 95 % intervals over subjects, in per cent; and costs."""
-    print(rows().to_markdown(index=False))
+def modes() -> None:
+    """Print FactWorld alone, in one edit and one after another, beside methods that change weights; in per cent."""
+    print(by_mode().to_markdown(index=False))
 
 
-def rows() -> pd.DataFrame:
+def by_mode() -> pd.DataFrame:
     """The table, as text."""
-    found = pd.read_parquet(KEPT).astype({"value": "float64"})
+    memory: Any = kept()
+    memory = memory[(memory["model"] == EMBEDDED) & (memory["router"] == "own")]
+    sweep: Any = pd.read_parquet(SWEEP).astype({"value": "float64"})
+    sweep = sweep[sweep["control"] == ""]
     lines = []
-    for key, own in found.groupby(["method", "mode", "router"], sort=False):
-        method, mode, router = map(str, key if isinstance(key, tuple) else (key,))
-        line = {"method": method, "mode": mode, "router": router}
-        for metric, title in SHOWN.items():
-            values = own[own["metric"] == metric]
-            if len(values):
-                mean, low, high = (100 * float(each) for each in clustered_mean(values["value"], values["subject"]))
-                line[title] = f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} [{low:.0f}, {high:.0f}]"
-            else:
-                line[title] = ""
-        costs = own[own["case_id"] == ""].set_index("metric")["value"]
-        line["s an edit"] = f"{costs['seconds']:.2f}" if len(costs) else ""
-        both = costs[["ms per question", "ms per question, unedited"]].tolist() if len(costs) else []
-        line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
-        line["kB an edit"] = f"{costs['bytes per edit'] / 1e3:.1f}" if len(costs) else ""
-        lines.append(line)
+    for method in METHODS:
+        for mode, title in MODES.items():
+            own = memory[(memory["method"] == method) & (memory["mode"] == mode)]
+            first = own[own["metric"] == AT_ONCE]
+            if own.empty:
+                own = sweep[(sweep["method"] == method) & (sweep["mode"] == mode)]
+                at_once = (own["metric"] == "reliability (generated)") & (own["after"] == own["position"] + 1)
+                first, own = own[at_once], own[own["after"] == own["after"].max()]
+            if own.empty:
+                continue
+            line = {"method": method, "edits": title, "records": str(_cases(own))}
+            line |= {name: share(own[own["metric"] == metric]) for metric, name in list(SHOWN.items())[:4]}
+            line["rewrite at once"] = share(first) if mode == "sequential" else ""
+            lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _cases(own: Any) -> int:
+    return own.loc[own["case_id"] != "", "case_id"].nunique()
+
+
+def share(values: Any) -> str:
+    """Mean of a metric in per cent, with its 95 % interval over subjects where that is wider than half a point."""
+    if values.empty:
+        return ""
+    mean, low, high = (100 * float(each) for each in clustered_mean(values["value"], values["subject"]))
+    return f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def kept() -> pd.DataFrame:
+    """What is there of the measurements."""
+    return pd.read_parquet(KEPT).astype({"value": "float64"})
 
 
 if __name__ == "__main__":

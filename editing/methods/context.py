@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
-ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "states": 2, "separation": 4096}
+ROOM = {"covariance": 2, "contexts": 16, "sizes": 16, "drift": 1, "states": 2, "separation": 4096, "whitening": 2}
 """How many results of a kind are remembered, the last ones used; covariances and distributions are large."""
 
 

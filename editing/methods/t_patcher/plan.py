@@ -18,6 +18,7 @@ from editing.methods.method import Change, Group, Method
 from tracer.engine.memories import remembering
 from tracer.errors import HyperparameterError
 
+from .plateau import ASIDE
 from .preparation import PREPARATION, states_for
 from .settings import TPatcherSettings
 from .training import Bench, Patches, measured_margins, train
@@ -57,7 +58,9 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
     used = replace(settings, layers=(layer,), activation=name, margins=margins)
     device = model.device
     corpus = states_for(model, layer, settings.tokens, context).to(device, torch.float32)
-    bench = Bench(layer, name, margins, corpus, _tensors(before, device))  # type: ignore[arg-type]
+    kept = torch.arange(len(corpus), device=device) % ASIDE == ASIDE - 1 if settings.validate_every else None
+    aside, corpus = (None, corpus) if kept is None else (corpus[kept], corpus[~kept])
+    bench = Bench(layer, name, margins, corpus, _tensors(before, device), aside)  # type: ignore[arg-type]
     rows = [row_of(model, request) for group in groups for request in group]
     others = [memory for memory in model.memories if memory.name != settings.name]
     with remembering(model, others):

@@ -46,6 +46,10 @@ class TPatcherSettings:
         stop_loss: training ends when each token of the target has a lower loss and patches let less than a tenth
             through at all but `stop_share` of the corpus; 0: never.
         stop_share: see `stop_loss`.
+        validate_every: steps between two validations, for which a fifth of the corpus is kept aside: rates are halved
+            when the target's loss has twice not fallen by a twentieth, and training ends once the target is said and
+            patches grow no more silent at the states kept aside; 0: never. (Published: 25.)
+        validate_from: step from which on training may end so. (Published: 100.)
         tokens: of the corpus, where patches are not to be active.
         seed: of drawn values; the global random state is left alone.
         name: of the memory; one of another layer needs another name.
@@ -70,6 +74,8 @@ class TPatcherSettings:
     repeats: int = 1
     stop_loss: float = 0.01
     stop_share: float = 0.01
+    validate_every: int = 0
+    validate_from: int = 100
     tokens: int = 8192
     seed: int = 0
     name: str = "t_patcher"
@@ -83,7 +89,8 @@ class TPatcherSettings:
             raise kind(f"activation is {self.activation!r}; expected one of {', '.join(NAMES)}, or None")
         for name in ("patches", "steps", "repeats", "tokens"):
             whole(name, getattr(self, name), 1, kind=kind)
-        whole("seed", self.seed, kind=kind)
+        for name in ("seed", "validate_every", "validate_from"):
+            whole(name, getattr(self, name), kind=kind)
         for name in ("size", "amplify", "weight_decay", "act_weight", "memory_weight", "stop_loss"):
             finite(name, getattr(self, name), 0, kind=kind, expected="zero or more")
         for name in ("stop_share", "label_smoothing"):

@@ -17,6 +17,7 @@ from tracer.errors import NotFinite
 from tracer.progress import bar
 
 from .losses import activation_loss, memory_loss, smoothed
+from .plateau import Plateau
 
 if TYPE_CHECKING:
     from tracer.engine.batch import Row
@@ -110,6 +111,7 @@ class Bench:
         margins: as of the settings.
         corpus: [m, d] float32, states where no patch is to be active.
         present: patches that the model has already: keys, biases, values; None: none.
+        aside: [k, d] float32, states that validations look at; None: there are none.
     """
 
     layer: int
@@ -117,6 +119,7 @@ class Bench:
     margins: tuple[float, float, float]
     corpus: Tensor
     present: tuple[Tensor, Tensor, Tensor] | None
+    aside: Tensor | None = None
 
     def before(self, x: Tensor, stay: Tensor) -> Tensor:
         """What patches that the model has already add, [R, N, d].
@@ -165,6 +168,7 @@ def train(
         TracerError: a loss that is not finite.
     """
     adams = [_adam(patches, settings) for patches in groups]
+    plateaus = [Plateau(adam) for adam in adams] if settings.validate_every else []
     with bar("patches", settings.steps * len(groups)) as progress:
         task = progress.task_ids[0]
         for _ in range(settings.steps):
@@ -175,7 +179,8 @@ def train(
             _elsewhere([groups[i] for i in going], bench, settings, told)
             for i in going:
                 _check(model, groups[i])
-                if _learnt(groups[i], told[id(groups[i])], settings):
+                ended = plateaus and _validated(groups[i], told[id(groups[i])], bench, settings, plateaus[i])
+                if ended or _learnt(groups[i], told[id(groups[i])], settings):
                     groups[i].done = True
                     progress.advance(task, settings.steps - len(groups[i].curve) + 1)
                     continue
@@ -193,12 +198,15 @@ def _adam(patches: Patches, settings: TPatcherSettings) -> torch.optim.Adam:
 def _targets(
     beside: Beside, rows: Sequence[Row], groups: Sequence[Patches], bench: Bench, settings: TPatcherSettings
 ) -> dict[int, list[Tensor]]:
-    """Take the loss of the targets backward; its parts, and the largest loss of a token, by id of the group."""
+    """Take the loss of the targets backward.
+
+    Its parts, the largest loss of a token, and the number of tokens that are not said, by id of the group.
+    """
     act, device = activation(bench.activation), bench.corpus.device
     whose = {row: patches for patches in groups for row in patches.rows}
     number = {row: place for place, patches in enumerate(groups) for row in patches.rows}
     column = torch.tensor([place for place, patches in enumerate(groups) for _ in patches.tokens], device=device)
-    told = {id(patches): [torch.zeros((), device=device) for _ in range(3)] for patches in groups}
+    told = {id(patches): [torch.zeros((), device=device) for _ in range(4)] for patches in groups}
 
     def add(x: Tensor, some: Sequence[int]) -> Tensor:
         keys, biases = (torch.cat([patches.parameters[i] for patches in groups]) for i in (0, 1))
@@ -224,6 +232,7 @@ def _targets(
             own[0] = own[0] + parts[-1].detach().to(device)
             own[1] = own[1] + nll.detach().mean().to(device) * share
             own[2] = torch.maximum(own[2], nll.detach().max().to(device))
+            own[3] = own[3] + (log_probs.argmax(-1) != targets).sum().to(device)
         torch.stack(parts).sum().backward()
     return told
 
@@ -248,7 +257,7 @@ def _elsewhere(
         on = activation_loss(settings.act_loss, active, bench.margins[0], settings.repeats)
         off = memory_loss(settings.memory_loss, active, others, bench.margins[1:], settings.repeats)
         terms.append(settings.act_weight * on + settings.memory_weight * off)
-        smooth, nll, _ = told[id(patches)]
+        smooth, nll = told[id(patches)][:2]
         lines.append(torch.stack([smooth + terms[-1].detach(), smooth, nll, on.detach(), off.detach()]))
     torch.stack(terms).sum().backward()
     for patches, line, share in zip(groups, lines, shares, strict=True):
@@ -266,6 +275,22 @@ def _check(model: Model, patches: Patches) -> None:
             f"the loss of patches is not finite after {len(patches.curve) - 1} steps on {model.name} in {model.dtype}; "
             "take a smaller lr or clip_norm=5, or load the model with dtype=torch.float32"
         )
+
+
+def _validated(
+    patches: Patches, told: list[Tensor], bench: Bench, settings: TPatcherSettings, plateau: Plateau
+) -> bool:
+    """Whether this is a step of a validation, and training ends with it."""
+    step = len(patches.curve) - 1
+    if step == 0 or step % settings.validate_every:
+        return False
+    aside = None
+    if bench.aside is not None and step >= settings.validate_from and not float(told[3]):
+        with torch.no_grad():
+            others = bench.aside @ patches.parameters[0].T + patches.parameters[1]
+            own = patches.active()
+            aside = float(memory_loss(settings.memory_loss, own, others, bench.margins[1:], settings.repeats))
+    return plateau.ends(float(told[0]), aside)
 
 
 def _learnt(patches: Patches, told: list[Tensor], settings: TPatcherSettings) -> bool:

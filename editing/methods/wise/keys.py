@@ -47,28 +47,28 @@ class Whitening:
     Attributes:
         states: [tokens, d_in], float64.
         ridge: what is added to C's diagonal.
+        factor: Cholesky factor of the smaller of the two systems that give C^-1 K: of C, or of the states' products.
     """
 
     states: Tensor
     ridge: float
+    factor: Tensor
 
     @classmethod
     def of(cls, states: Tensor, damping: float) -> Whitening:
         """Of states [tokens, d_in]."""
         wide = states.double()
-        return cls(wide, damping * float(wide.square().mean()))
+        ridge, (count, width) = damping * float(wide.square().mean()), wide.shape
+        matrix = wide.T @ wide / count if count >= width else wide @ wide.T
+        matrix.diagonal().add_(ridge if count >= width else ridge * count)
+        return cls(wide, ridge, torch.linalg.cholesky(matrix))
 
     def solve(self, keys: Tensor) -> Tensor:
-        """C^-1 K for keys [d_in, k], by the smaller of the two systems that give it."""
-        count, width = self.states.shape
+        """C^-1 K for keys [d_in, k]."""
         keys = keys.double()
-        if count >= width:
-            matrix = self.states.T @ self.states / count
-            matrix.diagonal().add_(self.ridge)
-            return torch.linalg.solve(matrix, keys)
-        inner = self.states @ self.states.T
-        inner.diagonal().add_(self.ridge * count)
-        return (keys - self.states.T @ torch.linalg.solve(inner, self.states @ keys)) / self.ridge
+        if len(self.factor) == len(keys):
+            return torch.cholesky_solve(keys, self.factor)
+        return (keys - self.states.T @ torch.cholesky_solve(self.states @ keys, self.factor)) / self.ridge
 
 
 def rows_of(model: Model, request: EditRequest, layer: int, settings: WISESettings, whitening: Whitening) -> Rows:

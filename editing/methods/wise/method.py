@@ -24,7 +24,7 @@ from tracer.model import EMBEDDED
 from tracer.model.soundness import PASSAGE
 
 from .keys import Whitening, rows_of
-from .published import Learnt, learn, lesson_of
+from .published import Learnt, learn, lesson_of, merged
 from .settings import WISESettings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 NAME = "wise"
+MANY = ("prompts", "targets", "subjects")  # of a shard of the published rule
 
 
 def plan(model: Model, groups: Sequence[Group], given: WISESettings, context: EditContext) -> list[Change]:
@@ -51,8 +52,10 @@ def plan(model: Model, groups: Sequence[Group], given: WISESettings, context: Ed
         model.path(kind, layer)
     header = {name: getattr(settings, name) for name in ("rule", "site", "threshold")} | {"layer": layer}
     before = _before(model, header)
-    find = _by_keys if settings.rule == KEYS else _as_published
-    return [find(model, group, settings, header, before) for group in groups]
+    if settings.rule != KEYS:
+        return [_as_published(model, group, settings, header, before) for group in groups]
+    whitening = _whitening(model, settings, context)
+    return [_by_keys(model, group, settings, header, before, whitening) for group in groups]
 
 
 def _before(model: Model, header: Mapping[str, Any]) -> Memory | None:
@@ -73,12 +76,28 @@ def _line(model: Model, request: EditRequest) -> dict[str, Any]:
 
 
 # --- by keys ---------------------------------------------------------------------------------------------------------
+def _whitening(model: Model, settings: WISESettings, context: EditContext) -> Whitening:
+    """Of what the projection reads over text with the bare weights; made once for all edits of these."""
+    assert settings.layers
+    read, layer = SITES[settings.site][0], settings.layers[0]
+
+    def make() -> Whitening:
+        return Whitening.of(states_over_text(model, layer, settings.tokens, kind=read), settings.damping)
+
+    key = model.weights_fingerprint(), read, layer, settings.tokens, settings.damping
+    return context.measured.get("whitening", key, make)
+
+
 def _by_keys(
-    model: Model, group: Group, settings: WISESettings, header: Mapping[str, Any], before: Memory | None
+    model: Model,
+    group: Group,
+    settings: WISESettings,
+    header: Mapping[str, Any],
+    before: Memory | None,
+    whitening: Whitening,
 ) -> Change:
     assert settings.layers
     layer = settings.layers[0]
-    read = SITES[settings.site][0]
     lines = unpacked(before.tensors["entries"]) if before is not None else []
     entries: list[tuple[dict[str, Any], Tensor, Tensor, Tensor]] = []
     if before is not None:
@@ -88,7 +107,6 @@ def _by_keys(
             entries.append((line, tensors["routes"][place], tensors["left"][own], tensors["right"][own]))
     curves, overwritten = [], 0
     with remembering(model, [memory for memory in model.memories if memory.name != NAME]):
-        whitening = Whitening.of(states_over_text(model, layer, settings.tokens, kind=read), settings.damping)
         for request in group:
             rows = rows_of(model, request, layer, settings, whitening)
             line = _line(model, request)
@@ -130,27 +148,33 @@ def _as_published(
     with remembering(model, [memory for memory in model.memories if memory.name != NAME]):
         for request in group:
             done = sum(len(line["prompts"]) for line in lines)
-            shard = done // settings.save_freq
-            if shard == len(deltas):
+            if done % settings.save_freq == 0:
                 deltas, limits = [*deltas, torch.zeros(size)], [*limits, math.inf]
-                lines = [*lines, {"prompts": [], "targets": [], "subjects": []}]
+                lines = [*lines, {name: [] for name in MANY}]
             texts = settings.irrelevant or _sentences(model)
             irrelevant = texts[done % len(texts)]
             lesson = lesson_of(model, request.text, request.target_new, settings.templates, irrelevant)
-            mask = _mask(size, settings, shard)
-            found: Learnt = learn(model, settings.layers[0], lesson, deltas[shard], mask, settings, limits[shard])
-            deltas[shard], limits[shard] = found.delta, found.distance
-            for name, value in zip(("prompts", "targets", "subjects"), _line(model, request).values(), strict=True):
-                lines[shard][name].append(value)
+            mask = _mask(size, settings, done // settings.save_freq)
+            found: Learnt = learn(model, settings.layers[0], lesson, deltas[-1], mask, settings, limits[-1])
+            deltas[-1], limits[-1] = found.delta, found.distance
+            said = zip(MANY, _line(model, request).values(), strict=True)
+            lines[-1] = {**lines[-1], **{name: [*lines[-1][name], value] for name, value in said}}
             curves.append(found.curve[:, 0])
+            if settings.merge_freq and (done + 1) % settings.merge_freq == 0:
+                count = settings.merge_freq // settings.save_freq
+                whole = merged(deltas[-count:], settings.merge_density)
+                deltas, limits = [*deltas[:-count], whole], [*limits[:-count], min(limits[-count:])]
+                lines = [
+                    *lines[:-count],
+                    {name: [each for line in lines[-count:] for each in line[name]] for name in MANY},
+                ]
     tensors = {"delta": torch.stack(deltas), "distances": torch.tensor(limits), "entries": packed(_joined(lines))}
     return _change(model, settings, header, before, tensors, {"loss": _filled(curves)}, [])
 
 
 def _joined(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Lines of shards with what tables show of them: the last edit's prompt, target and subject, and how many."""
-    shown = zip(("prompt", "target", "subject"), ("prompts", "targets", "subjects"), strict=True)
-    pairs = list(shown)
+    pairs = list(zip(("prompt", "target", "subject"), MANY, strict=True))
     return [{**line, **{one: line[many][-1] for one, many in pairs}, "edits": len(line["prompts"])} for line in lines]
 
 
@@ -180,7 +204,7 @@ def _change(
     more = (
         ("tokens", "damping", "stop_loss")
         if settings.rule == KEYS
-        else ("alpha", "beta", "gamma", "density", "save_freq")
+        else ("alpha", "beta", "gamma", "density", "save_freq", "merge_freq")
     )
     told = {"layers": list(settings.layers or ()), "rule": settings.rule, "site": settings.site}
     told |= {name: getattr(settings, name) for name in (*named, *more)}

@@ -146,6 +146,18 @@ def learn(
     return Learnt((copy.detach() - weight).cpu(), distance, torch.tensor(curve))
 
 
+def merged(deltas: Sequence[Tensor], density: float) -> Tensor:
+    """What copies become by TIES (Yadav et al. 2023): the mean of those of a copy's largest entries that agree in sign.
+
+    Args:
+        deltas: [d_in, d_out] each, what the copies add.
+        density: share of each copy's entries that counts.
+    """
+    from peft.utils.merge_utils import ties  # takes a second to import
+
+    return ties(list(deltas), torch.ones(len(deltas)), density)
+
+
 def _both(
     model: Model, layer: int, lesson: Lesson, copy: Tensor, bias: Tensor | None, site: str
 ) -> tuple[Tensor, Tensor, Tensor]:

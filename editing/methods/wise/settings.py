@@ -37,6 +37,9 @@ class WISESettings:
         norm_constraint: published rule; most that an entry of the weight may change.
         density: published rule; share of the weight's entries that a shard may change.
         save_freq: published rule; edits of a shard.
+        merge_freq: published rule; edits after which their shards become one, by TIES; 0: never. A multiple of
+            `save_freq`. (Published: 1000.)
+        merge_density: published rule; share of a shard's entries that are merged, the largest. (Published: 0.53.)
         templates: published rule; texts with `{}` that an edit is learnt in.
         irrelevant: published rule; texts, one for each edit in turn; (): sentences that no edit is about.
         seed: published rule; of the mask.
@@ -58,6 +61,8 @@ class WISESettings:
     norm_constraint: float = 1.0
     density: float = 0.2
     save_freq: int = 500
+    merge_freq: int = 0
+    merge_density: float = 0.53
     templates: Sequence[str] = ("{}",)
     irrelevant: Sequence[str] = ()
     seed: int = 0
@@ -69,8 +74,16 @@ class WISESettings:
                 raise HyperparameterError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
         for name in ("steps", "tokens", "save_freq"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
-        for name in ("threshold", "damping", "norm_constraint", "density"):
+        for name in ("threshold", "damping", "norm_constraint", "density", "merge_density"):
             finite(name, getattr(self, name), above=0, kind=HyperparameterError)
+        whole("merge_freq", self.merge_freq, kind=HyperparameterError)
+        if self.merge_freq % self.save_freq or self.merge_density > 1:
+            wrong = (
+                ("merge_density", self.merge_density, "at most 1")
+                if self.merge_density > 1
+                else ("merge_freq", self.merge_freq, f"0 or a multiple of save_freq ({self.save_freq})")
+            )
+            raise HyperparameterError("{} is {}; expected {}".format(*wrong))
         for name in ("alpha", "beta", "gamma", "weight_decay", "stop_loss"):
             finite(name, getattr(self, name), 0, kind=HyperparameterError)
         if self.lr is not None:

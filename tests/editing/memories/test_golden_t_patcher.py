@@ -50,6 +50,7 @@ def edited(model: Model, theirs: Arrays, number: int) -> Edit:
     given = published("t_patcher", "bart-base") | {
         "layers": int(theirs["layer"]),
         "steps": int(theirs["steps"]),
+        "validate_every": 0,
         "repeats": int(theirs["repeats"][number - 1]),
         "memory_weight": float(theirs["memory_weight"]),
         "margins": theirs["margins"].tolist(),
