@@ -47,6 +47,7 @@ from editing.datasets import EditRecord
 from editing.evaluation import Evaluation
 from editing.health.drift import Drift
 from editing.memories import Memory, directed
+from editing.methods.context import EditContext
 from editing.questions.answer import CaseAnswers
 from editing.questions.asking_records import ask_records
 from editing.questions.metrics import FALSE_ALARMS, HITS, case_metrics
@@ -303,7 +304,7 @@ def _alone(
     """Rows, costs and the first failure of edits that are in place one at a time; costs are of the last one."""
     rows, failed, seconds, sizes = [], "", 0.0, []
     costs: dict[str, float] = {}
-    context = editing.methods.context.EditContext(model)
+    context = EditContext(model)
     for place, record in enumerate(track([some[place] for place in chosen], f"{method}, {mode}", len(chosen))):
         began = time.process_time()
         try:
