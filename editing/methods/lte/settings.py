@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from editing.memories.text import SLOTS
 from editing.methods.routed.settings import RoutedSettings
@@ -27,7 +28,7 @@ class LTESettings(RoutedSettings):
         router: as published the nearest edit is put in front of every question, without a gate.
     """
 
-    router: object = "nearest"
+    router: Any = "nearest"
 
 
 @dataclass(frozen=True)

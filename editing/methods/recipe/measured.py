@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracer.engine.batch import Row
     from tracer.model import Model
 
-    from .teaching import Learner
+    from .learner import Learner
 
 ROWS = 32  # in a forward
 KINDS = ("rewrite", "paraphrase")

@@ -16,10 +16,11 @@ from editing.methods.routed.measure import RouterPreparation, measured
 from editing.prepared.work import Made, Work
 from tracer.errors import OutOfRange
 
+from .learner import Learner
 from .measured import Examination
 from .nets import told_of
 from .settings import RECIPEPreparation
-from .teaching import Learner, teach
+from .teaching import teach
 
 if TYPE_CHECKING:
     from tracer.model import Model

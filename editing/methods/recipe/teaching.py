@@ -1,133 +1,22 @@
-"""Training of RECIPE's nets: what is retrieved, what is said with a soft prompt in front, and what is to stay."""
+"""Training of RECIPE's nets on edits that do not repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from editing.memories.soft_nets import (
-    ENCODER,
-    KNOWLEDGE,
-    PAD,
-    QUERY,
-    SHIFT,
-    own_pool,
-    pool_of,
-    prompts_of,
-    represented,
-    sentinel_pool,
-    similarities,
-)
 from editing.methods.lessons import Lesson
 from editing.prepared.course import Course, Trained, train
 from editing.prepared.work import Work
-from tracer.engine.batch import pad
-from tracer.engine.front import logits_with_front, position_vectors
 
-from .fresh import Batch, Fresh
-from .losses import kept_loss, retrieval_losses, said_loss
+from .fresh import Fresh
+from .learner import Learner
 from .measured import Examination
-from .nets import new_parameters
-from .settings import RECIPEPreparation
 
-if TYPE_CHECKING:
-    from tracer.engine.acts import Ids
-    from tracer.engine.batch import Row
-    from tracer.model import Model
-
-ENCODED = "encoder/"
 WIDE = 256  # inputs of a map beyond which its rate is lowered: a step of Adam moves what it gives by their number
-
-
-class Learner:
-    """RECIPE's nets while they learn.
-
-    Args:
-        model: to be edited, frozen.
-        settings: of the preparation.
-        told: what the heads read, as a header says it.
-        draw: random numbers of the first parameters.
-    """
-
-    def __init__(
-        self, model: Model, settings: RECIPEPreparation, told: Mapping[str, Any], draw: torch.Generator
-    ) -> None:
-        self.model, self.settings, self.told = model, settings, told
-        self.encoder: nn.Module | None = None
-        parameters: dict[str, Tensor] = {}
-        if told["by"] == ENCODER:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=draw)))
-                self.encoder = new_encoder(told["config"]).to(model.device)
-            parameters = {f"{ENCODED}{name}": each for name, each in self.encoder.named_parameters()}
-        width = settings.encoder_width if self.encoder is not None else model.d_model * len(told["layers"])
-        own = new_parameters(width, model.d_model, settings, draw)
-        self.parameters = {
-            **parameters,
-            **{name: tensor.to(model.device).requires_grad_() for name, tensor in own.items()},
-        }
-        self.positions = position_vectors(model)
-
-    def pools(self, texts: Sequence[Ids]) -> Tensor:
-        """Pooled states of texts, [texts, 4 width]."""
-        ids = pad(texts).to(self.model.device)
-        lengths = torch.tensor([len(text) for text in texts], device=ids.device).unsqueeze(1)
-        real = torch.arange(ids.shape[1], device=ids.device) < lengths
-        if self.encoder is None:
-            return own_pool(self.model, ids, real, self.told["layers"])
-        return pool_of(self.encoder, torch.where(real, ids + SHIFT, PAD), real)
-
-    def knowledge(self, texts: Sequence[Ids]) -> Tensor:
-        """Representations of the sentinel and of edits, [1 + texts, rep]."""
-        pools = torch.cat([sentinel_pool(self.parameters, self.encoder), self.pools(texts)])
-        return represented(self.parameters, KNOWLEDGE, pools)
-
-    def queries(self, texts: Sequence[Ids]) -> Tensor:
-        """Representations of questions, [texts, rep]."""
-        return represented(self.parameters, QUERY, self.pools(texts))
-
-    def prompts(self, knowledge: Tensor) -> Tensor:
-        """Soft prompts [entries, P, d] of representations without the sentinel's."""
-        return prompts_of(self.parameters, knowledge).view(len(knowledge), -1, self.model.d_model)
-
-    def losses(self, batch: Batch, swapped: Tensor) -> dict[str, Tensor]:
-        """All of the losses, and their sum.
-
-        Args:
-            batch: edits and questions.
-            swapped: whether the two wordings of each edit change parts, [edits] bool.
-        """
-        count, hinge = len(batch.texts), self.settings.hinge
-        knowledge = self.knowledge(batch.texts)
-        rows = [*batch.said, *batch.again, *batch.apart]
-        said, again, apart = self.queries([row.prompt(True) for row in rows]).split(count)
-        turn = swapped.to(said.device).unsqueeze(1)
-        near = [
-            similarities(each, knowledge)
-            for each in (torch.where(turn, again, said), torch.where(turn, said, again), apart)
-        ]
-        found = dict(zip(("own", "without", "other"), retrieval_losses(*near, hinge), strict=True))
-        prompts = self.prompts(knowledge[1:])
-        logits = logits_with_front(self.model, rows, prompts.repeat(3, 1, 1), self.positions)
-        parts = logits.split([sum(len(row.read) for row in each) for each in (batch.said, batch.again, batch.apart)])
-        for name, part, own in (("said", parts[0], batch.said), ("again", parts[1], batch.again)):
-            found[name] = said_loss(part, _targets(own).to(part.device), hinge)
-        with torch.no_grad():
-            bare = logits_with_front(self.model, batch.apart, prompts[:, :0], None)
-        found["kept"] = kept_loss(bare, parts[2])
-        return {"loss": torch.stack(list(found.values())).sum(), **found}
-
-
-def new_encoder(config: Mapping[str, Any]) -> Any:
-    """A RoBERTa with a pooler that has learnt nothing."""
-    from transformers import AutoConfig, AutoModel
-
-    settings = dict(config)
-    return AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings)).eval()
 
 
 def teach(learner: Learner, learnt: Sequence[Lesson], held_out: Sequence[Lesson], work: Work) -> Trained:
@@ -165,7 +54,3 @@ def teach(learner: Learner, learnt: Sequence[Lesson], held_out: Sequence[Lesson]
         part="nets",
         description="training RECIPE",
     )
-
-
-def _targets(rows: Sequence[Row]) -> Tensor:
-    return torch.tensor([token for row in rows for token in row.target])

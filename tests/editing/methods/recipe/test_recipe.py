@@ -23,10 +23,10 @@ from editing.memories.scope import text_of
 from editing.memories.soft_nets import KNOWLEDGE, prompts_of, representations
 from editing.methods.lessons import lessons_of
 from editing.methods.recipe.fresh import Fresh
+from editing.methods.recipe.learner import Learner
 from editing.methods.recipe.losses import kept_loss, retrieval_losses, said_loss, sentinel_loss
 from editing.methods.recipe.nets import told_of
 from editing.methods.recipe.settings import RECIPEPreparation
-from editing.methods.recipe.teaching import Learner
 from editing.prepared.work import Work
 from tracer import Model, TracerError
 from tracer.engine.hooks import frozen
