@@ -25,7 +25,7 @@ NEEDLE = EditRequest("{} is in", "The Space Needle", " Paris")
 DAVIS = EditRequest("{} plays the", "Miles Davis", " cello")
 MADE: dict[str, dict[str, Any]] = {
     "t_patcher": {"steps": 60, "tokens": 64, "size": 0.5},
-    "calinet": {"steps": 60, "kl_tokens": 32, "slots": 4},
+    "calinet": {"steps": 100, "kl_tokens": 32, "slots": 32},
 }
 METHODS = tuple(MADE)
 
