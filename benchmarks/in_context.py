@@ -108,9 +108,8 @@ def main(
                 print(f"{edit.note or 'all demonstrations fit'}", flush=True)
     frame = pd.DataFrame(table)
     frame["routed"] = pd.to_numeric(frame["routed"], errors="coerce")
-    print(
-        (100 * frame.groupby(["edit", "router", "kind"], sort=False)[["right", "probable", "routed"]].mean()).round(1)
-    )
+    means: Any = frame.groupby(["edit", "router", "kind"], sort=False)[["right", "probable", "routed"]].mean()
+    print((100 * means).round(1))
 
 
 if __name__ == "__main__":

@@ -105,9 +105,10 @@ def table(
             rows.append(row | {"ms": 1e3 * asking / len(prompts), "edit ms": 1e3 * spent / len(requests)})
     frame = pd.DataFrame(rows)
     print(f"{count} edits of test subjects at once, payload {payload}, {len(questions)} questions")
-    shares = frame.pivot_table(index="router", columns="kind", values=["right", "hit"], sort=False)
+    shares: Any = frame.pivot_table(index="router", columns="kind", values=["right", "hit"], sort=False)
     print((100 * shares).round(0).to_string())
-    print(frame.groupby("router", sort=False)[["ms", "edit ms"]].mean().round(2).to_string())
+    costs: Any = frame.groupby("router", sort=False)[["ms", "edit ms"]].mean()
+    print(costs.round(2).to_string())
     print(frame[frame["router"] == NEVER]["kind"].value_counts().to_string())
 
 

@@ -107,7 +107,7 @@ def shown(rows: list[dict[str, Any]], by_columns: Sequence[str]) -> None:
     frame = pd.DataFrame(rows)
     for name in ("hit", "alarm"):
         frame[name] = pd.to_numeric(frame.get(name), errors="coerce")
-    table = frame.groupby([*by_columns, "kind"], sort=False)[["right", "hit", "alarm"]].mean()
+    table: Any = frame.groupby([*by_columns, "kind"], sort=False)[["right", "hit", "alarm"]].mean()
     print((100 * table).round(1).assign(n=frame.groupby([*by_columns, "kind"], sort=False).size()).to_string())
 
 

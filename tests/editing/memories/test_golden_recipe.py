@@ -204,7 +204,8 @@ def test_three_steps_have_the_published_losses_and_gradients(golden_model: Model
             )
             turn = torch.tensor(swap).bool().unsqueeze(1)
             queries = (torch.where(turn, two, one), torch.where(turn, one, two), other)
-            found = list(retrieval_losses(*(similarities(each, knowledge) for each in queries), hinge))
+            first, second, third = (similarities(each, knowledge) for each in queries)
+            found = list(retrieval_losses(first, second, third, hinge))
             prompts = prompts_of(own, knowledge[1:]).view(len(said), -1, model.d_model)
             rows = [*said, *again, *apart]
             logits = logits_with_front(model, rows, prompts.repeat(3, 1, 1), positions)

@@ -40,7 +40,8 @@ def by_hand(model: Model, prompt: tuple[int, ...], target: tuple[int, ...], vect
         embedded = model.hf.get_input_embeddings()(ids)
         places: dict[str, Any] = {}
         if model.hf.config.model_type == "gpt2":  # the vectors have no position, and the rest keep theirs
-            vectors = vectors - model.hf.transformer.wpe.weight[0]
+            transformer: Any = model.hf.transformer
+            vectors = vectors - transformer.wpe.weight[0]
             positions = torch.arange(ids.shape[1])
             places = {"position_ids": torch.cat([torch.zeros(len(vectors)).long(), positions]).unsqueeze(0)}
         whole = torch.cat([vectors.unsqueeze(0), embedded], 1)
