@@ -109,7 +109,7 @@ def table(
     print((100 * shares).round(0).to_string())
     costs: Any = frame.groupby("router", sort=False)[["ms", "edit ms"]].mean()
     print(costs.round(2).to_string())
-    print(frame[frame["router"] == NEVER]["kind"].value_counts().to_string())
+    print(frame.loc[frame["router"] == NEVER, "kind"].value_counts().to_string())
 
 
 def _questions(record: Any) -> list[Any]:
