@@ -106,6 +106,9 @@ def test_edits_in_a_row_are_the_folded_memory_and_the_last_target_counts(tiny: T
     for k in (3, 1, 0):
         editor.checkout(k)
         assert model.fingerprint() == states[k]
+    if kind != "wise published":  # in one edit as one after another
+        at_once = editing.compute_edit(model, (*OTHERS, again), name, **more).memories[0].on(None)
+        assert at_once is not None and at_once.digest == present.digest
 
 
 def test_a_later_edit_costs_what_it_adds(tiny: Tiny) -> None:
