@@ -19,6 +19,7 @@ from tracer.engine.frame import Frame, attach, evaluating
 from tracer.engine.memories import forward, resting
 from tracer.errors import PromptTooLong
 
+from .routing.heads import head
 from .small import Parts, built
 
 if TYPE_CHECKING:
@@ -45,16 +46,15 @@ def pooled(first: Tensor, states: Tensor, real: Tensor) -> Tensor:
     return torch.cat([first, mean, most, least], -1)
 
 
-def represented(tensors: Mapping[str, Tensor], head: str, pool: Tensor) -> Tensor:
+def represented(tensors: Mapping[str, Tensor], side: str, pool: Tensor) -> Tensor:
     """Representations [rows, rep] of pooled states by a head: a linear map, and a branch that is added to it.
 
     Args:
         tensors: of the nets.
-        head: `KNOWLEDGE` or `QUERY`.
+        side: `KNOWLEDGE` or `QUERY`.
         pool: [rows, 4 width].
     """
-    line = linear(pool, tensors[f"{head}.linear.weight"], tensors[f"{head}.linear.bias"])
-    return line + relu(linear(line, tensors[f"{head}.branch.weight"], tensors[f"{head}.branch.bias"]))
+    return head(tensors, side, pool)
 
 
 def prompts_of(tensors: Mapping[str, Tensor], knowledge: Tensor) -> Tensor:
@@ -126,21 +126,21 @@ def encoder_in(parts: Parts, told: Mapping[str, Any]) -> Any | None:
     return parts.make("soft encoder", lambda: built(AutoModel, told["config"], parts.under("encoder/")))
 
 
-def representations(parts: Parts, told: Mapping[str, Any], model: Model, head: str, texts: Sequence[Ids]) -> Tensor:
+def representations(parts: Parts, told: Mapping[str, Any], model: Model, side: str, texts: Sequence[Ids]) -> Tensor:
     """Representations [texts, rep] by a head, on the CPU; each text is read by itself.
 
     Args:
         parts: tensors of the nets.
         told: as of `encoder_in`; of states, "layers" are the blocks behind which they are read.
         model: that is asked.
-        head: `KNOWLEDGE` or `QUERY`.
+        side: `KNOWLEDGE` or `QUERY`.
         texts: ids of the model.
 
     Raises:
         TracerError: a text that is too long for the encoder.
     """
     encoder = encoder_in(parts, told)
-    tensors = {name: tensor.float() for name, tensor in parts.tensors.items() if name.startswith(head)}
+    tensors = {name: tensor.float() for name, tensor in parts.tensors.items() if name.startswith(side)}
     pools = []
     for ids in texts:
         if encoder is None:
@@ -155,7 +155,7 @@ def representations(parts: Parts, told: Mapping[str, Any], model: Model, head: s
         shifted = torch.tensor([ids]) + SHIFT
         pools.append(pool_of(encoder, shifted, torch.ones_like(shifted, dtype=torch.bool)))
     with torch.no_grad():
-        return represented(tensors, head, torch.cat(pools))
+        return represented(tensors, side, torch.cat(pools))
 
 
 def own_pool(model: Model, ids: Tensor, real: Tensor, layers: Sequence[int]) -> Tensor:
