@@ -61,10 +61,9 @@ def records(model: tracer.Model, count: int) -> list[EditRecord]:
     if not folder:
         raise SystemExit("TRACER_DATA should name the folder that holds counterfact/")
     every = editing.load_records(Path(folder) / FILE)
-    kept = RUNS / f"{model.name}-known.json"
+    kept = HERE / f"{model.name}-known.json"
     asked: dict[str, bool] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     missing = [record for record in every if record.case_id not in asked]
-    RUNS.mkdir(parents=True, exist_ok=True)
     for place, record in enumerate(track(missing, "asking", len(missing)) if missing else []):
         if sum(asked.values()) >= count:
             break
@@ -94,6 +93,7 @@ def run(
     controls: Annotated[int, typer.Option(help="Records with random directions and layers beside them.")] = 10,
 ) -> None:
     """Measure methods with their defaults, one file each; covariances are those of English text (WikiText-2)."""
+    RUNS.mkdir(parents=True, exist_ok=True)
     loaded = tracer.load(model)
     chosen = records(loaded, count)
     text = Path(os.environ["TRACER_DATA"]) / TEXT

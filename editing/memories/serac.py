@@ -20,7 +20,7 @@ from tracer.facts.encoding import encode
 from .kind import Kind
 from .lines import packed, unpacked
 from .route import Decision, Route
-from .scope import ENCODER, OWN, text_of, vectors_of
+from .scope import ENCODER, OWN, question_of, vectors_of
 from .similarity import log_similarities
 from .small import Parts, answering_of, mixture_of
 
@@ -65,7 +65,7 @@ class Serac(Kind):
             TracerError: too long a text for whoever answers.
         """
         parts = Parts.of(memory)
-        text = f"{self._lines(memory)[decision.entry]['text']}{memory.header['join']}{text_of(model, prompt)}"
+        text = f"{self._lines(memory)[decision.entry]['text']}{memory.header['join']}{question_of(model, prompt)}"
         ids = tuple(encode(model.tokenizer, text, model.causal)[0])
         other = answering_of(parts, memory.header["answer"], model)
         room = (other or model).n_ctx

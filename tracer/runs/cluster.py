@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import ClusterError, TracerError
+from tracer.errors import ClusterError, TracerError, WorkerError
 
 from .claim import Claiming, Rows
 from .crew import Ending
@@ -28,9 +28,16 @@ class Keeper:
 
     def __init__(self, path: str) -> None:
         self._store = Store.open(path, check=False)
+        self._dismissed: set[str] = set()
 
-    def call(self, name: str, arguments: tuple[Any, ...]) -> tuple[Any, TracerError | None]:
+    def dismiss(self, workers: list[str]) -> None:
+        """Refuse what these workers say from now on: killed ones may have messages on the way, such as to take a job."""
+        self._dismissed.update(workers)
+
+    def call(self, sender: str, name: str, arguments: tuple[Any, ...]) -> tuple[Any, TracerError | None]:
         """The result of a method of the store, or its error, which Ray would wrap."""
+        if sender in self._dismissed:
+            return None, WorkerError(f"worker {sender} is dismissed; the run that began it has ended")
         try:
             return getattr(self._store, name)(*arguments), None
         except TracerError as error:
@@ -40,13 +47,13 @@ class Keeper:
 class Remote(Claiming):
     """A store as a worker sees it from afar; the same methods, each a message."""
 
-    def __init__(self, keeper: Any) -> None:
-        self._keeper = keeper
+    def __init__(self, keeper: Any, worker: str) -> None:
+        self._keeper, self._worker = keeper, worker
 
     def _call(self, name: str, *arguments: Any) -> Any:
         import ray
 
-        value, error = ray.get(self._keeper.call.remote(name, arguments))
+        value, error = ray.get(self._keeper.call.remote(self._worker, name, arguments))
         if error is not None:
             raise error
         return value
@@ -100,7 +107,7 @@ class Member:
         sys.path += [path for path in paths if path not in sys.path]
         os.environ["TRACER_PROGRESS"] = "0"
         try:
-            store = Remote(keeper)
+            store = Remote(keeper, worker)
             loop(store, made(resolve(work), store.settings(), given), worker)
         except Exception as error:
             text = described(error)
@@ -140,8 +147,11 @@ class Actors:
             for actor, _worker in self._alive.values():
                 self._ray.kill(actor)
             with suppress(Exception):
-                for _actor, worker in self._alive.values():  # not to wait until they are missed
-                    self._ray.get(self._keeper.call.remote("release", (worker,)), timeout=10)
+                workers = [worker for _, worker in self._alive.values()]
+                self._ray.get(self._keeper.dismiss.remote(workers), timeout=10)
+                with Store.open(self._path, check=False) as store:
+                    for worker in workers:  # not to wait until they are missed
+                        store.release(worker)
             self._ray.kill(self._keeper)
         finally:
             self._connection.__exit__(None, None, None)
@@ -168,6 +178,7 @@ class Actors:
         try:
             said = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
+            self._ray.get(self._keeper.dismiss.remote([worker]))
             return Ending(worker, died=" ".join(str(error).split())[:200])
         except self._ray.exceptions.RayError as error:
             return Ending(worker, error=f"a worker could not begin: {' '.join(str(error).split())[:500]}")

@@ -21,6 +21,7 @@ from editing.memories.change import MemoryChange
 from tracer import Model, TracerError
 from tracer.engine import Line, set_memories
 from tracer.engine.follow import follow
+from tracer.engine.memories import asked
 
 Tiny = Callable[[str], Model]
 OTHERS = [
@@ -228,3 +229,17 @@ def test_a_memory_begun_in_another_way_is_not_gone_on_with(tiny: Tiny) -> None:
         editor.edit(OTHERS[1], "serac", prepared=prepared(model, seed=1), **quick)
     assert [each.name for each in model.memories] == ["serac", "wise"]
     set_memories(model, [])
+
+
+def test_a_question_stands_behind_an_edit_as_it_was_learnt() -> None:
+    """One space between, also where the tokenizer puts one in front of every text."""
+    embedded = tracer.load()
+    editor = editing.Editor(embedded)
+    try:
+        editor.edit(editing.EditRequest("{} is located in", "The Space Needle", " Paris"), "serac", check=None)
+        prompt = "The Space Needle is located in"
+        (question,), frame = asked(embedded, [ids_of(embedded, prompt)])
+        assert frame is not None
+        assert question.ids == tuple(ids_of(embedded, f"{prompt} Paris. {prompt}"))
+    finally:
+        editor.reset()

@@ -13,6 +13,7 @@ from runs_work import assert_same, jobs_of, light, made
 
 from tracer.errors import TracerError
 from tracer.runs import Counts, Store, run
+from tracer.runs.cluster import Keeper
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tracer[cluster]'")
 
@@ -51,6 +52,20 @@ def test_two_nodes_one_worker_killed(cluster: str, tmp_path: Path) -> None:
     assert seen == sorted(seen) and len(set(seen)) > 5
     assert_same(tmp_path / "whole", tmp_path / "shared")
     assert not ray.is_initialized()
+
+
+def test_a_message_that_was_on_the_way_from_a_dismissed_worker_changes_nothing(tmp_path: Path) -> None:
+    made(tmp_path / "a", jobs_of(2)).close()
+    keeper = Keeper(str(tmp_path / "a"))
+    (job, _), _ = keeper.call("first", "take", ("first",))
+    keeper.dismiss(["first"])
+    with Store.open(tmp_path / "a") as store:
+        store.release("first")
+        for name, arguments in (("take", ("first",)), ("commit", ("first", job.key, job.items[0], {}, {}))):
+            result, error = keeper.call("first", name, arguments)
+            assert result is None and "worker first is dismissed" in str(error)
+        assert (store.progress().claimed, store.progress().done) == (0, 0)
+        assert keeper.call("second", "take", ("second",))[0][0].key == job.key
 
 
 def test_failures_come_back_and_ctrl_c_ends_it(cluster: str, tmp_path: Path) -> None:
