@@ -31,7 +31,7 @@ class Keeper:
         self._dismissed: set[str] = set()
 
     def dismiss(self, workers: list[str]) -> None:
-        """Refuse what these workers say from now on: killed ones may have messages on the way, such as to take a job."""
+        """Refuse what these workers say from now on: killed ones may have a message on the way, to take a job."""
         self._dismissed.update(workers)
 
     def call(self, sender: str, name: str, arguments: tuple[Any, ...]) -> tuple[Any, TracerError | None]:

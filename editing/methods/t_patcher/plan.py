@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.memories.activations import FALLBACK, activation_of
+from editing.memories.activations import activation_of
 from editing.memories.change import MemoryChange
 from editing.memories.lines import LINES, as_lines, packed
 from editing.memories.memory import Memory
@@ -20,7 +20,7 @@ from tracer.errors import HyperparameterError
 
 from .plateau import ASIDE
 from .preparation import PREPARATION, states_for
-from .settings import TPatcherSettings
+from .settings import OWN, TPatcherSettings
 from .training import Bench, Patches, measured_margins, train
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from tracer.engine.batch import Row
     from tracer.model import Model
 
-KIND = "t_patcher"
-QUIET = 4.0
-"""Of an activation below zero, from which on a function is to let next to nothing through."""
+KIND, DEFAULT = "t_patcher", "relu"
 
 
 def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, context: EditContext) -> list[Change]:
@@ -48,19 +46,20 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
             f"layers is {layer}, and the memory {settings.name!r} of {model.name} has its patches at layer "
             f"{before.header['layer']}; leave layers out, or give the new ones a memory of their own (name=...)"
         )
-    name = before.header["activation"] if before else settings.activation or _own(model, layer)
-    if settings.activation not in (None, name):
+    name = activation_of(model, layer) if settings.activation == OWN else settings.activation
+    has = before.header["activation"] if before else name or DEFAULT
+    if name not in (None, has):
         raise HyperparameterError(
-            f"activation is {settings.activation!r}, and the memory {settings.name!r} of {model.name} has patches with "
-            f"{name!r}; leave it out, or give the new ones a memory of their own (name=...)"
+            f"activation is {name!r}, and the memory {settings.name!r} of {model.name} has patches with {has!r}; leave "
+            "it out, or give the new ones a memory of their own (name=...)"
         )
-    margins = tuple(settings.margins) if settings.margins is not None else measured_margins(name)
-    used = replace(settings, layers=(layer,), activation=name, margins=margins)
+    margins = tuple(settings.margins) if settings.margins is not None else measured_margins(has)
+    used = replace(settings, layers=(layer,), activation=has, margins=margins)
     device = model.device
     corpus = states_for(model, layer, settings.tokens, context).to(device, torch.float32)
     kept = torch.arange(len(corpus), device=device) % ASIDE == ASIDE - 1 if settings.validate_every else None
     aside, corpus = (None, corpus) if kept is None else (corpus[kept], corpus[~kept])
-    bench = Bench(layer, name, margins, corpus, _tensors(before, device), aside)  # type: ignore[arg-type]
+    bench = Bench(layer, has, margins, corpus, _tensors(before, device), aside)  # type: ignore[arg-type]
     rows = [row_of(model, request) for group in groups for request in group]
     others = [memory for memory in model.memories if memory.name != settings.name]
     with remembering(model, others):
@@ -71,12 +70,6 @@ def plan(model: Model, groups: Sequence[Group], settings: TPatcherSettings, cont
         _change(model, before, group, [rows[i] for i in own.rows], own, bench, used)
         for group, own in zip(groups, patches, strict=True)
     ]
-
-
-def _own(model: Model, layer: int) -> str:
-    """The model's own activation function, unless it lets too much through where a patch is to be silent."""
-    name = activation_of(model, layer)
-    return name if measured_margins(name)[1] <= QUIET else FALLBACK
 
 
 def _begun(

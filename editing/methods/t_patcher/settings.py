@@ -12,6 +12,7 @@ from tracer.errors import HyperparameterError
 
 from .losses import check_term
 
+OWN = "own"
 STARTS = ("unembed", "zero", "normal")
 
 
@@ -21,8 +22,9 @@ class TPatcherSettings:
 
     Attributes:
         layers: the one beside whose MLP patches stand; None: the last.
-        activation: function of the patches by transformers' name. None: the model's own; or "gelu" where that lets much
-            through below zero, as silu does, or has parameters. (Published: the model's own.)
+        activation: function of the patches by transformers' name; or "own", the model's own ("gelu" where that has
+            parameters). None: that of patches which are there, or "relu": what gelu lets through below zero is little
+            for one patch, and outweighs the answer after a hundred. (Published: "own".)
         patches: most of them for a request, one for each token of the target that is not said.
         start: of the values: "unembed", the direction of the token wanted in the unembedding, `size` long; "zero"; or
             "normal", drawn, times `amplify`. (Published: "normal".)
@@ -40,8 +42,9 @@ class TPatcherSettings:
         memory_weight: weight of the terms that they are not active elsewhere. (Published: 10, or 5 in classifiers.)
         memory_loss: these two terms.
         margins: activation at an own place that is to be exceeded; by how much less it is to be elsewhere; activation
-            elsewhere not to be exceeded. None: (2, m, -m) with the least m behind which the activation function lets
-            less than a hundredth through. (Published: 0, 3 and -3, of which the editor of sequences passes on none.)
+            elsewhere not to be exceeded. None: (2, m, -m) with the least m from 3 on behind which the activation
+            function lets less than a hundredth through. (Published: 0, 3 and -3, of which the editor of sequences
+            passes on none.)
         repeats: times that the request is in a batch. (Published: 8.)
         stop_loss: training ends when each token of the target has a lower loss and patches let less than a tenth
             through at all but `stop_share` of the corpus; 0: never.
@@ -85,8 +88,8 @@ class TPatcherSettings:
         kind = HyperparameterError
         if self.start not in STARTS:
             raise kind(f"start is {self.start!r}; expected one of {', '.join(map(repr, STARTS))}")
-        if self.activation is not None and self.activation not in NAMES:
-            raise kind(f"activation is {self.activation!r}; expected one of {', '.join(NAMES)}, or None")
+        if self.activation not in (None, OWN, *NAMES):
+            raise kind(f"activation is {self.activation!r}; expected one of {', '.join((*NAMES, OWN))}")
         for name in ("patches", "steps", "repeats", "tokens"):
             whole(name, getattr(self, name), 1, kind=kind)
         for name in ("seed", "validate_every", "validate_from"):

@@ -134,7 +134,10 @@ class Bench:
 
 
 def measured_margins(name: str) -> tuple[float, float, float]:
-    """(2, m, -m) with the least half m below which an activation function lets less than a hundredth through.
+    """(2, m, -m) with the least half m from 3 on below which an activation function lets less than a hundredth through.
+
+    Less, such as 1 for relu, is enough for a text, and not for questions like the edit's: after 80 FactWorld edits in a
+    row 55 % of neighbours are right with m = 1, and 85 % with 3, which is published.
 
     Args:
         name: of the function.
@@ -142,7 +145,7 @@ def measured_margins(name: str) -> tuple[float, float, float]:
     x = torch.arange(0, 20.5, 0.5)
     through = activation(name)(-x).abs() > LET_THROUGH
     last = int(through.nonzero()[-1]) if bool(through.any()) else -1
-    margin = max(1.0, float(x[min(last + 1, len(x) - 1)]))
+    margin = max(3.0, float(x[min(last + 1, len(x) - 1)]))
     return 2.0, margin, -margin
 
 

@@ -300,7 +300,7 @@ for number in range(count):  # forked, so that the imports are paid for once
 
 
 def test_killed_at_any_moment_it_opens_before_or_after_the_step(fresh: Callable[[], Model], tmp_path: Path) -> None:
-    count = 8
+    count = 5
     subprocess.run(
         [sys.executable, "-c", CHILD, fresh().name, str(tmp_path), str(count)],
         env=surroundings(),

@@ -19,6 +19,9 @@ from editing.methods.t_patcher.training import measured_margins
 from tracer import Model, TracerError
 from tracer.engine import set_memories
 from tracer.engine.answer import own_answer
+from tracer.engine.batch import logits_of
+from tracer.engine.hooks import capture
+from tracer.engine.sites import Site
 
 Tiny = Callable[[str], Model]
 NEEDLE = EditRequest("{} is in", "The Space Needle", " Paris")
@@ -164,12 +167,24 @@ def test_states_are_prepared_once_and_given(gpt2: Model, tmp_path: Path) -> None
     assert not gpt2.memories
 
 
+def test_patches_that_are_not_active_add_nothing_at_all(gpt2: Model) -> None:
+    """What is let through below zero would add up over many edits."""
+    ids = torch.tensor([gpt2.tokenizer("Miles Davis plays the")["input_ids"]])
+    edit, site = compute(gpt2, NEEDLE, "t_patcher"), Site("mlp_in", gpt2.n_layers - 1)
+    patches = edit.memories[0].rows
+    with torch.no_grad():
+        entered, before = capture(gpt2, ids, [site])[site], logits_of(gpt2, ids)
+        assert float((entered @ patches["keys"].T + patches["biases"]).max()) < 0
+        with edit.applied(gpt2):
+            assert torch.equal(logits_of(gpt2, ids), before)
+
+
 def test_margins_are_measured_on_the_function(tiny: Tiny) -> None:
-    """Below it next to nothing comes through; beside silu, which lets more through, patches are gelu's."""
-    assert measured_margins("gelu") == (2.0, 3.0, -3.0) and measured_margins("relu") == (2.0, 1.0, -1.0)
+    """Below it next to nothing comes through; nothing at all below that of the default, relu."""
+    assert measured_margins("gelu") == (2.0, 3.0, -3.0) == measured_margins("relu")
     assert measured_margins("silu")[1] > 6
-    llama, gpt2 = (compute(tiny(name), NEEDLE, "t_patcher", steps=1) for name in ("llama", "gpt2"))
-    assert llama.settings["activation"] == "gelu" and gpt2.settings["activation"] == "gelu_new"
+    edits = [compute(tiny("gpt2"), NEEDLE, "t_patcher", steps=1, **more) for more in ({}, {"activation": "own"})]
+    assert [edit.settings["activation"] for edit in edits] == ["relu", "gelu_new"]
     silu = compute(tiny("llama"), NEEDLE, "t_patcher", steps=1, activation="silu")
     assert silu.memories[0].header["activation"] == "silu"
 
@@ -203,12 +218,13 @@ def test_settings_out_of_range_are_refused(gpt2: Model, method: str, settings: d
 
 
 def test_a_memory_of_another_layer_kind_or_function_is_refused(gpt2: Model) -> None:
-    patched = compute(gpt2, NEEDLE, "t_patcher", steps=2)
+    patched = compute(gpt2, NEEDLE, "t_patcher", steps=2, activation="gelu")
     with patched.applied(gpt2):
         with pytest.raises(TracerError, match=r"has its patches at layer 3; leave layers out, or give the new ones"):
             compute(gpt2, DAVIS, "t_patcher", layers=[1])
-        with pytest.raises(TracerError, match="has patches with 'gelu_new'; leave it out"):
+        with pytest.raises(TracerError, match="has patches with 'gelu'; leave it out"):
             compute(gpt2, DAVIS, "t_patcher", activation="relu")
+        assert compute(gpt2, DAVIS, "t_patcher", steps=1).memories[0].header["activation"] == "gelu"
         with pytest.raises(TracerError, match="is of the kind 't_patcher', not 'calinet'; give the new one another"):
             compute(gpt2, DAVIS, "calinet", name="t_patcher")
     slots = compute(gpt2, NEEDLE, "calinet", steps=2)
