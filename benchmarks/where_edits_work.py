@@ -7,7 +7,8 @@
 Of each fact that the model knows, MLP outputs around each layer are restored at the subject's last token, as
 ``editing.locate(..., "trace")`` does, and ROME writes the fact at each layer alone, as ``"sweep"`` does. Hase et al.
 ("Does Localization Inform Editing?", 2023) found next to no relation of the two in GPT-J. The embedded model is the
-other end, since the layers that recall its facts are known. Interrupted, a run goes on at the next fact.
+other end, since the layers that recall its facts are known. Interrupted, a run goes on at the next fact; facts that are
+kept count as measured, and ``real_edits.py`` tells which of the others the model knows.
 """
 
 from __future__ import annotations
@@ -54,10 +55,14 @@ def run(
         options["covariance"] = editing.estimate_covariance(loaded, layers, text=text, max_tokens=TOKENS)
     folder = RUNS / model
     folder.mkdir(parents=True, exist_ok=True)
-    done = 0
+    measured, knows = _measured(model), _asked(model)
+    done = len(measured)
     for number, record in enumerate(track(list(_records(model)), "facts")):
-        if done == facts:
+        if done >= facts:
             break
+        rewrite = record["requested_rewrite"]
+        if rewrite["subject"] in measured or not knows.get(str(record["case_id"]), True):
+            continue
         unknown, files = (
             folder / f"{number}.unknown",
             [folder / f"{number}-{using}.npz" for using in ("trace", "sweep")],
@@ -90,7 +95,7 @@ def keep() -> None:
                     "subject": sweep.subjects[0],
                 }
                 rows.append({**about, "layer": int(layer), "effect": trace.evidence["effect"][0, layer], **scores})
-    replace_rows(KEPT, pd.DataFrame(rows), by=("model",))
+    replace_rows(KEPT, pd.DataFrame(rows), by=("model", "subject"))
 
 
 @app.command()
@@ -145,6 +150,17 @@ def _records(model: str) -> list[dict[str, Any]]:
         every = factworld_records("test")
         return [every[place] for place in np.random.default_rng(0).permutation(len(every))]
     return json.loads((_data() / FILE).read_text(encoding="utf-8"))
+
+
+def _measured(model: str) -> set[str]:
+    """Subjects of the facts that are kept."""
+    found = pd.read_parquet(KEPT) if KEPT.exists() else pd.DataFrame({"model": [], "subject": []})
+    return set(found.loc[found["model"] == model, "subject"])
+
+
+def _asked(model: str) -> dict[str, bool]:
+    file = HERE / f"{model}-known.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _data() -> Path:
