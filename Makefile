@@ -41,9 +41,10 @@ demo-real: $(RUN) $(REAL)
 
 # one thread each, since two processes that use every core slow each other down; the long notebooks begin, and run on
 # a share of their facts, whose outputs of all facts `make notebooks` keeps; on the embedded model, also where others are;
-# pretrained ones have their own command
+# pretrained ones have their own command. One process more than cores, since some wait for a browser or another process
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 test: $(DEV)
-	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.05 TRACER_NOTEBOOK_MODEL= $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 TRACER_NOTEBOOK_SHARE=0.05 TRACER_NOTEBOOK_MODEL= $(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder \
 		--nbmake --nbmake-timeout=600 --ignore=tests/test_real_models.py notebooks tests
 
 test-real: $(DEV) $(REAL)
