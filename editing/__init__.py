@@ -17,10 +17,12 @@ from editing.prepared.prepared import Prepared, load_prepared
 from editing.proposal import Proposal, propose
 from editing.questions.outcome import Outcome, measure
 from editing.questions.probes import Probes
+from editing.tasks import finetune, scaled_losses
 
 from .datasets import EditRecord, load_records
 from .evaluation import Evaluation
 from .plots import (
+    plot_cosines,
     plot_evaluation,
     plot_health,
     plot_locate,
@@ -28,6 +30,7 @@ from .plots import (
     plot_outcome,
     plot_radar,
     plot_retention,
+    plot_scaled_losses,
     plot_training,
 )
 from .request import EditRequest, EditWarning
@@ -51,12 +54,14 @@ __all__ = [
     "covariance_for",
     "estimate_covariance",
     "evaluate",
+    "finetune",
     "fingerprint",
     "load_edit",
     "load_prepared",
     "load_records",
     "locate",
     "measure",
+    "plot_cosines",
     "plot_evaluation",
     "plot_health",
     "plot_locate",
@@ -64,8 +69,10 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "plot_scaled_losses",
     "plot_training",
     "prepare",
     "propose",
     "published",
+    "scaled_losses",
 ]

@@ -21,8 +21,9 @@ def scaled(edit: Any, factor: float) -> Any:
     if not math.isfinite(factor):
         raise EditOfOtherWeights(f"an edit cannot be scaled by {factor}; give a finite number")
     factors = {name: (u * factor, v) for name, (u, v) in edit.factors.items()}
+    deltas = {name: delta * factor for name, delta in edit.deltas.items()}
     settings = {**edit.settings, "scale": edit.settings.get("scale", 1.0) * factor}
-    return replace(edit, factors=factors, settings=settings)
+    return replace(edit, factors=factors, deltas=deltas, settings=settings)
 
 
 def composed(first: Any, *others: Any) -> Any:
@@ -36,15 +37,22 @@ def composed(first: Any, *others: Any) -> Any:
                 "same weights"
             )
     columns: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    deltas = {name: delta.double() * 0 for edit in edits for name, delta in edit.deltas.items()}
     for edit in edits:
-        for name, pair in edit.factors.items():
-            columns.setdefault(name, []).append(pair)
+        for name, (u, v) in edit.factors.items():
+            if name in deltas:
+                deltas[name] += u.double() @ v.double().T
+            else:
+                columns.setdefault(name, []).append((u, v))
+        for name, delta in edit.deltas.items():
+            deltas[name] += delta
     factors = {name: (cat([u for u, _ in of], 1), cat([v for _, v in of], 1)) for name, of in columns.items()}
     orientations = {edit.settings.get("orientation") for edit in edits}
     evidence = {f"{i}/{name}": t for i, edit in enumerate(edits) for name, t in (edit.evidence or {}).items()}
     return replace(
         first,
         factors=factors,
+        deltas={name: delta.float() for name, delta in deltas.items()},
         method="+".join(edit.method for edit in edits),
         settings={
             "parts": [dict(edit.settings) for edit in edits],

@@ -11,7 +11,12 @@ from torch import Tensor
 from editing.memories.change import MemoryChange
 from editing.request import EditRequest
 
-FORMATS = "Edit/1", "Edit/2"  # without changes of memories, and with
+FORMATS = "Edit/1", "Edit/2", "Edit/3"  # of factors alone; with changes of memories; with those of whole tensors
+
+
+def format_of(edit: Any) -> str:
+    """The oldest format that holds an [`editing.Edit`][]."""
+    return FORMATS[2 if edit.deltas else bool(edit.memories)]
 
 
 def header_of(edit: Any) -> dict[str, Any]:
@@ -23,7 +28,9 @@ def header_of(edit: Any) -> dict[str, Any]:
         "requests": [asdict(request) for request in edit.requests],
         "weights": list(edit.factors),
     }
-    return {**header, "memories": [change.described() for change in edit.memories]} if edit.memories else header
+    if edit.memories:
+        header["memories"] = [change.described() for change in edit.memories]
+    return {**header, "whole": list(edit.deltas)} if edit.deltas else header
 
 
 def tensors_of(edit: Any) -> dict[str, Tensor]:
@@ -31,6 +38,7 @@ def tensors_of(edit: Any) -> dict[str, Tensor]:
     found = {
         f"{side}/{name}": part for name, pair in edit.factors.items() for side, part in zip("UV", pair, strict=True)
     }
+    found |= {f"D/{name}": delta for name, delta in edit.deltas.items()}
     for change in edit.memories:
         found |= change.tensors()
     return found
@@ -40,6 +48,14 @@ def fields_of(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> dict[str
     """The fields of the edit that gave these tensors and this header."""
     evidence = {name.removeprefix("evidence/"): t for name, t in tensors.items() if name.startswith("evidence/")}
     factors = {name: (tensors[f"U/{name}"], tensors[f"V/{name}"]) for name in header.pop("weights")}
+    deltas = {name: tensors[f"D/{name}"] for name in header.pop("whole", ())}
     requests = tuple(EditRequest(**request) for request in header.pop("requests"))
     memories = tuple(MemoryChange.of(change, tensors) for change in header.pop("memories", ()))
-    return {**header, "factors": factors, "requests": requests, "evidence": evidence, "memories": memories}
+    return {
+        **header,
+        "factors": factors,
+        "deltas": deltas,
+        "requests": requests,
+        "evidence": evidence,
+        "memories": memories,
+    }

@@ -6,15 +6,19 @@ import torch
 from torch import Tensor
 
 from .weights import Factors
+from .whole import Deltas, random_like
 
 RANK = 8  # a random matrix of higher rank is no harder a control
 
 
-def random_direction(factors: Factors, norms: dict[str, float], seed: int) -> Factors:
+def random_direction(
+    factors: Factors, deltas: Deltas, norms: dict[str, float], seed: int
+) -> tuple[Factors, dict[str, Tensor]]:
     """Changes of the same weights, of the same Frobenius norms and, up to rank 8, of the same ranks.
 
     Args:
         factors: of the change.
+        deltas: changes of whole tensors.
         norms: of the change of each weight.
         seed: of the draw.
     """
@@ -27,4 +31,4 @@ def random_direction(factors: Factors, norms: dict[str, float], seed: int) -> Fa
         # ||L R^T||^2 = tr (L^T L)(R^T R)
         size = float(((left.double().T @ left.double()) * (right.double().T @ right.double())).sum().sqrt())
         found[name] = (left * (norms[name] / size), right)
-    return found
+    return found, random_like(deltas, norms, generator)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,14 @@ from tracer.former import renamed
 from tracer.html_table import html_of
 
 from .arithmetic import composed, scaled
-from .content import FORMATS, fields_of, header_of, tensors_of
+from .content import FORMATS, fields_of, format_of, header_of, tensors_of
 from .control import random_direction
-from .size import norm_of, owned
+from .size import norm_of, owned, owned_whole
 from .state import State, memories_of
 from .text import line_of, text_of
 from .weights import Factors, added, proposed
+from .whole import Deltas, moved
+from .whole import proposed as proposed_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,8 @@ class Edit:
         evidence: arrays by name that led to the change, such as keys, targets and loss curves.
         note: a remark for the reader, or "".
         memories: changes of memories, at most one of each name.
+        deltas: changes of further weights, by full parameter name: float32 on the CPU, of any shape, the weight's own.
+            What fine-tunes everything makes these.
     """
 
     factors: Factors
@@ -71,9 +75,11 @@ class Edit:
     evidence: Mapping[str, Tensor] | None = None
     note: str = ""
     memories: tuple[MemoryChange, ...] = ()
+    deltas: Deltas = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factors", owned(self.factors))
+        object.__setattr__(self, "deltas", owned_whole(self.deltas, self.factors))
         object.__setattr__(self, "requests", tuple(self.requests))
         object.__setattr__(self, "memories", tuple(self.memories))
         names = [change.name for change in self.memories]
@@ -86,7 +92,7 @@ class Edit:
     @property
     def weights(self) -> tuple[str, ...]:
         """Full names of the weights it changes."""
-        return tuple(self.factors)
+        return (*self.factors, *self.deltas)
 
     def on_weight(self, name: str, weight: Tensor) -> Tensor:
         """What becomes of a weight, to the bit, by its change alone.
@@ -95,7 +101,7 @@ class Edit:
             name: one of `weights`.
             weight: its bits before.
         """
-        return added(weight, *self.factors[name])
+        return moved(weight, self.deltas[name]) if name in self.deltas else added(weight, *self.factors[name])
 
     def proposed(self, model: Model) -> State:
         """What the model would have with the edit; nothing is changed.
@@ -109,7 +115,7 @@ class Edit:
         """
         present = memories_of(model)
         memories = {change.name: change.check(present.get(change.name), model) for change in self.memories}
-        return State(proposed(model, self.factors), memories)
+        return State({**proposed(model, self.factors), **proposed_whole(model, self.deltas)}, memories)
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
@@ -152,6 +158,7 @@ class Edit:
             f"{name} [{len(u)}, {len(v)}]: rank {rank[name]}, norm {norm[name]:.4g}"
             for name, (u, v) in self.factors.items()
         ]
+        lines += [f"{name} {list(delta.shape)}: norm {norm[name]:.4g}" for name, delta in self.deltas.items()]
         return (*lines, *(change.describe() for change in self.memories))
 
     def control(self, seed: int) -> Edit:
@@ -163,35 +170,40 @@ class Edit:
         Args:
             seed: of the draw.
         """
-        factors = random_direction(self.factors, self.norm(), seed)
+        factors, deltas = random_direction(self.factors, self.deltas, self.norm(), seed)
         memories = tuple(change.control(seed) for change in self.memories)
-        return replace(self, factors=factors, memories=memories, evidence={}, note="a random direction")
+        return replace(self, factors=factors, deltas=deltas, memories=memories, evidence={}, note="a random direction")
 
     # --- size ------------------------------------------------------------------------------------------------------
     def rank(self) -> dict[str, int]:
-        """Rank of the change of every weight, by name: the columns of its factors."""
-        return {name: u.shape[1] for name, (u, _) in self.factors.items()}
+        """Rank of the change of every weight, by name: the columns of its factors; of `deltas`, at most."""
+        most = {name: min(len(delta), delta.numel() // max(1, len(delta))) for name, delta in self.deltas.items()}
+        return {name: u.shape[1] for name, (u, _) in self.factors.items()} | most
 
     def norm(self) -> dict[str, float]:
         """Frobenius norm of the change of every weight, by name."""
-        return {name: norm_of(u, v) for name, (u, v) in self.factors.items()}
+        whole = {name: float(delta.double().norm()) for name, delta in self.deltas.items()}
+        return {name: norm_of(u, v) for name, (u, v) in self.factors.items()} | whole
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its factors, and of what it adds to memories."""
-        factors = sum(u.nbytes + v.nbytes for u, v in self.factors.values())
+        """Bytes of its changes of weights, and of what it adds to memories."""
+        factors = sum(part.nbytes for pair in self.factors.values() for part in pair)
+        factors += sum(delta.nbytes for delta in self.deltas.values())
         return factors + sum(change.nbytes for change in self.memories)
 
     def to_dense(self) -> dict[str, Tensor]:
-        """The change itself, by weight name: float32 [rows, columns] in the orientation the weight is stored in."""
-        return {name: (u.double() @ v.double().T).float() for name, (u, v) in self.factors.items()}
+        """The change itself, by weight name: float32 in the shape and orientation the weight is stored in."""
+        return {name: (u.double() @ v.double().T).float() for name, (u, v) in self.factors.items()} | dict(self.deltas)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per weight: weight, rows, columns, rank, norm."""
         import pandas as pd
 
         rank, norm = self.rank(), self.norm()
-        rows = [(name, len(u), len(v), rank[name], norm[name]) for name, (u, v) in self.factors.items()]
+        sides = {name: (len(u), len(v)) for name, (u, v) in self.factors.items()}
+        sides |= {name: (len(delta), delta.numel() // max(1, len(delta))) for name, delta in self.deltas.items()}
+        rows = [(name, *sides[name], rank[name], norm[name]) for name in self.weights]
         return pd.DataFrame(rows, columns=pd.Index(["weight", "rows", "columns", "rank", "norm"]))
 
     @property
@@ -235,6 +247,28 @@ class Edit:
         """
         return composed(self, *others)
 
+    def __mul__(self, factor: float) -> Edit:
+        """As `scale`."""
+        return self.scale(factor) if isinstance(factor, int | float) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Edit:
+        """The edit taken away: `scale(-1)`."""
+        return self.scale(-1)
+
+    def __add__(self, other: Edit) -> Edit:
+        """As `compose`."""
+        return self.compose(other) if isinstance(other, Edit) else NotImplemented
+
+    def __radd__(self, other: int) -> Edit:
+        """So that `sum` of edits is their composition."""
+        return self if other == 0 else NotImplemented
+
+    def __sub__(self, other: Edit) -> Edit:
+        """The sum with the other edit taken away; `c + (b - a)` is an analogy (Ilharco et al. 2023)."""
+        return self.compose(-other) if isinstance(other, Edit) else NotImplemented
+
     def same_as(self, other: Edit) -> bool:
         """Whether two edits are the same, factors to the bit; time, memory and evidence do not count.
 
@@ -271,7 +305,7 @@ class Edit:
             TracerError: it cannot be written; nothing is left behind then.
         """
         tensors = {**tensors_of(self), **{f"evidence/{name}": t for name, t in (self.evidence or {}).items()}}
-        return tensorfile.write(path, FORMATS[bool(self.memories)], tensors, header_of(self))
+        return tensorfile.write(path, format_of(self), tensors, header_of(self))
 
     @classmethod
     @renamed(anyway="force")
@@ -301,6 +335,11 @@ class Edit:
             raise AdapterError(
                 f"an adapter holds changes of weights, and this edit changes the memory {self.memories[0].name!r}; "
                 "save it as an edit (edit.save)"
+            )
+        if self.deltas:
+            raise AdapterError(
+                f"an adapter holds changes of low rank, and this edit changes all of {next(iter(self.deltas))!r}; save "
+                "it as an edit (edit.save), or fine-tune with a rank"
             )
         return to_peft(self.factors, self.settings.get("orientation"), self.model, folder, model, overwrite)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor, float32
 
@@ -26,6 +27,19 @@ def owned(factors: Factors) -> dict[str, tuple[Tensor, Tensor]]:
             )
         found[name] = (_own(u), _own(v))
     return found
+
+
+def owned_whole(deltas: Mapping[str, Tensor], factors: Factors) -> dict[str, Tensor]:
+    """Changes of whole tensors in float32 on the CPU.
+
+    Raises:
+        TracerError: one of a weight that has factors too.
+    """
+    if twice := next((name for name in deltas if name in factors), None):
+        raise EditOfOtherWeights(
+            f"the weight {twice!r} has factors and a delta; give its change as one of them (`Edit.to_dense` has both)"
+        )
+    return {name: _own(delta) for name, delta in deltas.items()}
 
 
 def norm_of(u: Tensor, v: Tensor) -> float:

@@ -124,7 +124,7 @@ def added(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
         total = weight[block].to(device, torch.float64, copy=True)
         for column, row in zip(left[block].unbind(1), right, strict=True):
             total.addcmul_(column.unsqueeze(1), row)
-        new[block] = _rounded(total, weight.dtype)
+        new[block] = rounded(total, weight.dtype)
     return new
 
 
@@ -207,11 +207,15 @@ def digests(model: Model, names: Iterable[str]) -> dict[str, str]:
     return {name: digest(parameter(model, name)) for name in names}
 
 
-def _rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 to `dtype` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
+def rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 to `dtype` in one rounding to nearest even; torch reaches the 16-bit types by way of float32.
 
     Rounding to odd on the way there keeps the second rounding from being misled by the first (Boldo and Melquiond,
     "When double rounding is odd", 2005).
+
+    Args:
+        exact: float64.
+        dtype: a floating type.
     """
     if dtype in (torch.float32, torch.float64):
         return exact.to(dtype)

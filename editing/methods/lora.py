@@ -136,7 +136,7 @@ def _linear(module: nn.Module) -> bool:
 
 def _change(model: Model, group: Group, settings: LoRASettings, paths: Sequence[str]) -> Change:
     with adapted(model, settings, paths) as layers:
-        parameters = [matrix for layer in layers.values() for matrix in _matrices(layer)]
+        parameters = [matrix for layer in layers.values() for matrix in adapter_matrices(layer)]
         decay = settings.weight_decay
 
         def shrink() -> None:
@@ -153,14 +153,18 @@ def factors_of(layers: dict[str, Any], settings: LoRASettings) -> dict[str, tupl
     """Changes of the weights that the adapters wrap, in the orientation these are stored in."""
     factors = {}
     for path, layer in layers.items():
-        a, b = (matrix.detach().to("cpu", torch.float32) for matrix in _matrices(layer))
+        a, b = (matrix.detach().to("cpu", torch.float32) for matrix in adapter_matrices(layer))
         inner, outer = a.T.contiguous(), settings.alpha / settings.rank * b  # [in, rank], [out, rank]
         factors[f"{path}.weight"] = as_stored(orientation(layer.base_layer, path), inner, outer)
     return factors
 
 
-def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
-    """A [rank, in] and B [out, rank] of an adapter."""
+def adapter_matrices(layer: Any) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank] of an adapter.
+
+    Args:
+        layer: of `adapted`.
+    """
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
 

@@ -7,9 +7,11 @@ from .memory import plot_memory
 from .outcome import plot_outcome
 from .radar import plot_radar
 from .retention import plot_retention
+from .tasks import plot_cosines, plot_scaled_losses
 from .training import plot_training
 
 __all__ = [
+    "plot_cosines",
     "plot_evaluation",
     "plot_health",
     "plot_locate",
@@ -17,5 +19,6 @@ __all__ = [
     "plot_outcome",
     "plot_radar",
     "plot_retention",
+    "plot_scaled_losses",
     "plot_training",
 ]

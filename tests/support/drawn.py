@@ -53,7 +53,9 @@ def check_places(figure: go.Figure) -> None:
     wide, high = layout(figure).width, layout(figure).height
     boxes = panels(figure)
     assert boxes
-    bars = [each.colorbar for each in drawn(figure, "heatmap") if each.coloraxis is None]
+    bars = [
+        each.colorbar for each in drawn(figure, "heatmap") if each.coloraxis is None and each.showscale is not False
+    ]
     bars += [layout(figure).coloraxis.colorbar] if layout(figure).coloraxis.colorbar.len else []
     for bar in bars:
         middle = (1 - bar.y) * high

@@ -203,8 +203,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "plain.safetensors")
     with pytest.raises(TracerError, match="holds 'plain tensors', expected 'Edit/1'"):
         load_edit(tmp_path / "plain")
-    editfile.write(tmp_path / "next", "Edit/3", {}, {})
-    with pytest.raises(TracerError, match="holds 'Edit/3'"):
+    editfile.write(tmp_path / "next", "Edit/4", {}, {})
+    with pytest.raises(TracerError, match="holds 'Edit/4'"):
         load_edit(tmp_path / "next")
     editfile.write(tmp_path / "short", "Edit/1", {}, {"weights": ["w"], "requests": []})
     with pytest.raises(TracerError, match=r"not a saved Edit .*U/w"):
