@@ -16,6 +16,7 @@ from edit_table import edit_table
 import editing
 import tracer
 from editing.questions.probes import from_factworld
+from editing.tasks import ScaledLosses
 from tracer import factworld
 from tracer.progress import track
 
@@ -105,16 +106,20 @@ def edits(model: tracer.Model) -> dict[str, object]:
 
 
 def evaluation() -> dict[str, object]:
-    """Ten methods on 300 records, from what ``benchmarks/factworld_sweep.py`` keeps: alone, and one after another."""
+    """Ten methods on 300 records, and a relation taken away, from what benchmarks keep."""
     measured = pd.read_parquet(HERE.parent / "benchmarks" / "factworld_sweep.parquet").astype({"value": float})
     measured = measured.query("control == ''")
     alone, after = (
         editing.Evaluation.of(metrics=measured.query("mode in ('', @mode)")) for mode in ("single", "sequential")
     )
+    tasks = pd.read_parquet(HERE.parent / "benchmarks" / "task_arithmetic.parquet")
     rules = pd.read_csv(HERE.parent / "benchmarks" / "real" / "edit_rules.csv")
     return {
         "edit_rules.png": edit_rules(rules),
         "evaluation.png": editing.plot_evaluation(alone),
+        "forgetting.png": editing.plot_scaled_losses(
+            ScaledLosses.of(tasks.query("model == 'factworld' and method == 'forget'"))
+        ),
         "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
     }
 

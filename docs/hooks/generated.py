@@ -31,6 +31,7 @@ FIGURES = (
     "edit_table",
     "evaluation",
     "retention",
+    "forgetting",
 )
 
 

@@ -9,6 +9,7 @@ from editing.request import EditRequest
 from tracer.text import printable
 
 SHOWN = 5  # requests written out in full
+MOST = 12  # weights
 
 
 def line_of(edit: Any) -> str:
@@ -36,7 +37,10 @@ def text_of(edit: Any) -> str:
     lines += [f"  {wish(request)}" for request in edit.requests[:SHOWN]]
     if len(edit.requests) > SHOWN:
         lines.append(f"  ... and {len(edit.requests) - SHOWN} more requests")
-    lines += [f"  {line}" for line in edit.describe()]
+    changes = edit.describe()
+    lines += [f"  {line}" for line in changes[:MOST]]
+    if len(changes) > MOST:
+        lines.append(f"  ... and {len(changes) - MOST} more weights")
     return "\n".join([*lines, *(f"  {printable(text)}" for text in (edit.on_text, edit.note) if text)])
 
 

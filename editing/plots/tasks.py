@@ -9,7 +9,7 @@ from editing.edits.edit import Edit
 from editing.tasks import ScaledLosses, cosines
 from tracer.errors import UnsuitableResult
 from tracer.plots.labels import cut, escape
-from tracer.plots.style import AXIS, EDGE, LINE, QUIET, SMALL, VALUES, Canvas, legend_height, wrapped
+from tracer.plots.style import AXIS, EDGE, LINE, QUIET, SMALL, VALUES, Canvas, legend_height, see_through, wrapped
 
 from .series import COLORS, DASHES
 
@@ -22,7 +22,9 @@ LIMIT = 32
 
 
 def plot_scaled_losses(result: ScaledLosses) -> go.Figure:
-    """Losses of tasks against the factor of an edit, a line per task; the dotted line is the model without it.
+    """Losses of tasks against the factor of an edit, a line per task, bands 95 % intervals over subjects.
+
+    The dotted line is the model without the edit.
 
     Args:
         result: of [`editing.scaled_losses`][].
@@ -36,17 +38,30 @@ def plot_scaled_losses(result: ScaledLosses) -> go.Figure:
         raise UnsuitableResult(
             f"plot_scaled_losses draws what editing.scaled_losses gave, not {type(result).__name__}; measure that first"
         )
-    names = [escape(cut(name, LIMIT)) for name in result.losses]
+    names = [escape(cut(name, LIMIT)) for name in result.items]
     subtitle, lines = wrapped([f"multiples of {escape(result.method)}, {escape(result.model)}"], WIDTH - 2 * EDGE)
     legend_top = 58 + LINE * lines
     top = legend_top + legend_height(names, WIDTH) + 14
     canvas = Canvas(WIDTH, top + PANEL + BOTTOM)
     figure = go.Figure()
-    for place, (name, losses) in enumerate(zip(names, result.losses.values(), strict=True)):
-        color = COLORS[place % len(COLORS)]
+    factors = list(result.factors)
+    for place, (name, (task, losses)) in enumerate(zip(names, result.losses.items(), strict=True)):
+        color, ends = COLORS[place % len(COLORS)], result.intervals(task)
         figure.add_trace(
             go.Scatter(
-                x=list(result.factors),
+                x=[*factors, *factors[::-1]],
+                y=[*ends[:, 2], *ends[::-1, 1]],
+                fill="toself",
+                fillcolor=see_through(color, 0.14),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=factors,
                 y=losses.tolist(),
                 mode="lines+markers",
                 name=name,

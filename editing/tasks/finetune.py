@@ -27,7 +27,7 @@ from tracer.errors import HyperparameterError, KnownAlready, MemoryInTheWay, Not
 from tracer.inference import ordinary
 from tracer.progress import track
 
-from .lessons import lessons_of, mean_loss, mean_loss_of_all
+from .lessons import lessons_of, losses_of, mean_loss
 from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _adapters(
 
 
 def _train(model: Model, rows: list[Row], parameters: list[Tensor], settings: FinetuneSettings) -> list[float]:
-    """AdamW; the loss before each step, and at last that of all rows."""
+    """AdamW; the loss before each step, and at last the mean over all rows."""
     assert settings.lr is not None
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     curve: list[float] = []
@@ -140,7 +140,7 @@ def _train(model: Model, rows: list[Row], parameters: list[Tensor], settings: Fi
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    return [*curve, _finite(model, mean_loss_of_all(model, rows), settings)]
+    return [*curve, _finite(model, float(losses_of(model, rows).mean()), settings)]
 
 
 def _batches(rows: list[Row], settings: FinetuneSettings) -> Iterator[list[Row]]:

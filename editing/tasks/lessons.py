@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.methods.training import lesson, read_logits, token_losses
+from editing.methods.training import lesson, losses, read_logits, token_losses
 from editing.questions.record import EditRecord
 from editing.request import EditRequest, as_requests
 from tracer.engine.batch import Row
@@ -58,14 +58,11 @@ def mean_loss(model: Model, rows: list[Row]) -> Tensor:
     return token_losses(read_logits(model, rows), rows).mean()
 
 
-def mean_loss_of_all(model: Model, rows: list[Row]) -> float:
-    """The same, some rows at a time and without gradients."""
-    total, count = 0.0, 0
+def losses_of(model: Model, rows: list[Row]) -> Tensor:
+    """Mean of -log p over the tokens of each row, [rows] float64 on the CPU; some rows at a time, without gradients."""
     with torch.no_grad(), evaluating(model):
-        for start in range(0, len(rows), SOME):
-            some = token_losses(read_logits(model, rows[start : start + SOME]), rows[start : start + SOME])
-            total, count = total + float(some.double().sum()), count + len(some)
-    return total / count
+        some = [losses(model, rows[start : start + SOME]).cpu().double() for start in range(0, len(rows), SOME)]
+    return torch.cat(some)
 
 
 def _pieces(model: Model, text: str) -> list[Row]:

@@ -18,9 +18,15 @@ LOSSES = {"target": np.array([9.0, 4.0, 0.5]), HOSTILE: np.array([1.0, 1.1, 1.4]
 
 
 def test_every_loss_is_drawn_at_its_factor() -> None:
-    figure = plot_scaled_losses(ScaledLosses((0.0, 0.5, 1.0), LOSSES, "<i>m</i>", "<b>x</b>", "print"))
-    lines = drawn(figure, "scatter")
-    assert [list(line.y) for line in lines] == [losses.tolist() for losses in LOSSES.values()]
+    items = {name: np.stack([loss - 0.2, loss, loss + 0.2], 1) for name, loss in LOSSES.items()}
+    found = ScaledLosses((0.0, 0.5, 1.0), items, dict.fromkeys(items, tuple("abc")), "<i>m</i>", "<b>x</b>", "print")
+    figure = plot_scaled_losses(found)
+    lines, bands = drawn(figure, "scatter", mode="lines+markers"), drawn(figure, "scatter", fill="toself")
+    for band, name in zip(bands, LOSSES, strict=True):
+        ends = found.intervals(name)
+        np.testing.assert_allclose(np.array(band.y, dtype=float), [*ends[:, 2], *ends[::-1, 1]])
+    for line, losses in zip(lines, LOSSES.values(), strict=True):
+        np.testing.assert_allclose(np.array(line.y, dtype=float), losses)
     assert all(list(line.x) == [0.0, 0.5, 1.0] for line in lines) and lines[0].line.color != lines[1].line.color
     assert layout(figure).xaxis.title.text == "factor"
     check_no_markup(figure)

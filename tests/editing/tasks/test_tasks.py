@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from asked import inventory
@@ -127,12 +128,23 @@ def test_losses_at_a_factor_are_those_of_the_scaled_edit(tiny: Tiny) -> None:
         with edit.scale(factor).applied(model):
             assert found.losses["a text"][place] == pytest.approx(loss_of(model, TEXTS[0]), rel=1e-5)
     frame = found.to_frame()
-    assert list(frame.columns) == ["factor", "a text", "facts"] and len(frame) == 4
+    again = ScaledLosses.of(frame.sample(frac=1, random_state=0).sort_values(["task", "factor"], kind="stable"))
+    assert again.factors == found.factors and again.subjects["facts"] == ("The Space Needle",)
+    for name, losses in found.losses.items():
+        np.testing.assert_array_equal(again.losses[name], losses)
+    with pytest.raises(TracerError, match="has no column 'task'"):
+        ScaledLosses.of(frame.drop(columns="task"))
+    with pytest.raises(TracerError, match="rows of 2 models and methods; give those of one"):
+        ScaledLosses.of(pd.concat([frame, frame.assign(method="other")]))
 
 
 def test_the_best_factor_spares_what_is_to_be_kept() -> None:
     losses = {"target": np.array([5.0, 1.0, 0.5, 0.2]), "control": np.array([1.0, 1.05, 1.2, 3.0])}
-    found = ScaledLosses((0.0, 0.3, 0.6, 1.0), losses, "m", "model", "print")
+    items = {name: np.stack([loss - 0.1, loss + 0.1], 1) for name, loss in losses.items()}
+    subjects = {"target": ("a", "b"), "control": ("a", "a")}
+    found = ScaledLosses((0.0, 0.3, 0.6, 1.0), items, subjects, "m", "model", "print")
+    mean, low, high = found.intervals("target")[0]
+    assert mean == pytest.approx(5.0) and 4.89 < low < mean < high < 5.11
     assert found.best("target") == 1.0
     assert found.best("target", keep=["control"]) == 0.3 and found.best("target", keep=["control"], slack=0.5) == 0.6
     assert found.best("control", forget=True) == 1.0 and found.best("target", forget=True) == 0.0
@@ -230,3 +242,4 @@ def test_settings_are_kept_with_the_edit(tiny: Tiny) -> None:
     edit = finetune(tiny("gpt2"), NEEDLE, steps=1, check=None)
     assert edit.settings["steps"] == 1 and edit.settings["lr"] > 0 and edit.settings["rank"] is None
     assert FinetuneSettings(layers=2).layers == (2,)
+    assert f"... and {len(edit.weights) - 12} more weights" in str(edit) and len(str(edit).splitlines()) < 20
