@@ -5,7 +5,6 @@ Ilharco et al. 2023, "Editing models with task arithmetic", section 2: the diffe
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from tracer.errors import HyperparameterError, KnownAlready, MemoryInTheWay, Not
 from tracer.inference import ordinary
 from tracer.progress import track
 
+from .copies import differences, measured_rate
 from .lessons import lessons_of, losses_of, mean_loss
 from .settings import FinetuneSettings
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 METHOD = "finetune"
-SHARE = 1 / 3000  # of the weights' size, that a step of AdamW moves a weight by
 ADAPTER_RATE = 3e-4
 ENOUGH = 0.5  # nats a token
 
@@ -91,19 +90,9 @@ def _everything(
     model: Model, rows: list[Row], settings: FinetuneSettings
 ) -> tuple[dict[str, Any], FinetuneSettings, list[float]]:
     """Differences of every parameter of a copy that is trained, those that did not move left out."""
-    names = _names(model, settings)
-    check_editable(model, names)
-    copied = replace(model, hf=copy.deepcopy(model.hf).float())
-    parameters = {name: copied.hf.get_parameter(name) for name in names}
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    for parameter in copied.hf.parameters():
-        parameter.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    used = replace(settings, lr=SHARE * _size(model) if settings.lr is None else settings.lr)
-    curve = _train(copied, rows, list(parameters.values()), used)
-    moved = {name: parameter.detach() - before[name] for name, parameter in parameters.items()}
-    return {"deltas": {name: delta for name, delta in moved.items() if bool(delta.any())}}, used, curve
+    used = replace(settings, lr=measured_rate(model) if settings.lr is None else settings.lr)
+    deltas, curve = differences(model, used.layers, lambda copied, some: _train(copied, rows, some, used))
+    return {"deltas": deltas}, used, curve
 
 
 def _adapters(
@@ -151,21 +140,6 @@ def _batches(rows: list[Row], settings: FinetuneSettings) -> Iterator[list[Row]]
             random.shuffle(order)
         for start in range(0, len(order), settings.batch_size):
             yield [rows[place] for place in order[start : start + settings.batch_size]]
-
-
-def _names(model: Model, settings: FinetuneSettings) -> list[str]:
-    """Parameters that are trained, each once."""
-    every = [name for name, _ in model.hf.named_parameters()]
-    if settings.layers is None:
-        return every
-    blocks = tuple(f"{model.path('hidden', layer)}." for layer in settings.layers)
-    return [name for name in every if name.startswith(blocks)]
-
-
-def _size(model: Model) -> float:
-    """Root mean square of the numbers of all down-projections."""
-    weights = [model.down_projection(layer).weight.detach() for layer in range(model.n_layers)]
-    return math.sqrt(sum(float(weight.float().pow(2).mean()) for weight in weights) / len(weights))
 
 
 def _finite(model: Model, loss: float, settings: FinetuneSettings) -> float:
