@@ -121,7 +121,7 @@ def _true(record: EditRecord) -> EditRequest:
 
 def _relation(record: EditRecord) -> str:
     """The prompt stands for it where the file names none."""
-    return str(getattr(record, "relation", None) or record.requests()[0].prompt)
+    return str(record.rewrites[0].relation or record.requests()[0].prompt)
 
 
 def _rows(name: str, found: ScaledLosses) -> pd.DataFrame:

@@ -18,7 +18,7 @@ class UnlearnSettings:
 
     Attributes:
         objective: "grad_ascent", "grad_diff", "npo" (Zhang et al. 2024), "simnpo" (Fan et al. 2024), "wga" (Wang et al.
-            2025) or "rmu" (Li et al. 2024); see [`editing.unlearning.objectives`][].
+            2025) or "rmu" (Li et al. 2024); see `editing.unlearning.objectives`.
         gamma: weight of what is to be forgotten. (Published: 1; 0.125 of simnpo.)
         alpha: weight of what is to stay, where there is any.
         retain_loss: of what is to stay: "nll" of its texts or targets, or "kl" of all its tokens to the model before.
@@ -27,7 +27,7 @@ class UnlearnSettings:
         delta: margin of simnpo, nats a token.
         layer: of rmu, whose output is turned; the blocks up to it are trained, from two below. None: at two fifths of
             the depth. (Published: 7 of 32.)
-        steering: length of rmu's direction, in lengths of the state there. (Published: 2 to 20, in numbers.)
+        steering: length of rmu's direction, in lengths of the state there. (Published: 2 to 20 as a number.)
         layers: blocks that are trained; None: all, and what stands outside of them; of rmu, `layer` and the two before.
         steps: of AdamW, at most.
         until: training ends when the loss of what is to be forgotten is above so many nats a token; 0: never.
@@ -45,7 +45,7 @@ class UnlearnSettings:
     beta: float | None = None
     delta: float = 0.0
     layer: int | None = None
-    steering: float = 1.0
+    steering: float = 5.0
     layers: Sequence[int] | None = None
     steps: int = 100
     until: float = 8.0
