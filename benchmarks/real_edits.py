@@ -109,10 +109,18 @@ def run(
 @app.command()
 def keep() -> None:
     """Write what was measured beside this file, one row per case and metric, cases whose answer is unknown included."""
-    frames = [Evaluation.load(file).metrics for file in sorted(RUNS.glob("*.sqlite"))]
+    frames = [_at_the_end(Evaluation.load(file).metrics) for file in sorted(RUNS.glob("*.sqlite"))]
     found = pd.concat(frames, ignore_index=True)
     found = found.loc[found["metric"].isin((*SHOWN, "known", "ruined"))].drop_duplicates()
-    replace_rows(KEPT, found, by=("method", "model", "mode", "control"), order=("unedited", *METHODS))
+    replace_rows(KEPT, found, by=("method", "model", "mode", "control", "case_id"), order=("unedited", *METHODS))
+
+
+def _at_the_end(found: pd.DataFrame) -> pd.DataFrame:
+    """Of edits one after another what is asked when all are in place, and the seconds of each."""
+    later = found["mode"] == "sequential"
+    last = int(found["after"].max())
+    kept = found[~later | (found["after"] == last) | (found["metric"] == "seconds")]
+    return kept.assign(after=kept["after"].where(kept["mode"] != "sequential", last))
 
 
 @app.command()
@@ -133,6 +141,7 @@ def kept(known: bool = False, file: str = KEPT.name) -> Evaluation:
 def rows(evaluation: Evaluation) -> pd.DataFrame:
     """The table, as text."""
     summary = evaluation.summary(metrics=tuple(SHOWN))
+    summary = summary[(summary["mode"] != "sequential") | (summary["stage"] == "end")]
     every = []
     for labels, own in summary.groupby(["model", "method", "control", "mode"], sort=False):
         by = own.set_index("metric")
