@@ -4,8 +4,8 @@
     python benchmarks/memories.py run grace,t_patcher --mode batch
     python benchmarks/memories.py run grace,melo --model smollm2-135m --mode single --count 60
     python benchmarks/memories.py keep                               # all of it, into memories.parquet beside this file
-    python benchmarks/memories.py routers                            # tables, as Markdown
-    python benchmarks/memories.py modes
+    python benchmarks/memory_tables.py routers                       # tables, as Markdown
+    python benchmarks/memory_tables.py modes
 
 FactWorld's 300 test records of the other tables, or so many of them; of other models, CounterFact's records of
 ``real_edits.py``. One after another ("sequential") or in one edit ("batch"), every record is asked again with all of
@@ -15,8 +15,7 @@ else; a match of strings, by which every prompt that names an edited subject is 
 model; and "random keys", keys of the same lengths in random directions, with the values of the edits. What a memory
 stays out of has the bits of the unedited model, and is not asked again.
 
-``modes`` sets alone, in a batch and one after another beside methods that change weights, whose rows are
-``factworld_sweep.py``'s. Alone, a sweep is quicker, since it shares what edits need:
+Alone, a sweep is quicker, since it shares what edits need:
 
     tracer sweep factworld --split test --draw 300 --methods grace,serac --modes single \\
         --option canary_tokens=0 --option answer_cases=0 --out alone.sqlite
@@ -26,7 +25,6 @@ stays out of has the bits of the unedited model, and is not asked again.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +36,8 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import torch
 import typer
-from real_edits import ASKED, FILE, OTHER
+from memory_records import ALONE, EMBEDDED, records
+from memory_tables import ALONE_HIT, AT_ONCE, BEHIND_HIT, KEPT, SHOWN, UNCHANGED
 from results import replace_rows
 
 import editing
@@ -50,7 +49,7 @@ from editing.memories import Memory, directed
 from editing.methods.context import EditContext
 from editing.questions.answer import CaseAnswers
 from editing.questions.asking_records import ask_records
-from editing.questions.metrics import FALSE_ALARMS, HITS, case_metrics
+from editing.questions.metrics import case_metrics
 from editing.questions.negation import KIND, denied
 from editing.questions.question import MEASURES
 from editing.questions.routing import routes_of
@@ -58,36 +57,13 @@ from tracer.engine.memories import acting, deciding_once, remembering
 from tracer.facts.fact import SLOT, Fact
 from tracer.plots.export import replacing
 from tracer.progress import track
-from tracer.statistics import clustered_mean
 
 HERE = Path(__file__).parent
-KEPT, SWEEP = HERE / "memories.parquet", HERE / "factworld_sweep.parquet"
 RUNS = Path("runs") / "memories"
-EMBEDDED = "factworld"
-ALONE = "logical_generalisation"  # of real records: a paraphrase without the sentence before it
 MEANT = ("rewrite", "paraphrase", "subject_alias", ALONE)
 ROUTERS = ("own", "oracle", "string match", "none", "random keys")
 KEYS = ("keys", "centres", "routes")  # names of what is compared with a prompt's state, by kind
 FIRST, PREPARED = 200, 60  # records that SERAC is prepared with, of a real model
-AT_ONCE = "rewrite generated, at once"
-UNCHANGED, ALONE_HIT, BEHIND_HIT = "unchanged", "hits, paraphrase alone", "hits, paraphrase"
-SHOWN = {
-    "reliability (generated)": "rewrite",
-    "generalisation (generated)": "paraphrases",
-    "locality (generated)": "what should stay",
-    "same_subject generated": "other facts of the subject",
-    HITS: "hit rate",
-    FALSE_ALARMS: "false alarms",
-}
-REAL_SHOWN = {
-    "reliability (generated)": "rewrite",
-    "generalisation (generated)": "paraphrases behind a sentence",
-    f"{ALONE} generated": "paraphrases alone",
-    UNCHANGED: UNCHANGED,
-    BEHIND_HIT: "hits, behind a sentence",
-    ALONE_HIT: "hits, alone",
-    FALSE_ALARMS: "false alarms",
-}
 KEPT_METRICS = (
     *SHOWN,
     f"{ALONE} generated",
@@ -96,42 +72,7 @@ KEPT_METRICS = (
     "locality (forced)",
     "neighbour generated",
 )
-COSTS = {"seconds": "s an edit", "bytes per edit": "kB an edit", "bytes compared": "kB compared"}
-MODES = {"single": "alone", "batch": "in one edit", "sequential": "one after another"}
-METHODS = ("rome", "memit", "alphaedit", "grace", "melo", "serac", "wise", "t_patcher", "calinet")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-
-
-def records(model: tracer.Model, count: int, start: int = 0) -> list[EditRecord]:
-    """So many of the 300 test records of the other tables, in their order; of other models those of CounterFact."""
-    if model.name != EMBEDDED:
-        return real_records(start, count)
-    every = editing.load_records("factworld", split="test")
-    drawn = [every[i] for i in sorted(Random(0).sample(range(len(every)), 300))]
-    return [drawn[i] for i in sorted(Random(1).sample(range(300), min(count, 300)))]
-
-
-def real_records(start: int, count: int) -> list[EditRecord]:
-    """Records of CounterFact with three neighbours and another fact of the subject.
-
-    Its paraphrases stand behind an unrelated sentence; each is there without it too, as the kind "logical
-    generalisation", so that the two are counted apart.
-    """
-    folder = Path(os.environ["TRACER_DATA"])
-    some = editing.load_records(folder / FILE)[start : start + count]
-    further = {record.case_id: record.asks for record in editing.load_records(folder / OTHER)}
-    found = []
-    for record in some:
-        subject, by = record.rewrites[0].subject, {kind: [] for kind in (*ASKED, ALONE)}
-        for ask in (*record.asks, *further.get(record.case_id, ())):
-            if ask.kind in ASKED:
-                by[ask.kind].append(ask)
-            alone = ask.prompt.rsplit(". ", 1)[-1]
-            if ask.kind == "paraphrase" and subject in alone != ask.prompt:
-                by[ALONE].append(ask.model_copy(update={"kind": ALONE, "prompt": alone}))
-        asks = (*by["paraphrase"], *by[ALONE], *by["neighbour"][:3], *by["same_subject"][:1])
-        found.append(record.model_copy(update={"asks": asks, "generate": ()}))
-    return found
 
 
 # --- routers ---------------------------------------------------------------------------------------------------------
@@ -377,80 +318,6 @@ def keep(
         rows = rows[rows["metric"].isin(KEPT_METRICS) & (rows["control"] == "") & (rows["mode"] == "single")]
         found.append(rows.assign(model=EMBEDDED, router="own")[list(found[0].columns)])
     replace_rows(KEPT, pd.concat(found, ignore_index=True), by=("model", "method", "mode"))
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-@app.command()
-def routers(model: str = EMBEDDED, mode: str = "sequential") -> None:
-    """Print what each router gives: means with 95 % intervals over subjects, in per cent; and costs."""
-    print(by_router(model, mode).to_markdown(index=False))
-
-
-def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
-    """The table, as text."""
-    found: Any = kept()
-    found = found[(found["model"] == model) & (found["mode"] == mode)]
-    lines = []
-    for key, own in found.groupby(["method", "router"], sort=False):
-        method, router = map(str, key if isinstance(key, tuple) else (key,))
-        line = {"method": method, "router": router, "records": str(_cases(own))}
-        shown = SHOWN if model == EMBEDDED else REAL_SHOWN
-        line |= {title: share(own[own["metric"] == metric]) for metric, title in shown.items()}
-        costs = own[own["case_id"] == ""].set_index("metric")["value"]
-        for metric, title in COSTS.items():
-            scale = 1e3 if title.startswith("kB") else 1
-            line[title] = f"{costs[metric] / scale:.3g}" if metric in costs and pd.notna(costs[metric]) else ""
-        both = costs[["ms per question", "ms per question, unedited"]].tolist() if len(costs) else []
-        line["ms more a question"] = f"{both[0] - both[1]:.1f}" if both else ""
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-@app.command()
-def modes() -> None:
-    """Print FactWorld alone, in one edit and one after another, beside methods that change weights; in per cent."""
-    print(by_mode().to_markdown(index=False))
-
-
-def by_mode() -> pd.DataFrame:
-    """The table, as text."""
-    memory: Any = kept()
-    memory = memory[(memory["model"] == EMBEDDED) & (memory["router"] == "own")]
-    sweep: Any = pd.read_parquet(SWEEP).astype({"value": "float64"})
-    sweep = sweep[sweep["control"] == ""]
-    lines = []
-    for method in METHODS:
-        for mode, title in MODES.items():
-            own = memory[(memory["method"] == method) & (memory["mode"] == mode)]
-            first = own[own["metric"] == AT_ONCE]
-            if own.empty:
-                own = sweep[(sweep["method"] == method) & (sweep["mode"] == mode)]
-                at_once = (own["metric"] == "reliability (generated)") & (own["after"] == own["position"] + 1)
-                first, own = own[at_once], own[own["after"] == own["after"].max()]
-            if own.empty:
-                continue
-            line = {"method": method, "edits": title, "records": str(_cases(own))}
-            line |= {name: share(own[own["metric"] == metric]) for metric, name in list(SHOWN.items())[:4]}
-            line["rewrite at once"] = share(first) if mode == "sequential" else ""
-            lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _cases(own: Any) -> int:
-    return own.loc[own["case_id"] != "", "case_id"].nunique()
-
-
-def share(values: Any) -> str:
-    """Mean of a metric in per cent, with its 95 % interval over subjects where that is wider than half a point."""
-    if values.empty:
-        return ""
-    mean, low, high = (100 * float(each) for each in clustered_mean(values["value"], values["subject"]))
-    return f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} [{low:.0f}, {high:.0f}]"
-
-
-def kept() -> pd.DataFrame:
-    """What is there of the measurements."""
-    return pd.read_parquet(KEPT).astype({"value": "float64"})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from memories import ALONE, EMBEDDED, records
+from memory_records import ALONE, EMBEDDED, records
 
 import tracer
 from editing.covariance.states import states_over_text
