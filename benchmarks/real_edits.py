@@ -115,7 +115,7 @@ def keep() -> None:
     replace_rows(KEPT, found, by=("method", "model", "mode", "control", "case_id"), order=("unedited", *METHODS))
 
 
-def _at_the_end(found: pd.DataFrame) -> pd.DataFrame:
+def _at_the_end(found: Any) -> Any:
     """Of edits one after another what is asked when all are in place, and the seconds of each."""
     later = found["mode"] == "sequential"
     last = int(found["after"].max())

@@ -134,7 +134,7 @@ def table(
     at: Annotated[str, typer.Option(help="Factors, with commas between.")] = "0,0.3,0.5,1",
 ) -> None:
     """Losses by edit, factor and task, with 95 % intervals over subjects; and cosines."""
-    found = pd.read_parquet(KEPT)
+    found: Any = pd.read_parquet(KEPT)
     found = found[found["model"] == model]
     wanted = [float(each) for each in at.split(",")]
     rows = []

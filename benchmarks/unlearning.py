@@ -124,7 +124,8 @@ def _relearnt(model: tracer.Model, edit: Edit, forgotten: list[EditRequest], nam
 def table() -> None:
     """Shares of answers that are said, with 95 % intervals over subjects."""
     rows = []
-    for (name, kept), own in pd.read_parquet(KEPT).groupby(["method", "retained"], sort=False):
+    every: Any = pd.read_parquet(KEPT).groupby(["method", "retained"], sort=False)
+    for (name, kept), own in every:
         row = {"": name, "to stay": kept}
         for asked, some in own.groupby("asked", sort=False):
             mean, low, high = (float(each) for each in clustered_mean(np.array(some["value"]), some["subject"]))

@@ -75,7 +75,8 @@ def forget_quality(ratios: np.ndarray, retrained: np.ndarray) -> float:
     for name, given in (("ratios", ratios), ("retrained", retrained)):
         if not len(given) or not np.isfinite(given).all():
             raise StatisticsError(f"{name} has {len(given)} values, or some that are not finite; give finite ones")
-    return float(ks_2samp(ratios, retrained).pvalue)
+    result: Any = ks_2samp(ratios, retrained)
+    return float(result.pvalue)
 
 
 def memorised(model: Model, items: Any) -> np.ndarray:

@@ -49,7 +49,7 @@ def test_weights_are_w_plus_d_and_then_the_same_bits(architecture: str, tiny: Ti
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype, model: Model) -> None:
-    model.hf.to(dtype)
+    _ = model.hf.bfloat16() if dtype == torch.bfloat16 else model.hf.half()
     edit, name = whole(model, size=1e-3), model.down_projection(1).name
     expected = (model.hf.get_parameter(name).double() + edit.deltas[name].double()).to(dtype)
     with edit.applied(model):

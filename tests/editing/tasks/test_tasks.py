@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_edit(tiny: Tiny) -> None:
 
 def test_half_precision_models_are_trained_in_float32(tiny: Tiny) -> None:
     model = own(tiny("gpt2"))
-    model.hf.to(torch.bfloat16)
+    model.hf.bfloat16()
     edit = finetune(model, NEEDLE, steps=20, lr=3e-3, check=None)
     assert model.dtype == torch.bfloat16 and next(iter(edit.deltas.values())).dtype == torch.float32
     assert edit.evidence is not None and edit.evidence["loss"][-1] < edit.evidence["loss"][0]
@@ -241,5 +241,5 @@ def test_an_edit_that_ruins_the_model_is_said() -> None:
 def test_settings_are_kept_with_the_edit(tiny: Tiny) -> None:
     edit = finetune(tiny("gpt2"), NEEDLE, steps=1, check=None)
     assert edit.settings["steps"] == 1 and edit.settings["lr"] > 0 and edit.settings["rank"] is None
-    assert FinetuneSettings(layers=2).layers == (2,)
+    assert FinetuneSettings(layers=[2]).layers == (2,)
     assert f"... and {len(edit.weights) - 12} more weights" in str(edit) and len(str(edit).splitlines()) < 20

@@ -158,7 +158,7 @@ def test_the_embedded_model_forgets_and_remembers(tmp_path: Path) -> None:
     """It no longer says it, others are said; undone, saved and loaded as any edit."""
     model = tracer.load()
     records = load_records("factworld", split="train")[:12]
-    true = [EditRequest(one.prompt, one.subject, one.target_true) for r in records for one in r.requests()]
+    true = [EditRequest(one.prompt, one.subject, str(one.target_true)) for r in records for one in r.requests()]
     gone, kept = true[:3], true[3:]
     start = model.fingerprint()
     edit = unlearn(model, gone, kept)
