@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from random import Random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +20,12 @@ from editing.methods.lora import LoRASettings, adapted, adapter_matrices, factor
 from editing.methods.peak_memory import peak_memory
 from tracer.engine.batch import Row
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import HyperparameterError, KnownAlready, MemoryInTheWay, NotFinite
+from tracer.errors import NotFinite
 from tracer.inference import ordinary
 from tracer.progress import track
 
 from .copies import differences, measured_rate
+from .given import as_json, batches, check_start, settings_of
 from .lessons import lessons_of, losses_of, mean_loss
 from .settings import FinetuneSettings
 
@@ -58,15 +57,9 @@ def finetune(model: Model, items: Any, *, check: Check = "warn", **settings: Any
     Warns:
         HarmWarning: an edit that ruins the model.
     """
-    used = _settings(settings)
-    if check not in ("warn", "refuse", None):
-        raise KnownAlready(f"check is {check!r}; expected 'warn', 'refuse' or None")
+    used = settings_of(FinetuneSettings, settings, METHOD)
     rows, requests = lessons_of(model, items)
-    if model.memories:
-        raise MemoryInTheWay(
-            f"{model.name} has memories ({', '.join(memory.name for memory in model.memories)}), beside which its "
-            "weights would be trained for something else; take them off first"
-        )
+    check_start(model, check)
     began = time.monotonic()
     with peak_memory(model) as memory, torch.inference_mode(False), torch.enable_grad():
         train = _adapters if used.rank else _everything
@@ -74,7 +67,7 @@ def finetune(model: Model, items: Any, *, check: Check = "warn", **settings: Any
     edit = Edit(
         **{"factors": {}, **changes},
         method=METHOD,
-        settings=_plain(used) | {"orientation": orientation_of(model, changes.get("factors", {}))},
+        settings=as_json(used) | {"orientation": orientation_of(model, changes.get("factors", {}))},
         requests=requests,
         fingerprint=model.fingerprint(),
         model=model.name,
@@ -117,10 +110,9 @@ def _train(model: Model, rows: list[Row], parameters: list[Tensor], settings: Fi
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     curve: list[float] = []
     with evaluating(model):
-        for _, some in zip(
-            track(range(settings.steps), "fine-tuning", settings.steps), _batches(rows, settings), strict=False
-        ):
-            loss = mean_loss(model, some)
+        drawn = batches(len(rows), settings.batch_size, settings.seed)
+        for _, some in zip(track(range(settings.steps), "fine-tuning", settings.steps), drawn, strict=False):
+            loss = mean_loss(model, [rows[place] for place in some])
             curve.append(_finite(model, float(loss.detach()), settings))
             if curve[-1] < settings.stop_loss:
                 break
@@ -132,33 +124,12 @@ def _train(model: Model, rows: list[Row], parameters: list[Tensor], settings: Fi
     return [*curve, _finite(model, float(losses_of(model, rows).mean()), settings)]
 
 
-def _batches(rows: list[Row], settings: FinetuneSettings) -> Iterator[list[Row]]:
-    """Every row once in a drawn order, and again; where all fit into a batch, in the order given."""
-    random, order = Random(settings.seed), list(range(len(rows)))
-    while True:
-        if len(rows) > settings.batch_size:
-            random.shuffle(order)
-        for start in range(0, len(order), settings.batch_size):
-            yield [rows[place] for place in order[start : start + settings.batch_size]]
-
-
 def _finite(model: Model, loss: float, settings: FinetuneSettings) -> float:
     if not math.isfinite(loss):
         raise NotFinite(
             f"the loss of {model.name} is not finite while it is fine-tuned at lr={settings.lr:.3g}; take a smaller lr"
         )
     return loss
-
-
-def _settings(given: dict[str, Any]) -> FinetuneSettings:
-    known = FinetuneSettings.__dataclass_fields__
-    if wrong := next((name for name in given if name not in known), None):
-        raise HyperparameterError(f"finetune has no setting {wrong!r}; it has {', '.join(known)}")
-    return FinetuneSettings(**given)
-
-
-def _plain(settings: FinetuneSettings) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
 def _note(texts: int, curve: list[float], settings: FinetuneSettings) -> str:

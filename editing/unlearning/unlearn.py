@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from random import Random
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +15,12 @@ from editing.health.harm import Check, check_harm
 from editing.methods.peak_memory import peak_memory
 from editing.methods.training import read_logits, token_losses
 from editing.tasks.copies import differences, measured_rate
+from editing.tasks.given import as_json, batches, check_start, settings_of
 from editing.tasks.lessons import lessons_of, losses_of
 from tracer.engine.batch import Row, logits_of, pad
 from tracer.engine.hooks import capture, evaluating
 from tracer.engine.sites import Site
-from tracer.errors import HyperparameterError, KnownAlready, MemoryInTheWay, NotFinite, OutOfRange
+from tracer.errors import HyperparameterError, NotFinite, OutOfRange
 from tracer.inference import ordinary
 from tracer.progress import track
 
@@ -58,15 +57,9 @@ def unlearn(model: Model, forget: Any, retain: Any = None, *, check: Check = "wa
         HarmWarning: an edit that ruins the model.
     """
     used = _settings(model, settings, retain is not None)
-    if check not in ("warn", "refuse", None):
-        raise KnownAlready(f"check is {check!r}; expected 'warn', 'refuse' or None")
     gone, requests = lessons_of(model, forget)
     kept = lessons_of(model, retain)[0] if retain is not None else []
-    if model.memories:
-        raise MemoryInTheWay(
-            f"{model.name} has memories ({', '.join(memory.name for memory in model.memories)}), beside which its "
-            "weights would be trained for something else; take them off first"
-        )
+    check_start(model, check)
     began = time.monotonic()
     with peak_memory(model) as memory, torch.inference_mode(False), torch.enable_grad():
         bench = Bench.of(model, gone, kept, used)
@@ -76,7 +69,7 @@ def unlearn(model: Model, forget: Any, retain: Any = None, *, check: Check = "wa
     edit = Edit(
         factors={},
         method=used.objective,
-        settings=_plain(used) | {"orientation": None},
+        settings=as_json(used) | {"orientation": None},
         requests=requests,
         fingerprint=model.fingerprint(),
         model=model.name,
@@ -143,7 +136,9 @@ def _train(model: Model, parameters: list[Tensor], bench: Bench, settings: Unlea
     assert settings.lr is not None
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     curve = Curve([], [])
-    draws = zip(_batches(len(bench.gone), settings), _batches(len(bench.kept), settings), strict=False)
+    draws = zip(
+        *(batches(len(rows), settings.batch_size, settings.seed) for rows in (bench.gone, bench.kept)), strict=False
+    )
     with evaluating(model):
         for _, (gone, kept) in zip(track(range(settings.steps), "unlearning", settings.steps), draws, strict=False):
             losses = token_losses(read_logits(model, [bench.gone[i] for i in gone]), [bench.gone[i] for i in gone])
@@ -211,16 +206,6 @@ def _states(model: Model, rows: list[Row], layer: int) -> Tensor:
     )
 
 
-def _batches(count: int, settings: UnlearnSettings) -> Iterator[list[int]]:
-    """Places, each once in a drawn order, and again; all of them, in order, where they fit into a batch."""
-    random, order = Random(settings.seed), list(range(count))
-    while True:
-        if count > settings.batch_size:
-            random.shuffle(order)
-        for start in range(0, max(1, count), settings.batch_size):
-            yield order[start : start + settings.batch_size]
-
-
 def _finite(model: Model, loss: float, settings: UnlearnSettings) -> float:
     if not math.isfinite(loss):
         raise NotFinite(
@@ -231,10 +216,7 @@ def _finite(model: Model, loss: float, settings: UnlearnSettings) -> float:
 
 
 def _settings(model: Model, given: dict[str, Any], retained: bool) -> UnlearnSettings:
-    known = UnlearnSettings.__dataclass_fields__
-    if wrong := next((name for name in given if name not in known), None):
-        raise HyperparameterError(f"unlearn has no setting {wrong!r}; it has {', '.join(known)}")
-    used = UnlearnSettings(**given)
+    used = settings_of(UnlearnSettings, given, "unlearn")
     if used.objective == "grad_diff" and not retained:
         raise HyperparameterError("grad_diff is ascent beside what is to stay; give retain, or take 'grad_ascent'")
     lr = measured_rate(model) if used.lr is None else used.lr
@@ -247,10 +229,6 @@ def _settings(model: Model, given: dict[str, Any], retained: bool) -> UnlearnSet
         raise OutOfRange(f"layer is {layer}, but {model.name} has {model.n_layers} layers, 0 to {model.n_layers - 1}")
     layers = used.layers if used.layers is not None else tuple(range(max(0, layer - BELOW), layer + 1))
     return replace(used, lr=lr, gamma=gamma, layer=layer, layers=layers)
-
-
-def _plain(settings: UnlearnSettings) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
 def _note(curve: Curve, settings: UnlearnSettings, retained: bool) -> str:
