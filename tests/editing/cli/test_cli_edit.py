@@ -322,3 +322,13 @@ def test_the_command_is_one_application() -> None:
     ):
         assert option in printed
     assert " edit " in done("--help")
+
+
+def test_an_edit_that_a_router_finds_is_made_by_the_command(tmp_path: Path) -> None:
+    """With what comes along for the embedded model; the answer says which entry acted, and a neighbour's that none did."""
+    saved = tmp_path / "paris.safetensors"
+    given = ["{} is in downtown", "-s", "The Space Needle", "--to", "Paris", "--neighbour", "Smith Tower is in=Seattle"]
+    printed = " ".join(done("edit", "rase", *given, "--save", str(saved)).split())
+    assert "rase: entry 0" in printed and "rase: no hit" in printed and "after: Paris" in printed
+    edit = load_edit(saved)
+    assert edit.method == "rase" and [change.name for change in edit.memories] == ["rase"] and not edit.weights
