@@ -325,7 +325,7 @@ def test_the_command_is_one_application() -> None:
 
 
 def test_an_edit_that_a_router_finds_is_made_by_the_command(tmp_path: Path) -> None:
-    """With what comes along for the embedded model; an answer says which entry acted, and a neighbour's that none did."""
+    """With what comes along for the embedded model; an answer says which entry acted, or that none did."""
     saved = tmp_path / "paris.safetensors"
     given = ["{} is in downtown", "-s", "The Space Needle", "--to", "Paris", "--neighbour", "Smith Tower is in=Seattle"]
     printed = " ".join(done("edit", "rase", *given, "--save", str(saved)).split())
