@@ -98,11 +98,12 @@ def _term(text: str, sign: float) -> tuple[str, float, Edit]:
     if not star or Path(text).exists():
         return text, sign, load_edit(text)
     try:
-        return name, sign * float(factor), load_edit(name)
+        size = sign * float(factor)
     except ValueError as error:
         raise HyperparameterError(
             f"{text!r} begins with {factor!r}; expected FILE, or a number in front of it as in 0.5*FILE"
         ) from error
+    return name, size, load_edit(name)
 
 
 def _items(source: str, split: str | None, limit: int | None) -> list[Any]:

@@ -109,12 +109,13 @@ def plot_cosines(edits: Sequence[Edit], names: Sequence[str] | None = None) -> g
     given = [f"{edit.method} {place}" for place, edit in enumerate(edits)] if names is None else list(names)
     if len(given) != len(found):
         raise UnsuitableResult(f"there are {len(given)} names for {len(found)} edits; give one for each, or none")
-    labels = [escape(cut(str(name), LIMIT)) for name in given]
-    room = 24 + 7 * max(len(name) for name in given)
+    short = [cut(str(name), LIMIT) for name in given]
+    labels, length = [escape(name) for name in short], 7 * max(map(len, short))
+    room = 24 + length
     side = min(MOST, CELL * len(found))
     subtitle, lines = wrapped([f"changes of the weights of {escape(edits[0].model)}"], room + side + 60)
     top = 66 + LINE * lines
-    canvas = Canvas(max(420, room + side + 60), top + side + NAMES + 7 * max(len(name) for name in given))
+    canvas = Canvas(max(420, room + side + 60), top + side + NAMES + length)
     x_domain, y_domain = canvas.domain(room, top, side, side)
     places = list(range(len(found)))
     figure = go.Figure(

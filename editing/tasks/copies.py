@@ -40,9 +40,11 @@ def differences(
     copied = replace(model, hf=copy.deepcopy(model.hf).float())
     copied.hf.requires_grad_(False)
     parameters = {name: copied.hf.get_parameter(name).requires_grad_() for name in names}
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     found = train(copied, list(parameters.values()))
-    moved = {name: parameter.detach() - before[name] for name, parameter in parameters.items()}
+    moved = {
+        name: parameter.detach() - model.hf.get_parameter(name).detach().float()
+        for name, parameter in parameters.items()
+    }
     return {name: delta for name, delta in moved.items() if bool(delta.any())}, found
 
 

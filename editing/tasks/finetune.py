@@ -25,7 +25,7 @@ from tracer.inference import ordinary
 from tracer.progress import track
 
 from .copies import differences, measured_rate
-from .given import as_json, batches, check_start, settings_of
+from .given import Passed, as_json, batches, check_start, settings_of
 from .lessons import lessons_of, losses_of, mean_loss
 from .settings import FinetuneSettings
 
@@ -110,11 +110,14 @@ def _train(model: Model, rows: list[Row], parameters: list[Tensor], settings: Fi
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     curve: list[float] = []
     with evaluating(model):
-        drawn = batches(len(rows), settings.batch_size, settings.seed)
+        drawn, learnt = (
+            batches(len(rows), settings.batch_size, settings.seed),
+            Passed.of(len(rows), settings.batch_size),
+        )
         for _, some in zip(track(range(settings.steps), "fine-tuning", settings.steps), drawn, strict=False):
             loss = mean_loss(model, [rows[place] for place in some])
             curve.append(_finite(model, float(loss.detach()), settings))
-            if curve[-1] < settings.stop_loss:
+            if learnt.note(curve[-1] < settings.stop_loss):
                 break
             loss.backward()
             if settings.clip_norm is not None:
@@ -133,6 +136,6 @@ def _finite(model: Model, loss: float, settings: FinetuneSettings) -> float:
 
 
 def _note(texts: int, curve: list[float], settings: FinetuneSettings) -> str:
-    learnt = f"fine-tuned on {texts} texts" if texts > 1 else "fine-tuned on a text" if texts else ""
+    learnt = f"fine-tuned on {texts} pieces of text" if texts > 1 else "fine-tuned on a text" if texts else ""
     missed = f"the loss is {curve[-1]:.3g} after {len(curve) - 1} steps; more steps, or a larger lr, bring it down"
     return "; ".join(filter(None, [learnt, missed if curve[-1] > max(settings.stop_loss, ENOUGH) else ""]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,6 +59,29 @@ def check_start(model: Model, check: Check) -> None:
             f"{model.name} has memories ({', '.join(memory.name for memory in model.memories)}), beside which its "
             "weights would be trained for something else; take them off first"
         )
+
+
+@dataclass
+class Passed:
+    """Counts batches in a row that are done with, so that training ends when a whole pass is, and not at an easy batch.
+
+    Attributes:
+        needed: batches of a pass.
+        count: in a row so far.
+    """
+
+    needed: int
+    count: int = 0
+
+    @classmethod
+    def of(cls, count: int, size: int) -> Passed:
+        """For so many rows in batches of a size."""
+        return cls(-(-count // size))
+
+    def note(self, done: bool) -> bool:
+        """Take down whether a batch is done with; whether a whole pass is."""
+        self.count = self.count + 1 if done else 0
+        return self.count >= self.needed
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[list[int]]:

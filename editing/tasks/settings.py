@@ -24,7 +24,7 @@ class FinetuneSettings:
         weight_decay: decoupled, of the weights themselves or, with `rank`, of the adapter's. (Published: 0.1.)
         clip_norm: bound of the gradient's norm; None: none.
         batch_size: texts or requests of a step.
-        stop_loss: training ends at a batch with a lower loss; 0: never.
+        stop_loss: training ends when every batch of a pass has a lower loss; 0: never.
         seed: of the order of batches and of adapters; the global random state is left alone.
     """
 

@@ -30,7 +30,8 @@ class UnlearnSettings:
         steering: length of rmu's direction, in lengths of the state there. (Published: 2 to 20 as a number.)
         layers: blocks that are trained; None: all, and what stands outside of them; of rmu, `layer` and the two before.
         steps: of AdamW, at most.
-        until: training ends when the loss of what is to be forgotten is above so many nats a token; 0: never.
+        until: training ends when the loss of what is to be forgotten is above so many nats a token in every batch of a
+            pass; 0: never.
         lr: its rate. None: a three thousandth of the root mean square of the down-projections. (Published: 1e-5.)
         weight_decay: decoupled.
         clip_norm: bound of the gradient's norm; None: none.

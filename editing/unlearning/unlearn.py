@@ -15,7 +15,7 @@ from editing.health.harm import Check, check_harm
 from editing.methods.peak_memory import peak_memory
 from editing.methods.training import read_logits, token_losses
 from editing.tasks.copies import differences, measured_rate
-from editing.tasks.given import as_json, batches, check_start, settings_of
+from editing.tasks.given import Passed, as_json, batches, check_start, settings_of
 from editing.tasks.lessons import lessons_of, losses_of
 from tracer.engine.batch import Row, logits_of, pad
 from tracer.engine.hooks import capture, evaluating
@@ -135,15 +135,17 @@ class Curve:
 def _train(model: Model, parameters: list[Tensor], bench: Bench, settings: UnlearnSettings) -> Curve:
     assert settings.lr is not None
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    curve = Curve([], [])
+    curve, forgotten = Curve([], []), Passed.of(len(bench.gone), settings.batch_size)
     draws = zip(
         *(batches(len(rows), settings.batch_size, settings.seed) for rows in (bench.gone, bench.kept)), strict=False
     )
     with evaluating(model):
         for _, (gone, kept) in zip(track(range(settings.steps), "unlearning", settings.steps), draws, strict=False):
-            losses = token_losses(read_logits(model, [bench.gone[i] for i in gone]), [bench.gone[i] for i in gone])
+            rows = [bench.gone[i] for i in gone]
+            with torch.set_grad_enabled(settings.objective != "rmu"):  # which is of states
+                losses = token_losses(read_logits(model, rows), rows)
             curve.forget.append(_finite(model, float(losses.detach().mean()), settings))
-            if settings.until and curve.forget[-1] > settings.until:
+            if forgotten.note(0 < settings.until < curve.forget[-1]):
                 break
             total = _forgetting(model, bench, gone, losses, settings)
             if kept and settings.alpha:

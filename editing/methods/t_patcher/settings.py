@@ -24,7 +24,7 @@ class TPatcherSettings:
         layers: the one beside whose MLP patches stand; None: the last.
         activation: function of the patches by transformers' name; or "own", the model's own ("gelu" where that has
             parameters). None: that of patches which are there, or "relu": what gelu lets through below zero is little
-            for one patch, and outweighs the answer after a hundred. (Published: "own".)
+            for one patch, and after a hundred drowns the answer of most. (Published: "own".)
         patches: most of them for a request, one for each token of the target that is not said.
         start: of the values: "unembed", the direction of the token wanted in the unembedding, `size` long; "zero"; or
             "normal", drawn, times `amplify`. (Published: "normal".)

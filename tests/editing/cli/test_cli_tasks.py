@@ -55,6 +55,7 @@ def test_what_is_no_edit_is_refused_and_nothing_is_written(tmp_path: Path, tiny:
     for given, message in (
         ([f"x*{saved}"], "begins with 'x'; expected FILE, or a number in front of it as in 0.5*FILE"),
         ([str(tmp_path / "none")], "none"),
+        ([f"0.5*{tmp_path / 'none'}"], f"there is no file {tmp_path / 'none'}"),
         ([str(saved), str(other)], "computed on"),
         ([f"inf*{saved}"], "cannot be scaled by inf"),
     ):

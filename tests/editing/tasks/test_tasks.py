@@ -54,7 +54,7 @@ def test_it_is_learnt_and_the_model_is_left_as_found(architecture: str, more: di
 def test_texts_are_learnt_token_by_token(tiny: Tiny) -> None:
     model = own(tiny("gpt2"))
     edit = finetune(model, TEXTS, steps=1, lr=1e-9, clip_norm=None, check=None)
-    assert edit.evidence is not None and edit.note.startswith("fine-tuned on 2 texts") and not edit.requests
+    assert edit.evidence is not None and edit.note.startswith("fine-tuned on 2 pieces of text") and not edit.requests
     lengths = [len(encode(model.tokenizer, text, True)[0]) - 1 for text in TEXTS]
     expected = np.average([loss_of(model, text) for text in TEXTS], weights=lengths)
     assert float(edit.evidence["loss"][0]) == pytest.approx(float(expected), rel=1e-5)
@@ -85,6 +85,16 @@ def test_the_same_seed_gives_the_same_edit(tiny: Tiny) -> None:
     model = tiny("gpt2")
     make = lambda seed: finetune(model, TEXTS, steps=4, batch_size=1, seed=seed, check=None)  # noqa: E731
     assert make(1).same_as(make(1)) and not make(1).same_as(make(2))
+
+
+def test_training_ends_when_a_whole_pass_is_learnt(tiny: Tiny) -> None:
+    """Not at a batch that happens to be easy."""
+    model = own(tiny("gpt2"))
+    finetune(model, NEEDLE, steps=60, lr=3e-3, stop_loss=0.01, check=None).commit(model)
+    edit = finetune(model, [NEEDLE, DAVIS], steps=80, lr=3e-3, batch_size=1, stop_loss=0.2, check=None)
+    assert edit.evidence is not None
+    curve = edit.evidence["loss"]
+    assert curve[:2].min() < 0.2 < curve[:2].max() and curve[-3:-1].max() < 0.2 and 4 < len(curve) < 82
 
 
 def test_half_precision_models_are_trained_in_float32(tiny: Tiny) -> None:
