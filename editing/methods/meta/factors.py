@@ -116,19 +116,23 @@ def token_factors(
     return Found(joined, torch.cat(losses))
 
 
-def inputs_at(model: Model, rows: Sequence[Row], places: Sequence[Place]) -> dict[str, Tensor]:
-    """Inputs of matrices where rows are read, rows in order, [places, in] by key.
+def inputs_at(
+    model: Model, rows: Sequence[Row], places: Sequence[Place], tokens: str = PREDICTING
+) -> dict[str, Tensor]:
+    """Inputs of matrices at tokens of rows, rows in order, [tokens, in] by key.
 
     Args:
         model: the model.
         rows: to be run.
         places: matrices.
+        tokens: "subject_last", or any other of `TOKENS` for those where rows are read.
     """
     found: dict[str, list[Tensor]] = {place.key: [] for place in places}
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        line = [i for i, row in enumerate(some) for _ in row.read]
-        at = [position for row in some for position in row.read]
+        each = [(row.lookup,) if tokens == SUBJECT else row.read for row in some]
+        line = [i for i, own in enumerate(each) for _ in own]
+        at = [position for own in each for position in own]
         with torch.no_grad(), _watched(model, places) as seen:
             read_logits(model, some)
         for place in places:

@@ -14,11 +14,12 @@ from editing.edits.weights import check_editable
 from editing.methods.lessons import Lesson, lessons_of
 from editing.prepared.prepared import Prepared
 from editing.prepared.work import Made, Work
-from tracer.progress import track
+from tracer.progress import bar, track
 
 from .changes import MetaEditor
 from .episodes import Episodes
-from .factors import inputs_at
+from .factors import PREDICTING, inputs_at
+from .first_rate import lowest
 from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
@@ -26,7 +27,7 @@ from .places import Place, keys_of, places_of
 from .rledit import Retained
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
 from .statistics import Statistics
-from .teaching import Alone, teach
+from .teaching import Alone, losses_of, teach
 from .whitening import Whitening
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
 MALMEN_EPSILON = torch.finfo(torch.float32).eps
 HALF = ("A", "B")  # parts of the nets that are kept in half precision
-EDITS = 16  # run at once while statistics are taken
+EDITS = 16  # run at once while statistics are taken, and of each number of edits when a rate is chosen
+FIRST = 1e-2  # size of the rate that is tried first
 
 
 def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
@@ -45,7 +47,7 @@ def make_mend(model: Model, settings: MENDPreparation, work: Work) -> Made:
     def editor(nets: Nets) -> Mend:
         return Mend(nets, tokens=settings.tokens)
 
-    return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend")
+    return _made(model, settings, work, places, editor, {}, MEND_EPSILON, "mend", -1)
 
 
 def make_malmen(
@@ -66,7 +68,7 @@ def make_malmen(
     def editor(nets: Nets) -> Malmen:
         return Malmen(nets, settings.block, tokens=settings.tokens)
 
-    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, goal)
+    return _made(model, settings, work, places, editor, ridge, MALMEN_EPSILON, method, 1, goal)
 
 
 def make_rledit(model: Model, settings: RLEditPreparation, work: Work) -> Made:
@@ -83,6 +85,7 @@ def _made(
     more: Mapping[str, Tensor],
     epsilon: float,
     method: str,
+    downhill: int,
     goal: type[Alone] = Alone,
 ) -> Made:
     check_editable(model, [place.weight for place in places])
@@ -90,14 +93,18 @@ def _made(
     parameters = new_parameters(
         places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device
     )
-    parameters |= {"rate": torch.full((len(places),), float(settings.rate)), **more}
+    parameters |= {"rate": torch.full((len(places),), downhill * FIRST if settings.rate is None else settings.rate)}
+    parameters |= more
     parameters = {name: tensor.to(model.device).requires_grad_() for name, tensor in parameters.items()}
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
-    nets = replace(nets, whitening=whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work))
-    rates = {"rate": abs(settings.rate), **dict.fromkeys(more, 1.0)}
+    kept = (settings.directions, settings.kept_rows, learnt, work, settings.tokens)
+    nets = replace(nets, whitening=whitening_of(model, places, *kept))
     learner = editor(nets)
+    if settings.rate is None:
+        _set_rate(model, learner, parameters["rate"], settings, learnt, work)
+    rates = {"rate": float(parameters["rate"][0].detach().abs()), **dict.fromkeys(more, 1.0)}
     objective = goal(model, learner, settings)
     trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=rates, objective=objective)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
@@ -107,6 +114,30 @@ def _made(
         tensors |= white.tensors(key)
     header = {"places": [place.key for place in places], "epsilon": epsilon}
     return Made(tensors, header, trained.history, trained.ended)
+
+
+@torch.no_grad()
+def _set_rate(
+    model: Model, learner: MetaEditor, rate: Tensor, settings: NetPreparation, lessons: list[Lesson], work: Work
+) -> None:
+    """Give the rate, in place, the size at which the loss of some edits is lowest before any training."""
+    found = work.checkpoint.load("rate")
+    if found is None:
+        draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-4))))
+        episodes = Episodes(model, lessons, others=settings.others, drawn=settings.drawn)
+        some = [episodes.drawn_at(draw, max(1, EDITS // size), size) for size in settings.numbers]
+        weighed = Alone(model, learner, settings).weighed
+        sign = rate.sign()
+        with bar("choosing a rate", None):
+
+            def loss(size: float) -> float:
+                rate.copy_(sign * size)
+                return sum(float(losses_of(model, learner, each, weighed)["loss"]) for each in some)
+
+            rate.copy_(sign * lowest(loss, FIRST))
+        work.checkpoint.save({"rate": rate.detach()}, {}, "rate")
+    else:
+        rate.copy_(found[0]["rate"])
 
 
 def _kept(name: str, tensor: Tensor) -> Tensor:
@@ -142,7 +173,13 @@ def _statistics(
 
 
 def whitening_of(
-    model: Model, places: Sequence[Place], directions: int, kept_rows: int, lessons: Sequence[Lesson], work: Work
+    model: Model,
+    places: Sequence[Place],
+    directions: int,
+    kept_rows: int,
+    lessons: Sequence[Lesson],
+    work: Work,
+    tokens: str = PREDICTING,
 ) -> dict[str, Whitening]:
     """Second moments of the inputs where the answers of kept rows are read, by key of the place.
 
@@ -153,6 +190,7 @@ def whitening_of(
         kept_rows: questions, at most.
         lessons: to learn from.
         work: seed and checkpoint.
+        tokens: where inputs are read, as of `inputs_at`.
     """
     episodes = Episodes(model, lessons, others=1, drawn=0.0)
     questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
@@ -162,7 +200,7 @@ def whitening_of(
     if kept is None:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
         some = draw.sample(questions, min(kept_rows, len(questions)))
-        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places)
+        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places, tokens)
         found = {key: Whitening.of(own, directions) for key, own in inputs.items()}
         tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
         work.checkpoint.save(tensors, {}, "whitening")

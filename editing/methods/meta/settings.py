@@ -64,7 +64,8 @@ class NetPreparation(Teaching):
         rank: of a net's blocks. (Published: 1920.)
         blocks: of a net.
         rate: the editor's step size at the start, with its sign: MEND adds it times x~ delta~^T, so that a negative one
-            goes downhill. (Published: +1e-4, which training has to turn.)
+            goes downhill. None: downhill, as far as lowers the loss most. (Published: +1e-4, which training has to
+            turn.)
         measured: edits that the statistics of x and delta are taken from, before the first step; they stay.
         spread: of the features that a block begins with. (Published: the root of in + out, which is so large that
             they stay the random ones they are.)
@@ -80,7 +81,7 @@ class NetPreparation(Teaching):
     nets: str = WEIGHTED
     rank: int = 64
     blocks: int = 2
-    rate: float = -8e-3
+    rate: float | None = None
     measured: int = 256
     spread: float = 1.0
     directions: int = 192
@@ -94,7 +95,7 @@ class NetPreparation(Teaching):
         one_of("nets", self.nets, RULES, kind=HyperparameterError)
         for name in ("rank", "blocks", "measured"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
-        if not finite("rate", self.rate, kind=HyperparameterError):
+        if self.rate is not None and not finite("rate", self.rate, kind=HyperparameterError):
             raise HyperparameterError("rate is 0; expected a step size, such as -1e-3")
         finite("spread", self.spread, above=0, kind=HyperparameterError)
         whole("directions", self.directions, kind=HyperparameterError)
@@ -123,7 +124,6 @@ class MALMENPreparation(NetPreparation):
     """
 
     edits: int | Sequence[int] = (1, 4, 16)
-    rate: float = 1e-2
     block: int = 1
     log_ridge: float = 0.0
 

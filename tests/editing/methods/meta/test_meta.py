@@ -266,6 +266,9 @@ def test_whitened_inputs_are_those_of_kept_facts(method: str, tiny: Tiny) -> Non
     (read,) = inputs_at(model, asked, places_of(model, ["2.down"])).values()
     site = Site("key", 2, len(asked[0].ids) - 1)
     assert torch.allclose(read[-1], capture(model, asked[0].ids, [site])[site][0])
+    (read,) = inputs_at(model, asked, places_of(model, ["2.down"]), "subject_last").values()
+    site = Site("key", 2, asked[0].lookup)
+    assert len(read) == 1 and torch.allclose(read[0], capture(model, asked[0].ids, [site])[site][0])
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen"])
