@@ -1,6 +1,6 @@
 """Editors that learn to edit, beside those that solve and those that remember: alone, at once, and one after another.
 
-    python benchmarks/meta_editors.py train mend mend.safetensors --steps 1000
+    python benchmarks/meta_editors.py train mend mend.safetensors --steps 600
     python benchmarks/meta_editors.py run rome,memit,mend --at-once 1,10,30,100 --in-turn 1,10
     python benchmarks/meta_editors.py keep      # what was measured, into meta_editors.parquet
     python benchmarks/meta_editors.py table     # shares with intervals, as Markdown
@@ -43,7 +43,7 @@ app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=F
 def train(
     method: str,
     out: Path,
-    steps: int = 1000,
+    steps: int = 600,
     seed: int = 0,
     settings: Annotated[str, typer.Option(help="Others, as json.")] = "{}",
 ) -> None:

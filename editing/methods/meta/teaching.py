@@ -62,7 +62,7 @@ class Teaching:
     projections: Sequence[str] | None = None
     edits: int | Sequence[int] = 1
     batch: int = 16
-    steps: int = 1000
+    steps: int = 600
     lr: float = 1e-3
     rate_lr: float = 1e-2
     edit_weight: float = 1.0
