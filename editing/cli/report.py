@@ -17,7 +17,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="File of a run, finished or not, or a saved evaluation; of several over the same records one report.",
+            help="File of a run, finished or not, a saved evaluation, a result folder of ROME or MEMIT; of several "
+            "over the same records one report.",
         ),
     ],
     out: Annotated[
@@ -36,12 +37,13 @@ def report(
 
     With --out table.md only the tables of methods, in Markdown.
     """
+    from editing.bridges import read_run
     from editing.evaluation.result.evaluation import Evaluation
     from editing.evaluation.result.joining import join
     from editing.report import as_markdown, write
     from tracer.plots.export import replacing
 
-    evaluation = join([Evaluation.load(run) for run in runs])
+    evaluation = join([read_run(run) if run.is_dir() else Evaluation.load(run) for run in runs])
     path = out or runs[0].with_suffix(".html")
     if path.suffix.lower() == ".md":
         with replacing(path) as temporary:
