@@ -29,8 +29,8 @@ def edit(
         typer.Argument(
             metavar="METHOD",
             help="rome, r_rome, wilke, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, "
-            "melo, serac, wise, mend, malmen, rledit, ke, rase, ike, recipe or lte; without it rome. With --undo "
-            "and --ledger instead how many edits are taken back.",
+            "melo, serac, wise, mend, malmen, rledit, ke, rase, ike, recipe, lte or dinm; without it rome. With "
+            "--undo and --ledger instead how many edits are taken back.",
         ),
     ] = None,
     prompt: Annotated[

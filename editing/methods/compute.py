@@ -72,6 +72,7 @@ METHODS = {
     "ike": "routed.ike.METHOD",
     "recipe": "recipe.method.METHOD",
     "lte": "lte.method.METHOD",
+    "dinm": "dinm.METHOD",
 }
 """Place of each method in `editing.methods`."""
 
@@ -128,7 +129,7 @@ def compute_edit(
         model: to be edited.
         requests: an [`editing.EditRequest`][], a record in a layout it knows, or a list of them.
         method: rome, r_rome, memit, emmet, alphaedit, pmet, ft_l, ft_m, lora, kn, t_patcher, calinet, grace, melo,
-            serac, wise, mend, malmen, rledit, ke, rase or ike.
+            serac, wise, mend, malmen, rledit, ke, rase, ike, recipe, lte or dinm.
         locate: a [`tracer.tracing.trace.CausalTrace`][], [`tracer.NeuronAttribution`][] or [`editing.Located`][] that
             says which layers are written.
         known: handling of a request whose target the model says already: "refuse" raises, "edit" writes it too.

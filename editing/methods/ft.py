@@ -141,10 +141,7 @@ def plan(model: Model, groups: Sequence[Group], settings: FTLSettings, context: 
 def _change(model: Model, group: Group, settings: Resolved) -> Change:
     bound = settings.norm_constraint
     found = {layer: model.down_projection(layer) for layer in settings.layers}
-    deltas = {}
-    for layer, down in found.items():
-        dtype = torch.promote_types(down.weight.dtype, torch.float32)
-        deltas[layer] = torch.zeros(down.weight.shape, dtype=dtype, device=down.weight.device, requires_grad=True)
+    deltas = zeros_for(model, settings.layers)
 
     def decay() -> None:  # Adam's own would draw the change to zero, and not the weight
         for layer, delta in deltas.items():
@@ -168,6 +165,24 @@ def _change(model: Model, group: Group, settings: Resolved) -> Change:
         )
     factors = {down.name: whole_factors(deltas[layer].detach()) for layer, down in found.items()}
     return Change(factors, settings.as_json(), trained.evidence, trained.note)
+
+
+def zeros_for(model: Model, layers: Sequence[int]) -> dict[int, Tensor]:
+    """A change to be trained of each layer's down-projection, zero and stored as the weight is, in float32 at least.
+
+    Args:
+        model: to be edited.
+        layers: of the weights.
+
+    Raises:
+        TracerError: a layer that does not exist.
+    """
+    found = {}
+    for layer in layers:
+        weight = model.down_projection(layer).weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        found[layer] = torch.zeros(weight.shape, dtype=dtype, device=weight.device, requires_grad=True)
+    return found
 
 
 def whole_factors(change: Tensor) -> tuple[Tensor, Tensor]:

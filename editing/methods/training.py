@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from editing.covariance.text import windows
 from editing.request import EditRequest
 from tracer.checks import finite, layers, whole
 from tracer.engine.batch import Row, frame_of, logits_of, padded
@@ -176,6 +177,19 @@ def lesson(model: Model, request: EditRequest, objective: str) -> Row:
         return Row(found.input_ids, last, (last,) * len(target), target)
     readout = Readout.of(model, found)
     return Row(readout.ids, found.answer_position, readout.read, readout.target)
+
+
+def text_rows(model: Model, width: int, tokens: int) -> list[Row]:
+    """Windows of the text that covariances are of by default, read at every token; without targets.
+
+    Args:
+        model: whose tokenizer is used.
+        width: most tokens of a window.
+        tokens: most tokens in all.
+    """
+    with windows(model, None, min(width, model.n_ctx, tokens), tokens) as corpus:
+        rows = [tuple(map(int, ids)) for ids in corpus.rows(0, len(corpus.ends))]
+    return [Row(ids, 0, tuple(range(len(ids)))) for ids in rows]
 
 
 def losses(model: Model, rows: Sequence[Row]) -> Tensor:

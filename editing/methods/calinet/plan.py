@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editing.covariance.text import windows
 from editing.memories.change import MemoryChange
 from editing.memories.lines import LINES, as_lines, packed
 from editing.memories.memory import Memory
 from editing.methods.beside import Beside, present, row_of, states_of
 from editing.methods.method import Change, Group, Method
+from editing.methods.training import text_rows
 from tracer.engine.batch import Row
 from tracer.engine.memories import remembering
 from tracer.errors import HyperparameterError
@@ -113,12 +113,7 @@ def _other(earlier: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 
 def _text(model: Model, settings: CaliNETSettings) -> list[Row]:
     """Windows of a text whose distributions are to stay; none without a weight."""
-    if not settings.kl_weight:
-        return []
-    width = min(WIDTH, model.n_ctx, settings.kl_tokens)
-    with windows(model, None, width, settings.kl_tokens) as corpus:
-        rows = [tuple(map(int, ids)) for ids in corpus.rows(0, len(corpus.ends))]
-    return [Row(ids, 0, tuple(range(len(ids)))) for ids in rows]
+    return text_rows(model, WIDTH, settings.kl_tokens) if settings.kl_weight else []
 
 
 def _sizes(model: Model, rows: Sequence[Row], layers: Sequence[int]) -> tuple[dict[int, Tensor], dict[int, float]]:
