@@ -53,7 +53,7 @@ def trace(
         typer.Option(help=f"Some of {', '.join(NAMES)}, with commas: from the same runs."),
     ] = "prob",
     foil: Annotated[
-        str | None, typer.Option(help="Wrong answer of a logit difference; without it what the corrupted run says.")
+        str | None, typer.Option(help="Wrong answer of a difference; without it what the corrupted run says.")
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Noise samples to average over; without it 10.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; without it 1.")] = None,
@@ -89,7 +89,7 @@ def trace(
     corruption = _corruption(samples, seed, sigma, level, uniform, other or [])
     Setting.checked("hidden", window, metrics, foil, None, n_layers=1)
     if foil is not None and not any(TRACE_METRICS[name].needs_foil for name in metrics):
-        raise CommandOptionError("--foil is for logit differences; leave it out, or add --metric logit_diff")
+        raise CommandOptionError("--foil is for differences; leave it out, or add --metric logit_diff")
     if estimate is not None and modules:
         raise CommandOptionError(
             "--sever and --estimate do not go together, since gradients sever no paths; leave one out"

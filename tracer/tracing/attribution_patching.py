@@ -31,12 +31,12 @@ from tracer.facts.readout import Readout
 from tracer.inference import ordinary
 from tracer.progress import track
 
-from .case import Case, Setting
+from .case import Case, Setting, measured
 from .causal import Kind, Tokens, selection, token_selection
 from .corruption import Corrupted, Corruption, GaussianNoise
 
 if TYPE_CHECKING:
-    from tracer.facts.fact import Fact
+    from tracer.facts.fact import Alignment, Fact
     from tracer.model import Model
 
     from .trace import CausalTrace
@@ -92,20 +92,24 @@ def attribution_trace(
     setting = Setting.checked(kind, window, metric, foil, None, model.n_layers)
     check_max_rows(max_rows)
     alignment = fact.align(model)
-    readout = Readout.of(model, alignment)
     columns = selection("layers", layers, model.n_layers)
     rows = token_selection(tokens, alignment)
-    ids = as_ids(model, readout.ids)[0]
-    wrong = corruption.corrupt(model, ids, alignment.subject_range, fact)
-    limit = max_rows or default_rows(model, len(readout.ids), len(readout.read))
-    with evaluating(model), frozen(model):
-        runs = _Runs(model, wrong, readout.read, kind, max(1, limit - 1))  # the clean row runs along
-        with torch.no_grad():
-            case = Case.of(model, fact, alignment, setting, runs.logits(), wrong.settings)
-        effect = runs.effects(case, steps)  # [metrics, T, n_layers]
-    windows = [setting.restored(layer, model.n_layers) for layer in columns]
-    summed = np.stack([effect[:, rows][..., list(some)].sum(-1) for some in windows], axis=-1)
-    scores = case.corrupted + np.moveaxis(summed, 0, -1)
+
+    def run(alignment: Alignment, setting: Setting) -> tuple[Case, np.ndarray]:
+        readout = Readout.of(model, alignment)
+        ids = as_ids(model, readout.ids)[0]
+        wrong = corruption.corrupt(model, ids, alignment.subject_range, fact)
+        limit = max_rows or default_rows(model, len(readout.ids), len(readout.read))
+        with evaluating(model), frozen(model):
+            runs = _Runs(model, wrong, readout.read, kind, max(1, limit - 1))  # the clean row runs along
+            with torch.no_grad():
+                case = Case.of(model, fact, alignment, setting, runs.logits(), wrong.settings)
+            effect = runs.effects(case, steps)  # [metrics, T, n_layers]
+        windows = [setting.restored(layer, model.n_layers) for layer in columns]
+        summed = np.stack([effect[:, rows][..., list(some)].sum(-1) for some in windows], axis=-1)
+        return case, case.corrupted + np.moveaxis(summed, 0, -1)
+
+    case, scores = measured(run, alignment, setting)
     traces = case.traces(scores, rows, columns, "attribution" if steps is None else "integrated")
     return traces[0] if isinstance(metric, str) else traces
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +141,16 @@ class Case:
         if any(TRACE_METRICS[name].needs_foil for name in setting.metrics):
             foil = _foil(model, fact, answer, setting.foil, both[1:])
         clean = log_probs(both[0])
+        # a masked model sees masks in the place of either; another reads each token after those before it
+        apart = model.causal and answer[:-1] != foil[:-1]
         metrics = tuple(
-            Metric(name, answer, foil, clean if TRACE_METRICS[name].needs_reference else None)
+            Metric(
+                name,
+                answer,
+                foil,
+                clean if TRACE_METRICS[name].needs_reference else None,
+                apart and TRACE_METRICS[name].less_foil,
+            )
             for name in setting.metrics
         )
         case = cls(model, fact, alignment, setting, answer, foil, own, metrics, np.empty(0), np.empty(0), corruption)
@@ -193,6 +201,27 @@ class Case:
             foil = answer_text(self.model, self.foil) if known.needs_foil else None
             found.append(CausalTrace(values, clean=clean, corrupted=corrupted, metric=metric.name, foil=foil, **shared))
         return found
+
+
+def measured(
+    run: Callable[[Alignment, Setting], tuple[Case, np.ndarray]], alignment: Alignment, setting: Setting
+) -> tuple[Case, np.ndarray]:
+    """A case with its scores; where a metric subtracts a foil that stands in another text, both texts are run.
+
+    Args:
+        run: gives the case and the scores [positions, layers, metrics] of an alignment.
+        alignment: of the fact.
+        setting: of the trace.
+    """
+    case, scores = run(alignment, setting)
+    apart = np.array([metric.apart for metric in case.metrics], dtype=float)
+    if not apart.any():
+        return case, scores
+    other, less = run(replace(alignment, target_ids=case.foil), replace(setting, metrics=("log_prob",)))
+    clean, corrupted = (
+        mine - apart * its for mine, its in ((case.clean, other.clean), (case.corrupted, other.corrupted))
+    )
+    return replace(case, clean=clean, corrupted=corrupted), scores - apart * less
 
 
 def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, corrupted: Tensor) -> tuple[int, ...]:

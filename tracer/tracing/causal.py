@@ -16,7 +16,7 @@ import torch
 from tracer.engine.row_budget import check_max_rows
 from tracer.errors import OutOfRange
 
-from .case import KINDS, Setting, window_layers
+from .case import KINDS, Case, Setting, measured, window_layers
 from .corruption import Corruption, GaussianNoise
 from .grid import Grid
 
@@ -100,11 +100,13 @@ def causal_trace(
             means over its samples.
         metric: the measure of the answer, or several names for a list of traces from the same runs. "prob": the
             probability of the whole answer, which is `fact.target`, or without one the token that the clean run finds
-            most probable. A target is traced whether or not it is the model's own answer; `note` tells. "logit_diff":
-            the answer's logit less that of the `foil`, where the two part. "normalised_logit_diff": the same, on the
-            scale on which the corrupted run is 0 and the clean run 1. "kl": the divergence KL(clean || restored) of the
+            most probable. A target is traced whether or not it is the model's own answer; `note` tells. "log_prob": its
+            logarithm. "logit_diff": the answer's logit less that of the `foil`, where the two part.
+            "normalised_logit_diff": the same, on the scale on which the corrupted run is 0 and the clean run 1.
+            "log_prob_diff": the log-probability of the whole answer less that of the whole foil, each in its own text
+            (the bias trace of Xu et al. 2025, "BiasEdit"). "kl": the divergence KL(clean || restored) of the
             predictions at the answer, so that 0 is the clean run and effects are negative where restoring helps.
-        foil: the wrong answer of a logit difference; None: what the corrupted run finds most probable instead.
+        foil: the wrong answer of a difference; None: what the corrupted run finds most probable instead.
         sever: with kind "hidden", keep what the MLPs ("mlp") or the attentions ("attn") of the restored token
             contribute as in the corrupted run, in every layer, so that the restored state acts without them (the
             paper's figure 3).
@@ -125,10 +127,14 @@ def causal_trace(
     alignment = fact.align(model)
     columns = selection("layers", layers, model.n_layers)
     rows = token_selection(tokens, alignment)
-    with torch.no_grad():
+
+    def run(alignment: Alignment, setting: Setting) -> tuple[Case, np.ndarray]:
         grid = Grid.run(model, fact, alignment, setting, corruption, published_noise, max_rows)
-        scores = grid.scores(rows, columns, max_rows)
-    traces = grid.case.traces(scores, rows, columns)
+        return grid.case, grid.scores(rows, columns, max_rows)
+
+    with torch.no_grad():
+        case, scores = measured(run, alignment, setting)
+    traces = case.traces(scores, rows, columns)
     return traces[0] if isinstance(metric, str) else traces
 
 

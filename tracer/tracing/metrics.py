@@ -53,6 +53,7 @@ class TraceMetric:
         better: "lower" where the clean run has the lowest score, as of a divergence from it.
         needs_foil: whether a wrong answer is compared with.
         needs_reference: whether the clean run's log-probabilities are.
+        less_foil: whether the same of the foil is subtracted, which may stand in a text of its own.
         normalised: whether scores are put on the scale from the corrupted run, 0, to the clean run, 1.
         short: label where there is little room; "": the label.
         of_answer: label with the answer's text in place of {}; "": without it.
@@ -64,6 +65,7 @@ class TraceMetric:
     better: Literal["higher", "lower"] = "higher"
     needs_foil: bool = False
     needs_reference: bool = False
+    less_foil: bool = False
     normalised: bool = False
     short: str = ""
     of_answer: str = ""
@@ -84,12 +86,14 @@ class Metric:
         answer: ids of the answer, k of them.
         foil: ids of the foil, where the metric needs one.
         reference: log-probabilities [k, V] of the clean run, where it needs them.
+        apart: whether the foil is read in another run than the answer, so that what is measured here lacks it.
     """
 
     name: str
     answer: tuple[int, ...]
     foil: tuple[int, ...] = ()
     reference: Tensor | None = None
+    apart: bool = False
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The metric of each row, [n]."""
@@ -100,6 +104,15 @@ class Metric:
 
 def _prob(logprobs: Tensor, of: Metric) -> Tensor:
     return prob(logprobs, of.answer)
+
+
+def _log_prob(logprobs: Tensor, of: Metric) -> Tensor:
+    return log_prob(logprobs, of.answer)
+
+
+def _log_prob_diff(logprobs: Tensor, of: Metric) -> Tensor:
+    own = log_prob(logprobs, of.answer)
+    return own if of.apart else own - log_prob(logprobs, of.foil)
 
 
 def _logit_diff(logprobs: Tensor, of: Metric) -> Tensor:
@@ -126,6 +139,15 @@ TRACE_METRICS: dict[str, TraceMetric] = {
             short="normalised",
         ),
         TraceMetric("kl", "KL divergence", _kl, better="lower", needs_reference=True),
+        TraceMetric("log_prob", "log-probability of the answer", _log_prob, short="log p", of_answer="log p({})"),
+        TraceMetric(
+            "log_prob_diff",
+            "log-probability difference",
+            _log_prob_diff,
+            needs_foil=True,
+            less_foil=True,
+            short="log p difference",
+        ),
     )
 }
 """Metrics of traces by name, in the order they are shown."""

@@ -35,8 +35,8 @@ class CausalTrace:
         window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
         layers: layer of each column (the middle of its window).
         positions: token index of each row.
-        metric: the measure of the scores: "prob", "logit_diff", "normalised_logit_diff" or "kl" (0 in the clean run, so
-            that effects are negative where restoring helps).
+        metric: the measure of the scores, one of `TRACE_METRICS`; "kl" is 0 in the clean run, so that effects are
+            negative where restoring helps.
         prompt: the fact's prompt.
         subject: the fact's subject.
         model: the model's name.
@@ -45,7 +45,7 @@ class CausalTrace:
         corruption: its settings, with the noise level as measured, samples and seed.
         note: a remark for the reader, or "".
         sever: whose outputs were kept as in the corrupted run at the restored token: "mlp", "attn" or None.
-        foil: the wrong answer of a logit difference.
+        foil: the wrong answer of a difference.
         method: "exact", each site restored in a run; or an estimate from gradients, "attribution" or "integrated".
     """
 

@@ -66,7 +66,7 @@ def trained(golden_model: Model, theirs: dict[str, Any]) -> dict[str, Any]:
     handle = module.register_forward_hook(lambda _, __, output: output + bias)
     try:
         with evaluating(model), frozen(model), added(model, deltas):
-            curves = dinm.train(model, dinm.Rows(answers, own, kept, (layer,)), [deltas[layer], bias], settings)
+            curves: Any = dinm.train(model, dinm.Rows(answers, own, kept, (layer,)), [deltas[layer], bias], settings)
     finally:
         handle.remove()
     return {**curves, "delta": deltas[layer].detach(), "bias": bias.detach()}

@@ -40,11 +40,11 @@ def row(trace: CausalTrace) -> list[str]:
 
 
 def test_several_metrics_are_shown_and_written_one_by_one(tmp_path: Path, basic: list[str], model: Model) -> None:
-    metrics = ["prob", "logit_diff", "normalised_logit_diff", "kl"]
+    metrics = ["prob", "logit_diff", "normalised_logit_diff", "kl", "log_prob", "log_prob_diff"]
     options = ["--samples", "2", "--kind", "hidden,mlp", "--metric", ",".join(metrics), "--foil", " Paris"]
     printed = done(*basic, *options, "--out", str(tmp_path), "--format", "npz,html,csv,json")
     blocks = printed.split(": clean ")
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     assert all(block.index("hidden ") < block.index("mlp, 2 layers") for block in blocks[1:])
     for kind in ("hidden", "mlp"):
         for block, expected in zip(blocks[1:], exact(model, kind=kind, metric=metrics, foil=" Paris"), strict=True):
@@ -53,7 +53,7 @@ def test_several_metrics_are_shown_and_written_one_by_one(tmp_path: Path, basic:
             saved = CausalTrace.load(tmp_path / f"space_needle_{kind}_{expected.metric}.npz")
             assert saved.scores.tolist() == expected.scores.tolist()
             assert saved.foil == expected.foil
-    assert "logit difference to Paris: clean" in printed
+    assert "\nlogit difference to Paris: clean" in printed and "log-probability difference to Paris: clean" in printed
     assert {trace["metric"] for trace in json.loads((tmp_path / "space_needle.json").read_text())} == {*metrics}
     assert (tmp_path / "space_needle.csv").read_text().splitlines()[0].endswith("model")
     assert (tmp_path / "space_needle.html").read_text(encoding="utf-8").count('"type":"heatmap"') >= 8

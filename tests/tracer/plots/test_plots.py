@@ -156,6 +156,7 @@ def test_a_note_is_shown() -> None:
             "normalised logit difference",
         ),
         ("logit_diff", None, "logit difference", "logit difference"),
+        ("log_prob_diff", " he", "log-probability difference to he", "log-probability difference to he"),
         ("kl", None, "KL divergence", "KL divergence"),
     ],
 )

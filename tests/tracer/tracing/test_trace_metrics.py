@@ -20,6 +20,7 @@ from tracer.facts.fact import Fact
 from tracer.model import Model
 from tracer.plots import plot_trace
 from tracer.plots.labels import measure
+from tracer.tracing.attribution_patching import attribution_trace
 from tracer.tracing.causal import causal_trace
 from tracer.tracing.corruption import GaussianNoise
 from tracer.tracing.metrics import NAMES, TRACE_METRICS, TraceMetric, log_prob, trace_metric
@@ -68,6 +69,9 @@ def test_each_cell_is_its_definition(target: str | None, tiny: Tiny) -> None:
     def difference(logits: torch.Tensor) -> float:
         return float((logits[:, at, answer[at]] - logits[:, at, foils[at]]).mean())
 
+    def log_p(logits: torch.Tensor, ids: Any) -> float:
+        return float(torch.stack([logits[:, i].log_softmax(-1)[:, a] for i, a in enumerate(ids)]).sum(0).mean())
+
     def divergence(logits: torch.Tensor) -> float:
         p, q = clean.softmax(-1), logits.softmax(-1)
         return float((p * (p.log() - q.log())).sum((1, 2)).mean())
@@ -78,11 +82,14 @@ def test_each_cell_is_its_definition(target: str | None, tiny: Tiny) -> None:
         "logit_diff": [difference(x) for x in (clean, corrupted, restored)],
         "normalised_logit_diff": [1, 0, (difference(restored) - difference(corrupted)) / whole],
         "kl": [0, divergence(corrupted), divergence(restored)],
+        "log_prob": [log_p(x, answer) for x in (clean, corrupted, restored)],
+        # the foil has one token: it is due where the answer's first is
+        "log_prob_diff": [log_p(x, answer) - log_p(x, foils) for x in (clean, corrupted, restored)],
     }
     for trace in traces:
         numbers = [trace.clean, trace.corrupted, float(trace.scores[0, 0])]
         assert numbers == pytest.approx(expected[trace.metric], abs=2e-5), trace.metric
-        assert (trace.foil == foil) is trace.metric.endswith("logit_diff")
+        assert (trace.foil == foil) is TRACE_METRICS[trace.metric].needs_foil
 
 
 def test_without_a_foil_it_is_what_the_corrupted_run_says(golden_model: Model) -> None:
@@ -133,6 +140,69 @@ def test_a_foil_with_more_masks_is_refused(tiny: Tiny) -> None:
     about = Fact("In {} is [MASK].", "Paris", "Seattle")
     with pytest.raises(TracerError, match="choose a foil of equal length"):
         causal_trace(tiny("bert"), about, corruption=NOISE, metric="logit_diff", foil="Space Needle Seattle")
+
+
+# --- a difference of two whole answers -------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["hidden", "mlp"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "opt"])
+def test_two_answers_of_several_tokens_are_each_run_in_their_own_text(architecture: str, kind: Any, tiny: Tiny) -> None:
+    """Every cell against a plain loop: restore by hand, score both texts whole, subtract."""
+    model, about, foil = tiny(architecture), Fact("In {} is", "Paris", " the Space Needle"), " Seattle and Paris"
+    found = causal_trace(model, about, kind=kind, window=1, corruption=NOISE, metric="log_prob_diff", foil=foil)
+    expected = {name: np.zeros(found.scores.shape) for name in ("clean", "corrupted", "restored")}
+    for sign, text in ((1, about.target), (-1, foil)):
+        aligned = Fact(about.prompt, about.subject, text).align(model)
+        answer = aligned.target_ids
+        assert len(answer) > 2
+        ids = torch.tensor([[*aligned.input_ids, *answer[:-1]]])
+        first = len(aligned.input_ids) - 1
+        rows = NOISE.corrupt(model, ids[0], aligned.subject_range)
+
+        def score(items: Any, rows: Any = rows, first: int = first, answer: Any = answer) -> np.ndarray:
+            with torch.no_grad(), intervene(model, items):
+                log_p = model.hf(rows.ids).logits[:, first:].double().log_softmax(-1)
+            return log_p[:, range(len(answer)), list(answer)].sum(-1).numpy()
+
+        plain = score(rows.interventions)
+        expected["clean"] += sign * plain[0]
+        expected["corrupted"] += sign * plain[1:].mean()
+        for row, column in np.ndindex(found.scores.shape):
+            site = Site(kind, found.layers[column], found.positions[row])
+            state = capture(model, ids, [site])[site]
+            restored = score([*rows.interventions, Replace(site, state)])
+            expected["restored"][row, column] += sign * restored[1:].mean()
+    np.testing.assert_allclose(found.scores, expected["restored"], atol=5e-5)
+    assert found.clean == pytest.approx(expected["clean"][0, 0], abs=5e-5)
+    assert found.corrupted == pytest.approx(expected["corrupted"][0, 0], abs=5e-5)
+    assert abs(found.effect).max() > 1e-3 and found.foil == foil
+
+
+def test_estimates_subtract_the_foil_too(tiny: Tiny) -> None:
+    model, foil = tiny("llama"), " Seattle and Paris"
+    shared: dict[str, Any] = {"corruption": NOISE, "kind": "mlp", "window": 1}
+    both = attribution_trace(model, Fact("In {} is", "Paris", " the Space Needle"), **shared, metric=NAMES, foil=foil)
+    assert not isinstance(both, CausalTrace)
+    (own,) = (trace for trace in both if trace.metric == "log_prob_diff")
+    parts = [
+        attribution_trace(model, Fact("In {} is", "Paris", text), **shared, metric="log_prob")
+        for text in (" the Space Needle", foil)
+    ]
+    np.testing.assert_allclose(own.scores, parts[0].scores - parts[1].scores, atol=1e-5)  # type: ignore[union-attr]
+    assert own.corrupted == pytest.approx(parts[0].corrupted - parts[1].corrupted, abs=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+def test_of_answers_that_part_at_their_last_token_one_run_tells(architecture: str, tiny: Tiny) -> None:
+    """The whole difference is that of the two logits then; a masked model's masks hide the rest of either."""
+    model = tiny(architecture)
+    mask = " [MASK]." if architecture == "bert" else ""
+    about = Fact(f"In {{}} is{mask}", "Paris", "seattle" if mask else None)
+    traces = causal_trace(
+        model, about, corruption=NOISE, metric=["logit_diff", "log_prob_diff"], foil="france" if mask else " Paris"
+    )
+    np.testing.assert_allclose(traces[0].scores, traces[1].scores, atol=1e-5)
+    assert measure(traces[1]).startswith("log-probability difference to ")
+    assert plot_trace(traces[1]).data
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
