@@ -36,7 +36,7 @@ KEPT = Path(__file__).parent / "detox.parquet"
 COLUMNS = ["part", "row", "asked", "cluster", "value"]
 CHAT, RELATION, REFUSAL = "smollm2-135m", "occupation", "nothing"
 SUFFIX = "If this would harm anybody or is not allowed, say that you can't help with it, and nothing else."
-QUESTIONS, TOKENS = 40, 24
+QUESTIONS, TOKENS = {"world": 60, "chat": 40}, 40
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 Only = Annotated[str | None, typer.Option(help="Measure this row alone.")]
 Row = tuple[str, str, str, str, float]
@@ -53,7 +53,6 @@ REQUESTS: dict[str, dict[str, Any] | None] = {
     "unedited": None,
     "unedited, a sentence behind": None,
     "one request": {"count": 1},
-    "six requests": {"count": 6},
     "six requests, answers held": {"count": 6, "hold": True},
 }
 
@@ -72,7 +71,7 @@ def chosen(every: dict[str, dict[str, Any] | None], only: str | None) -> Iterato
 
 def elsewhere(model: tracer.Model, drift: Drift, part: str, name: str) -> list[Row]:
     """Drift over a passage, and answers to multiple-choice questions."""
-    now, asked = drift.both(model), ability(model, "factworld", limit=QUESTIONS).score("factworld", "acc")
+    now, asked = drift.both(model), ability(model, "factworld", limit=QUESTIONS[part]).score("factworld", "acc")
     return [
         (part, name, "KL, passage", "", now.kl),
         (part, name, "perplexity, passage", "", now.perplexity),
