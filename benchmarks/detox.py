@@ -87,7 +87,7 @@ def facts_of(relation: bool) -> list[tuple[EditRequest, list[str]]]:
         if len(record.rewrites) == 1 and (str(record.rewrites[0].relation) == RELATION) is relation:
             (one,) = record.rewrites
             wordings = [ask.prompt for ask in record.asks if ask.kind == "paraphrase"]
-            found.append((EditRequest(one.prompt, one.subject, one.target_true), wordings))
+            found.append((EditRequest(one.prompt, one.subject, str(one.target_true)), wordings))
     return found
 
 

@@ -63,7 +63,11 @@ def trained(golden_model: Model, theirs: dict[str, Any]) -> dict[str, Any]:
     settings = dinm.DINMSettings(layers=(layer,), lr=float(theirs["lr"]), steps=int(theirs["steps"]), nll_factor=1e5)
     deltas, bias = zeros_for(model, (layer,)), torch.zeros(model.d_model, requires_grad=True)
     module = model.module("key", layer)
-    handle = module.register_forward_hook(lambda _, __, output: output + bias)
+
+    def biased(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + bias
+
+    handle = module.register_forward_hook(biased)
     try:
         with evaluating(model), frozen(model), added(model, deltas):
             curves: Any = dinm.train(model, dinm.Rows(answers, own, kept, (layer,)), [deltas[layer], bias], settings)
