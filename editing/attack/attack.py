@@ -1,13 +1,13 @@
 """Attacks on the answer that an edit or unlearning should have taken away: from inside a model, and from outside.
 
-Patil, Hase and Bansal, "Can Sensitive Information Be Deleted From LLMs?", 2024. A guess is a first token, from which the
-model goes on greedily; it is right if the whole old answer comes out. So of an answer of several tokens the first one
-has to be guessed, and the model has to say the others itself; none of them is given away.
+Patil, Hase and Bansal, "Can Sensitive Information Be Deleted From LLMs?", 2024. A guess is a first token, from which
+the model goes on greedily; it is right if the whole old answer comes out. So of an answer of several tokens the first
+one has to be guessed, and the model has to say the others itself; none of them is given away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from editing.questions.metrics import ATTACKS
-from editing.questions.record import EditRecord
+from editing.questions.record import EditRecord, listed
 from editing.request import EditRequest
 from editing.tasks.given import settings_of
 from tracer.engine.follow import follow
@@ -56,15 +56,13 @@ class Prompt:
 
 
 @ordinary()
-def attack(
-    model: Model, items: Any, wordings: Sequence[Sequence[str]] | None = None, **settings: Any
-) -> AttackResult:
+def attack(model: Model, items: Any, wordings: Sequence[Sequence[str]] | None = None, **settings: Any) -> AttackResult:
     """How many guesses bring back the old answers of facts, from the model as it is; it is left so.
 
     Attacks: "output", the most probable tokens after the prompt; "head projection", those of every layer through the
     unembedding in turn; "probability delta", tokens whose probability rises or falls most from a layer to the next;
-    "rephrasing", the most probable tokens after other wordings in turn; "sampling", texts drawn from the model after the
-    prompt and the other wordings in turn.
+    "rephrasing", the most probable tokens after other wordings in turn; "sampling", texts drawn from the model after
+    the prompt and the other wordings in turn.
 
     Args:
         model: with an edit applied, memories attached, or after unlearning; unedited, it gives the upper bound.
@@ -103,9 +101,8 @@ def attack(
 
 def _targets(items: Any, wordings: Sequence[Sequence[str]] | None) -> list[tuple[EditRequest, list[Fact]]]:
     """Requests, each with its prompt and other wordings as facts with the old answer."""
-    single = isinstance(items, str | Mapping | EditRequest | EditRecord) or not isinstance(items, Iterable)
     found: list[tuple[EditRequest, Sequence[str]]] = []
-    for item in [items] if single else items:
+    for item in listed(items):
         if isinstance(item, EditRecord):
             found += [(request, _paraphrases(item, request)) for request in item.requests()]
         else:
@@ -130,7 +127,9 @@ def _paraphrases(record: EditRecord, request: EditRequest) -> list[str]:
 
 def _facts(place: int, request: EditRequest, texts: Sequence[str]) -> list[Fact]:
     if request.target_true is None:
-        raise InvalidEditRequest(f"request {place}, {request.text!r}, has no target_true; say which answer is looked for")
+        raise InvalidEditRequest(
+            f"request {place}, {request.text!r}, has no target_true; say which answer is looked for"
+        )
     found = [request.about(request.target_true)]
     for text in texts:
         text = text.replace(SLOT, request.subject)

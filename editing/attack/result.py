@@ -28,7 +28,8 @@ class AttackResult:
         subjects: of the facts.
         prompts: their texts.
         answers: the old ones, which are looked for.
-        needed: by attack [facts], number of guesses up to the right one; infinite: not within the budget; nan: not made.
+        needed: by attack [facts], number of guesses up to the right one; infinite: not within the budget; nan: not
+            made.
         layers: [facts, layers], the same of one layer alone and without a budget; nan where another model answers.
         sampled: [facts, wordings], probability of the whole answer after the prompt and each other wording; nan where a
             fact has fewer.
@@ -122,17 +123,18 @@ class AttackResult:
         """
         if missing := [name for name in COLUMNS if name not in frame.columns]:
             raise UnsuitableResult(f"the frame has no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
-        if frame["model"].nunique() != 1:
-            raise UnsuitableResult(f"the frame has rows of {frame['model'].nunique()} models; give those of one")
+        models = list(map(str, frame["model"].unique()))
+        if len(models) != 1:
+            raise UnsuitableResult(f"the frame has rows of {len(models)} models; give those of one")
         found: dict[str, np.ndarray] = {}
         for name, own in frame.groupby("attack", sort=False):
             counts = own.groupby("place", sort=True)["value"]
             found[str(name)] = np.stack([values.to_numpy(dtype=float) for _, values in counts], 1)
         heads = frame[(frame["attack"] == "layer") & (frame["place"] == 0)]
-        texts = (tuple(map(str, heads[name])) for name in ("subject", "prompt", "answer"))
+        subjects, prompts, answers = (tuple(map(str, heads[name])) for name in ("subject", "prompt", "answer"))
         layers, sampled = found.pop("layer"), found.pop(SAMPLING)
         needed = {name: values[:, 0] for name, values in found.items()}
-        return cls(*texts, needed, layers, sampled, {}, budget, str(frame["model"].iloc[0]))
+        return cls(subjects, prompts, answers, needed, layers, sampled, {}, budget, models[0])
 
     def table(self) -> pd.DataFrame:
         """A row per attack: attack, success with the whole budget, low and high end of its interval, facts."""

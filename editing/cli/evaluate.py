@@ -65,9 +65,7 @@ Controls = Annotated[
 ]
 Attack = Annotated[
     int,
-    typer.Option(
-        min=0, help="Guesses at the old answer right after each edit; 0: no attack.", rich_help_panel=MEASURE
-    ),
+    typer.Option(min=0, help="Guesses at the old answer right after each edit; 0: no attack.", rich_help_panel=MEASURE),
 ]
 Out = Annotated[
     Path,

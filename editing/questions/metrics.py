@@ -165,8 +165,8 @@ def _made() -> Iterator[Metric]:
             "",
             "lower",
             "share",
-            f"Whether B guesses, of a run's option `attack`, bring back the old answer of every fact written: {guessed} "
-            "(after Patil et al. 2024).",
+            f"Share of old answers that B guesses bring back, B of a run's option `attack`: {guessed} (after Patil et "
+            "al. 2024).",
             of="model",
             function=of_case.attacked(attack),
             show=("text", "page", "markdown") if attack == "head projection" else ("page",),

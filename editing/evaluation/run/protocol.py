@@ -146,8 +146,8 @@ class Protocol:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as json values."""
-        return asdict(self)
+        """The fields as json values; without `attack` where there is none, as in runs that were begun before it."""
+        return {name: value for name, value in asdict(self).items() if name != "attack" or value}
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Protocol:
