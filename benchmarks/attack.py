@@ -42,6 +42,7 @@ from tracer.progress import track
 from tracer.statistics import clustered_mean
 
 KEPT = Path(__file__).parent / "attack.parquet"
+KNOWN = 42  # of SmolLM2's in benchmarks/real
 BUDGET, SHOWN, TOKENS = 20, (1, 2, 5, 10, 20), 10_000
 FORGETTING: dict[str, dict[str, Any]] = {
     "npo": {"objective": "npo"},
@@ -92,7 +93,7 @@ def cases(model: tracer.Model, count: int) -> list[Case]:
     if model.name == "factworld":
         every = [each for split in ("test", "train") for each in editing.load_records("factworld", split=split)]
     else:
-        every = counterfact(model, 400)
+        every = counterfact(model, KNOWN)
     found, relations = [record for record in every if _single(record)], {}
     for record in found:
         relations.setdefault(str(record.rewrites[0].relation), []).append(record)
@@ -101,11 +102,11 @@ def cases(model: tracer.Model, count: int) -> list[Case]:
         for own in relations.values():
             if len(drawn) == count or 2 * place + 1 >= len(own):
                 continue
-            record, truth = own[2 * place], str(own[2 * place].rewrites[0].target_true)
-            said = {truth, record.rewrites[0].target_new}
-            others = [one for one in own[2 * place + 1 :: 2] if str(one.rewrites[0].target_true) not in said]
-            known = [one for one in (record, *others[:1]) if _known(model, one)]
-            if len(known) == 2:
+            record = own[2 * place]
+            said = {str(record.rewrites[0].target_true), record.rewrites[0].target_new}
+            apart = own[2 * place + 1 :: 2] if model.name == "factworld" else own  # of many that are forgotten at once
+            others = [one for one in apart if str(one.rewrites[0].target_true) not in said]
+            if others and _known(model, record) and _known(model, others[0]):
                 pool = tuple(sorted({str(one.rewrites[0].target_true) for one in own}))
                 drawn.append(Case(record, others[0], pool))
     return drawn
@@ -196,12 +197,12 @@ def _attacked(model: tracer.Model, some: list[Case]) -> pd.DataFrame:
     return pd.concat([found.assign(**columns), drawn.assign(model=model.name, looked_for="chance", attack="relation")])
 
 
-def of(frame: pd.DataFrame, looked_for: str) -> AttackResult:
+def of(frame: Any, looked_for: str) -> AttackResult:
     """What is kept of one method, as attacks gave it."""
     return AttackResult.of(frame[frame["looked_for"] == looked_for].astype({"value": float}), BUDGET)
 
 
-def kept(model: str) -> dict[str, pd.DataFrame]:
+def kept(model: str) -> dict[str, Any]:
     """Rows of each method, in the order of tables."""
     every = pd.read_parquet(KEPT)
     found = {str(name): own for name, own in every[every["model"] == model].groupby("method", sort=False)}

@@ -66,9 +66,9 @@ def logit_lens(
         with torch.no_grad(), evaluating(answering):
             for some in track(chunks, "reading layers", len(chunks)):
                 states = _states(answering, [own[i] for i in some], read, frame and frame.select(some))
+                logits = _through(answering, states.flatten(0, 1)).unflatten(0, states.shape[:2])
                 for column, i in enumerate(some):
-                    logits = _through(answering, states[:, column])
-                    found[places[i]] = measure(places[i], logits.float().log_softmax(-1))
+                    found[places[i]] = measure(places[i], logits[:, column].float().log_softmax(-1))
     return found
 
 
