@@ -22,6 +22,7 @@ from editing.tasks import finetune, scaled_losses
 from .datasets import EditRecord, load_records
 from .evaluation import Evaluation
 from .plots import (
+    plot_attack,
     plot_cosines,
     plot_evaluation,
     plot_health,
@@ -61,6 +62,7 @@ __all__ = [
     "load_records",
     "locate",
     "measure",
+    "plot_attack",
     "plot_cosines",
     "plot_evaluation",
     "plot_health",

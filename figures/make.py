@@ -15,6 +15,7 @@ from edit_table import edit_table
 
 import editing
 import tracer
+from editing.attack import AttackResult
 from editing.questions.probes import from_factworld
 from editing.tasks import ScaledLosses
 from tracer import factworld
@@ -106,7 +107,7 @@ def edits(model: tracer.Model) -> dict[str, object]:
 
 
 def evaluation() -> dict[str, object]:
-    """Ten methods on 300 records, and a relation taken away, from what benchmarks keep."""
+    """Ten methods on 300 records, attacks, and a relation taken away, from what benchmarks keep."""
     measured = pd.read_parquet(HERE.parent / "benchmarks" / "factworld_sweep.parquet").astype({"value": float})
     measured = measured.query("control == ''")
     alone, after = (
@@ -115,6 +116,7 @@ def evaluation() -> dict[str, object]:
     tasks = pd.read_parquet(HERE.parent / "benchmarks" / "task_arithmetic.parquet")
     rules = pd.read_csv(HERE.parent / "benchmarks" / "real" / "edit_rules.csv")
     return {
+        "attack.png": attacked(),
         "edit_rules.png": edit_rules(rules),
         "evaluation.png": editing.plot_evaluation(alone),
         "forgetting.png": editing.plot_scaled_losses(
@@ -122,6 +124,15 @@ def evaluation() -> dict[str, object]:
         ),
         "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
     }
+
+
+def attacked() -> object:
+    """Old answers that guesses bring back after edits and unlearning, from what a benchmark keeps."""
+    kept = pd.read_parquet(HERE.parent / "benchmarks" / "attack.parquet").query("model == 'factworld'")
+    shown = ("unedited", "rome", "memit", "lora", "grace", "rome, refusal", "npo", "simnpo")
+    own = {name: kept.query("method == @name and looked_for == 'own'") for name in shown}
+    own["rome, another fact's answer"] = kept.query("method == 'rome' and looked_for == 'swapped'")
+    return editing.plot_attack({name: AttackResult.of(rows, 20) for name, rows in own.items()})
 
 
 def pretrained() -> dict[str, object]:

@@ -32,6 +32,7 @@ FIGURES = (
     "evaluation",
     "retention",
     "forgetting",
+    "attack",
 )
 
 

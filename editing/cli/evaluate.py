@@ -63,6 +63,10 @@ Controls = Annotated[
     bool,
     typer.Option("--controls/--no-controls", help="Random direction and random layers too.", rich_help_panel=MEASURE),
 ]
+Attack = Annotated[
+    int,
+    typer.Option(min=0, help="Guesses at the old answer right after each edit; 0: no attack.", rich_help_panel=MEASURE),
+]
 Out = Annotated[
     Path,
     typer.Option(help="File of the run. If it is there, the run goes on where it was.", rich_help_panel=RUN),
@@ -87,6 +91,7 @@ def evaluate(
     options: Options = None,
     texts: Texts = True,
     controls: Controls = True,
+    attack: Attack = 0,
     out: Out = Path("run.sqlite"),
     workers: Workers = 1,
     cluster: Cluster = None,
@@ -100,7 +105,7 @@ def evaluate(
     layer_sets = [None if layers is None else parameters.layers_of(layers)]
     grid = _Grid(_names(methods), [model], [mode], layer_sets, [seed], sets or [])
     source = _Source(records, split, limit, draw, layout, lenient)
-    _go(source, grid, _protocol(options or [], texts, controls), out, device, workers, cluster)
+    _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
 
 
 @app.command()
@@ -126,6 +131,7 @@ def sweep(
     options: Options = None,
     texts: Texts = False,
     controls: Controls = False,
+    attack: Attack = 0,
     out: Out = Path("sweep.sqlite"),
     workers: Workers = 1,
     cluster: Cluster = None,
@@ -138,7 +144,7 @@ def sweep(
     numbers = [_whole("seeds", text) for text in _names(seeds)]
     grid = _Grid(_names(methods), list(models or [None]), _names(modes), layer_sets, numbers, sets or [])
     source = _Source(records, split, limit, draw, layout, lenient)
-    _go(source, grid, _protocol(options or [], texts, controls), out, device, workers, cluster)
+    _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
 
 
 @dataclass(frozen=True)
@@ -212,10 +218,10 @@ def _go(
     printing.say(f"tracer report {out} makes a page of it")
 
 
-def _protocol(options: Sequence[str], texts: bool, controls: bool) -> Protocol:
+def _protocol(options: Sequence[str], texts: bool, controls: bool, attack: int) -> Protocol:
     from editing.evaluation.run.protocol import CONTROLS, Protocol
 
-    found: dict[str, Any] = {"texts": texts, "controls": CONTROLS if controls else ()}
+    found: dict[str, Any] = {"texts": texts, "controls": CONTROLS if controls else (), "attack": attack}
     for text in options:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")

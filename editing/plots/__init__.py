@@ -1,5 +1,6 @@
 """Figures of edits, one module for each kind of result."""
 
+from .attack import plot_attack
 from .evaluation import plot_evaluation
 from .health import plot_health
 from .locate import plot_locate
@@ -11,6 +12,7 @@ from .tasks import plot_cosines, plot_scaled_losses
 from .training import plot_training
 
 __all__ = [
+    "plot_attack",
     "plot_cosines",
     "plot_evaluation",
     "plot_health",

@@ -92,6 +92,11 @@ def drift(name: str, *, edited: bool = False) -> Callable[[Moment], float]:
     return measured
 
 
+def attacked(name: str) -> Callable[[Moment], float]:
+    """How often an attack brings the old answers back."""
+    return lambda moment: moment.attacked.get(name, NAN)
+
+
 # --- of an edit ------------------------------------------------------------------------------------------------------
 def norm(edit: Edit) -> float:
     """Frobenius norm of the whole change."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,12 +44,14 @@ class Moment:
         record: the case.
         drifted: its drift on unrelated text; None: not read.
         edited: whether it has an edit.
+        attacked: by attack, the share of the record's old answers that it brings back; empty: none was made.
     """
 
     model: Model
     record: EditRecord
     drifted: Drifted | None
     edited: bool
+    attacked: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

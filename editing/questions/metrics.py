@@ -33,6 +33,14 @@ HITS, FALSE_ALARMS = "hit rate", "false alarm rate"
 EDITS, INSTANCES, CHAINS = "edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"
 HOWS = {"forced": "accuracy", "generated": "generated"}
 """Two ways to ask whether an answer is right, and the metric of a question by each: "reliability (forced)"."""
+ATTACKS = {
+    "output": "the most probable tokens after the prompt",
+    "head projection": "the most probable tokens of every layer through the unembedding, in turn",
+    "probability delta": "the tokens whose probability rises or falls most from a layer to the next, in turn",
+    "rephrasing": "the most probable tokens after other wordings of the prompt, in turn",
+    "sampling": "texts drawn after the prompt and its other wordings, in turn, as a probability",
+}
+"""Ways to guess the old answer of a fact (Patil et al. 2024), and what is guessed by each."""
 _CODES = {
     f"{kind} {name}": letter + what
     for kind, letter in {"rewrite": "E", "paraphrase": "P", "neighbour": "N"}.items()
@@ -151,6 +159,18 @@ def _made() -> Iterator[Metric]:
         of="model",
         function=of_case.is_known,
     )
+    for attack, guessed in ATTACKS.items():
+        yield Metric(
+            f"attack success ({attack})",
+            "",
+            "lower",
+            "share",
+            f"Share of old answers that B guesses bring back, B of a run's option `attack`: {guessed} (after Patil et "
+            "al. 2024).",
+            of="model",
+            function=of_case.attacked(attack),
+            show=("text", "page", "markdown") if attack == "head projection" else ("page",),
+        )
     yield Metric(
         "perplexity",
         "",

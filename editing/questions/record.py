@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from editing.request import EditRequest
@@ -80,3 +83,14 @@ class EditRecord(Checked):
     def questions(self) -> tuple[Question, ...]:
         """All questions, the rewrites first."""
         return (*(Question.about("rewrite", request.text, request) for request in self.requests()), *self.asks)
+
+
+def listed(items: Any) -> list[Any]:
+    """Several things, or one alone, as a list.
+
+    Args:
+        items: texts, requests, records or mappings, or one of these.
+    """
+    if isinstance(items, str | Mapping | EditRequest | EditRecord):
+        return [items]
+    return list(items) if isinstance(items, Iterable) else [items]

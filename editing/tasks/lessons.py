@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from editing.methods.training import lesson, losses, read_logits, token_losses
-from editing.questions.record import EditRecord
+from editing.questions.record import EditRecord, listed
 from editing.request import EditRequest, as_requests
 from tracer.engine.batch import Row
 from tracer.engine.hooks import evaluating
@@ -38,10 +37,9 @@ def lessons_of(model: Model, items: Any) -> tuple[list[Row], tuple[EditRequest, 
         raise MaskedModelError(
             f"{model.name} is a masked model; task arithmetic here takes models that predict the next token"
         )
-    several = isinstance(items, Iterable) and not isinstance(items, str | Mapping | EditRequest | EditRecord)
     rows: list[Row] = []
     requests: list[EditRequest] = []
-    for item in items if several else [items]:  # type: ignore[union-attr]
+    for item in listed(items):
         if isinstance(item, str):
             rows += _pieces(model, item)
         else:

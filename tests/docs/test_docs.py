@@ -51,6 +51,7 @@ def test_fences_are_of_known_kinds_and_titles() -> None:
                 ("python", docpages.NOT_RUN),
                 ("text", docpages.PRINTS),
                 ("text", docpages.LIKE),
+                ("text", docpages.ELSEWHERE),
                 ("sh", ""),
             ),
         }, page

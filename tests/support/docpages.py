@@ -26,6 +26,7 @@ from typing import Any
 DOCS = Path(__file__).parents[2] / "docs"
 NOT_RUN = "not run here"
 PRINTS, LIKE = "prints", "prints something like"
+ELSEWHERE = "elsewhere"  # code of another tool
 FENCE = re.compile(r'^```(?P<language>\w+)?(?: title="(?P<title>[^"]*)")?[ ]*\n(?P<code>.*?)^```[ ]*$', re.M | re.S)
 NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?")
 

@@ -8,6 +8,7 @@ from .forward import Stop
 from .frame import Frame, evaluating
 from .generation import generate
 from .hooks import Add, Replace, capture, frozen, intervene
+from .lens import logit_lens
 from .line import Followed, Line
 from .memories import remembering, resting, set_memories
 from .partial import Suffix
@@ -33,6 +34,7 @@ __all__ = [
     "generate",
     "intervene",
     "knows",
+    "logit_lens",
     "own_answer",
     "own_answers",
     "padded",

@@ -103,6 +103,7 @@ class Protocol:
         moments: number of moments for these, spread evenly; at the last one as many as the others leave of `retention`.
         canary_tokens: of unrelated text (FactWorld's held-out text for the embedded model, a passage of plain English
             for others), for perplexity and KL drift; 0: off.
+        attack: budget of guesses at the old answers right after each edit ([`editing.attack.attack`][]); 0: none.
         limits: of health in mode "sequential".
         on_alarm: go on and note it ("record"), make no further edit ("stop"), or also go back to the last healthy state
             ("rollback").
@@ -123,6 +124,7 @@ class Protocol:
     retention: int | None = None
     moments: int = 10
     canary_tokens: int = 512
+    attack: int = 0
     limits: Limits = field(default_factory=Limits)
     on_alarm: OnAlarm = "record"
 
@@ -133,7 +135,7 @@ class Protocol:
         for name, least in {"chunk": 1, "batch": 1, "step": 1, "moments": 1, "text_tokens": 2}.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise EvaluationOptionError(f"{name} is {value}; expected at least {least}")
-        for name in ("control_cases", "answer_cases", "retention", "canary_tokens"):
+        for name in ("control_cases", "answer_cases", "retention", "canary_tokens", "attack"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise EvaluationOptionError(f"{name} is {value}; expected 0 or more")
         if wrong := [name for name in self.controls if name not in CONTROLS]:
@@ -144,8 +146,8 @@ class Protocol:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as json values."""
-        return asdict(self)
+        """The fields as json values; without `attack` where there is none, as in runs that were begun before it."""
+        return {name: value for name, value in asdict(self).items() if name != "attack" or value}
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Protocol:

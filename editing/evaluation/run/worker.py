@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from editing.attack import attack
 from editing.edits.edit import Edit
 from editing.evaluation.result.schema import COLUMNS
 from editing.health.drift import Drift, Drifted
@@ -273,8 +274,17 @@ class Bench:
             edit: of the case; None: the model is unedited.
             share: number of cases among which the edit's seconds are divided.
         """
-        found = model_metrics(Moment(model, self.records[case], drifted, edited=edit is not None))
+        attacked = self._attacked(model, case) if self.protocol.attack else {}
+        found = model_metrics(Moment(model, self.records[case], drifted, edited=edit is not None, attacked=attacked))
         return found if edit is None else [*found, *edit_metrics(edit, share)]
+
+    def _attacked(self, model: Model, case: int) -> dict[str, float]:
+        """By attack, the share of a case's old answers that it brings back; empty where one is not known."""
+        record = self.records[case]
+        if any(request.target_true is None for request in record.requests()):
+            return {}
+        found = attack(model, record, budget=self.protocol.attack)
+        return {name: float(found.success(name).mean()) for name in found.made}
 
 
 def add(rows: Rows, more: Mapping[str, list[dict[str, Any]]]) -> None:

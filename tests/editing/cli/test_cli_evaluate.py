@@ -61,6 +61,17 @@ def test_the_table_is_that_of_the_function(facts: Path, tiny_folder: Callable[[s
     assert Evaluation.load(out).frame.equals(found.frame)
 
 
+def test_attacks_are_made_where_a_budget_is_given(
+    facts: Path, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run.sqlite"
+    more = ["--method", "rome", "--layers", "1", "--limit", "1", "--no-controls", "--attack", "7"]
+    assert "attack success (head projection)" in done(*command(facts, tiny_folder("gpt2"), out, *more))
+    run_ = Evaluation.load(out)
+    assert run_.settings["protocol"]["attack"] == 7
+    assert {"attack success (rephrasing)", "attack success (sampling)"} <= {*run_.frame["metric"]}
+
+
 def test_a_sweep_is_every_combination(facts: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "sweep.sqlite"
     more = ["--layers", "1", "--layers", "2,3", "--seeds", "0,1", "--modes", "single,batch", "--method", "r_rome"]

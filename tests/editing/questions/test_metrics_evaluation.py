@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from editing.questions.answer import Answer, CaseAnswers
 from editing.questions.asking_records import ask_records
 from editing.questions.metric import Value
-from editing.questions.metrics import METRICS, case_metrics, harmonic
+from editing.questions.metrics import ATTACKS, METRICS, case_metrics, harmonic
 from editing.questions.question import KINDS, MEASURES, Question
 from editing.questions.question_metrics import QUESTION_METRICS
 from editing.questions.record import EditRecord, Rewrite
@@ -292,6 +292,7 @@ def test_every_metric_is_defined() -> None:
     names |= {f"{measure} ({how})" for measure in MEASURES for how in ("forced", "generated")}
     names |= {"edit-wise accuracy", "instance-wise accuracy", "multi-hop accuracy"}
     names |= {"fluency", "consistency", "essence perplexity", "negation", "kl drift", "perplexity", "seconds"}
+    names |= {f"attack success ({name})" for name in ATTACKS}
     assert {*METRICS} == names | {
         "peak bytes",
         "edit norm",

@@ -126,7 +126,9 @@ def test_a_metric_is_one_entry_of_the_table(world: Model, monkeypatch: pytest.Mo
 
 
 def test_what_is_shown_is_what_the_table_says() -> None:
-    assert [metric.name for metric in shown("text")] == ["fluency", "consistency", "perplexity", "kl drift", "seconds"]
+    attacked = "attack success (head projection)"
+    named = ["fluency", "consistency", attacked, "perplexity", "kl drift", "seconds"]
+    assert [metric.name for metric in shown("text")] == named
     assert {name for names in COLUMNS.values() for name in names} >= {metric.name for metric in shown("markdown")}
     assert {*HOWS} == {*DRAWN} and {*HOWS.values()} <= {*QUESTION_METRICS}
     every = [name for names in COLUMNS.values() for name in names]
