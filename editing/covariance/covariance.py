@@ -159,7 +159,7 @@ class Covariance:
         """
         layers = list(layers)
         repair = f"editing.estimate_covariance(model, layers={layers})"
-        expected = model.fingerprint() if fingerprint is None else fingerprint
+        expected = model.fingerprint(self.fingerprint) if fingerprint is None else fingerprint
         if self.fingerprint != expected:
             raise CovarianceOfOtherWeights(
                 f"the covariance was taken from other weights ({self.model}, {self.fingerprint[:12]}) than those of "
