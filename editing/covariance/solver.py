@@ -134,7 +134,9 @@ def seconds(device: torch.device) -> float:
             began = time.perf_counter()
             (matrix @ matrix)[0, 0].item()
             best = min(best, time.perf_counter() - began)
-    except (TypeError, RuntimeError):
+    except (TypeError, RuntimeError) as error:  # no such numbers there
+        if out_of_memory(error):
+            raise
         return float("inf")
     return best
 

@@ -18,6 +18,7 @@ from editing.methods.timing import part
 from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row
 from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
+from tracer.engine.row_budget import fitting
 from tracer.errors import NotFinite
 from tracer.progress import bar
 
@@ -94,15 +95,21 @@ def optimise(
     Raises:
         TracerError: a loss that is not a number.
     """
+    plan = _Plan(model, subjects, tuple(places), objective, trials or Trials())
+
+    def searched(most: int) -> list[Optimised]:
+        search = _Search(plan, tuple(also), most)
+        with bar(description, objective.v_steps) as progress:
+            for step in range(objective.v_steps):
+                search.step(step)
+                progress.advance(progress.task_ids[0])
+                if not search.active:
+                    break
+        return search.found()
+
     with part("search"):
-        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows, trials or Trials())
-    with part("search"), bar(description, objective.v_steps) as progress:
-        for step in range(objective.v_steps):
-            search.step(step)
-            progress.advance(progress.task_ids[0])
-            if not search.active:
-                break
-    return search.found()
+        size = rows_at_once(model, plan.spans, plan.start, max_rows)
+        return fitting(searched, min(size, len(plan.spans)))
 
 
 def loss_curves(values: Sequence[Optimised]) -> Tensor:
@@ -131,19 +138,18 @@ def _reach(row: Row) -> int:
     return max(row.read) + 1 - min(row.lookup, *row.read)
 
 
-class _Search:
+class _Plan:
+    """The rows of a search in the order they are run in, and the way they are run."""
+
     def __init__(
         self,
         model: Model,
         subjects: Sequence[Subject],
         places: tuple[Place, ...],
         objective: Objective,
-        also: tuple[Place, ...],
-        max_rows: int | None,
         trials: Trials,
     ) -> None:
-        self.model, self.places, self.objective = model, places, objective
-        self.active = set(range(len(subjects)))
+        self.model, self.subjects, self.places, self.objective = model, subjects, places, objective
         owned = [
             (i, j, row)
             for i, subject in enumerate(subjects)
@@ -151,33 +157,40 @@ class _Search:
         ]
         layer = places[0][1]
         enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < model.n_layers
-        start = layer + 1 if enters else layer
+        self.start = layer + 1 if enters else layer
         rows = [row for _, _, row in owned]
-        aligned = trials.takes(model, rows, start)
+        aligned = trials.takes(model, rows, self.start)
         self.run: tuple[Place, ...] = places  # where deltas are added
         last = model.n_layers - 1 if objective.loss_layer is None else objective.loss_layer
         behind = aligned and places == (("value", layer),) and layer < last  # the next block is run, and read
         if behind and trials.arrives(model, rows, layer):
-            self.run, start = (("hidden", layer),), layer + 1
+            self.run, self.start = (("hidden", layer),), layer + 1
         if aligned:  # only the tokens from the lookup to the last one read count
             owned.sort(key=lambda item: (_reach(item[2]), len(item[2].ids)))
-            spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
+            self.spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
         else:
             owned.sort(key=lambda item: (item[2].lookup, len(item[2].ids)))
-            spans = [row for _, _, row in owned]
-        ability = None if aligned else Ability.of(model, max(rows, key=lambda row: len(row.ids)))
-        size = rows_at_once(model, spans, start, max_rows)
+            self.spans = [row for _, _, row in owned]
+        self.owned = owned
+        self.ability = None if aligned else Ability.of(model, max(rows, key=lambda row: len(row.ids)))
+
+
+class _Search:
+    def __init__(self, plan: _Plan, also: tuple[Place, ...], size: int) -> None:
+        model, subjects, places, ability = plan.model, plan.subjects, plan.places, plan.ability
+        self.run, self.objective = plan.run, plan.objective
+        self.active = set(range(len(subjects)))
         wanted = (*places, *(place for place in also if place not in places))
         self.chunks: list[Scored] = []
         counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
         states: dict[Place, dict[tuple[int, int], Tensor]] = {place: {} for place in wanted}
-        for begin, end in cuts(spans, size):
-            part = owned[begin:end]
+        for begin, end in cuts(plan.spans, size):
+            part = plan.owned[begin:end]
             rows = [row for _, _, row in part]
             if ability is None:
-                suffix, seen = Aligned.recorded(model, rows, start, wanted)
+                suffix, seen = Aligned.recorded(model, rows, plan.start, wanted)
             else:
-                suffix, seen = Suffix.recorded(model, ability, rows, start, wanted)
+                suffix, seen = Suffix.recorded(model, ability, rows, plan.start, wanted)
             self.chunks.append(Scored(suffix, [i for i, _, _ in part], counts, seen[places[0]].device))
             for place, values in seen.items():
                 for (i, j, _), value in zip(part, values, strict=True):
@@ -187,7 +200,7 @@ class _Search:
             for i, subject in enumerate(subjects)
         ]
         self.init = torch.stack([torch.stack([own[place][0] for place in places]).float() for own in self.states])
-        self.descent = Descent(self.init, objective)
+        self.descent = Descent(self.init, plan.objective)
 
     def step(self, place: int) -> None:
         """One loss of every request still in the search, and one update of those that go on."""
