@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .xxh3 import CHUNK, digests_on_host, finished, sums_on_device
 
-BEGINNING = "v2-"
+BEGINNING = "v2_"
 EARLIER = "0" * 64
 """A fingerprint of earlier versions, of no model."""
 DEVICES = ("cuda",)  # where integers of 64 bits are multiplied fast; what lies elsewhere is read by the host

@@ -71,7 +71,7 @@ def test_names_shapes_and_types_count() -> None:
     tensor = torch.randn(6, 4)
     others = [("b", tensor), ("a", tensor.reshape(4, 6)), ("a", tensor.view(torch.int32)), ("a", tensor.T.contiguous())]
     found = {fingerprint_of([pair]) for pair in [("a", tensor), *others]}
-    assert len(found) == 5 and all(each.startswith("v2-") for each in found)
+    assert len(found) == 5 and all(each.startswith("v2_") for each in found)
     pair = [("a", tensor), ("b", tensor + 1)]
     assert fingerprint_of(pair) != fingerprint_of([("a", tensor + 1), ("b", tensor)])
 
