@@ -150,9 +150,9 @@ class Covariance:
         """
         if not 0 <= damping < float("inf"):
             raise SingularCovariance(f"damping is a fraction of the mean diagonal, at least 0; got {damping!r}")
-        self._moment(layer)
-        place = self.place(device)
-        return self._solvers.get((layer, damping, place), lambda: Solver.of(self, layer, damping, place))
+        moment, place = self._moment(layer), self.place(device)
+        key = layer, damping, place
+        return self._solvers.get(key, lambda: Solver.of(moment, self.tokens, layer, damping, place))
 
     def check(self, model: Model, layers: Iterable[int], fingerprint: str | None = None) -> None:
         """Check that these are the moments of a model at some layers.

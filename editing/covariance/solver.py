@@ -6,16 +6,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tracer.engine.row_budget import free_bytes
 from tracer.errors import SingularCovariance, out_of_memory
-
-if TYPE_CHECKING:
-    from .covariance import Covariance
 
 LIMIT = {torch.float32: 1e9, torch.float64: 1e14}
 """Largest condition number a solve is trusted at, by the dtype the moment was summed in."""
@@ -38,21 +34,29 @@ class Solver:
     condition: float
 
     @classmethod
-    def of(cls, covariance: Covariance, layer: int, damping: float, device: torch.device = CPU) -> Solver:
-        """See `Covariance.solver`; on a device whose memory runs out, it is made on the CPU."""
+    def of(cls, moment: Tensor, tokens: int, layer: int, damping: float, device: torch.device = CPU) -> Solver:
+        """See `Covariance.solver`; on a device whose memory runs out, it is made on the CPU.
+
+        Args:
+            moment: C [d_mlp, d_mlp], in the dtype it was summed in.
+            tokens: number of keys counted.
+            layer: named in messages.
+            damping: share of the mean of the diagonal.
+            device: where to factor.
+        """
         try:
-            return cls._made(covariance, layer, damping, device)
+            return cls._made(moment, tokens, layer, damping, device)
         except Exception as error:
             if device == CPU or not out_of_memory(error):
                 raise
-        return cls._made(covariance, layer, damping, CPU)
+        return cls._made(moment, tokens, layer, damping, CPU)
 
     @classmethod
-    def _made(cls, covariance: Covariance, layer: int, damping: float, device: torch.device) -> Solver:
-        matrix = covariance.matrix(layer).to(device, torch.float64)
+    def _made(cls, moment: Tensor, tokens: int, layer: int, damping: float, device: torch.device) -> Solver:
+        matrix = moment.to(device, torch.float64, copy=True)
         ridge = damping * matrix.diagonal().mean()
         matrix.diagonal().add_(ridge)
-        width, tokens, dtype = len(matrix), covariance.tokens, covariance.dtype
+        width, dtype = len(matrix), moment.dtype
         factor, failed = torch.linalg.cholesky_ex(matrix)
         reason = ""
         condition = float("inf")

@@ -125,6 +125,6 @@ def test_memory_that_runs_out_on_a_device_leads_to_the_processor(monkeypatch: py
         return own(*given)
 
     monkeypatch.setattr(Solver, "_made", made)
-    found = Solver.of(covariance(torch.ones(WIDTH)), 0, 0.0, CUDA)
+    found = Solver.of(covariance(torch.ones(WIDTH)).matrix(0), 10**6, 0, 0.0, CUDA)
     assert tried == ["cuda", "cpu"] and found.factor.device.type == "cpu"
     assert replace(found).condition == pytest.approx(1.0)
