@@ -19,16 +19,13 @@ from tracer.files import tensors as tensorfile
 from tracer.model import Model
 
 from . import triangles as packed
+from .solver import CPU, Solver, Solvers
 
 if TYPE_CHECKING:
     import pandas
 
 FORMAT = "Covariance/1"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-LIMIT = {torch.float32: 1e9, torch.float64: 1e14}
-"""Largest condition number a solve is trusted at, by the dtype the moment was summed in."""
-
-
 SHIPPED = Path(__file__).parents[1] / "data" / "covariance" / "factworld.safetensors"
 
 
@@ -59,6 +56,7 @@ class Covariance:
     doublings: Mapping[int, tuple[tuple[int, float], ...]] = field(repr=False)
     note: str = ""
     _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    _solvers: Solvers = field(default_factory=Solvers, init=False, repr=False)
 
     def __repr__(self) -> str:
         layers, width = ", ".join(map(str, self.layers)), self.width
@@ -108,15 +106,17 @@ class Covariance:
             self._kept["condition", layer] = most / least if least > 0 else float("inf")
         return self._kept["condition", layer]
 
-    def spectrum(self, layer: int) -> tuple[Tensor, Tensor]:
+    def spectrum(self, layer: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
         """Eigenvalues [d_mlp], ascending, and eigenvectors [d_mlp, d_mlp] of the moment, float64; computed once.
 
         Args:
             layer: its index.
+            device: of the model; they are computed and lie at its `place`.
         """
-        if ("spectrum", layer) not in self._kept:
-            self._kept["spectrum", layer] = tuple(torch.linalg.eigh(self._moment(layer).double()))
-        return self._kept["spectrum", layer]
+        moment, place = self._moment(layer), self.place(device)
+        if ("spectrum", layer, place) not in self._kept:
+            self._kept["spectrum", layer, place] = tuple(torch.linalg.eigh(moment.to(place, torch.float64)))
+        return self._kept["spectrum", layer, place]
 
     def change(self, layer: int) -> float:
         """||C - C_half|| / ||C|| (Frobenius), C_half being the moment over the first half of the tokens.
@@ -129,21 +129,30 @@ class Covariance:
         self._moment(layer)
         return self.doublings[layer][-1][1] if self.doublings.get(layer) else float("nan")
 
-    def solver(self, layer: int, damping: float = 0.0) -> Solver:
-        """Solver with C + damping x (mean of C's diagonal) x I, factored once in float64.
+    def place(self, device: torch.device) -> torch.device:
+        """Where to solve for a model on a device: there, if it has float64 and is measured to be faster than the CPU.
+
+        Args:
+            device: of the model.
+        """
+        return self._solvers.place(device, self.width)
+
+    def solver(self, layer: int, damping: float = 0.0, device: torch.device = CPU) -> Solver:
+        """Solver with C + damping x (mean of C's diagonal) x I, factored in float64; kept while there is room.
 
         Args:
             layer: its index.
             damping: share of the mean of the diagonal.
+            device: of the model; the factor lies at its `place`.
 
         Raises:
             TracerError: no such layer; C is singular, or too ill-conditioned for the solution to mean anything.
         """
         if not 0 <= damping < float("inf"):
             raise SingularCovariance(f"damping is a fraction of the mean diagonal, at least 0; got {damping!r}")
-        if (layer, damping) not in self._kept:
-            self._kept[layer, damping] = Solver.of(self, layer, damping)
-        return self._kept[layer, damping]
+        moment, place = self._moment(layer), self.place(device)
+        key = layer, damping, place
+        return self._solvers.get(key, lambda: Solver.of(moment, self.tokens, layer, damping, place))
 
     def check(self, model: Model, layers: Iterable[int], fingerprint: str | None = None) -> None:
         """Check that these are the moments of a model at some layers.
@@ -159,7 +168,7 @@ class Covariance:
         """
         layers = list(layers)
         repair = f"editing.estimate_covariance(model, layers={layers})"
-        expected = model.fingerprint() if fingerprint is None else fingerprint
+        expected = model.fingerprint(self.fingerprint) if fingerprint is None else fingerprint
         if self.fingerprint != expected:
             raise CovarianceOfOtherWeights(
                 f"the covariance was taken from other weights ({self.model}, {self.fingerprint[:12]}) than those of "
@@ -254,62 +263,3 @@ class Covariance:
                 f"editing.estimate_covariance(model, layers=[{layer}])"
             )
         return self.moments[layer]
-
-
-@dataclass(frozen=True, eq=False)
-class Solver:
-    """C^-1 by a Cholesky factor.
-
-    Attributes:
-        factor: the Cholesky factor [d_mlp, d_mlp], float64 on the CPU.
-        condition: an estimate from below of largest over smallest eigenvalue, damping included.
-    """
-
-    factor: Tensor = field(repr=False)
-    condition: float
-
-    @classmethod
-    def of(cls, covariance: Covariance, layer: int, damping: float) -> Solver:
-        """See `Covariance.solver`."""
-        matrix = covariance.matrix(layer).double()
-        ridge = damping * matrix.diagonal().mean()
-        matrix.diagonal().add_(ridge)
-        width, tokens, dtype = len(matrix), covariance.tokens, covariance.dtype
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        reason = ""
-        condition = float("inf")
-        if tokens < width and not damping:
-            reason = "is singular: it has fewer tokens than dimensions"
-        elif failed:
-            reason = "is not positive definite"
-        else:
-            condition = _condition(matrix, factor)
-            if not condition <= LIMIT[dtype if not damping else torch.float64]:
-                reason = f"has the condition number {condition:.1e}, past what sums in {str(dtype)[6:]} can tell apart"
-        if reason:
-            raise SingularCovariance(
-                f"the covariance of layer {layer} ({tokens:,} tokens, d_mlp {width:,}) {reason}, and cannot be "
-                f"inverted. Estimate it on more text, well over {20 * width:,} tokens and of many kinds, or add to its "
-                f"diagonal: damping=1e-4" + (f" rather than {damping:g}" if damping else "")
-            )
-        return cls(factor, condition)
-
-    def solve(self, keys: Tensor) -> Tensor:
-        """C^-1 K for K [d_mlp] or [d_mlp, n]; float64, on the device of `keys`."""
-        if keys.dim() not in (1, 2) or len(keys) != len(self.factor):
-            raise SingularCovariance(f"keys of shape {list(keys.shape)}: expected [{len(self.factor)}], or that by n")
-        columns = keys.detach().double().cpu().reshape(len(keys), -1)
-        return torch.cholesky_solve(columns, self.factor).reshape(keys.shape).to(keys.device)
-
-
-def _condition(matrix: Tensor, factor: Tensor, steps: int = 40) -> float:
-    """Largest over smallest eigenvalue, from below, by power iteration with the matrix and with its inverse."""
-    ends = []
-    for step in (lambda x: matrix @ x, lambda x: torch.cholesky_solve(x, factor)):
-        x = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
-        length = x.norm()
-        for _ in range(steps):
-            x = step(x / length)
-            length = x.norm()
-        ends.append(length.item())
-    return ends[0] * ends[1]

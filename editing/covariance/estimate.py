@@ -15,6 +15,7 @@ from tracer import checks
 from tracer.errors import CovarianceTextError, TracerError
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model
+from tracer.model.identity import EARLIER
 from tracer.progress import bar
 
 from . import triangles as packed
@@ -116,12 +117,12 @@ def estimate_covariance(
     noted = Cache.windows(cache, told) if cache and told else None
     if cache and noted:  # read before it was: nothing has to be tokenised
         known = _known(model, noted["corpus"], name_of(model, text), window, noted["tokens"], note)
-        _, parts = _cached(cache, known, dtype, asked, origin)
+        _, parts = _cached(model, cache, known, dtype, asked, origin)
         if len(parts) == len(asked):
             return _joined(parts)
     with windows(model, text, window, max_tokens) as corpus:
         known = _known(model, corpus.hash, corpus.name, window, corpus.tokens, note)
-        store, parts = _cached(cache, known, dtype, asked, origin) if cache else (None, {})
+        store, parts = _cached(model, cache, known, dtype, asked, origin) if cache else (None, {})
         if store is not None:
             known = store.known
             if told and not noted:
@@ -152,7 +153,12 @@ def _known(model: Model, corpus: str, text: str, window: int, tokens: int, note:
 
 
 def _cached(
-    cache: bool | str | Path, known: dict[str, Any], dtype: torch.dtype, asked: Sequence[int], origin: str | None
+    model: Model,
+    cache: bool | str | Path,
+    known: dict[str, Any],
+    dtype: torch.dtype,
+    asked: Sequence[int],
+    origin: str | None,
 ) -> tuple[Cache, dict[int, Covariance]]:
     """The cache that is used, and what it has of the layers; that of the weights before any edit if it has them all."""
     if origin not in (None, known["fingerprint"]):
@@ -161,7 +167,14 @@ def _cached(
         if len(found) == len(asked):
             return before, found
     store = Cache.of(cache, known, dtype)
-    return store, {layer: kept for layer in asked if (kept := store.find(layer))}
+    found = {layer: kept for layer in asked if (kept := store.find(layer))}
+    if len(found) < len(asked) and store.folder.exists():
+        former = Cache.of(cache, {**known, "fingerprint": model.fingerprint(EARLIER)}, dtype)
+        for layer in asked:
+            if layer not in found and (kept := former.find(layer)):
+                found[layer] = replace(kept, fingerprint=known["fingerprint"])
+                store.keep(layer, found[layer])
+    return store, found
 
 
 def _joined(parts: dict[int, Covariance]) -> Covariance:

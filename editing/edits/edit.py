@@ -287,7 +287,7 @@ class Edit:
         Raises:
             TracerError: it has others.
         """
-        found = model.fingerprint()
+        found = model.fingerprint(self.fingerprint)
         if found != self.fingerprint:
             raise EditOfOtherWeights(
                 f"this edit was computed on the weights {self.fingerprint[:12]} of {self.model}, but {model.name} has "

@@ -227,7 +227,7 @@ def rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fingerprint(model: Model) -> str:
-    """BLAKE3 hash over every weight's name, shape, type and bits; two models with the same one are the same.
+    """Hash over every weight's name, shape, type and bits; two models with the same one are the same.
 
     Args:
         model: to hash.

@@ -13,7 +13,7 @@ from torch import Tensor
 from tracer.engine.batch import logits_of
 from tracer.engine.hooks import evaluating
 from tracer.engine.memories import acting, of_text
-from tracer.engine.row_budget import default_rows
+from tracer.engine.row_budget import default_rows, fitting
 from tracer.engine.sweep import check_numbers
 from tracer.errors import HealthTextError, MaskedModelError, TracerError
 from tracer.facts.encoding import body_ids
@@ -201,12 +201,19 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
 
 def _run(model: Model, ids: Tensor, lead: int) -> Iterator[tuple[slice, Tensor]]:
     """Log-probabilities [some rows, width, V] float32 after each token of the text."""
-    step = default_rows(model, ids.shape[1], ids.shape[1])
-    for start in range(0, len(ids), step):
-        rows = slice(start, start + step)
+    step, start = default_rows(model, ids.shape[1], ids.shape[1]), 0
+
+    def read(most: int) -> tuple[slice, Tensor]:
+        rows = slice(start, start + most)
         with torch.no_grad(), evaluating(model):
             found = check_numbers(model, logits_of(model, ids[rows], frame=of_text(model, ids[rows])))
-        yield rows, found[:, lead:].float().log_softmax(-1)
+        return rows, found[:, lead:].float().log_softmax(-1)
+
+    while start < len(ids):
+        rows, found = fitting(read, min(step, len(ids) - start))
+        yield rows, found
+        step = min(step, rows.stop - start)
+        start = rows.stop
 
 
 def _loss(log_probs: Tensor, ids: Tensor, lead: int) -> float:

@@ -97,10 +97,10 @@ def _mass(given: NeuronAttribution, model: Model) -> np.ndarray:
 
 
 def _check_model(given: Any, model: Model) -> None:
-    if given.fingerprint != model.fingerprint():
+    if given.fingerprint != (found := model.fingerprint(given.fingerprint)):
         raise UnsuitableResult(
             f"the {type(given).__name__} is of other weights ({given.model}, {given.fingerprint[:12]}) than "
-            f"{model.name} has now ({model.fingerprint()[:12]}); make it again on this model, or name the layers"
+            f"{model.name} has now ({found[:12]}); make it again on this model, or name the layers"
         )
 
 

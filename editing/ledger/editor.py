@@ -190,7 +190,7 @@ class Editor:
             TracerError: weights that something else has changed since the last edit.
         """
         model = self._timeline.unchanged()
-        current = covariance is not None and covariance.fingerprint == model.fingerprint()
+        current = covariance is not None and covariance.fingerprint == model.fingerprint(covariance.fingerprint)
         return EditContext(
             model,
             origin=None if current else self.origin,

@@ -71,7 +71,7 @@ class Timeline:
         Raises:
             TracerError: another model, or steps that lead to other bits. The model is left as it was.
         """
-        own, its = self.base, ledger.base
+        own, its = Base.of(self.model, self.model.fingerprint(ledger.base.fingerprint)), ledger.base
         if own.fingerprint != its.fingerprint:
             raise LedgerFolderError(
                 f"the ledger in {folder} begins with the weights {its.fingerprint[:12]} of {its.model} in {its.dtype}, "
@@ -84,7 +84,7 @@ class Timeline:
             self.versions.keep(name, 0, original.cpu())
         self._now = _Now(steps, 0, self._first)
         self.go(position, force=False)
-        if position and self.model.fingerprint() != steps[position - 1].fingerprint:
+        if position and self.model.fingerprint(noted := steps[position - 1].fingerprint) != noted:
             self.go(0, force=False)
             raise LedgerFolderError(
                 f"the ledger in {folder} notes another fingerprint after edit {position}; it was changed, take a "
@@ -99,9 +99,8 @@ class Timeline:
             TracerError: weights or memories that something else has changed.
         """
         model = self.model.pinned()
-        if model.fingerprint() != (
-            self.steps[self.position - 1].fingerprint if self.position else self.base.fingerprint
-        ):
+        noted = self.steps[self.position - 1].fingerprint if self.position else self.base.fingerprint
+        if model.fingerprint(noted) != noted:
             raise WeightsChanged(self._complaint(self._changed(self.versions.names())))
         return model
 

@@ -96,7 +96,7 @@ class Memory:
             TracerError: it was made on others; it does not fit.
         """
         self.acts.check(self, model)
-        found = model.weights_fingerprint()
+        found = model.weights_fingerprint(self.fingerprint)
         if found != self.fingerprint:
             raise MemoryMisfit(
                 f"the memory {self.name!r} was made on the weights {self.fingerprint[:12]}, but {model.name} has "

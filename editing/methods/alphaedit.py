@@ -45,20 +45,23 @@ def plan(model: Model, groups: Sequence[Group], given: AlphaEditSettings, contex
     With F = [E, K] and its part in the free space PF this is the last columns of PF (F^T PF + ridge I)^-1 R^T.
     """
     settings = resolve(model, given, default_layers(model), context)
-    free = {layer: free_space(*settings.covariance.spectrum(layer), given, layer) for layer in settings.layers}
+    free = {}
+    for layer in settings.layers:
+        spectrum = settings.covariance.spectrum(layer, model.down_projection(layer).weight.device)
+        free[layer] = free_space(*spectrum, given, layer)
 
     def closed_form(layer: int, keys: Tensor, rounds: Tensor) -> Tensor:
         name = f"keys.{layer}"
         before = [edit.evidence[name].double() for edit in context.earlier if edit.evidence and name in edit.evidence]
-        every = torch.cat([*before, rounds, keys], dim=1)
+        every = torch.cat([*before, rounds, keys], dim=1).to(free[layer].device)
         inside = free[layer] @ (free[layer].T @ every)  # P F
         inner = every.T @ inside
         ridge = given.ridge_absolute
         if ridge is None:
             ridge = given.ridge * float(inner.diagonal()[-keys.shape[1] :].mean())
-        inner = inner + ridge * torch.eye(len(inner), dtype=inner.dtype)
+        inner = inner + ridge * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
         # (A B + r I)^-1 A = A (B A + r I)^-1 with A = P F and B = F^T
-        return torch.linalg.solve(inner.T, inside.T).T[:, -keys.shape[1] :]
+        return torch.linalg.solve(inner.T, inside.T).T[:, -keys.shape[1] :].to(keys.device)
 
     return spread(model, groups, settings, closed_form, measured={"earlier": len(context.earlier)})
 

@@ -244,7 +244,7 @@ def _check_run(model: Model, requests: Sequence[EditRequest], known: Known, max_
 
 def _located(model: Model, method: Method, given: Any) -> dict[str, Any]:
     if isinstance(given, NeuronAttribution) and method.neurons:
-        if given.fingerprint != model.fingerprint():
+        if given.fingerprint != model.fingerprint(given.fingerprint):
             raise UnsuitableResult(
                 f"the neurons were attributed on other weights than those of {model.name}; attribute again"
             )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from editing.covariance.default import covariance_for
@@ -19,8 +20,10 @@ from editing.covariance.states import states_over_text
 from editing.health.drift import Drift
 from editing.health.harm import TOKENS
 from editing.prepared.default import Given, prepared_for
+from editing.prepared.prepared import Prepared, load_prepared
 from tracer.engine.aligned import Trials
 from tracer.errors import HyperparameterError
+from tracer.model.identity import kind_of
 
 from .timing import part
 from .value.context_templates import Templates, context_templates
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
 
     from editing.covariance.covariance import Covariance
     from editing.edits.edit import Edit
-    from editing.prepared.prepared import Prepared
     from tracer.model import Model
 
 Kind = TypeVar("Kind")
@@ -113,6 +115,17 @@ class EditContext:
                 f"max_rows is {self.max_rows}; expected at least 1, or None for a default by memory"
             )
 
+    def _origin_like(self, made_on: Iterable[str]) -> str | None:
+        """The origin as a hash of the kind that one of these is, if it is the one."""
+        for found in made_on:
+            if self.origin is None or self.start is None or kind_of(found) == kind_of(self.origin):
+                continue
+            if self.origin == self.start.fingerprint:
+                with self.start.put():
+                    if self.start.model.fingerprint(found) == found:
+                        return found
+        return self.origin
+
     def on(self, model: Model) -> Self:
         """The same for a handle with other weights, such as the model with a part of an edit in place."""
         return replace(self, model=model)
@@ -129,7 +142,7 @@ class EditContext:
         """
         with part("covariance"):
             if self.given is not None:
-                self.given.check(self.model, layers, self.origin)
+                self.given.check(self.model, layers, self._origin_like([self.given.fingerprint]))
                 return self.given
             expected = self.origin or self.model.fingerprint()
 
@@ -150,7 +163,10 @@ class EditContext:
         Raises:
             TracerError: there is nothing, or it was made for another model or method.
         """
-        return prepared_for(self.model, method, self.prepared, self.origin)
+        prepared = load_prepared(self.prepared) if isinstance(self.prepared, str | Path) else self.prepared
+        every = (prepared,) if isinstance(prepared, Prepared) else prepared or ()
+        origin = self._origin_like(each.fingerprint for each in every if each.method == method)
+        return prepared_for(self.model, method, prepared, origin)
 
     def templates(self, lengths: Sequence[tuple[int, int]], seed: int) -> Templates:
         """Context templates that the model writes, sampled once per weights, lengths and seed.

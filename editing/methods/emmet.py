@@ -14,6 +14,7 @@ from editing.methods.value.spread import SpreadSettings, default_layers, spread
 from tracer.errors import ContradictingRequests
 
 from .context import EditContext
+from .memit import solvers_of
 from .method import Change, Group, Method
 
 if TYPE_CHECKING:
@@ -41,16 +42,17 @@ class EMMETSettings(SpreadSettings):
 def plan(model: Model, groups: Sequence[Group], given: EMMETSettings, context: EditContext) -> list[Change]:
     """One change per group: every new key mapped exactly, delta = R (K^T C^-1 K)^-1 K^T C^-1."""
     settings = resolve(model, given, default_layers(model), context)
-    solvers = {layer: settings.covariance.solver(layer, damping=given.damping) for layer in settings.layers}
+    solvers = solvers_of(model, settings)
 
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
-        left = solvers[layer].solve(keys) / given.mom2_weight
-        inner = keys.T @ left
+        there = keys.to(solvers[layer].factor.device)
+        left = solvers[layer].solve(there) / given.mom2_weight
+        inner = there.T @ left
         if len(inner) > 1:
             extra = SHARE * float(inner.diagonal().mean()) if given.emmet_lambda is None else given.emmet_lambda
-            inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype)
+            inner = inner + extra * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
         try:
-            return torch.linalg.solve(inner.T, left.T).T
+            return torch.linalg.solve(inner.T, left.T).T.to(keys.device)
         except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
             raise ContradictingRequests(
                 f"keys of different requests coincide at layer {layer}, so that no change maps them apart; "

@@ -16,6 +16,7 @@ from .context import EditContext
 from .method import Change, Group, Method
 
 if TYPE_CHECKING:
+    from editing.covariance.solver import Solver
     from tracer.model import Model
 
 
@@ -49,14 +50,29 @@ def least_squares(model: Model, settings: Resolved[MEMITSettings]) -> tuple[floa
     """The weight of the old keys, and MEMIT's closed form."""
     own = settings.own
     weight = SHARE * model.d_mlp if own.mom2_weight is None else own.mom2_weight
-    solvers = {layer: settings.covariance.solver(layer, damping=own.damping) for layer in settings.layers}
+    solvers = solvers_of(model, settings)
 
     def closed_form(layer: int, keys: Tensor, _: Tensor) -> Tensor:
-        left = solvers[layer].solve(keys) / weight
-        inner = torch.eye(keys.shape[1], dtype=keys.dtype) + keys.T @ left
-        return torch.linalg.solve(inner.T, left.T).T
+        there = keys.to(solvers[layer].factor.device)
+        left = solvers[layer].solve(there) / weight
+        inner = torch.eye(keys.shape[1], dtype=keys.dtype, device=there.device) + there.T @ left
+        return torch.linalg.solve(inner.T, left.T).T.to(keys.device)
 
     return weight, closed_form
+
+
+def solvers_of(model: Model, settings: Resolved[SpreadSettings]) -> dict[int, Solver]:
+    """Solvers of the layers, factored before anything is searched for, so that a covariance that cannot be is told.
+
+    Args:
+        model: to be edited.
+        settings: resolved.
+    """
+    covariance, damping = settings.covariance, settings.own.damping
+    return {
+        layer: covariance.solver(layer, damping, model.down_projection(layer).weight.device)
+        for layer in settings.layers
+    }
 
 
 MEMIT = Method(

@@ -115,9 +115,10 @@ def _written(
     values: Sequence[Optimised], layer: int, settings: Resolved[ROMESettings]
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Factors u [d_mlp, n] and v [d_model, n] that write `values` at `layer` one after the other, with evidence."""
+    first = values[0].states["key", layer]
     keys = torch.stack([value.states["key", layer].double().mean(0) for value in values], dim=1).cpu()  # [d_mlp, n]
     if settings.own.mom2_adjustment:
-        left = settings.covariance.solver(layer, damping=settings.own.damping).solve(keys)
+        left = settings.covariance.solver(layer, settings.own.damping, first.device).solve(keys)
     else:
         left = keys
     left = left / left.norm(dim=0)

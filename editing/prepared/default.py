@@ -51,4 +51,4 @@ def _shipped(model: Model, method: str, origin: str | None) -> Prepared | None:
     if not file.exists():
         return None
     made_on = tensorfile.read(file, FORMAT, names=())[1]["fingerprint"]
-    return load_prepared(file) if made_on in (model.weights_fingerprint(), origin) else None
+    return load_prepared(file) if made_on in (model.weights_fingerprint(made_on), origin) else None

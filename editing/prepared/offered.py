@@ -47,7 +47,7 @@ def offered(model: Model, folders: Iterable[str | Path] | None = None, origin: s
     """
     places = (Path(), cache_folder() / "prepared") if folders is None else tuple(map(Path, folders))
     files = [file for place in places if place.is_dir() for file in place.glob(f"*{tensorfile.SUFFIX}")]
-    weights, tokenizer = {model.weights_fingerprint(), origin}, tokenizer_hash(model)
+    model, tokenizer = model.pinned(), tokenizer_hash(model)
     found = []
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         if UNFINISHED in file.suffixes:
@@ -57,6 +57,7 @@ def offered(model: Model, folders: Iterable[str | Path] | None = None, origin: s
             offer = Offer(file, str(header["method"]), float(header["seconds"]))
         except (TracerError, KeyError, TypeError, ValueError):
             continue
-        if header.get("fingerprint") in weights and header.get("tokenizer") == tokenizer:
+        made_on = str(header.get("fingerprint"))
+        if made_on in (model.weights_fingerprint(made_on), origin) and header.get("tokenizer") == tokenizer:
             found.append(offer)
     return tuple(found)

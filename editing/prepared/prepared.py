@@ -101,7 +101,7 @@ class Prepared:
         repair = f"make one of this model with editing.prepare(model, {method!r}, records), or tracer prepare {method}"
         if self.method != method:
             raise PreparedForOther(f"this was prepared for {self.method}, and {method} was asked for; {repair}")
-        found = model.weights_fingerprint()
+        found = model.weights_fingerprint(self.fingerprint)
         if self.fingerprint not in (found, origin):
             raise PreparedForOther(
                 f"this was prepared for {method} on the weights {self.fingerprint[:12]} of {self.model}, but "

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tracer.errors import TracerError, out_of_memory
 
 from .batch import Row, padded
-from .forward import BlockArguments, Prefix, Stop, narrow
+from .forward import BlockArguments, Kept, Prefix, Stop, narrow
 from .frame import Frame, attach
 from .hooks import INNER, pick_logits
 from .memories import forward
@@ -43,7 +43,7 @@ class Aligned:
         model: the model.
         rows: the rows.
         start: the first block that is run.
-        begins: [R], each row's first token that is run.
+        begins: each row's first token that is run.
         ids: [R, N] from there on.
         entering: [R, N, d], what enters block `start`.
         prefix: per layer from `start` on keys and values [R, heads, W, width] of earlier tokens, which end at W; blocks
@@ -55,7 +55,7 @@ class Aligned:
     model: Model
     rows: tuple[Row, ...]
     start: int
-    begins: Tensor
+    begins: tuple[int, ...]
     ids: Tensor
     entering: Tensor
     prefix: tuple[tuple[Tensor, Tensor], ...] | None
@@ -110,7 +110,7 @@ class Aligned:
             short[i, : end - begin] = ids[i, begin:end]
             entered[i, : end - begin] = inside[i, begin:end]
         blocks = tuple((model.module("hidden", layer), _mlp(model, layer)) for layer in range(model.n_layers))
-        found = cls(model, tuple(rows), start, torch.tensor(begins), short, entered, prefix, blocks, _size(model))  # type: ignore[arg-type]
+        found = cls(model, tuple(rows), start, tuple(begins), short, entered, prefix, blocks, _size(model))  # type: ignore[arg-type]
         return found, states
 
     def select(self, some: Sequence[int]) -> Aligned:
@@ -122,22 +122,24 @@ class Aligned:
         return replace(
             self,
             rows=tuple(self.rows[i] for i in some),
-            begins=self.begins[list(some)],
+            begins=tuple(self.begins[i] for i in some),
             ids=self.ids[index],
             entering=self.entering[index],
             prefix=prefix,
         )
 
     def run(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> list[Tensor]:
-        """Log-probabilities [len(read), V] of each row with `deltas` added at the lookups; float32.
+        """Log-probabilities [len(read), V] of each row; see `logp`."""
+        return list(self.logp(deltas, loss_layer).split([len(row.read) for row in self.rows]))
+
+    def logp(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> Tensor:
+        """Log-probabilities [places, V] of all that is read, row by row, with `deltas` added at the lookups; float32.
 
         Args:
             deltas: by kind and layer, [R, d].
             loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
         """
-        model, device = self.model, self.entering.device
-        where = self._where
-        index = torch.arange(len(self.rows), device=device)
+        model, (where, index, targets) = self.model, self._where
 
         def add(delta: Tensor) -> Callable[[Tensor], Tensor]:
             def edit(state: Tensor) -> Tensor:
@@ -171,12 +173,12 @@ class Aligned:
                 if place not in begin:
                     stack.callback(attach(model, *place, add(delta), frame).remove)
             if loss_layer is not None and loss_layer < model.n_layers - 1:
-                early = Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
+                early = Early(targets)
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(pick_logits(model, lines, tokens).remove)
             logits = forward(model, self.ids, **self._arguments()).logits[0]
-        return list(logits.float().log_softmax(-1).split([len(row.read) for row in self.rows]))
+        return logits.float().log_softmax(-1)
 
     def _arguments(self) -> dict[str, Any]:
         """Keys and values of earlier tokens, and what tells rows with fewer of them apart."""
@@ -190,8 +192,8 @@ class Aligned:
         """Mask and positions, where some rows have fewer tokens before them than others."""
         if "apart" not in self._made:
             found: dict[str, Any] = {}
-            begins = self.begins.to(self.ids.device).unsqueeze(1)
-            if bool((begins < before).any()):
+            if min(self.begins) < before:
+                begins = torch.tensor(self.begins, device=self.ids.device).unsqueeze(1)
                 places = torch.arange(before + tokens, device=self.ids.device)
                 found["attention_mask"] = (places >= before - begins).long()
                 if "position_ids" in inspect.signature(self.model.hf.forward).parameters:
@@ -204,28 +206,38 @@ class Aligned:
         return {}
 
     @cached_property
-    def _where(self) -> Tensor:
-        """Place of each row's lookup, [R]."""
-        return torch.tensor([row.lookup for row in self.rows], device=self.ids.device) - self.begins.to(self.ids.device)
+    def _where(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Place of each row's lookup, its number, and whether it has a target; [R] each."""
+        each = enumerate(zip(self.rows, self.begins, strict=True))
+        known = [(row.lookup - begin, i, bool(row.target)) for i, (row, begin) in each]
+        lookup, index, targets = torch.tensor(known, device=self.ids.device).unbind(1)
+        return lookup, index, targets.bool()
 
     @cached_property
     def _read(self) -> Tensor:
         """Row and place of everything that is read, [places, 2]."""
-        begins = self.begins.tolist()
-        at = [(i, p - a) for i, (row, a) in enumerate(zip(self.rows, begins, strict=True)) for p in row.read]
-        return torch.tensor(at, device=self.ids.device)
+        return torch.tensor(self._read_at, device=self.ids.device)
 
     @cached_property
-    def _needed(self) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens whose MLP output reaches anything that is read, [R, N]: in any block, and in the last.
+    def _read_at(self) -> list[tuple[int, int]]:
+        return [(i, p - a) for i, (row, a) in enumerate(zip(self.rows, self.begins, strict=True)) for p in row.read]
+
+    @cached_property
+    def _needed(self) -> tuple[Kept | None, Kept | None]:
+        """Tokens whose MLP output reaches anything that is read: in any block, and in the last.
 
         None where leaving out the others does not pay.
         """
         every, last = (torch.zeros(self.ids.shape, dtype=torch.bool) for _ in range(2))
-        last[tuple(self._read.cpu().unbind(1))] = True
-        for line, row, begin in zip(every, self.rows, self.begins.tolist(), strict=True):
-            line[: max(row.read) - begin + 1] = True
-        worth = [keep if int((~keep).sum()) * self.size > WORTH else None for keep in (every, last)]
+        lengths = [max(row.read) - begin + 1 for row, begin in zip(self.rows, self.begins, strict=True)]
+        last[tuple(torch.tensor(self._read_at).unbind(1))] = True
+        for line, length in zip(every, lengths, strict=True):
+            line[:length] = True
+        counts = sum(lengths), len(set(self._read_at))
+        worth = [
+            Kept(keep) if (keep.numel() - count) * self.size > WORTH else None
+            for keep, count in zip((every, last), counts, strict=True)
+        ]
         return worth[0], worth[1]
 
 

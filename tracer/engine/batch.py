@@ -14,7 +14,7 @@ from tracer.progress import track
 from .forward import Stop
 from .frame import Frame, attach, evaluating
 from .memories import decided, forward
-from .row_budget import default_rows
+from .row_budget import default_rows, fitting
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -81,9 +81,16 @@ def states_at_lookups(
 
     Rows are run in batches of similar length; tokens after the longest prompt's lookup are left out.
     """
+    longest = max(row.lookup for row in rows) + 1
+    step = max_rows or default_rows(model, longest, 1)
+    return fitting(lambda most: _states(model, rows, places, most), min(step, len(rows)))
+
+
+def _states(
+    model: Model, rows: Sequence[Row], places: Sequence[tuple[str, int]], step: int
+) -> dict[tuple[str, int], Tensor]:
     order = sorted(range(len(rows)), key=lambda i: rows[i].lookup)
     found: dict[tuple[str, int], Tensor] = {}
-    step = max_rows or default_rows(model, rows[order[-1]].lookup + 1, 1)
     last = max(layer for _, layer in places)
 
     def keep(place: tuple[str, int], some: list[int]) -> Callable[[Tensor], None]:

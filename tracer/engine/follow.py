@@ -32,7 +32,7 @@ from .chosen import run
 from .frame import Frame, evaluating
 from .kv_cache import Kept
 from .line import Followed, Line, reworded
-from .row_budget import check_max_rows, default_rows
+from .row_budget import check_max_rows, default_rows, fitting
 from .sweep import check_numbers
 from .trial import slower, unlike
 
@@ -75,25 +75,42 @@ def follow(
     return found
 
 
-def _followed(
-    model: Model, lines: Sequence[Line], frame: Frame | None, top_k: int, max_rows: int | None, description: str
-) -> list[Followed]:
-    found = [
-        _Found(line, max(0, min(line.tokens, model.n_ctx - len(line.ids))), place) for place, line in enumerate(lines)
-    ]
+def _chunks(model: Model, found: Sequence[_Found], max_rows: int | None, most: int | None = None) -> list[list[_Row]]:
+    """The rows of all lines, the longest first, as many together as fit, but no more than `most`."""
     rows = sorted((row for each in found for row in each.rows(model)), key=lambda row: -len(row.ids))
     chunks: list[list[_Row]] = []
     while rows:
         room = len(rows[0].ids) + max(row.found.tokens for row in rows)
         # twice the tokens: their keys and values are kept as well
         limit = max_rows or default_rows(model, 2 * room, max(row.reads for row in rows))
+        limit = min(limit, most or limit)
         chunks.append(rows[:limit])
         rows = rows[limit:]
-    total = sum(1 + row.found.tokens * row.writes for chunk in chunks for row in chunk)
-    with bar(description, total) as progress, torch.no_grad(), evaluating(model):
-        for chunk in chunks:
-            _Chunk(model, chunk, top_k, partial(progress.advance, progress.task_ids[0]), frame).run()
-    return [each.result() for each in found]
+    return chunks
+
+
+def _followed(
+    model: Model, lines: Sequence[Line], frame: Frame | None, top_k: int, max_rows: int | None, description: str
+) -> list[Followed]:
+    drawn = [line.draw.get_state() if line.draw is not None else None for line in lines]
+
+    def fresh() -> list[_Found]:
+        for line, state in zip(lines, drawn, strict=True):
+            if line.draw is not None and state is not None:
+                line.draw.set_state(state)
+        rooms = [max(0, min(line.tokens, model.n_ctx - len(line.ids))) for line in lines]
+        return [_Found(line, room, place) for place, (line, room) in enumerate(zip(lines, rooms, strict=True))]
+
+    def followed(most: int) -> list[Followed]:
+        found = fresh()
+        chunks = _chunks(model, found, max_rows, most)
+        total = sum(1 + row.found.tokens * row.writes for chunk in chunks for row in chunk)
+        with bar(description, total) as progress, torch.no_grad(), evaluating(model):
+            for chunk in chunks:
+                _Chunk(model, chunk, top_k, partial(progress.advance, progress.task_ids[0]), frame).run()
+        return [each.result() for each in found]
+
+    return fitting(followed, max(map(len, _chunks(model, fresh(), max_rows)), default=1))
 
 
 class _Found:

@@ -96,7 +96,7 @@ class Forward:
                 if plan.kinds(2 * last).isdisjoint(INNER) and not acts_inside(model, last):
                     keep = torch.zeros(self.base.ids.shape[1] - self.first, dtype=torch.bool)
                     keep[[position - self.first for position in self.base.read]] = True
-                    for handle in narrow(model.module("mlp_input", last), keep):
+                    for handle in narrow(model.module("mlp_input", last), Kept(keep)):
                         stack.callback(handle.remove)
             for item in self.base.interventions:  # before the branches' own
                 if item.site.token is None or item.site.token % self.base.ids.shape[1] >= self.first:
@@ -161,37 +161,61 @@ class Forward:
         return edit
 
 
-def narrow(module: nn.Module, keep: Tensor) -> tuple[RemovableHandle, RemovableHandle]:
+class Kept:
+    """Some tokens of a forward; their places are looked up once, and no more while it runs.
+
+    Args:
+        mask: of the tokens to keep, [tokens], or [rows, tokens] if rows differ; on the CPU.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask, self.whole = mask, bool(mask.all())
+        self._places: dict[tuple[torch.Size, torch.device], Tensor] = {}
+
+    def of(self, size: torch.Size, device: torch.device) -> Tensor | None:
+        """Places among [rows * tokens], on a device; None for rows or tokens of another number."""
+        if self.mask.shape != size[-self.mask.dim() :]:
+            return None
+        if (size, device) not in self._places:
+            self._places[size, device] = self.mask.expand(size).flatten().nonzero().flatten().to(device)
+        return self._places[size, device]
+
+
+def narrow(module: nn.Module, keep: Kept) -> tuple[RemovableHandle, RemovableHandle]:
     """Let a module that treats tokens one by one compute only some; its output is zero at the others.
 
     For MLPs, most of whose output is not read. Inputs of another shape pass.
 
     Args:
         module: the module.
-        keep: mask of the tokens to compute, [tokens], or [rows, tokens] if rows differ.
+        keep: the tokens to compute.
     """
-    masks: list[Tensor] = []
+    now: list[tuple[torch.Size, Tensor]] = []
 
     def before(_: nn.Module, args: tuple) -> tuple | None:
-        masks.clear()
+        now.clear()
         if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
             return None
         size = args[0].shape[:2]
-        if keep.shape != size[-keep.dim() :]:
+        at = keep.of(size, args[0].device)
+        if at is None:
             return None
-        mask = keep.to(args[0].device).expand(size)
-        masks.append(mask)
-        return tuple(x[mask].unsqueeze(0) if isinstance(x, Tensor) and x.shape[:2] == size else x for x in args)
+        now.append((size, at))
+        return tuple(
+            x.flatten(0, 1)[at].unsqueeze(0) if isinstance(x, Tensor) and x.shape[:2] == size else x for x in args
+        )
 
     def after(_: nn.Module, args: tuple, output: Any) -> Any:
-        if not masks:
+        if not now:
             return None
+        size, at = now[0]
         state = output if isinstance(output, Tensor) else output[0]
-        wide = state.new_zeros(*masks[0].shape, state.shape[-1])
-        wide[masks[0]] = state.flatten(0, -2)
+        wide = state.new_zeros(size.numel(), state.shape[-1])
+        wide[at] = state.flatten(0, -2)
+        wide = wide.view(*size, -1)
         return wide if isinstance(output, Tensor) else type(output)((wide, *output[1:]))
 
-    if bool(keep.all()):
+    if keep.whole:
         return module.register_forward_pre_hook(lambda *_: None), module.register_forward_hook(lambda *_: None)
     return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 

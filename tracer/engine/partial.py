@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from tracer.errors import TracerError
 
 from .batch import Row, frame_of, padded
-from .forward import BlockArguments, Stop, narrow
+from .forward import BlockArguments, Kept, Stop, narrow
 from .frame import Frame, attach
 from .hooks import INNER, pick_logits
 from .kv_cache import Cached, Prefix
@@ -135,8 +136,29 @@ class Suffix:
         kept = {"rows": rows, "ids": self.ids[index], "entering": self.entering[index], "prefix": prefix}
         return replace(self, **kept, frame=self.frame and self.frame.select(some))
 
-    def _needed(self, layer: int) -> Tensor:
-        """Tokens whose MLP output in `layer` reaches anything that is read, [rows, tokens]."""
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Each row's lookup and number; row and token of all that is read; which rows have a target."""
+        at = [(i, p - self.first) for i, row in enumerate(self.rows) for p in row.read]
+        lookups = [(row.lookup - self.first, i, bool(row.target)) for i, row in enumerate(self.rows)]
+        where, index, targets = torch.tensor(lookups, device=self.entering.device).unbind(1)
+        at_row, at_token = torch.tensor(at, device=self.entering.device).unbind(1)
+        return where, index, at_row, at_token, targets.bool()
+
+    @cached_property
+    def _kept(self) -> dict[str, Kept]:
+        return {}
+
+    def _needed(self, layer: int) -> Kept:
+        """Tokens whose MLP output in `layer` reaches anything that is read."""
+        below = self.ability.grows and layer < self.start
+        which = "below" if below else "last" if layer == self.model.n_layers - 1 else "every"
+        if which not in self._kept:
+            self._kept[which] = Kept(self._mask(layer))
+        return self._kept[which]
+
+    def _mask(self, layer: int) -> Tensor:
+        """Tokens [tokens], or [rows, tokens], as in `_needed`."""
         tokens = self.ids.shape[1] - self.first
         if self.ability.grows and layer < self.start:  # the row that carries the shapes
             return torch.arange(tokens) == 0
@@ -149,16 +171,18 @@ class Suffix:
         return keep
 
     def run(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> list[Tensor]:
-        """Log-probabilities [len(read), V] of each row with `deltas` added at the lookups; float32.
+        """Log-probabilities [len(read), V] of each row; see `logp`."""
+        return list(self.logp(deltas, loss_layer).split([len(row.read) for row in self.rows]))
+
+    def logp(self, deltas: Mapping[Place, Tensor], loss_layer: int | None = None) -> Tensor:
+        """Log-probabilities [places, V] of all that is read, row by row, with `deltas` added at the lookups; float32.
 
         Args:
             deltas: by kind and layer, [R, d].
             loss_layer: rows with a target are read from the state that leaves this block, instead of the last.
         """
         model = self.model
-        device = self.entering.device
-        where = torch.tensor([row.lookup - self.first for row in self.rows], device=device)
-        index = torch.arange(len(self.rows), device=device)
+        where, index, at_row, at_token, targets = self._places
 
         def add(delta: Tensor) -> Callable[[Tensor], Tensor]:
             def edit(state: Tensor) -> Tensor:
@@ -175,10 +199,6 @@ class Suffix:
             for delta in begin.values():
                 state = add(delta)(state)
             return state
-
-        counts = [len(row.read) for row in self.rows]
-        at_row = index.repeat_interleave(torch.tensor(counts, device=device))
-        at_token = torch.tensor([p - self.first for row in self.rows for p in row.read], device=device)
 
         prefix = None if self.prefix is None else Prefix(self.prefix, self.first, slice(None))
         arguments: dict[str, Any] = {}
@@ -201,13 +221,13 @@ class Suffix:
                 if place not in begin:
                     stack.callback(attach(model, *place, add(delta), frame).remove)
             if loss_layer is not None and loss_layer < model.n_layers - 1:
-                early = Early(torch.tensor([bool(row.target) for row in self.rows], device=device))
+                early = Early(targets)
                 stack.callback(attach(model, "hidden", loss_layer, early.keep, frame).remove)
                 stack.callback(attach(model, "hidden", model.n_layers - 1, early.put, frame).remove)
             stack.callback(pick_logits(model, at_row, at_token).remove)
             ids = self.ids[:, self.first :]
             logits = forward(model, ids[:1] if self.ability.grows else ids, frame, **arguments).logits[0]
-        return list(logits.float().log_softmax(-1).split(counts))
+        return logits.float().log_softmax(-1)
 
 
 class Early:

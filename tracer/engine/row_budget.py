@@ -2,20 +2,26 @@
 
 Numbers do not depend on it beyond rounding, and to the bit where equally many rows run at once. So that they do not
 change with every other program on the machine either, the share is rounded down to a power of two.
+
+An estimate may be wrong, and others may take what is free meanwhile: where memory runs out, the work is done again with
+half as many rows, down to one, and a note says so.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from tracer.errors import TracerError, TraceSettingError
+from tracer.errors import TracerError, TracerNote, TraceSettingError, out_of_memory
 
 if TYPE_CHECKING:
     from tracer.model import Model
 
+Result = TypeVar("Result")
 SHARE = 1 / 8  # of what is free: estimates of a row leave out attention, and other workers take their shares
 # bytes; more rows are no faster on a processor: a row of 10 tokens of GPT-2 small takes 15.6 ms among 32 rows, 15.4 ms
 # among 256 and 18.8 ms among 512, and 348 such rows take these bytes
@@ -73,6 +79,43 @@ def budget(model: Model) -> int:
 def rows_that_fit(model: Model, row: int, *, least: int = 1) -> int:
     """Number of rows of `row` bytes each that run at once; at least `least`."""
     return max(least, budget(model) // max(1, row))
+
+
+def fitting(work: Callable[[int], Result], rows: int) -> Result:
+    """`work` done with at most so many rows at once, and again with half as many wherever memory runs out.
+
+    Args:
+        work: given the most rows; begins from the beginning each time.
+        rows: the most at first.
+
+    Raises:
+        Exception: whatever `work` raises, and memory that runs out with one row.
+
+    Warns:
+        TracerNote: memory ran out.
+    """
+    most = rows
+    while True:
+        try:
+            found = work(most)
+            break
+        except Exception as error:
+            if most <= 1 or not out_of_memory(error):
+                raise
+        most = (most + 1) // 2  # out of the clause, so that nothing of the failure is held any more
+    if most < rows:
+        note_halved(rows, most)
+    return found
+
+
+def note_halved(rows: int, most: int) -> None:
+    """Tell that fewer rows ran at once than was meant."""
+    warnings.warn(
+        f"memory ran out with {rows} rows in a forward, so that {most} ran at once, with the same numbers; "
+        f"max_rows={most} spares the attempt",
+        TracerNote,
+        stacklevel=3,
+    )
 
 
 def default_rows(model: Model, tokens: int, read: int) -> int:

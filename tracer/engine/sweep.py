@@ -18,7 +18,7 @@ causal, say), all tokens run: slower, same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracer.errors import NotFinite, SiteError
+from tracer.errors import NotFinite, SiteError, out_of_memory
 from tracer.progress import track
 
 from .branches import Moment, Plan, make_plan, rows_of, timeline
@@ -36,7 +36,7 @@ from .frame import Frame, attach, evaluating
 from .hooks import WIDE, Intervention, Units, as_ids, check_site, intervene, keep_logits
 from .kv_cache import recorded
 from .memories import forward, read_at
-from .row_budget import check_max_rows, default_rows
+from .row_budget import check_max_rows, default_rows, fitting, note_halved
 from .trial import fastest, slower
 
 if TYPE_CHECKING:
@@ -95,12 +95,17 @@ def record(
     positions = tuple(position % tokens for position in read)
     limit = max_rows or default_rows(model, tokens, len(positions))
     frame = read_at(model, ids, positions)
-    parts = []
-    for start in range(0, rows, limit):
-        some = slice(start, start + limit)
-        items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
-        own = frame and frame.select(range(*some.indices(rows)))
-        parts.append(_record(model, ids[some], items, positions, tuple(kinds), own))
+
+    def recorded(most: int) -> list[Base]:
+        parts = []
+        for start in range(0, rows, most):
+            some = slice(start, start + most)
+            items = [replace(item, value=rows_of(item, rows, some)) for item in interventions]
+            own = frame and frame.select(range(*some.indices(rows)))
+            parts.append(_record(model, ids[some], items, positions, tuple(kinds), own))
+        return parts
+
+    parts = fitting(recorded, min(rows, limit))
     base = parts[0] if len(parts) == 1 else _joined(parts)
     base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions), frame=frame)
     base = fastest(model, base, limit)
@@ -210,12 +215,40 @@ def sweep(
     forwards = _forwards(model, base, list(distinct.values()), max_rows)
     found: dict[tuple, list[Tensor]] = {key: [] for key in distinct}
     with evaluating(model):
-        for first, plan, some in forwards if description is None else track(forwards, description):
-            logits = Forward(model, base, first, plan, some).run()
-            parts = measure(check_numbers(model, logits)).to("cpu").split(len(range(*some.indices(rows))))
-            for line, part in zip(plan.leaves, parts, strict=True):
-                found[tuple(line)].append(part)
+        for forward in forwards if description is None else track(forwards, description):
+            for plan, some, logits in _fitted(model, base, *forward):
+                parts = measure(check_numbers(model, logits)).to("cpu").split(len(range(*some.indices(rows))))
+                for line, part in zip(plan.leaves, parts, strict=True):
+                    found[tuple(line)].append(part)
     return torch.stack([torch.cat(found[tuple(line)]) for line in timelines])
+
+
+def _fitted(model: Model, base: Base, first: int, plan: Plan, some: slice) -> Iterator[tuple[Plan, slice, Tensor]]:
+    """Logits of a forward; where memory runs out, of its parts: half of its branches, or of the rows of one, each."""
+    todo, whole, most = [(plan, some)], 0, 0
+    while todo:
+        plan, some = todo.pop()
+        start, stop, _ = some.indices(len(base.ids))
+        count = len(plan.leaves) * (stop - start)
+        try:
+            logits = Forward(model, base, first, plan, some).run()
+        except Exception as error:
+            if count == 1 or not out_of_memory(error):
+                raise
+            whole = whole or count
+        else:
+            most = max(most, count)
+            yield plan, some, logits
+            continue
+        if len(plan.leaves) > 1:
+            half = (len(plan.leaves) + 1) // 2
+            lines = plan.leaves[half:], plan.leaves[:half]
+            todo += [(make_plan([list(line) for line in part], share=base.grows), some) for part in lines]
+        else:
+            middle = (start + stop + 1) // 2
+            todo += [(plan, slice(middle, stop)), (plan, slice(start, middle))]
+    if whole:
+        note_halved(whole, most)
 
 
 def _checked(model: Model, branch: Branch, rows: int, tokens: int) -> list[Moment]:

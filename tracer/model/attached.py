@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blake3 import blake3
+from .identity import joined
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,4 +78,4 @@ def attached_to(hf: nn.Module) -> tuple[Attachable, ...]:
 def with_memories(fingerprint: str, memories: Iterable[Attachable]) -> str:
     """The fingerprint of weights and memories; that of the weights where there are none."""
     lines = [f"{memory.name}|{memory.digest}" for memory in memories]
-    return blake3("\n".join([fingerprint, *lines]).encode()).hexdigest() if lines else fingerprint
+    return joined(fingerprint, lines) if lines else fingerprint

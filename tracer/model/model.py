@@ -15,14 +15,14 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
-from blake3 import blake3
 from torch import Tensor, nn
 
-from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchitecture
+from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchitecture, WeightsChanged
 
 from . import architecture
 from .attached import Attachable, attached_to, with_memories
 from .given import note_tokens_beyond, own_class, whole
+from .identity import fingerprint_of, kind_of
 from .site_map import Placed, SiteMap
 
 if TYPE_CHECKING:
@@ -268,24 +268,31 @@ class Model:
         """What is attached to the model besides its weights, by name; see `tracer.model.attached`."""
         return attached_to(self.hf)
 
-    def fingerprint(self) -> str:
-        """BLAKE3 hash of what the model is: its weights' hash and, where memories are attached, theirs."""
-        return with_memories(self.weights_fingerprint(), self.memories)
+    def fingerprint(self, like: str = "") -> str:
+        """Hash of what the model is: its weights' fingerprint and, where memories are attached, theirs.
 
-    def weights_fingerprint(self) -> str:
-        """BLAKE3 hash over the name, shape, dtype and bits of every parameter and buffer, wherever they lie."""
-        digest = blake3()
-        bits: Any
-        for name, tensor in sorted(named_tensors(self.hf), key=lambda item: item[0]):
-            digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-            bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digest.update(bits)
-        return digest.hexdigest()
+        Args:
+            like: a fingerprint that this one is compared with, of whose kind it is to be; "": the present kind. Results
+                of earlier versions have another one (see `tracer.model.identity`).
+        """
+        return with_memories(self.weights_fingerprint(like), self.memories)
 
-    def pinned(self) -> Model:
-        """This handle with its fingerprint taken now, once, for many results on weights that stay as they are."""
+    def weights_fingerprint(self, like: str = "") -> str:
+        """Hash over the name, shape, dtype and bits of every parameter and buffer, wherever they lie.
+
+        Args:
+            like: as of `fingerprint`.
+        """
+        return fingerprint_of(named_tensors(self.hf), like)
+
+    def pinned(self, like: str = "") -> Model:
+        """This handle with its fingerprint taken now, once, for many results on weights that stay as they are.
+
+        Args:
+            like: as of `fingerprint`; the kind that results are going to have.
+        """
         own = {part.name: getattr(self, part.name) for part in fields(Model) if part.init}
-        return _Pinned(**own, _fingerprint=self.weights_fingerprint(), _memories=self.memories)
+        return _Pinned(**own, _fingerprint=self.weights_fingerprint(like), _memories=self.memories)
 
     def bridge(self) -> Any:
         """A TransformerLens `TransformerBridge` for that library's own tools.
@@ -321,12 +328,28 @@ class Model:
 class _Pinned(Model):
     _fingerprint: str = field(default="", repr=False)
     _memories: tuple[Attachable, ...] = field(default=(), repr=False)
+    _others: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # of other kinds, by their beginning
 
-    def fingerprint(self) -> str:
-        return with_memories(self._fingerprint, self._memories)
+    def fingerprint(self, like: str = "") -> str:
+        return with_memories(self.weights_fingerprint(like), self._memories)
 
-    def weights_fingerprint(self) -> str:
-        return self._fingerprint
+    def pinned(self, like: str = "") -> Model:
+        found = super().pinned(like)
+        assert isinstance(found, _Pinned)
+        found._others.update({**self._others, kind_of(self._fingerprint): self._fingerprint})
+        return found
+
+    def weights_fingerprint(self, like: str = "") -> str:
+        if not like or kind_of(like) == kind_of(self._fingerprint):
+            return self._fingerprint
+        if kind_of(like) not in self._others:
+            if super().weights_fingerprint(self._fingerprint) != self._fingerprint:
+                raise WeightsChanged(
+                    f"the weights of {self.name} changed meanwhile, so that they cannot be compared with "
+                    f"{like[:12]}, a hash of an earlier version; compare before changing them"
+                )
+            self._others[kind_of(like)] = super().weights_fingerprint(like)
+        return self._others[kind_of(like)]
 
 
 def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

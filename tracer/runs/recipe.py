@@ -31,15 +31,18 @@ class Recipe:
     fingerprint: str
 
     @classmethod
-    def of(cls, model: Model, anywhere: bool = False) -> Recipe:
-        """The recipe of a model; with `anywhere` for other machines, whose devices may be others."""
+    def of(cls, model: Model, anywhere: bool = False, like: str = "") -> Recipe:
+        """The recipe of a model; with `anywhere` for other machines, whose devices may be others.
+
+        `like` is a fingerprint of the kind that it is to note, as of [`tracer.Model.fingerprint`][].
+        """
         from tracer.model import EMBEDDED
 
         source = None if model.name == EMBEDDED else model.name
         if source is not None and Path(source).exists():  # a folder, or a GGUF file
             source = str(Path(source).absolute())
         dtype = str(model.dtype).removeprefix("torch.")
-        return cls(model.name, source, dtype, None if anywhere else str(model.device), model.fingerprint())
+        return cls(model.name, source, dtype, None if anywhere else str(model.device), model.fingerprint(like))
 
     def load(self) -> Model:
         """The model, pinned.
@@ -49,8 +52,10 @@ class Recipe:
         """
         from tracer.model import load
 
-        model = replace(load(self.source, dtype=self.dtype, device=self.device), name=self.name).pinned()
-        if model.fingerprint() != self.fingerprint:
+        model = replace(load(self.source, dtype=self.dtype, device=self.device), name=self.name).pinned(
+            self.fingerprint
+        )
+        if model.fingerprint(self.fingerprint) != self.fingerprint:
             raise WorkerError(
                 f"{self.name}, loaded again by a worker, has other weights than the model given (an edit, or another "
                 "file by now); save the model in a folder and load it from there, or use workers=1"

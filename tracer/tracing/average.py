@@ -114,6 +114,7 @@ def average_traces(
         store = None
         if folder is not None:
             store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
+            model = model.pinned(store.settings["fingerprint"])  # a run goes on with the kind it began with
         if shared and store is not None:
             trace_missing(store, model, cases, settings, trace, workers, cluster)
         for case in track(cases, "tracing facts"):
@@ -129,7 +130,7 @@ def average_traces(
                 traces.append(found)
             else:
                 unknown.append(case.fact.text)
-    if changing.fingerprint() != model.fingerprint():
+    if changing.fingerprint(model.fingerprint()) != model.fingerprint():
         raise WeightsChanged(f"the weights of {model.name} changed while facts were traced; trace them again")
     if not traces:
         some = ", ".join(repr(text) for text in unknown[:3]) + (", ..." if len(unknown) > 3 else "")

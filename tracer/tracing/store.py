@@ -58,9 +58,11 @@ class TraceStore:
         Raises:
             TracerError: a folder that cannot be written or holds another run.
         """
+        begun = Path(folder) / RUN
+        before = str(_settings(begun).get("fingerprint", "")) if begun.exists() else ""
         header = {
             "format": FORMAT,
-            "fingerprint": model.fingerprint(),
+            "fingerprint": model.fingerprint(before),
             "sever": None,
             "published_noise": False,
             "tokens": None,

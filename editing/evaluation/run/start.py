@@ -14,7 +14,7 @@ from editing.evaluation.result.former_names import rename
 from editing.evaluation.result.schema import COLUMNS
 from editing.methods.compute import method_named
 from editing.questions.record import EditRecord
-from tracer.errors import EvaluationOptionError, UnknownMethod, WorkerError
+from tracer.errors import EvaluationOptionError, TracerError, UnknownMethod, WorkerError
 from tracer.factworld import held_out_text
 from tracer.inference import ordinary
 from tracer.model import Model
@@ -139,8 +139,9 @@ def begin(
     for cell, model in product(cells, models):
         for layer in (cell.layers or ()) if cell.model == model.name else ():
             model.path("key", layer)  # TracerError for a layer that does not exist
+    begun = _begun(Path(path))
     settings = {
-        "models": [asdict(Recipe.of(model, anywhere=True)) for model in models],
+        "models": [asdict(Recipe.of(model, anywhere=True, like=begun.get(model.name, ""))) for model in models],
         "cells": [asdict(cell) for cell in cells],
         "protocol": protocol.as_json(),
         "canary": held_out_text()[: 8 * protocol.canary_tokens],
@@ -150,6 +151,17 @@ def begin(
     tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
     rename(Path(path), {"routes": tables["routes"]})
     Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()
+
+
+def _begun(path: Path) -> dict[str, str]:
+    """Fingerprints of models, by name, that a run has noted where there is one; an earlier version notes others."""
+    if not path.exists():
+        return {}
+    try:
+        with Store.open(path, check=False) as store:
+            return {str(each["name"]): str(each["fingerprint"]) for each in store.settings().get("models", ())}
+    except (TracerError, KeyError, TypeError):  # what it is instead is said when it is opened for good
+        return {}
 
 
 def carry_on(

@@ -71,7 +71,7 @@ class Bench:
             loaded = load(known["source"], device=known["device"], dtype=known["dtype"])
             self._models[name] = replace(loaded, name=name)
         model = self._models[name]
-        if (found := model.fingerprint()) != known["fingerprint"]:
+        if (found := model.fingerprint(known["fingerprint"])) != known["fingerprint"]:
             raise OtherRun(
                 f"{name} has the weights {found[:12]}, but the run was begun with {known['fingerprint'][:12]}; "
                 "give that model, or begin another run"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 LIKELY = 1.0  # an NLL below which the target's log-odds are followed, and what its mean over contexts hides is little
 
 LEAST = 1e-4  # an NLL that a search is never meant to go below
@@ -55,17 +58,17 @@ class Objective:
     stride: float = 0.5
 
 
-def remaining(nll: float, stop: float) -> float:
+def remaining(nll: Tensor | float, stop: float) -> Tensor:
     """How much an NLL would have to fall, at the rate it falls now, until a search that ends at `stop` may end.
 
     With f = -log p the log-odds of the target are m = -f - log(1 - e^-f), and dm = -df / (1 - e^-f).
 
     Args:
-        nll: at present, in nats.
+        nll: at present, in nats; any number of them.
         stop: at which the search ends.
     """
-    if not 0 < nll < LIKELY:
-        return nll
-    unlikely = -math.expm1(-nll)
+    nll = nll if isinstance(nll, Tensor) else torch.tensor(nll, dtype=torch.float64)
+    unlikely = -torch.expm1(-nll)
     wanted = -math.log(math.expm1(max(stop, LEAST) / 2))
-    return max(nll, (wanted + nll + math.log(unlikely)) * unlikely)
+    odds = torch.maximum(nll, (wanted + nll + unlikely.log()) * unlikely)
+    return torch.where((nll > 0) & (nll < LIKELY), odds, nll)

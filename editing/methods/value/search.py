@@ -12,26 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from editing.methods.timing import part
 from tracer.engine.aligned import Aligned, Trials
 from tracer.engine.batch import Row
 from tracer.engine.partial import Ability, Place, Suffix, cuts, rows_at_once
+from tracer.engine.row_budget import fitting
 from tracer.errors import NotFinite
 from tracer.progress import bar
 
-from .objective import Objective, remaining
+from .descent import LOSS, Descent, Terms
+from .objective import Objective
+from .scored import Scored
 
 if TYPE_CHECKING:
     from tracer.model import Model
-
-DECAY = 0.15  # weight decay at the clamp, where it is measured
-
-FAR = 1e4  # in initial lengths: a longer step means that a value has no effect; usual ones are up to some lengths
-
-LOSS = ("total", "nll", "kl", "weight_decay", "p")  # columns of a loss curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,15 +95,21 @@ def optimise(
     Raises:
         TracerError: a loss that is not a number.
     """
+    plan = _Plan(model, subjects, tuple(places), objective, trials or Trials())
+
+    def searched(most: int) -> list[Optimised]:
+        search = _Search(plan, tuple(also), most)
+        with bar(description, objective.v_steps) as progress:
+            for step in range(objective.v_steps):
+                search.step(step)
+                progress.advance(progress.task_ids[0])
+                if not search.active:
+                    break
+        return search.found()
+
     with part("search"):
-        search = _Search(model, subjects, tuple(places), objective, tuple(also), max_rows, trials or Trials())
-    with part("search"), bar(description, objective.v_steps) as progress:
-        for step in range(objective.v_steps):
-            search.step(last=step == objective.v_steps - 1)
-            progress.advance(progress.task_ids[0])
-            if not search.active:
-                break
-    return search.found()
+        size = rows_at_once(model, plan.spans, plan.start, max_rows)
+        return fitting(searched, min(size, len(plan.spans)))
 
 
 def loss_curves(values: Sequence[Optimised]) -> Tensor:
@@ -136,20 +138,18 @@ def _reach(row: Row) -> int:
     return max(row.read) + 1 - min(row.lookup, *row.read)
 
 
-class _Search:
+class _Plan:
+    """The rows of a search in the order they are run in, and the way they are run."""
+
     def __init__(
         self,
         model: Model,
         subjects: Sequence[Subject],
         places: tuple[Place, ...],
         objective: Objective,
-        also: tuple[Place, ...],
-        max_rows: int | None,
         trials: Trials,
     ) -> None:
-        self.model, self.places, self.objective = model, places, objective
-        self.active = set(range(len(subjects)))
-        self.curves: list[list[Tensor]] = [[] for _ in subjects]
+        self.model, self.subjects, self.places, self.objective = model, subjects, places, objective
         owned = [
             (i, j, row)
             for i, subject in enumerate(subjects)
@@ -157,33 +157,41 @@ class _Search:
         ]
         layer = places[0][1]
         enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < model.n_layers
-        start = layer + 1 if enters else layer
+        self.start = layer + 1 if enters else layer
         rows = [row for _, _, row in owned]
-        aligned = trials.takes(model, rows, start)
+        aligned = trials.takes(model, rows, self.start)
         self.run: tuple[Place, ...] = places  # where deltas are added
         last = model.n_layers - 1 if objective.loss_layer is None else objective.loss_layer
         behind = aligned and places == (("value", layer),) and layer < last  # the next block is run, and read
         if behind and trials.arrives(model, rows, layer):
-            self.run, start = (("hidden", layer),), layer + 1
+            self.run, self.start = (("hidden", layer),), layer + 1
         if aligned:  # only the tokens from the lookup to the last one read count
             owned.sort(key=lambda item: (_reach(item[2]), len(item[2].ids)))
-            spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
+            self.spans = [Row(item[2].ids[: _reach(item[2])], 0, item[2].read) for item in owned]
         else:
             owned.sort(key=lambda item: (item[2].lookup, len(item[2].ids)))
-            spans = [row for _, _, row in owned]
-        ability = None if aligned else Ability.of(model, max(rows, key=lambda row: len(row.ids)))
-        size = rows_at_once(model, spans, start, max_rows)
+            self.spans = [row for _, _, row in owned]
+        self.owned = owned
+        self.ability = None if aligned else Ability.of(model, max(rows, key=lambda row: len(row.ids)))
+
+
+class _Search:
+    def __init__(self, plan: _Plan, also: tuple[Place, ...], size: int) -> None:
+        model, subjects, places, ability = plan.model, plan.subjects, plan.places, plan.ability
+        self.run, self.objective = plan.run, plan.objective
+        self.active = set(range(len(subjects)))
         wanted = (*places, *(place for place in also if place not in places))
-        self.chunks: list[tuple[Aligned | Suffix, list[int]]] = []
+        self.chunks: list[Scored] = []
+        counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
         states: dict[Place, dict[tuple[int, int], Tensor]] = {place: {} for place in wanted}
-        for begin, end in cuts(spans, size):
-            part = owned[begin:end]
+        for begin, end in cuts(plan.spans, size):
+            part = plan.owned[begin:end]
             rows = [row for _, _, row in part]
             if ability is None:
-                suffix, seen = Aligned.recorded(model, rows, start, wanted)
+                suffix, seen = Aligned.recorded(model, rows, plan.start, wanted)
             else:
-                suffix, seen = Suffix.recorded(model, ability, rows, start, wanted)
-            self.chunks.append((suffix, [i for i, _, _ in part]))
+                suffix, seen = Suffix.recorded(model, ability, rows, plan.start, wanted)
+            self.chunks.append(Scored(suffix, [i for i, _, _ in part], counts, seen[places[0]].device))
             for place, values in seen.items():
                 for (i, j, _), value in zip(part, values, strict=True):
                     states[place][i, j] = value
@@ -191,150 +199,55 @@ class _Search:
             {place: torch.stack([by[i, j] for j in range(len(subject.rewriting))]) for place, by in states.items()}
             for i, subject in enumerate(subjects)
         ]
-        self.init = [torch.stack([own[place][0] for place in places]).float() for own in self.states]
-        self.deltas = [torch.zeros_like(init, requires_grad=True) for init in self.init]
-        self.sizes = [init.norm(dim=-1) for init in self.init]
-        self.limits = [size * (objective.clamp or torch.inf) for size in self.sizes]
-        # of a length, from the weight decay of a squared one
-        self.decays = [(objective.v_weight_decay or 0.0) / size**2 for size in self.sizes]
-        self.steps = [objective.v_lr or 0.0] * len(subjects)  # of the first update
-        self.strides = [objective.stride] * len(subjects)
-        self.idle: set[int] = set()  # requests whose value has no effect on the target
-        self.adam = torch.optim.Adam([{"params": [delta]} for delta in self.deltas])
-        self.begun = [0] * len(subjects)  # the loss a search began at, or began anew
-        self.counts = [(len(subject.rewriting), len(subject.essence)) for subject in subjects]
-        self.before: dict[int, Tensor] = {}  # by id of the row: the essence prompt's distribution untouched
-        self.greedy = dict.fromkeys(self.active, False)  # whether every target token is the most probable one
+        self.init = torch.stack([torch.stack([own[place][0] for place in places]).float() for own in self.states])
+        self.descent = Descent(self.init, plan.objective)
 
-    def step(self, last: bool) -> None:
+    def step(self, place: int) -> None:
         """One loss of every request still in the search, and one update of those that go on."""
-        self._narrow()
-        terms = {i: {name: torch.zeros(()) for name in ("nll", "kl", "p")} for i in self.active}
-        factor = {i: self.objective.nll_factor * (self.objective.ease if self.greedy[i] else 1.0) for i in self.active}
-        self.greedy.update(dict.fromkeys(self.active, True))
-        self.adam.zero_grad(set_to_none=True)
-        for suffix, owners in self.chunks:
-            delta = torch.stack([self.deltas[i] for i in owners])  # [R, places, d]
+        last = place == self.objective.v_steps - 1
+        descent, factor = self.descent, self.descent.factor()
+        terms = Terms.none(len(self.init), self.init.device)
+        descent.deltas.grad = None
+        for chunk in self.chunks:
+            own = chunk.requests
             with torch.enable_grad():
-                logp = suffix.run({place: delta[:, k] for k, place in enumerate(self.run)}, self.objective.loss_layer)
-                parts = []
-                for row, i, each in zip(suffix.rows, owners, logp, strict=True):
-                    if i not in self.active:
-                        continue
-                    if row.target:
-                        ids = torch.tensor(row.target, device=each.device)
-                        chosen = each.gather(-1, ids[:, None])
-                        loss = -chosen.mean() / self.counts[i][0]
-                        terms[i]["p"] = terms[i]["p"] + chosen.detach().mean().exp().cpu() / self.counts[i][0]
-                        if self.objective.ease != 1.0 and self.greedy[i]:
-                            self.greedy[i] = bool((each.detach().argmax(-1) == ids).all())
-                        terms[i]["nll"] = terms[i]["nll"] + loss.detach().cpu()
-                        parts.append(loss * factor[i])
-                    else:
-                        before = self.before.setdefault(id(row), each.detach())
-                        loss = F.kl_div(before, each, log_target=True, reduction="batchmean") / self.counts[i][1]
-                        terms[i]["kl"] = terms[i]["kl"] + self.objective.kl_factor * loss.detach().cpu()
-                        parts.append(loss * self.objective.kl_factor)
-                if parts and not last:
-                    torch.stack(parts).sum().backward()
-        self._finish(terms, factor, last)
+                delta = descent.deltas[chunk.owner]  # [R, places, d]
+                found = chunk.terms({place: delta[:, k] for k, place in enumerate(self.run)}, self.objective)
+                if not last:
+                    (found.nll * factor[own] + found.kl).sum().backward()
+            terms.nll[own] += found.nll.detach()
+            terms.kl[own] += found.kl.detach()
+            terms.p[own] += found.p
+            terms.greedy[own] &= found.greedy
+        descent.step(place, terms, last)
+        if last or descent.due(place):
+            self._look()
 
-    def _finish(self, terms: dict[int, dict[str, Tensor]], factor: dict[int, float], last: bool) -> None:
-        goal = self.objective
-        for i in sorted(self.active):
-            delta = self.deltas[i]
-            norms = delta.detach().norm(dim=-1)
-            decay = (self.decays[i] * norms).sum().cpu()
-            nll, kl = terms[i]["nll"], terms[i]["kl"]
-            total = nll * factor[i] + kl + decay
-            if not torch.isfinite(total):
-                raise NotFinite(
-                    f"the loss of request {i} is no number after {len(self.curves[i])} steps; "
-                    "lower v_lr, or load the model with dtype=torch.float32"
-                )
-            if not self.curves[i] and delta.grad is not None:
-                self._measure(i, float(nll * factor[i]))
-            self.curves[i].append(torch.stack([total, nll, kl, decay, terms[i]["p"]]))
-            loss = nll if goal.v_weight_decay is None else total
-            if i in self.idle or loss < goal.stop or (self.greedy[i] and kl <= goal.kl_stop) or last:
-                self.active.discard(i)
-                delta.grad = None
-            elif self._stuck(i):
-                self._anew(i)
-            elif delta.grad is not None:
-                # of the norm itself, whose gradient at zero is zero
-                with torch.no_grad():
-                    delta.grad += delta * (self.decays[i] / norms.clamp_min(1e-30))[:, None]
-                if goal.v_lr is None:
-                    self._descend(i, remaining(float(nll), goal.stop) * factor[i])
-        if goal.v_lr is not None:
-            self.adam.step()
-        with torch.no_grad():
-            for i in self.active:
-                limit = self.limits[i][:, None]
-                norm = self.deltas[i].norm(dim=-1, keepdim=True)
-                self.deltas[i].mul_(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
-
-    def _measure(self, i: int, loss: float) -> None:
-        """Measure the open settings on the first gradient of a request, where its NLL is `loss`."""
-        goal, delta = self.objective, self.deltas[i]
-        assert delta.grad is not None
-        step = loss / delta.grad.norm(dim=-1).clamp_min(1e-30)
-        if loss > 0 and not bool((step < FAR * self.sizes[i]).any()):  # a gradient of rounding alone
-            self.idle.add(i)
-        if goal.clamp is None:
-            self.limits[i] = goal.reach * step
-        if goal.v_weight_decay is None:  # of a target that is certain already, nothing
-            self.decays[i] = torch.where(self.limits[i] > 0, DECAY / self.limits[i].clamp_min(1e-30), 0.0)
-        if goal.v_lr is None:
-            self.steps[i] = goal.stride * loss / max(float(delta.grad.norm()), 1e-30)
-        else:
-            self.adam.param_groups[i]["lr"] = goal.v_lr
-
-    def _descend(self, i: int, distance: float) -> None:
-        """One update down the gradient, by the step that is measured on it: so much of the NLL is to go."""
-        delta = self.deltas[i]
-        assert delta.grad is not None
-        slope = max(float(delta.grad.norm()), 1e-30)
-        longest = self.steps[i] * self.strides[i] / self.objective.stride
-        with torch.no_grad():
-            delta -= delta.grad * (min(self.strides[i] * distance / slope, longest) / slope)
-
-    def _stuck(self, i: int) -> bool:
-        patience = self.objective.patience
-        if patience is None or len(self.curves[i]) - self.begun[i] <= patience:
-            return False
-        nll = [float(point[1]) for point in self.curves[i][-patience - 1 :]]
-        return nll[-1] > 0.98 * nll[0] and float(self.curves[i][-1][-1]) < 0.5
-
-    def _anew(self, i: int) -> None:
-        delta = self.deltas[i]
-        delta.grad = None
-        with torch.no_grad():
-            delta.zero_()
-        self.adam.state.pop(delta, None)
-        self.adam.param_groups[i]["lr"] /= 3
-        self.strides[i] /= 3
-        self.begun[i] = len(self.curves[i])
-
-    def _narrow(self) -> None:
-        """Leave out rows whose request has ended, once they are a quarter of a forward."""
+    def _look(self) -> None:
+        """Ask which requests go on; leave out rows of others, once they are a quarter of a forward."""
+        own = self.descent
+        going, broken, ends = torch.stack([own.active.long(), own.broken.long(), own.ends]).tolist()
+        if any(broken):
+            i = min((end, i) for i, (end, bad) in enumerate(zip(ends, broken, strict=True)) if bad)[1]
+            raise NotFinite(
+                f"the loss of request {i} is no number after {ends[i] - 1} steps; "
+                "lower v_lr, or load the model with dtype=torch.float32"
+            )
+        self.active = {i for i, goes in enumerate(going) if goes}
         chunks = []
-        for suffix, owners in self.chunks:
-            going = [place for place, i in enumerate(owners) if i in self.active]
-            if len(going) < 0.75 * len(owners):
-                if not going:
-                    continue
-                suffix, owners = suffix.select(going), [owners[place] for place in going]
-            chunks.append((suffix, owners))
+        for chunk in self.chunks:
+            some = [place for place, i in enumerate(chunk.owners) if i in self.active]
+            if some:
+                chunks.append(chunk.select(some) if len(some) < 0.75 * len(chunk.owners) else chunk)
         self.chunks = chunks
 
     def found(self) -> list[Optimised]:
         """The present vectors of each request."""
-        parts = zip(self.deltas, self.init, self.states, self.curves, self.limits, self.steps, strict=True)
+        own = self.descent
+        curves, ends = own.curves.double().cpu().unbind(1), own.ends.tolist()
+        rows = (own.deltas.detach().cpu(), self.init.cpu(), self.states, own.limits.cpu(), own.steps.tolist())
+        parts = zip(*rows, own.idle.tolist(), curves, ends, strict=True)
         return [
-            Optimised(
-                delta.detach().cpu(), init.cpu(), states, torch.stack(curve).double(), limit.cpu(), step, i in self.idle
-            )
-            for i, (delta, init, states, curve, limit, step) in enumerate(parts)
+            Optimised(delta.clone(), init, states, curve[:end].clone(), limit, step, idle)
+            for delta, init, states, limit, step, idle, curve, end in parts
         ]

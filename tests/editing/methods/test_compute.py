@@ -191,7 +191,7 @@ def test_an_interrupt_in_the_middle(
         return run
 
     with monkeypatch.context() as patch, pytest.raises(error):
-        patch.setattr(optimise.Aligned, "run", failing(optimise.Aligned.run, 3))  # after the trials
+        patch.setattr(optimise.Aligned, "logp", failing(optimise.Aligned.logp, 3))  # after the trials
         compute_edit(model, REQUEST, method, covariance=moment, **QUICK)
     if method == "memit":
         calls[0] = 0

@@ -1,4 +1,4 @@
-"""Memory that runs out is said as it is: no other way round is tried, and no other word is given for it."""
+"""Memory that runs out leads to half as many rows; with one row it is said as it is, and no other way is tried."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import torch
 import transformers
 from agreement import NOISE, fact, variant
 from repository import ROOT
+from torch import Tensor
 from values import found, subjects
 
+from editing.health.drift import Drift
 from tracer import TracerError, attribute_neurons
 from tracer.engine.follow import Line, follow
 from tracer.engine.hooks import Replace, Site, intervene
 from tracer.engine.sweep import record
-from tracer.errors import out_of_memory
+from tracer.errors import TracerNote, out_of_memory
 from tracer.model import Model, load
 from tracer.tracing.causal import causal_trace
 
@@ -74,21 +76,29 @@ def failing(model: Model, at: int, error: Exception) -> Iterator[list[int]]:
         handle.remove()
 
 
-def _trace(model: Model) -> None:
-    causal_trace(model, fact(model), corruption=NOISE)
+def _trace(model: Model, max_rows: int | None = 1) -> Tensor:
+    return torch.tensor(causal_trace(model, fact(model), corruption=NOISE, max_rows=max_rows).scores)
 
 
-def _attribute(model: Model) -> None:
-    attribute_neurons(model, fact(model), 3)
+def _attribute(model: Model, max_rows: int | None = 1) -> Tensor:
+    return torch.tensor(attribute_neurons(model, fact(model), 3, max_rows=max_rows).scores)
 
 
-def _value(model: Model) -> None:
-    found(model, subjects(model), [("mlp", 1)])
+def _value(model: Model, max_rows: int | None = 1) -> Tensor:
+    return torch.stack([each.delta for each in found(model, subjects(model), [("mlp", 1)], max_rows=max_rows)])
 
 
-def _write(model: Model) -> None:
-    lines = [Line(tuple(model.tokenizer(text)["input_ids"]), tokens=4) for text in ("The Space Needle is in", "Paris")]
-    follow(model, lines)
+def _write(model: Model, max_rows: int | None = 1) -> Tensor:
+    lines = [
+        Line(tuple(model.tokenizer(text)["input_ids"]), tokens=4, draw=torch.Generator().manual_seed(7))
+        for text in ("The Space Needle is in", "Paris")
+    ]
+    return torch.tensor([each.written for each in follow(model, lines, max_rows=max_rows)])
+
+
+def _drift(model: Model, max_rows: int | None = None) -> Tensor:
+    assert max_rows is None
+    return Drift.recorded(model, "The Space Needle is in downtown Seattle. " * 8, tokens=60, width=6).before
 
 
 @pytest.mark.parametrize("work", [_trace, _attribute, _value, _write], ids=lambda work: work.__name__)
@@ -106,6 +116,37 @@ def test_at_any_forward_it_comes_out(
             work(model)
         assert raised.value is error
         assert len(again) == at + 1  # nothing else was tried
+
+
+@contextmanager
+def narrow(model: Model, most: int) -> Iterator[list[int]]:
+    """No forward's last block has memory for more than so many rows; how many those had that went through."""
+    went: list[int] = []
+
+    def before(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        rows = len(args[0] if args else kwargs["hidden_states"])
+        if rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        went.append(rows)
+
+    handle = model.module("hidden", model.n_layers - 1).register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield went
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("work", [_trace, _value, _write, _drift], ids=lambda work: work.__name__)
+def test_half_as_many_rows_are_tried_and_a_note_says_so(work: Callable, tiny: Callable[[str], Model]) -> None:
+    model = tiny("gpt2")
+    expected = work(model, None)
+    most = 1 if work is _write else 2
+    with narrow(model, most) as went, pytest.warns(TracerNote, match="memory ran out with .* rows in a forward"):
+        again = work(model, None)
+    assert max(went) == most
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
+    with narrow(model, 0), pytest.raises(torch.OutOfMemoryError):
+        work(model, None)
 
 
 def test_an_intervention_does_not_call_it_a_wrong_shape(tiny: Callable[[str], Model]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editing.methods.compute import compute_edits
-from editing.methods.value import search
+from editing.methods.value import descent
 from editing.methods.value.objective import LIKELY, remaining
 from editing.request import EditRequest
 from tracer import factworld
@@ -39,7 +39,7 @@ def test_a_search_ends_in_fewer_updates_at_a_value_as_long(monkeypatch: pytest.M
     records = Random(0).sample(factworld.records("validation"), 4)
     requests = [EditRequest.of(record) for record in records]
     edits = compute_edits(model, [[request] for request in requests], "rome", known="edit", check=None)
-    monkeypatch.setattr(search, "remaining", lambda nll, stop: nll)
+    monkeypatch.setattr(descent, "remaining", lambda nll, stop: nll)
     former = compute_edits(model, [[request] for request in requests], "rome", known="edit", check=None)
     updates = [[int(torch.isfinite(edit.evidence["loss"][0, :, 0]).sum()) for edit in some] for some in (edits, former)]  # type: ignore[index]
     lengths = [torch.tensor([float(edit.evidence["delta"].norm()) for edit in some]) for some in (edits, former)]  # type: ignore[index]
