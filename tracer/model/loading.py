@@ -11,7 +11,8 @@ from torch import nn
 from tracer.errors import NotFinite
 from tracer.inference import ordinary
 
-from . import architecture, checkpoint
+from . import checkpoint
+from .adapter import adapter_for
 from .find import find_checkpoint
 from .gguf import load_gguf
 from .given import note_tokens_beyond
@@ -72,14 +73,14 @@ def _from_folder(folder: Path, name: str, where: dict, sites: SiteMap | None) ->
     config = checkpoint.read_config(folder, name)
     if sites is not None:
         tokenizer = checkpoint.read_tokenizer(folder, name, config)
-        hf = checkpoint.read_weights(folder, name, config, masked=False, blocks=sites.blocks, **where)
-        return Model(hf, tokenizer, name, sites.on(hf, name), False)
+        hf = checkpoint.read_weights(folder, name, config, style="causal", blocks=sites.blocks, **where)
+        return Model(hf, tokenizer, name, sites.on(hf, name))
     # before the weights: an unknown architecture should fail at once
-    adapter, masked = architecture.adapter_for(config, name)
+    adapter, style = adapter_for(config, name)
     tokenizer = checkpoint.read_tokenizer(folder, name, config)
     blocks = adapter.translate_transformer_lens_path("blocks")
-    hf = checkpoint.read_weights(folder, name, config, masked=masked, blocks=blocks, **where)
-    return Model(hf, tokenizer, name, adapter, masked)
+    hf = checkpoint.read_weights(folder, name, config, style=style, blocks=blocks, **where)
+    return Model(hf, tokenizer, name, adapter, style)
 
 
 def _check_finite(hf: nn.Module, name: str) -> None:
