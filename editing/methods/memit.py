@@ -60,5 +60,11 @@ def least_squares(model: Model, settings: Resolved[MEMITSettings]) -> tuple[floa
 
 
 MEMIT = Method(
-    "memit", MEMITSettings, plan, needs=NEEDS, seeded=True, summary="many facts, several layers (Meng et al. 2023)"
+    "memit",
+    MEMITSettings,
+    plan,
+    needs=NEEDS,
+    seeded=True,
+    seq2seq=True,
+    summary="many facts, several layers (Meng et al. 2023)",
 )

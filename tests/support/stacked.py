@@ -44,8 +44,11 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>", **more)
 
 
-def stacked(name: str, dtype: torch.dtype = torch.float32) -> Model:
-    """A tiny model with random weights, two blocks in the encoder and in the decoder (three in T5's)."""
+def stacked(name: str, dtype: torch.dtype = torch.float32, *, certain: bool = False) -> Model:
+    """A tiny model with random weights, two blocks in the encoder and in the decoder (three in T5's).
+
+    One that can become `certain` has logits far apart, as a trained one has.
+    """
     tokenizer = tokenizer_of(name)
     pad: Any = tokenizer.pad_token_id
     end: Any = tokenizer.eos_token_id
@@ -69,6 +72,10 @@ def stacked(name: str, dtype: torch.dtype = torch.float32) -> Model:
         with torch.no_grad():
             for parameter in hf.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.15)
+            if name == "bart":  # what is unembedded has a norm of its own: with short rows no token could be certain
+                hf.model.shared.weight.mul_(6)
+            elif certain and hf.config.tie_word_embeddings:
+                hf.decoder.final_layer_norm.weight.mul_(6)
     return Model.of(hf.to(dtype).eval(), tokenizer, name)
 
 

@@ -7,7 +7,7 @@ of its own source. Where a site has no state for a token the column is zero, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,6 +107,12 @@ class Layout:
             return column.expand(len(sources), -1), column < sources
         places = column + sources
         return places.clamp(max=self.width - 1), places < self.width
+
+
+def sources(model: Model, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows of running text as a model reads them: as they are, or as sources for which a decoder begins."""
+    start = [start_of(model)] if model.style == "seq2seq" else []
+    return [[*row, *start] for row in rows]
 
 
 def layout_of(model: Model) -> Layout | None:

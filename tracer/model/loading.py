@@ -35,9 +35,10 @@ def load(
 
     Args:
         name_or_path: hub name, local folder, `.gguf` file (or the first of several parts), the name of a model that
-            an installed package brings ([`tracer.models`][] lists them), or `None` for the embedded FactWorld
-            model. A complete copy in the local cache is used as it is; only safetensors and GGUF are read, and no code
-            from a checkpoint is ever run. GGUF is dequantised.
+            an installed package brings ([`tracer.models`][] lists them), `None` for the embedded FactWorld
+            model, or "factworld-t5" for the embedded encoder-decoder model. A complete copy in the local cache is
+            used as it is; only safetensors and GGUF are read, and no code from a checkpoint is ever run. GGUF is
+            dequantised.
         device: `"cuda"` if there is one, else `"cpu"`.
         dtype: a `torch.dtype`, its name, or `"auto"` (as stored). Default: float32 on the CPU and for
             GGUF, as stored elsewhere.
@@ -60,7 +61,7 @@ def load(
     model = _from_folder(place, name, where, sites) if place.is_dir() else load_gguf(place, name, **where, sites=sites)
     _check_finite(model.hf, name)
     note_tokens_beyond(model.tokenizer, model.n_tokens, name, stacklevel=3)
-    if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
+    if place != Path(name).expanduser() and name not in (checkpoint.EMBEDDED, checkpoint.EMBEDDED_T5):
         # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
         model.hf.name_or_path = model.hf.config._name_or_path = name
     if (place / MEMORIES).is_dir():  # their kinds are known to the package above
