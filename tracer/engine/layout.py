@@ -7,7 +7,7 @@ of its own source. Where a site has no state for a token the column is zero, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,7 +109,7 @@ class Layout:
         return places.clamp(max=self.width - 1), places < self.width
 
 
-def sources(model: Model, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+def sources(model: Model, rows: Iterable[Iterable[int]]) -> list[list[int]]:
     """Rows of running text as a model reads them: as they are, or as sources for which a decoder begins."""
     start = [start_of(model)] if model.style == "seq2seq" else []
     return [[*row, *start] for row in rows]

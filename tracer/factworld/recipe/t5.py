@@ -179,6 +179,7 @@ def train(
     recipe: T5Recipe,
     *,
     save_every: int = 250,
+    stop_at: int | None = None,
 ) -> T5ForConditionalGeneration:
     """Train, or carry on training, in `out`.
 
@@ -198,16 +199,17 @@ def train(
     run = _Run(model, optimizers(model, recipe), corpus, Random(recipe.seed + 2))
     if checkpoint.exists():
         run.restore(checkpoint, recipe)
+    end = min(recipe.steps, stop_at or recipe.steps)
     began = time.time()
-    with bar("training FactWorld-T5", recipe.steps - run.step) as progress, (out / "log.jsonl").open("a") as log:
-        while run.step < recipe.steps:
+    with bar("training FactWorld-T5", end - run.step) as progress, (out / "log.jsonl").open("a") as log:
+        while run.step < end:
             measured = run.advance(recipe)
             progress.advance(progress.task_ids[0])
             if run.step % 50 == 0:
                 entry = {"step": run.step, "epoch": corpus.epoch, **measured, "seconds": round(time.time() - began, 1)}
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
-            if run.step % save_every == 0 or run.step == recipe.steps:
+            if run.step % save_every == 0 or run.step == end:
                 run.save(checkpoint, recipe)
     model.eval().half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

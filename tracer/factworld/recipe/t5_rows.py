@@ -71,12 +71,13 @@ class T5Corpus:
 
     def state(self) -> dict[str, Any]:
         """Present place in the sequence, for `restore`."""
-        return {"rng": self.rng.getstate(), "queue": self._queue, "waiting": self._waiting, "epoch": self.epoch}
+        lists = {"queue": list(self._queue), "waiting": list(self._waiting)}
+        return {"rng": self.rng.getstate(), "epoch": self.epoch, **lists}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Carry on where `state` was taken."""
         self.rng.setstate(state["rng"])
-        self._queue, self._waiting, self.epoch = state["queue"], state["waiting"], state["epoch"]
+        self._queue, self._waiting, self.epoch = list(state["queue"]), list(state["waiting"]), state["epoch"]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a piece of text, from a cache where they are known."""
