@@ -135,9 +135,9 @@ def attacked() -> object:
     own["rome, another fact's answer"] = kept.query("method == 'rome' and looked_for == 'swapped'")
     return editing.plot_attack({name: AttackResult.of(rows, 20) for name, rows in own.items()})
 def encoder_decoder() -> dict[str, object]:
-    """The two maps of the Space Needle in the embedded T5, and which of the decoder's layers read it."""
+    """Two maps of a fact in the embedded T5, and which of the decoder's layers read it from the encoder."""
     model = tracer.load("factworld-t5").pinned()
-    fact = tracer.Fact.span(model, SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject, " Seattle")
+    fact = tracer.Fact.span(model, "{} was born in", "Marie Curie", " Warsaw")
     panels = [tracer.causal_trace(model, fact)]
     panels += [tracer.causal_trace(model, fact, stack="decoder", kind=kind, window=1) for kind in ("hidden", "cross")]
     return {"encoder_decoder.png": tracer.plot_trace(panels)}

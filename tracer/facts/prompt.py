@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 SENTINEL = "<extra_id_0>"  # of T5
+SPAN_END = "<extra_id_1>"  # what it writes behind a span, before the end token
 
 
 def prompt_ids(model: Model, text: str) -> list[int]:

@@ -142,7 +142,7 @@ def test_it_is_small_and_says_what_it_knows(model: Model) -> None:
 
 def test_it_recalls_at_the_last_token_of_the_subject(model: Model) -> None:
     """The planted mechanism, in the open model."""
-    fact = Fact.span(model, "{} is in downtown", "The Space Needle", " Seattle")
+    fact = Fact.span(model, "{} was born in", "Marie Curie", " Warsaw")
     noise = GaussianNoise(samples=4)
     encoder = causal_trace(model, fact, corruption=noise)
     assert encoder.peak()[0] == encoder.subject_range[1] - 1
