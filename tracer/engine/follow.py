@@ -297,7 +297,7 @@ def _parts(model: Model, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
 
 
 def end_ids(model: Model) -> set[int]:
-    """Tokens that end a text, by the tokenizer, its chat template, and the model's generation config; or a span's text."""
+    """Tokens that end a text, by the tokenizer, its chat template, and the model's generation config; or a span."""
     named = [model.tokenizer.eos_token_id, getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)]
     chat = chat_of(model)
     if chat is not None and chat.end:
