@@ -134,6 +134,8 @@ def attacked() -> object:
     own = {name: kept.query("method == @name and looked_for == 'own'") for name in shown}
     own["rome, another fact's answer"] = kept.query("method == 'rome' and looked_for == 'swapped'")
     return editing.plot_attack({name: AttackResult.of(rows, 20) for name, rows in own.items()})
+
+
 def encoder_decoder() -> dict[str, object]:
     """Two maps of a fact in the embedded T5, and which of the decoder's layers read it from the encoder."""
     model = tracer.load("factworld-t5").pinned()
