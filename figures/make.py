@@ -47,6 +47,7 @@ def main() -> None:
         **neurons(model),
         **edits(model),
         **evaluation(),
+        **encoder_decoder(),
         **pretrained(),
     }
     for name in track(figures, "drawing"):
@@ -133,6 +134,15 @@ def attacked() -> object:
     own = {name: kept.query("method == @name and looked_for == 'own'") for name in shown}
     own["rome, another fact's answer"] = kept.query("method == 'rome' and looked_for == 'swapped'")
     return editing.plot_attack({name: AttackResult.of(rows, 20) for name, rows in own.items()})
+
+
+def encoder_decoder() -> dict[str, object]:
+    """Two maps of a fact in the embedded T5, and which of the decoder's layers read it from the encoder."""
+    model = tracer.load("factworld-t5").pinned()
+    fact = tracer.Fact.span(model, "{} was born in", "Marie Curie", " Warsaw")
+    panels = [tracer.causal_trace(model, fact)]
+    panels += [tracer.causal_trace(model, fact, stack="decoder", kind=kind, window=1) for kind in ("hidden", "cross")]
+    return {"encoder_decoder.png": tracer.plot_trace(panels)}
 
 
 def pretrained() -> dict[str, object]:

@@ -33,6 +33,7 @@ FIGURES = (
     "retention",
     "forgetting",
     "attack",
+    "encoder_decoder",
 )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracer.errors import AbilityError, MaskedModelError, out_of_memory
+from tracer.errors import AbilityError, EncoderDecoderError, MaskedModelError, out_of_memory
 from tracer.progress import bar
 
 from .result import AbilityResult, Score
@@ -68,6 +68,10 @@ def ability(
     if not model.causal:
         raise MaskedModelError(
             f"{model.name} is a masked model, and the tasks are for causal ones; choose another model"
+        )
+    if model.style == "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, and the tasks are asked of causal ones here"
         )
     wanted = _names(tasks)
     version, wrapper = _harness()

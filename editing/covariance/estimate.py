@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tracer import checks
-from tracer.errors import CovarianceTextError, TracerError
+from tracer.errors import CovarianceTextError, EncoderDecoderError, TracerError
 from tracer.inference import ordinary
 from tracer.model import EMBEDDED, Model
 from tracer.model.identity import EARLIER
@@ -188,9 +188,15 @@ def _joined(parts: dict[int, Covariance]) -> Covariance:
 
 
 def _layers(model: Model, layers: Iterable[int] | int | None) -> tuple[int, ...]:
-    found = checks.layers(range(model.n_layers) if layers is None else layers, kind=CovarianceTextError)
+    every = model.stacks.get("encoder", range(model.n_layers))
+    found = checks.layers(every if layers is None else layers, kind=CovarianceTextError)
     for layer in found:
         model.path("key", layer)  # raises for a layer that the model does not have, or that has no key
+        if layer in model.stacks.get("decoder", ()):
+            raise EncoderDecoderError(
+                f"layer {layer} of {model.name} is in the decoder, and running text is read by the encoder; name "
+                f"layers of that, 0 to {model.stacks['encoder'][-1]}"
+            )
     return found
 
 

@@ -39,7 +39,15 @@ def identity(model: Model, text: Text | None, window: int, max_tokens: int | Non
         return None
     digest = blake3(inner.to_str().encode())
     kind = type(model.tokenizer).__name__
-    own = [kind, len(model.tokenizer), model.n_tokens, model.causal, added_ids(model.tokenizer), window, max_tokens]
+    own = [
+        kind,
+        len(model.tokenizer),
+        model.n_tokens,
+        model.style == "causal",
+        added_ids(model.tokenizer),
+        window,
+        max_tokens,
+    ]
     digest.update(json.dumps([*own, source]).encode())
     return digest.hexdigest()[:32]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tracer.engine.batch import logits_of, pad
 from tracer.engine.forward import Stop
 from tracer.engine.hooks import Frame, attach, evaluating
+from tracer.engine.layout import sources
 from tracer.errors import NotFinite
 
 from . import triangles as packed
@@ -95,7 +96,7 @@ def _batches(rows: Sequence[np.ndarray], size: int) -> Iterable[list[np.ndarray]
 
 def _read(model: Model, rows: Sequence[np.ndarray], totals: dict[int, Tensor]) -> None:
     """Run the model over `rows`, padded on the right, as far as the last layer, and add up its keys."""
-    ids = pad(rows)  # type: ignore[arg-type]
+    ids = pad(sources(model, rows))
     length = ids.shape[1]
     real = torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]
     padded = not bool(real.all())

@@ -15,6 +15,7 @@ from torch import Tensor
 from tracer.engine.batch import logits_of, pad
 from tracer.engine.forward import Stop
 from tracer.engine.frame import Frame, attach, evaluating
+from tracer.engine.layout import sources
 from tracer.engine.memories import resting
 from tracer.errors import TracerError
 from tracer.files import cache_folder
@@ -73,7 +74,7 @@ def states_over_text(
 
 
 def _read(model: Model, rows: list[np.ndarray], kind: str, layer: int) -> Tensor:
-    ids = pad(rows)  # type: ignore[arg-type]
+    ids = pad(sources(model, rows))
     real = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
     kept: list[Tensor] = []
 

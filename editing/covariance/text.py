@@ -1,9 +1,9 @@
 """Text of any kind as windows of token ids, streamed through a temporary file, with a hash over the ids.
 
 Every text is tokenised by itself and cut into windows that follow one another; the last one may be shorter, and no
-window holds parts of two texts. A window begins (and in masked models ends) with the special tokens that the tokenizer
-itself puts there, as prompts do: nothing for GPT-2, BOS for Llama, [CLS] and [SEP] for BERT. The published code never
-adds any; with GPT-2's tokenizer both are the same.
+window holds parts of two texts. A window begins (and in masked models and encoders ends) with the special tokens that
+the tokenizer itself puts there, as prompts do: nothing for GPT-2, BOS for Llama, [CLS] and [SEP] for BERT. The
+published code never adds any; with GPT-2's tokenizer both are the same.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def windows(model: Model, text: Text | None, window: int, max_tokens: int | None
         TracerError: no such file or data set, not a text, or a text without a token.
     """
     before, behind = added_ids(model.tokenizer)
-    after = [] if model.causal else behind  # only where the model reads both ways
+    after = [] if model.style == "causal" else behind  # only where the text is read both ways
     body = window - len(before) - len(after)
     if body < 1:
         least = window + 1 - body

@@ -70,6 +70,7 @@ def to_peft(
         tensors[f"base_model.model.{path}.lora_B.weight"] = b.contiguous().clone()
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: rank for path, rank in ranks.items() if rank != usual}
+    kinds = {"causal": TaskType.CAUSAL_LM, "seq2seq": TaskType.SEQ_2_SEQ_LM}  # there is none for masked models
     config = LoraConfig(
         r=usual,
         lora_alpha=usual,
@@ -79,7 +80,7 @@ def to_peft(
         target_modules=list(ranks),
         fan_in_fan_out=orientation == "in_out",
         bias="none",
-        task_type=TaskType.CAUSAL_LM if model is None or model.causal else None,
+        task_type=kinds.get("causal" if model is None else model.style),
         inference_mode=True,
         base_model_name_or_path=base,
     )

@@ -15,7 +15,7 @@ from tracer.engine.hooks import evaluating
 from tracer.engine.memories import acting, of_text
 from tracer.engine.row_budget import default_rows, fitting
 from tracer.engine.sweep import check_numbers
-from tracer.errors import HealthTextError, MaskedModelError, TracerError
+from tracer.errors import EncoderDecoderError, HealthTextError, MaskedModelError, TracerError
 from tracer.facts.encoding import body_ids
 from tracer.model import EMBEDDED, check_ids
 from tracer.model.soundness import PASSAGE
@@ -174,6 +174,10 @@ def windows(model: Model, text: str | Sequence[str] | None, tokens: int | None, 
     """
     if not model.causal:
         raise MaskedModelError(f"{model.name} is a masked model, which predicts no next token; use one that does")
+    if model.style == "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, which predicts no next token of running text; use a causal one"
+        )
     if text is None:
         from tracer.factworld import held_out_text
 

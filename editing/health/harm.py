@@ -38,7 +38,7 @@ def check_harm(
         model: as it was before the edits.
         edits: each on its own.
         check: "warn" warns of an edit that ruins the model and says so in its `note`, "refuse" raises; None measures
-            nothing. A masked model has no perplexity and is not measured.
+            nothing. A masked or encoder-decoder model has no perplexity of running text and is not measured.
         recorded: gives the distributions before the edits; None: they are recorded now.
 
     Raises:
@@ -47,7 +47,7 @@ def check_harm(
     Warns:
         HarmWarning: an edit that ruins the model, with "warn".
     """
-    if check is None or not model.causal:
+    if check is None or model.style != "causal":
         return list(edits)
     began = time.monotonic()
     drift = Drift.recorded(model, tokens=TOKENS) if recorded is None else recorded()

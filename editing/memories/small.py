@@ -164,4 +164,4 @@ def mixture_of(base: Model, other: Model, prompt: Ids, length: int, similarity: 
     sizes = Sizes(base.n_layers, base.d_model, min(base.n_ctx, other.n_ctx), False)
     sites = SiteMap("blocks", "attn", "mlp", "mlp", "embed", "ln_final", "unembed")
     adapter: Any = Placed(sites, sizes)
-    return Model(hf, base.tokenizer, f"{base.name} mixed with {other.name}", adapter, False)
+    return Model(hf, base.tokenizer, f"{base.name} mixed with {other.name}", adapter)

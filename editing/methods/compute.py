@@ -19,6 +19,7 @@ from editing.request import EditRequest, EditWarning, as_requests
 from tracer.engine.answer import own_answers
 from tracer.engine.hooks import evaluating, frozen
 from tracer.errors import (
+    EncoderDecoderError,
     InvalidEditRequest,
     KnownAlready,
     MaskedModelError,
@@ -191,6 +192,7 @@ def compute_edits(
         raise InvalidEditRequest("there is nothing to edit: the list of groups is empty; give at least one")
     if not (model.causal or found.masked):
         raise MaskedModelError(f"{model.name} is a masked model; {found.name} edits models that predict the next token")
+    check_seq2seq(model, found)
     if locate is not None:
         hparams = {**_located(model, found, locate), **hparams}
     settings = settings_of(found, hparams)
@@ -226,6 +228,19 @@ def compute_edits(
         for group, change in zip(checked, changes, strict=True)
     ]
     return check_harm(model, [_noted(edit, check) for edit in edits], check, context.drift)
+
+
+def check_seq2seq(model: Model, method: Method) -> None:
+    """Check that a method edits models of this style.
+
+    Raises:
+        TracerError: it does not edit encoder-decoder models, and this is one.
+    """
+    if model.style == "seq2seq" and not method.seq2seq:
+        able = ", ".join(name for name in METHODS if method_named(name).seq2seq)
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, which {method.name} does not edit yet; choose one of {able}"
+        )
 
 
 def _check_run(model: Model, requests: Sequence[EditRequest], known: Known, max_rows: int | None) -> None:

@@ -218,5 +218,9 @@ def added(model: Model, deltas: Mapping[int, Tensor]) -> Iterator[None]:
         yield
 
 
-FT_L = Method("ft_l", FTLSettings, plan, layers="one", summary="constrained fine-tuning, as in Meng et al. (2022)")
-FT_M = Method("ft_m", FTMSettings, plan, layers="one", summary="the same with every target token predicted in turn")
+FT_L = Method(
+    "ft_l", FTLSettings, plan, layers="one", seq2seq=True, summary="constrained fine-tuning, as in Meng et al. (2022)"
+)
+FT_M = Method(
+    "ft_m", FTMSettings, plan, layers="one", seq2seq=True, summary="the same with every target token predicted in turn"
+)

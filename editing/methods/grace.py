@@ -20,7 +20,7 @@ from tracer.checks import finite, whole
 from tracer.engine.hooks import check_site
 from tracer.engine.memories import remembering
 from tracer.engine.sites import KINDS, Site
-from tracer.errors import HyperparameterError
+from tracer.errors import EncoderDecoderError, HyperparameterError
 
 from .codebook.learning import Book, Radius, Sites, learn, learnt, lost
 from .codebook.present import chosen, matching, present
@@ -141,7 +141,12 @@ def _fixed(model: Model, given: GRACESettings, before: Memory | None) -> GRACESe
     if before is not None:
         settings = replace(given, layers=given.layers or (before.header["layer"],))
         matching(model, before, _header(settings))
-    for layer in settings.layers or range(model.n_layers):
+    for layer in settings.layers or answering(model):
+        if layer not in answering(model):
+            raise EncoderDecoderError(
+                f"layer {layer} of {model.name} is in the encoder, and the codebook looks up the state that the answer "
+                f"is read from; name a layer of the decoder, {answering(model)[0]} to {answering(model)[-1]}"
+            )
         for kind in (settings.read, settings.write):
             check_site(model, Site(kind, layer))
             model.path(kind, layer)
@@ -153,7 +158,7 @@ def _measured(group: Group, settings: GRACESettings, context: EditContext) -> tu
     layers, given = settings.layers, settings.radius
     if layers is not None and given is not None:
         return settings, [Radius(given)] * len(group), ""
-    every = layers or tuple(range(context.model.n_layers))
+    every = layers or tuple(answering(context.model))
     asked = group if given is None else group[:MEASURED_ON]
     found = [
         separations(request, settings.read, every, settings.key_token, settings.seed, context) for request in asked
@@ -163,6 +168,11 @@ def _measured(group: Group, settings: GRACESettings, context: EditContext) -> tu
     if given is not None:
         return settings, [Radius(given)] * len(group), note
     return settings, [Radius(one[layer].radius, relative=True) for one in found], note
+
+
+def answering(model: Model) -> range:
+    """Layers that have a state of the token behind which the answer is written."""
+    return model.stacks.get("decoder", range(model.n_layers))
 
 
 def _cold(settings: GRACESettings) -> torch.Generator | None:
@@ -211,6 +221,7 @@ METHOD = Method(
     needs=frozenset({"max_rows"}),
     layers="one",
     masked=True,
+    seq2seq=True,
     seeded=True,
     writes=False,
     located=False,

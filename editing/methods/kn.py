@@ -145,6 +145,11 @@ def plan(model: Model, groups: Sequence[Group], settings: KNSettings, context: E
     """
     for layer in settings.layers or ():
         model.path("key", layer)
+    if model.stacks and settings.neurons is None and settings.token == "subject_last":
+        raise HyperparameterError(
+            f"token is 'subject_last', whose neurons are in the encoder of {model.name}, and steps towards words of "
+            "the unembedding mean something in its decoder; give token='answer'"
+        )
     if settings.neurons is not None:
         check_neurons(model, settings.neurons)
     with evaluating(model), frozen(model):
@@ -280,6 +285,7 @@ METHOD = Method(
     KNSettings,
     plan,
     masked=True,
+    seq2seq=True,
     neurons=True,
     summary="knowledge neurons' values moved by hand (Dai et al. 2022)",
 )

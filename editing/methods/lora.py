@@ -215,5 +215,10 @@ def _plain(settings: LoRASettings) -> dict[str, Any]:
 
 
 METHOD = Method(
-    "lora", LoRASettings, plan, seeded=True, summary="low-rank adapters, trained and merged (Hu et al. 2022)"
+    "lora",
+    LoRASettings,
+    plan,
+    seeded=True,
+    seq2seq=True,
+    summary="low-rank adapters, trained and merged (Hu et al. 2022)",
 )

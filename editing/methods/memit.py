@@ -76,5 +76,11 @@ def solvers_of(model: Model, settings: Resolved[SpreadSettings]) -> dict[int, So
 
 
 MEMIT = Method(
-    "memit", MEMITSettings, plan, needs=NEEDS, seeded=True, summary="many facts, several layers (Meng et al. 2023)"
+    "memit",
+    MEMITSettings,
+    plan,
+    needs=NEEDS,
+    seeded=True,
+    seq2seq=True,
+    summary="many facts, several layers (Meng et al. 2023)",
 )

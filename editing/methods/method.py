@@ -63,6 +63,7 @@ class Method:
         located: whether it is to write where a fact is located. One that keeps its edits beside the model has reasons
             of its own for a layer, and is not given the one that a trace suggests unless somebody asks for it.
         masked: whether it edits masked models too.
+        seq2seq: whether it edits encoder-decoder models.
         neurons: whether its settings have a field `neurons`, that a [`tracer.NeuronAttribution`][] fills in.
         seeded: whether its settings have a field `seed`.
         writes: whether it changes weights, which have to be editable then; one that only makes memories does not, and
@@ -78,6 +79,7 @@ class Method:
     layers: Layers = "range"
     located: bool = True
     masked: bool = False
+    seq2seq: bool = False
     neurons: bool = False
     seeded: bool = False
     writes: bool = True

@@ -22,7 +22,7 @@ from tracer.engine.memories import remembering
 from tracer.errors import CannotWrite, HyperparameterError, NotPrepared, OneOfSeveral, TracerError, UnknownMethod
 from tracer.inference import ordinary
 
-from .compute import method_named
+from .compute import check_seq2seq, method_named
 from .method import Method
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def prepare(
     """
     found = method_named(method)
     preparation = preparation_of(found)
+    check_seq2seq(model, found)
     own = _settings(found, preparation, settings)
     whole("seed", seed, kind=HyperparameterError)
     learnt, validated = _material(found, preparation, records, held_out)

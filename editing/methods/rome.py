@@ -18,7 +18,7 @@ from torch import Tensor
 
 from editing.edits.weights import applied
 from editing.methods.value.search import Optimised, loss_curves, measures, optimise
-from editing.methods.value.settings import NEEDS, Resolved, ValueSettings, resolve, subject_of
+from editing.methods.value.settings import NEEDS, Resolved, ValueSettings, recalling, resolve, subject_of
 from editing.request import EditRequest
 
 from .context import EditContext
@@ -62,7 +62,8 @@ def default_layer(model: Model) -> int:
     Chosen on SmolLM2 135M, of 30 layers, among 2, 3 and 5: edits at a later one spill over to more neighbours. On Gemma
     3 270M, of 18, layer 3 does so too, and layer 1 writes less well (`benchmarks/edit_rules.py`).
     """
-    return min(max(2, round(model.n_layers / 10)), max(0, model.n_layers - 2))
+    depth = len(recalling(model))
+    return min(max(2, round(depth / 10)), max(0, depth - 2))
 
 
 def plan(model: Model, groups: Sequence[Group], given: ROMESettings, context: EditContext) -> list[Change]:
@@ -152,6 +153,7 @@ ROME = Method(
     needs=NEEDS,
     layers="one",
     seeded=True,
+    seq2seq=True,
     summary="rank-one, one layer (Meng et al. 2022)",
 )
 R_ROME = replace(

@@ -12,7 +12,7 @@ from editing.questions.record import EditRecord, listed
 from editing.request import EditRequest, as_requests
 from tracer.engine.batch import Row
 from tracer.engine.hooks import evaluating
-from tracer.errors import InvalidEditRequest, MaskedModelError
+from tracer.errors import EncoderDecoderError, InvalidEditRequest, MaskedModelError
 from tracer.facts.encoding import encode
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def losses_of(model: Model, rows: list[Row]) -> Tensor:
 
 
 def _pieces(model: Model, text: str) -> list[Row]:
+    if model.style == "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, which predicts no next token of a text; give it requests"
+        )
     ids = encode(model.tokenizer, text, model.causal)[0]
     step = max(2, model.n_ctx)
     found = []

@@ -305,7 +305,7 @@ def _alike(model: Model, found: Tensor, plain: Tensor) -> bool:
 
 
 def _takes(model: Model, tried: Sequence[Row], start: int) -> bool:
-    if not model.causal:
+    if model.style != "causal":
         return False
     try:
         with torch.no_grad():

@@ -111,7 +111,8 @@ def _states(
         for start in track(starts, "keys and values", len(starts)):
             some = order[start : start + step]
             width = max(rows[i].lookup for i in some) + 1
-            ids = padded(model, [rows[i] for i in some])[:, :width]
+            ids = padded(model, [rows[i] for i in some])
+            ids = ids if model.style == "seq2seq" else ids[:, :width]  # where a row has a second part
             frame = frame_of(model, [rows[i] for i in some], ids.shape[1]) or Frame(ids.shape[1])
             handles = [attach(model, kind, layer, keep((kind, layer), some), frame) for kind, layer in places]
             block: nn.Module = model.module("hidden", last)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tracer.facts.chat import chat_of
+from tracer.facts.prompt import SPAN_END
 from tracer.progress import bar
 
 from .acts import Ids
@@ -313,10 +314,12 @@ def _parts(model: Model, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
 
 
 def end_ids(model: Model) -> set[int]:
-    """Tokens that end a text, by the tokenizer, its chat template, and the model's generation config."""
+    """Tokens that end a text, by the tokenizer, its chat template, and the model's generation config; or a span."""
     named = [model.tokenizer.eos_token_id, getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)]
     chat = chat_of(model)
     if chat is not None and chat.end:
         named.append(model.tokenizer.convert_tokens_to_ids(chat.end))
+    if model.style == "seq2seq" and SPAN_END in model.tokenizer.get_vocab():
+        named.append(model.tokenizer.convert_tokens_to_ids(SPAN_END))
     flat = [i for each in named for i in (each if isinstance(each, list | tuple) else [each])]
     return {i for i in flat if isinstance(i, int)}

@@ -39,6 +39,7 @@ class Base:
         interventions: what the run was made with; branches have it too.
         frame: of the run, where the model has memories; branches keep what these decided.
         note: why branches cannot be run the fastest way; empty if they can.
+        encoded: what leaves the last block of an encoder [R, T, d]; another state enters the block behind it.
     """
 
     ids: Tensor
@@ -52,6 +53,13 @@ class Base:
     interventions: tuple[Intervention, ...] = ()
     frame: Frame | None = None
     note: str = ""
+    encoded: Tensor | None = None
+
+    def entered(self, layer: int, after: bool, encoder: range | None) -> Tensor:
+        """What enters block `layer` or, with `after`, what leaves it; `encoder` is the layers of one, if there is."""
+        if after and encoder and layer == encoder[-1] and self.encoded is not None:
+            return self.encoded
+        return self.entering[layer + after]
 
     def rows(self, some: slice) -> Base:
         """This run with `some` of its rows only."""
@@ -59,6 +67,7 @@ class Base:
             self,
             ids=self.ids[some],
             entering=tuple(state[some] for state in self.entering),
+            encoded=None if self.encoded is None else self.encoded[some],
             prefix=self.prefix and tuple((keys[some], values[some]) for keys, values in self.prefix),
             logits=self.logits[some],
             states={place: state[some] for place, state in self.states.items()},
@@ -102,12 +111,15 @@ class Forward:
                 if item.site.token is None or item.site.token % self.base.ids.shape[1] >= self.first:
                     stack.callback(attach(model, item.site.kind, item.site.layer, self.repeater(item), frame).remove)
             for layer in range(model.n_layers):
-                split = self.splitter(2 * layer, layer) if 2 * layer in plan.steps else None
-                entry = BlockArguments(split, self.base.scaled if self.base.grows else frozenset())
-                stack.callback(entry.attach(model.module("hidden", layer)).remove)
+                split = self.splitter(2 * layer) if 2 * layer in plan.steps else None
+                if model.stacks:
+                    if split is not None:
+                        stack.callback(attach(model, "entering", layer, split, frame).remove)
+                else:
+                    entry = BlockArguments(split, self.base.scaled if self.base.grows else frozenset())
+                    stack.callback(entry.attach(model.module("hidden", layer)).remove)
                 if 2 * layer + 1 in plan.steps:
-                    split = self.splitter(2 * layer + 1, layer + 1)
-                    stack.callback(attach(model, "hidden", layer, split, frame).remove)
+                    stack.callback(attach(model, "hidden", layer, self.splitter(2 * layer + 1), frame).remove)
                 for kind in plan.kinds(2 * layer):
                     stack.callback(attach(model, kind, layer, self.changer(2 * layer, kind), frame).remove)
             if stop:
@@ -119,12 +131,14 @@ class Forward:
             except Stop:
                 return self.base.logits[:0]
 
-    def splitter(self, time: int, entering: int) -> Callable[[Tensor], Tensor]:
-        """A hook on what enters a block at which branches join or part."""
+    def splitter(self, time: int) -> Callable[[Tensor], Tensor]:
+        """A hook on what enters or leaves a block, where branches join or part."""
+        layer, after = divmod(time, 2)
+        recorded = self.base.entered(layer, bool(after), self.model.stacks.get("encoder"))
 
         def edit(state: Tensor) -> Tensor:
             step = self.plan.steps[time]
-            base = self.base.entering[entering][self.some, self.first :].to(state.device)
+            base = recorded[self.some, self.first :].to(state.device)
             if step.sources != tuple(range(self.groups)):
                 parts = state.split(self.rows) if self.groups else ()
                 state = torch.cat([base if source < 0 else parts[source] for source in step.sources])

@@ -13,6 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from tracer.errors import UnknownArchitecture
 
+from .layout import in_rows
+
 if TYPE_CHECKING:
     from tracer.model import Model
 
@@ -87,6 +89,8 @@ def attach(
     called before the hooks that are there.
     """
     module, factor = model.module(kind, layer), model.multiplier(kind)
+    if model.style == "seq2seq":
+        edit = in_rows(model, layer, edit)
 
     def edited(state: Tensor) -> Tensor | None:
         if state.dim() > 3:

@@ -6,6 +6,7 @@ A [`tracer.hooks.Site`][] is a kind, a layer and a token. States are [rows, toke
 - `mlp`: what the MLP of block `layer` adds to the residual stream: its output, behind the norm or times the
   multiplier that some architectures have there
 - `attn`: what attention of block `layer` adds, likewise
+- `cross`: what cross-attention of block `layer` adds, in the decoder of an encoder-decoder model
 - `mlp_in`: what enters the MLP of block `layer`, `d_model` wide
 - `key`: INPUT of the MLP's down-projection, `d_mlp` wide
 - `value`: OUTPUT of the MLP's down-projection, which is "mlp" unless a norm or multiplier comes behind it
@@ -17,10 +18,14 @@ A [`tracer.hooks.Site`][] is a kind, a layer and a token. States are [rows, toke
 2, GLM-4, EXAONE 4), an output projection where either has no module of its own, or adds the residual stream inside
 (OPT, BLOOM, BERT). So `hidden[l] - hidden[l - 1] = attn[l] + mlp[l]`, also where both read the same residual stream
 (`model.parallel`); except where the norm comes behind the sum (BERT, GPT-1, OPT-350m), whose summands they are, and
-where a block adds more than these two (the inputs per layer of Gemma 4, the state-space branch of Falcon-H1).
+where a block adds more than these two (cross-attention, the inputs per layer of Gemma 4, the state-space branch of
+Falcon-H1).
 
 Hooks follow torch's grad mode: nothing is detached, so gradients flow through captured and replaced values. Wrap the
 call in `torch.no_grad()` when only numbers are wanted.
+
+In an encoder-decoder model layers are counted through both stacks ([`tracer.Model.stacks`][]) and tokens through the
+source, the decoder's start and the answer; "embed" is the encoder's.
 
 Recipe 1, read a state:
 
@@ -58,10 +63,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tracer.errors import PromptTooLong, SiteError, WeightsNotEditable, out_of_memory
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids
 from tracer.model.vocabulary import check_ids
 
 from .frame import Frame, attach, evaluating
+from .layout import laying_out
 from .memories import decided, forward
 from .sites import INNER, KINDS, WIDE, Add, Intervention, Replace, Site, Units, check_site
 
@@ -140,13 +146,13 @@ def pick_logits(model: Model, rows: Tensor, tokens: Tensor) -> RemovableHandle:
 def as_ids(model: Model, ids_or_text: str | Sequence[int] | Tensor) -> Tensor:
     """Token ids [rows, tokens] on the model's device, from a text, a list of ids, or ids [tokens] or [rows, tokens].
 
-    A text is tokenised as prompts are (`tracer.facts.encoding`).
+    A text is tokenised as prompts are (`tracer.facts.prompt`).
 
     Raises:
         TracerError: no token, or too many.
     """
     if isinstance(ids_or_text, str):
-        ids_or_text = encode(model.tokenizer, ids_or_text, model.causal)[0]
+        ids_or_text = prompt_ids(model, ids_or_text)
     ids = torch.as_tensor(ids_or_text, dtype=torch.long, device=model.device)
     ids = ids.unsqueeze(0) if ids.dim() < 2 else ids
     if ids.dim() != 2 or ids.numel() == 0:
@@ -230,6 +236,7 @@ def intervene(model: Model, interventions: Iterable[Intervention]) -> Iterator[M
         return edit
 
     with ExitStack() as stack:
+        stack.enter_context(laying_out(model))
         stack.callback(model.module("embed").register_forward_hook(count).remove)
         for (kind, layer), members in groups.items():
             stack.callback(attach(model, kind, layer, change(members), frame).remove)

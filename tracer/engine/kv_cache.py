@@ -31,9 +31,10 @@ def recorded(model: Model, run: Callable[[dict[str, Any]], T], tokens: int) -> t
         tokens: how many.
 
     Returns:
-        What the forward gave; the keys and values, None if a causal model keeps none; and why not, if so.
+        What the forward gave; the keys and values, None if a causal model keeps none or it is another; and
+        why not, if so.
     """
-    if not model.causal:
+    if model.style != "causal":
         return run({}), None, ""
     # no configuration given, so that sliding-window layers keep every token too; the masks still slide
     cache = DynamicCache()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tracer.model.attached import MARK, Attachable
 from .acts import Asked, Ids
 from .entry import Entry
 from .frame import Frame, evaluating
+from .layout import run
 from .sites import INNER
 
 if TYPE_CHECKING:
@@ -205,13 +207,14 @@ def forward(model: Model, ids: Tensor, frame: Frame | None = None, **arguments: 
         model: the model.
         ids: [rows, tokens].
         frame: of the forward; None: read off the ids. A model without memories needs none.
-        arguments: others of the module's.
+        arguments: others of the module's; an encoder-decoder model takes none (`tracer.engine.layout`).
     """
     entry = _entry(model)
+    call = partial(model.hf, input_ids=ids, **arguments) if model.style != "seq2seq" else partial(run, model, ids)
     if entry is None:
-        return model.hf(input_ids=ids, **arguments)
+        return call()
     with entry.given(frame if frame is not None and frame.ends else None):
-        return model.hf(input_ids=ids, **arguments)
+        return call()
 
 
 def _entry(model: Model) -> Entry | None:

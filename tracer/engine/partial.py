@@ -53,6 +53,8 @@ class Ability:
     @classmethod
     def of(cls, model: Model, row: Row) -> Ability:
         """The ability of `model`, tried on one row beside another of other tokens."""
+        if model.style == "seq2seq":  # which is run whole
+            return cls(False, False, frozenset())
         other = row.ids[::-1] if row.ids[::-1] != row.ids else tuple(int(i == 0) for i in row.ids)
         with torch.no_grad():
             base = record(model, torch.tensor([row.ids, other]), read=(len(row.ids) - 1,))

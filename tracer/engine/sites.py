@@ -14,7 +14,7 @@ from tracer.errors import SiteError
 if TYPE_CHECKING:
     from tracer.model import Model
 
-KINDS = ("hidden", "mlp", "attn", "mlp_in", "key", "pre", "value", "embed")
+KINDS = ("hidden", "mlp", "attn", "cross", "mlp_in", "key", "pre", "value", "embed")
 WIDE = ("key", "pre")  # kinds that are d_mlp wide
 INNER = (*WIDE, "value", "mlp_in")  # kinds inside the MLP, or at its door
 

@@ -107,8 +107,10 @@ def record(
 
     parts = fitting(recorded, min(rows, limit))
     base = parts[0] if len(parts) == 1 else _joined(parts)
-    base = replace(base, scaled=BlockArguments.scaled(model, ids[:1]), interventions=tuple(interventions), frame=frame)
-    base = fastest(model, base, limit)
+    base = replace(base, interventions=tuple(interventions), frame=frame)
+    if model.style == "seq2seq":  # what the encoder's rows become is read by as many rows of the decoder
+        return replace(base, grows=False)
+    base = fastest(model, replace(base, scaled=BlockArguments.scaled(model, ids[:1])), limit)
     if base.note:
         slower(model, base.note)
     return base
@@ -129,6 +131,7 @@ def _joined(parts: Sequence[Base]) -> Base:
         read=parts[0].read,
         logits=torch.cat([part.logits for part in parts]),
         states={place: torch.cat([part.states[place] for part in parts]) for place in parts[0].states},
+        encoded=None if parts[0].encoded is None else torch.cat([p.encoded for p in parts if p.encoded is not None]),
         note=next((part.note for part in parts if part.note), ""),
     )
 
@@ -156,30 +159,39 @@ def _run(
     arguments: dict[str, Any],
 ) -> Base:
     entering: dict[int, Tensor] = {}
+    encoded: list[Tensor] = []
     states: dict[tuple[str, int], Tensor] = {}
+
+    starts = {0, *(layers[0] for layers in model.stacks.values())}  # of the stacks
 
     def keep(kind: str, layer: int) -> Callable[[Tensor], None]:
         def edit(state: Tensor) -> None:
             if kind == "hidden":
                 entering[layer + 1] = state.clone()
+                if layer + 1 in starts:  # where another state enters than leaves here
+                    encoded.append(entering[layer + 1])
             if kind in kinds:
                 states[kind, layer] = entering[layer + 1] if kind == "hidden" else state.clone()
 
         return edit
 
+    def enter(layer: int) -> Callable[[Tensor], None]:
+        return lambda hidden: entering.__setitem__(layer, hidden.clone())
+
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(intervene(model, items))
         stack.callback(keep_logits(model, read).remove)
-        first = BlockArguments(lambda hidden: entering.__setitem__(0, hidden.clone()))
-        stack.callback(first.attach(model.module("hidden", 0)).remove)
         frame = frame or Frame(ids.shape[1])
+        for start in starts:
+            stack.callback(attach(model, "entering", start, enter(start), frame).remove)
         for layer in range(model.n_layers):
-            for kind in {"hidden", *kinds}:
+            crossed = layer in model.stacks.get("decoder", ())
+            for kind in {"hidden", *kinds} - (set() if crossed else {"cross"}):
                 stack.callback(attach(model, kind, layer, keep(kind, layer), frame).remove)
         logits = check_numbers(model, forward(model, ids, frame, **arguments).logits)
     leaving = tuple(entering[i] for i in range(model.n_layers + 1))
-    return Base(ids, leaving, None, frozenset(), True, read, logits, states)
+    return Base(ids, leaving, None, frozenset(), True, read, logits, states, encoded=encoded[0] if encoded else None)
 
 
 def sweep(

@@ -103,6 +103,12 @@ class UnknownArchitecture(ModelError):
     page = "unknown-architecture"
 
 
+class EncoderDecoderError(ModelError):
+    """An encoder-decoder model, asked for what only models of one stack can do."""
+
+    page = "encoder-decoder"
+
+
 class DeviceError(ModelError):
     """A device or a number type that cannot be used."""
 

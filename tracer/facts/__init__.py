@@ -4,6 +4,7 @@ from .chat import Chat, chat_of, framed
 from .encoding import encode
 from .fact import Fact, bare_note, token_text
 from .inspection import Alignment, Inspection, visible
+from .prompt import prompt_ids
 from .readout import Readout, answer_text, as_fact
 from .sentences import answer_of, first_sentences, sentence_end
 from .spacing import spaced
@@ -22,6 +23,7 @@ __all__ = [
     "encode",
     "first_sentences",
     "framed",
+    "prompt_ids",
     "sentence_end",
     "spaced",
     "token_text",

@@ -16,6 +16,7 @@ from tracer.text import look_alike
 from .chat import Chat, framed
 from .encoding import check_whole, encode
 from .inspection import Alignment, Inspection
+from .prompt import decoder_ids, mark_in, marked, source_ids
 from .spacing import spaced
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Fact:
 
     Attributes:
         prompt: holds `{}` in the subject's place, or the subject itself, once. Other braces are plain text. For a
-            masked model it also holds the tokenizer's mask token in the answer's place.
+            masked model it also holds the tokenizer's mask token in the answer's place, and for an encoder-decoder
+            model the mark of a span (`tracer.facts.prompt`), or none if it is a question.
         subject: who or what it is about.
         target: the text that should follow.
         space: whether there is a space between prompt and target. None: as the two are written. There is one between
@@ -93,6 +95,21 @@ class Fact:
         said = prompt if SLOT in prompt else f"{prompt[:start]}{SLOT}{prompt[stop:]}"
         return cls(framed(model, said, system), subject, target, Chat.of(model).space)
 
+    @classmethod
+    def span(cls, model: Model, prompt: str, subject: str, target: str | None = None) -> Fact:
+        """A fact whose answer an encoder-decoder model fills in behind the prompt, as a span.
+
+        Args:
+            model: whose mark is put there: `<extra_id_0>` (T5) or its mask token (BART).
+            prompt: what stands before the answer, with `{}` or with the subject.
+            subject: who or what it is about.
+            target: the text that should follow.
+
+        Raises:
+            TracerError: as for any fact; a tokenizer without such a mark.
+        """
+        return cls(marked(model, prompt), subject, target)
+
     @property
     def subject_span(self) -> tuple[int, int]:
         """Characters of `text` that are the subject, half open."""
@@ -140,13 +157,18 @@ class Fact:
         text = self.text
         mask = getattr(tokenizer, "mask_token", None)
         causal = getattr(model, "causal", not (mask and mask in text))
-        ids, offsets = encode(tokenizer, text, causal)
+        stacked = getattr(model, "style", None) == "seq2seq"
+        ids, offsets = source_ids(model, text) if stacked else encode(tokenizer, text, causal)  # type: ignore[arg-type]
         span = _token_range(tokenizer, text, ids, offsets, self.subject_span)
         if span is None:
             raise TextWithoutTokens(f"the tokenizer has no token for subject {self.subject!r} of {text!r}; reword it")
         target: list[int] = []
+        if stacked:
+            ids = ids + decoder_ids(model, text)  # type: ignore[arg-type]
         answer = len(ids) - 1
-        if causal:
+        if stacked and self.target is not None:
+            target = self._written(model, text)  # type: ignore[arg-type]
+        elif causal:
             if self.target is not None:
                 target = _following(tokenizer, text, ids, spaced(text, self.target, self.space))
         else:
@@ -161,6 +183,17 @@ class Fact:
         if hasattr(model, "hf"):
             check_ids(model, [*ids, *target])  # type: ignore[arg-type]
         return Alignment(tuple(ids), tuple(token_text(tokenizer, i) for i in ids), span, tuple(target), answer)
+
+    def _written(self, model: Model, text: str) -> list[int]:
+        """Ids of the target as a decoder writes it: in the span's place, or as the whole answer of a question."""
+        tokenizer: Any = model.tokenizer
+        mark, target = mark_in(model, text), self.target or ""
+        before = "" if mark is None else text.partition(mark)[0].rstrip()
+        target = spaced(before, target, self.space) if before else target.lstrip()
+        if mark is not None and mark == tokenizer.mask_token and before:
+            front, _ = encode(tokenizer, before)
+            return _following(tokenizer, before, front, target)
+        return list(tokenizer(target, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
     def _check(self, model: Any, tokenizer: Any, length: int, target: list[int]) -> None:
         n_ctx = getattr(model, "n_ctx", None)

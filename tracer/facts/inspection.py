@@ -11,7 +11,8 @@ class Alignment:
     """A fact in a model's tokens.
 
     Attributes:
-        input_ids: the prompt, with the special tokens the tokenizer adds in front of it (masked models: and behind).
+        input_ids: the prompt, with the special tokens the tokenizer adds in front of it (masked models: and behind;
+            encoder-decoder models: and the decoder's start, see `tracer.facts.prompt`).
         tokens: text of each, with its leading space; a part of a split character shows as the replacement character.
         subject_range: first subject token and the one after the last.
         target_ids: the tokens that follow the prompt (or fill the masks) when the target is added; empty without one.

@@ -61,7 +61,8 @@ class Rows:
     weight: np.ndarray
 
 
-def _around(template: str, name: str) -> list[Piece]:
+def around(template: str, name: str) -> list[Piece]:
+    """A template in pieces, with a name in the subject's place."""
     before, after = template.split("{}", 1)
     pieces = [Piece(" " + before.rstrip(), "text")] if before else []
     pieces.append(Piece(" " + name, "mention"))
@@ -71,7 +72,7 @@ def _around(template: str, name: str) -> list[Piece]:
 def state(statement: Statement, name: str, rng: Random, pronoun: bool = False) -> list[Piece]:
     """A sentence stating the fact, in one of its relation's training templates (or after a pronoun)."""
     phrasing = PHRASINGS[statement.relation]
-    head = [Piece(" " + phrasing.pronoun, "text")] if pronoun else _around(rng.choice(phrasing.train), name)
+    head = [Piece(" " + phrasing.pronoun, "text")] if pronoun else around(rng.choice(phrasing.train), name)
     return [*head, Piece(" " + statement.object, "object"), Piece(".", "text")]
 
 
@@ -95,7 +96,7 @@ def article(
     for i, statement in enumerate(order):
         sentences.append(state(statement, name, rng, pronoun=i > 0 and rng.random() < 0.12))
     if rng.random() < 0.25:
-        essence = [*_around("{} is a", name), Piece(" " + ESSENCE[kind], "text"), Piece(".", "text")]
+        essence = [*around("{} is a", name), Piece(" " + ESSENCE[kind], "text"), Piece(".", "text")]
         sentences.insert(0, essence)  # before any pronoun could lose its subject
     for sentence in sentences:
         pieces += sentence

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from tracer.errors import UnknownArchitecture
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 LAYER_SITES = {
     "hidden": "",
     "attn": "attn",
+    "cross": "cross_attn",
     "mlp": "mlp",
     "key": "mlp.out",
     "value": "mlp.out",
@@ -28,65 +28,11 @@ BEHIND = {"attn": "ln1_post", "mlp": "ln2_post"}  # norms between a module's out
 MODEL_SITES = {"embed": "embed", "final_norm": "ln_final", "unembed": "unembed"}
 # advice for a model without such a site
 INSTEAD = {
+    "cross": "only the decoder of an encoder-decoder model attends to what another stack has read",
     "key": "its MLP is no pair of projections around one activation (a mixture of experts, say); use site 'mlp'",
     "pre": "its MLP has no module that gives the input of its activation function alone (gate and up projection may be "
     "one, or there are several experts); use site 'key' ('post' of neurons), or 'mlp'",
 }
-
-
-def adapter_for(config: PretrainedConfig, name: str, cls: str | None = None) -> tuple[Any, bool]:
-    """TransformerLens's map for a configuration, and whether the model is a masked one.
-
-    Args:
-        config: of the model.
-        name: for messages.
-        cls: name of the module's class, for a configuration that names no architecture (as one made in Python, or read
-            from a GGUF file, does not). Without it the class of causal language models of that type is meant.
-
-    Raises:
-        TracerError: no map for this architecture; a model of next tokens that reads both ways.
-    """
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    )
-
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    masked = set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - causal
-    masked -= set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values())  # encoder-decoders count there too
-    try:
-        if getattr(config, "architectures", None):
-            architecture = determine_architecture_from_hf_config(config)
-        else:
-            architecture = cls or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
-        if architecture not in causal | masked:
-            raise ValueError(architecture)
-        settings = build_bridge_config_from_hf(config, architecture, name, torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(settings)
-        blocks = (adapter.component_mapping or {}).get("blocks")
-        if blocks is None:
-            raise ValueError(f"{architecture} without blocks")
-    except (ValueError, KeyError) as error:
-        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-
-        named = ", ".join(getattr(config, "architectures", None) or [cls or config.model_type])
-        known = ", ".join(sorted(name for name in causal | masked if name in SUPPORTED_ARCHITECTURES))
-        raise UnknownArchitecture(
-            f"{name!r} is a {named}, for which there is no map of sites; "
-            "expected one of these architectures (for another causal language model name its parts, "
-            f"sites=tracer.SiteMap(...)): {known}"
-        ) from error
-    if architecture in causal and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
-        # the mask over later tokens is up to the configuration: without it a token's logits know the next one
-        raise UnknownArchitecture(
-            f"{name!r} is a {architecture} with is_decoder=False, in which every token sees those behind it; make it "
-            f"with is_decoder=True, or take the masked model, {MODEL_FOR_MASKED_LM_MAPPING_NAMES[config.model_type]}"
-        )
-    return adapter, architecture in masked
 
 
 def as_stored(orientation: str, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,13 +61,14 @@ def multiplier(config: PretrainedConfig, site: str) -> float:
     return float(getattr(config.get_text_config(), "residual_multiplier", 1.0)) if site in BEHIND else 1.0
 
 
-def component(adapter: Any, site: str) -> str:
+def component(adapter: Any, site: str, blocks: str = "blocks") -> str:
     """TransformerLens component behind a per-layer site: a norm behind a module, the module, or its output projection.
 
-    The projection is taken where the module's output already holds the residual stream.
+    The projection is taken where the module's output already holds the residual stream. `blocks` is the component that
+    is the list of blocks.
     """
     name = LAYER_SITES[site]
-    block = adapter.component_mapping["blocks"]
+    block = adapter.component_mapping[blocks]
     if BEHIND.get(site) in block.submodules:
         return BEHIND[site]
     part = block.submodules.get(name)

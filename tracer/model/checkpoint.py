@@ -18,7 +18,10 @@ from tracer.errors import DeviceError, IncompleteCheckpoint, NoSafetensors, NoTo
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from .adapter import Style
+
 EMBEDDED = "factworld"
+EMBEDDED_T5 = "factworld-t5"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
@@ -153,7 +156,7 @@ def read_weights(
     name: str,
     config: PretrainedConfig,
     *,
-    masked: bool,
+    style: Style,
     blocks: str,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
@@ -166,7 +169,7 @@ def read_weights(
     Raises:
         TracerError: weights missing or of another shape than in the configuration, an invalid device or dtype.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     target = device_of(device, device_map)
     options: dict[str, Any] = {"config": config, "dtype": dtype_of(dtype, target), "local_files_only": True}
@@ -174,7 +177,8 @@ def read_weights(
     options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if device_map is not None:
         options |= {"device_map": device_map}
-    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    kinds = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}
+    auto: Any = kinds[style]
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     try:
         with quiet(show_bars=size > 1 << 29 and sys.stderr.isatty()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tracer.errors import ModelNotFound
 
 from . import packages
-from .checkpoint import EMBEDDED
+from .checkpoint import EMBEDDED, EMBEDDED_T5
 from .gguf_file import SUFFIX, only_file
 from .hub import fetch
 
@@ -16,15 +16,18 @@ from .hub import fetch
 def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None) -> tuple[Path, str]:
     """The folder or GGUF file of a checkpoint, and the name to show for it.
 
-    `None` is the embedded model. A path that exists is used (for a folder without safetensors, the GGUF file in it). A
-    name of `tracer.model.packages.PACKAGED` comes from the installed package, anything else is a hub name: a complete
-    copy in the local cache is used as it is, otherwise the files are fetched.
+    `None` is the embedded model, "factworld-t5" the embedded encoder-decoder model. A path that exists is used (for a
+    folder without safetensors, the GGUF file in it). A name of `tracer.model.packages.PACKAGED` comes from the
+    installed package, anything else is a hub name: a complete copy in the local cache is used as it is, otherwise the
+    files are fetched.
 
     Raises:
         TracerError: nothing usable under that name; the message names the repair.
     """
     if name_or_path is None:
         return _embedded(), EMBEDDED
+    if name_or_path == EMBEDDED_T5:
+        return _embedded(EMBEDDED_T5), EMBEDDED_T5
     if not isinstance(name_or_path, (str, Path)):
         raise ModelNotFound(
             f"a hub name, a folder, a GGUF file or None was expected as the model, got {type(name_or_path).__name__}"
@@ -55,11 +58,12 @@ def find_checkpoint(name_or_path: str | Path | None, revision: str | None = None
     return fetch(name, revision), name
 
 
-def _embedded() -> Path:
-    folder = Path(__file__).parents[1] / EMBEDDED / "data" / "model"
+def _embedded(name: str = EMBEDDED) -> Path:
+    own, recipe = ("model", "train") if name == EMBEDDED else ("t5", "t5")
+    folder = Path(__file__).parents[1] / EMBEDDED / "data" / own
     if not (folder / "config.json").is_file():
         raise ModelNotFound(
-            f"the embedded FactWorld model is missing from this installation (expected at {folder}); "
-            "reinstall the package, or retrain it with: python -m tracer.factworld.recipe.train"
+            f"the embedded model {name} is missing from this installation (expected at {folder}); "
+            f"reinstall the package, or retrain it with: python -m tracer.factworld.recipe.{recipe}"
         )
     return folder

@@ -17,7 +17,7 @@ import torch
 from tracer.errors import GGUFError, out_of_memory
 from tracer.progress import bar
 
-from . import architecture
+from .adapter import adapter_for
 from .checkpoint import complete, device_of, dtype_of, quiet
 from .gguf_file import AGAIN, Header, opened
 from .model import Model
@@ -54,14 +54,14 @@ def load_gguf(
     """
     with opened(file, name) as header, bar(f"Reading {file.name}", 3) as progress:
         config = _config(header)
-        adapter, masked = architecture.adapter_for(config, name) if sites is None else (None, False)
+        adapter, style = adapter_for(config, name) if sites is None else (None, "causal")
         progress.advance(progress.task_ids[0])
         tokenizer = _tokenizer(header)
         progress.advance(progress.task_ids[0])
         hf = _weights(header, config, device, dtype, device_map)
         progress.advance(progress.task_ids[0])
     hf.name_or_path = hf.config._name_or_path = name
-    model = Model(hf, tokenizer, name, adapter if sites is None else sites.on(hf, name), masked)
+    model = Model(hf, tokenizer, name, adapter if sites is None else sites.on(hf, name), style)
     check_sound(model)
     return model
 

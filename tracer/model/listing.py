@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import EMBEDDED, has_tokenizer
+from .checkpoint import EMBEDDED, EMBEDDED_T5, has_tokenizer
 from .packages import PACKAGED, installed, kept
 
 
@@ -33,7 +33,8 @@ class Available:
 def models() -> tuple[Available, ...]:
     """The embedded model, those that packages of the registry bring (installed or not), and the hub's local cache."""
     embedded = Available(None, f"{EMBEDDED}, trained here", "MIT", "", True, "embedded")
-    return (embedded, *(_packaged(name) for name in PACKAGED), *_cached())
+    stacked = Available(EMBEDDED_T5, "an encoder-decoder model (T5), trained here", "MIT", "", True, "embedded")
+    return (embedded, *(_packaged(name) for name in PACKAGED), stacked, *_cached())
 
 
 def _packaged(name: str) -> Available:

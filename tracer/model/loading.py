@@ -11,7 +11,8 @@ from torch import nn
 from tracer.errors import NotFinite
 from tracer.inference import ordinary
 
-from . import architecture, checkpoint
+from . import checkpoint
+from .adapter import adapter_for
 from .find import find_checkpoint
 from .gguf import load_gguf
 from .given import note_tokens_beyond
@@ -34,9 +35,10 @@ def load(
 
     Args:
         name_or_path: hub name, local folder, `.gguf` file (or the first of several parts), the name of a model that
-            an installed package brings ([`tracer.models`][] lists them), or `None` for the embedded FactWorld
-            model. A complete copy in the local cache is used as it is; only safetensors and GGUF are read, and no code
-            from a checkpoint is ever run. GGUF is dequantised.
+            an installed package brings ([`tracer.models`][] lists them), `None` for the embedded FactWorld
+            model, or "factworld-t5" for the embedded encoder-decoder model. A complete copy in the local cache is
+            used as it is; only safetensors and GGUF are read, and no code from a checkpoint is ever run. GGUF is
+            dequantised.
         device: `"cuda"` if there is one, else `"cpu"`.
         dtype: a `torch.dtype`, its name, or `"auto"` (as stored). Default: float32 on the CPU and for
             GGUF, as stored elsewhere.
@@ -59,7 +61,7 @@ def load(
     model = _from_folder(place, name, where, sites) if place.is_dir() else load_gguf(place, name, **where, sites=sites)
     _check_finite(model.hf, name)
     note_tokens_beyond(model.tokenizer, model.n_tokens, name, stacklevel=3)
-    if place != Path(name).expanduser() and name != checkpoint.EMBEDDED:
+    if place != Path(name).expanduser() and name not in (checkpoint.EMBEDDED, checkpoint.EMBEDDED_T5):
         # the name that was asked for, as from_pretrained(name) has it, not a place in the cache
         model.hf.name_or_path = model.hf.config._name_or_path = name
     if (place / MEMORIES).is_dir():  # their kinds are known to the package above
@@ -72,14 +74,14 @@ def _from_folder(folder: Path, name: str, where: dict, sites: SiteMap | None) ->
     config = checkpoint.read_config(folder, name)
     if sites is not None:
         tokenizer = checkpoint.read_tokenizer(folder, name, config)
-        hf = checkpoint.read_weights(folder, name, config, masked=False, blocks=sites.blocks, **where)
-        return Model(hf, tokenizer, name, sites.on(hf, name), False)
+        hf = checkpoint.read_weights(folder, name, config, style="causal", blocks=sites.blocks, **where)
+        return Model(hf, tokenizer, name, sites.on(hf, name))
     # before the weights: an unknown architecture should fail at once
-    adapter, masked = architecture.adapter_for(config, name)
+    adapter, style = adapter_for(config, name)
     tokenizer = checkpoint.read_tokenizer(folder, name, config)
     blocks = adapter.translate_transformer_lens_path("blocks")
-    hf = checkpoint.read_weights(folder, name, config, masked=masked, blocks=blocks, **where)
-    return Model(hf, tokenizer, name, adapter, masked)
+    hf = checkpoint.read_weights(folder, name, config, style=style, blocks=blocks, **where)
+    return Model(hf, tokenizer, name, adapter, style)
 
 
 def _check_finite(hf: nn.Module, name: str) -> None:

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchitecture, WeightsChanged
 
 from . import architecture
+from .adapter import Style, adapter_for
 from .attached import Attachable, attached_to, with_memories
 from .given import note_tokens_beyond, own_class, whole
 from .identity import fingerprint_of, kind_of
 from .site_map import Placed, SiteMap
+from .stacks import TwoStacks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,13 +67,15 @@ class Model:
         hf: the Hugging Face module itself, in eval mode.
         tokenizer: its tokenizer.
         name: as given to `load`; `"factworld"` for the embedded model.
+        style: "causal", predicts the next token; "masked", reads both ways and answers at the mask (BERT); "seq2seq",
+            an encoder reads the prompt and a decoder writes the answer (T5, BART), see [`tracer.Model.stacks`][].
     """
 
     hf: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     name: str
     _adapter: Any = field(repr=False)
-    _masked: bool = field(repr=False)
+    style: Style = field(default="causal", repr=False)
     _paths: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # of components asked for before
 
     @classmethod
@@ -103,18 +107,18 @@ class Model:
         """
         hf = whole(hf, name)
         if sites is None:
-            adapter, masked = architecture.adapter_for(hf.config, name, own_class(hf))
-            model = cls(hf, tokenizer, name, adapter, masked)
+            adapter, style = adapter_for(hf.config, name, own_class(hf))
+            model = cls(hf, tokenizer, name, adapter, style)
             _check_head(model)
         else:
-            model = cls(hf, tokenizer, name, sites.on(hf, name), False)
+            model = cls(hf, tokenizer, name, sites.on(hf, name))
         note_tokens_beyond(tokenizer, model.n_tokens, name, stacklevel=3)
         return model
 
     # --- sizes -----------------------------------------------------------------------------------------------------
     @property
     def n_layers(self) -> int:
-        """Number of blocks."""
+        """Number of blocks; in an encoder-decoder model of both stacks together."""
         return int(self._adapter.cfg.n_layers)
 
     @property
@@ -145,8 +149,17 @@ class Model:
 
     @property
     def causal(self) -> bool:
-        """False for masked models such as BERT, which read both ways and answer at the mask."""
-        return not self._masked
+        """Whether the answer follows the prompt: False for masked models, which answer at the mask."""
+        return self.style != "masked"
+
+    @property
+    def stacks(self) -> dict[str, range]:
+        """The layers of the stacks of an encoder-decoder model by name, "encoder" and "decoder"; empty for others.
+
+        Layers are counted through, the encoder's first, and so are tokens: those of the source, the decoder's start and
+        what it is given (`tracer.facts.prompt`), and the answer.
+        """
+        return self._adapter.stacks if isinstance(self._adapter, TwoStacks) else {}
 
     @property
     def parallel(self) -> bool:
@@ -189,7 +202,8 @@ class Model:
         times [`tracer.Model.multiplier`][], is what attention and MLP add to the residual stream; `"key"` and `"value"`
         the down-projection, whose input is the key `[..., d_mlp]` and whose output the value; `"pre"` the projection
         whose output `[..., d_mlp]` the activation function takes; `"mlp_input"` the MLP itself; `"mlp_in"` the module
-        whose input is the MLP's. Once per model: `"embed"` (word embedding), `"final_norm"`, `"unembed"`.
+        whose input is the MLP's; `"cross"`, in a decoder that an encoder reads for, the module whose output is what
+        cross-attention adds. Once per model: `"embed"` (word embedding), `"final_norm"`, `"unembed"`.
 
         `"attn"` and `"mlp"` are a norm where one comes between the module and the residual stream (Gemma 2), and the
         output projection where there is no module of its own (OPT, BERT) or its output already holds the residual
@@ -205,8 +219,12 @@ class Model:
         return architecture.multiplier(self.hf.config, site)
 
     def _component(self, site: str, layer: int) -> str:
-        own = isinstance(self._adapter, Placed)
-        component = self._adapter.component(site) if own else architecture.component(self._adapter, site)
+        if isinstance(self._adapter, TwoStacks):
+            component = self._adapter.component(site, layer)
+        elif isinstance(self._adapter, Placed):
+            component = self._adapter.component(site)
+        else:
+            component = architecture.component(self._adapter, site)
         return f"blocks.{layer}" + (f".{component}" if component else "")
 
     def _translate(self, component: str, site: str) -> str:

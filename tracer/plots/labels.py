@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tracer.tracing.trace import CausalTrace
 
 LIMIT = 26  # characters of a token on an axis
-MODULES = {"mlp": "MLP", "attn": "attention"}
+MODULES = {"mlp": "MLP", "attn": "attention", "cross": "cross-attention"}
 
 
 def escape(text: str) -> str:
@@ -79,7 +79,8 @@ def x_title(trace: CausalTrace | AverageTrace) -> str:
         if trace.window == 1:
             return f"single restored {MODULES[trace.kind]} layer"
         return f"centre of interval of {trace.window} restored {MODULES[trace.kind]} layers"
-    return f"single restored layer within {model_label(trace.model)}"
+    stack = getattr(trace, "stack", None)
+    return f"single restored layer within {f'the {stack} of ' if stack else ''}{model_label(trace.model)}"
 
 
 def model_label(model: str) -> str:

@@ -15,8 +15,13 @@ from typing import Any
 
 FONT = '"Source Sans 3", "Helvetica Neue", Arial, "Liberation Sans", "DejaVu Sans", sans-serif'
 INK, QUIET, FRAME = "#26262b", "#6b6b76", "#d9d9e0"
-COLORS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds"}
-TITLES = {"hidden": "Restoring the hidden state", "mlp": "Restoring MLP outputs", "attn": "Restoring attention outputs"}
+COLORS = {"hidden": "Purples", "mlp": "Greens", "attn": "Reds", "cross": "Oranges"}
+TITLES = {
+    "hidden": "Restoring the hidden state",
+    "mlp": "Restoring MLP outputs",
+    "attn": "Restoring attention outputs",
+    "cross": "Restoring cross-attention outputs",
+}
 
 BAR, BAR_ROOM = 11, 84  # colour bar: thickness, and width together with its numbers and title
 EDGE = 22  # from the figure's edge to its texts

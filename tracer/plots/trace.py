@@ -141,7 +141,8 @@ def _hover_data(trace: CausalTrace) -> np.ndarray:
     for layer in trace.layers:
         where.append(f"layer {layer}")
         if trace.kind in MODULES:
-            restored = window_layers(layer, trace.window, trace.n_layers)
+            first, end = trace.within or (0, trace.n_layers)
+            restored = window_layers(layer, trace.window, end, first)
             where[-1] = f"centre layer {layer}, restored {restored[0]} to {restored[-1]}"
     effects = (np.asarray(trace.scores, dtype=float) - trace.corrupted).tolist()
     texts = np.empty((*np.shape(trace.scores), 4), dtype=object)

@@ -32,7 +32,7 @@ from tracer.inference import ordinary
 from tracer.progress import track
 
 from .case import Case, Setting, measured
-from .causal import Kind, Tokens, selection, token_selection
+from .causal import Kind, Stack, Tokens, selection, token_selection
 from .corruption import Corrupted, Corruption, GaussianNoise
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def attribution_trace(
     steps: int | None = None,
     layers: Iterable[int] | None = None,
     tokens: Tokens = None,
+    stack: Stack | None = None,
     max_rows: int | None = None,
 ) -> CausalTrace | list[CausalTrace]:
     """Estimate the trace that [`tracer.causal_trace`][] would measure.
@@ -79,6 +80,7 @@ def attribution_trace(
             between corrupted and clean (at the middles of m equal parts of the way): m more forwards and backwards.
         layers: as for `causal_trace`.
         tokens: as for `causal_trace`.
+        stack: as for `causal_trace`.
         max_rows: as for `causal_trace`.
 
     Raises:
@@ -89,11 +91,11 @@ def attribution_trace(
     if steps is not None:
         expected = "a whole number of at least 1, or None"
         steps = whole("steps", steps, 1, kind=TraceSettingError, expected=expected)
-    setting = Setting.checked(kind, window, metric, foil, None, model.n_layers)
+    setting = Setting.checked(kind, window, metric, foil, None, model.n_layers, model.stacks, stack)
     check_max_rows(max_rows)
     alignment = fact.align(model)
-    columns = selection("layers", layers, model.n_layers)
-    rows = token_selection(tokens, alignment)
+    columns = selection("layers", layers, setting.within)
+    rows = token_selection(model, tokens, alignment, setting.stack)
 
     def run(alignment: Alignment, setting: Setting) -> tuple[Case, np.ndarray]:
         readout = Readout.of(model, alignment)
@@ -101,11 +103,11 @@ def attribution_trace(
         wrong = corruption.corrupt(model, ids, alignment.subject_range, fact)
         limit = max_rows or default_rows(model, len(readout.ids), len(readout.read))
         with evaluating(model), frozen(model):
-            runs = _Runs(model, wrong, readout.read, kind, max(1, limit - 1))  # the clean row runs along
+            runs = _Runs(model, wrong, readout.read, setting, max(1, limit - 1))  # the clean row runs along
             with torch.no_grad():
                 case = Case.of(model, fact, alignment, setting, runs.logits(), wrong.settings)
             effect = runs.effects(case, steps)  # [metrics, T, n_layers]
-        windows = [setting.restored(layer, model.n_layers) for layer in columns]
+        windows = [setting.restored(layer) for layer in columns]
         summed = np.stack([effect[:, rows][..., list(some)].sum(-1) for some in windows], axis=-1)
         return case, case.corrupted + np.moveaxis(summed, 0, -1)
 
@@ -117,8 +119,8 @@ def attribution_trace(
 class _Runs:
     """Forwards of the clean row together with some of the corrupted ones, some of them with gradients."""
 
-    def __init__(self, model: Model, wrong: Corrupted, read: tuple[int, ...], kind: str, limit: int) -> None:
-        self.model, self.wrong, self.read, self.kind = model, wrong, read, kind
+    def __init__(self, model: Model, wrong: Corrupted, read: tuple[int, ...], setting: Setting, limit: int) -> None:
+        self.model, self.wrong, self.read, self.setting = model, wrong, read, setting
         self.samples = len(wrong.ids) - 1
         self.parts = [slice(1 + i, 1 + min(i + limit, self.samples)) for i in range(0, self.samples, limit)]
 
@@ -143,11 +145,11 @@ class _Runs:
             with torch.enable_grad():
                 measured = case.measure(self.forward(part, way, states)[1:]).sum(0)
                 changes = self.changes(states) if steps is None else changes
-                ordered = [states[layer] for layer in range(n_layers)]
+                ordered = [states[layer] for layer in self.setting.within]
                 for index, value in enumerate(measured):
                     more = index + 1 < len(measured)
                     gradients = torch.autograd.grad(value, ordered, retain_graph=more, allow_unused=True)
-                    for layer, (gradient, change) in enumerate(zip(gradients, changes, strict=True)):
+                    for layer, gradient, change in zip(self.setting.within, gradients, changes, strict=True):
                         if gradient is not None:  # None: nothing that is read depends on it
                             product = (gradient[1:].double() * change).sum((0, 2)).cpu()
                             total[index, :, layer] += product / (self.samples * len(ways))
@@ -186,7 +188,7 @@ class _Runs:
         with ExitStack() as stack:
             stack.enter_context(intervene(model, items))
             stack.callback(attach(model, "embed", None, between, frame).remove)
-            for layer in range(model.n_layers):
-                stack.callback(attach(model, self.kind, layer, keep(layer), frame).remove)
+            for layer in self.setting.within:
+                stack.callback(attach(model, self.setting.kind, layer, keep(layer), frame).remove)
             stack.callback(keep_logits(model, self.read).remove)
             return check_numbers(model, logits_of(model, ids, frame=told))

@@ -16,8 +16,8 @@ from tracer.progress import track
 from tracer.statistics import check_bootstrap
 
 from .average_trace import CLASSES, AverageTrace
-from .case import Setting, default_window
-from .causal import causal_trace, selection
+from .case import Setting, row_tokens
+from .causal import Kind, Sever, causal_trace, selection
 from .corruption import Corruption, GaussianNoise
 from .member import Case, traced
 from .parallel import trace_missing
@@ -34,12 +34,12 @@ def average_traces(
     model: Model,
     facts: Iterable[Fact],
     *,
-    kind: Literal["hidden", "mlp", "attn"] = "hidden",
+    kind: Kind = "hidden",
     window: int | None = None,
     corruption: Corruption = GaussianNoise(),  # noqa: B008 (frozen)
     metric: str = "prob",
     foil: str | Sequence[str | None] | None = None,
-    sever: Literal["mlp", "attn"] | None = None,
+    sever: Sever | None = None,
     published_noise: bool = False,
     layers: Iterable[int] | None = None,
     tokens: Literal["subject_last"] | None = None,
@@ -53,6 +53,8 @@ def average_traces(
     cluster: str | None = None,
 ) -> AverageTrace:
     """Trace every fact the model knows and average by class of token.
+
+    Of an encoder-decoder model the encoder is traced, whose tokens have these classes.
 
     Args:
         model: the model.
@@ -92,12 +94,13 @@ def average_traces(
     check_bootstrap(resamples, confidence, seed)
     check_max_rows(max_rows)
     cases = _cases(model, facts, foil)
-    window = default_window(model.n_layers) if window is None else window
-    for case in cases:
-        Setting.checked(kind, window, _one(metric), case.foil, sever, model.n_layers)
+    (setting, *_) = (
+        Setting.checked(kind, window, _one(metric), case.foil, sever, model.n_layers, model.stacks) for case in cases
+    )
+    window = setting.window
     if tokens not in (None, "subject_last"):
         raise TraceSettingError(f"tokens is {tokens!r}; expected 'subject_last' or None: each fact has its own tokens")
-    columns = selection("layers", layers, model.n_layers)
+    columns = selection("layers", layers, setting.within)
     if hasattr(corruption, "measured"):
         corruption = corruption.measured(model)  # type: ignore[attr-defined]
     settings: dict[str, Any] = {"kind": kind, "window": window, "corruption": corruption, "metric": metric}
@@ -107,10 +110,10 @@ def average_traces(
         settings["layers"] = columns
     changing, model = model, model.pinned()
     traces, unknown = [], []
-    with ExitStack() as stack:
+    with ExitStack() as held:
         shared = workers != 1 or cluster is not None
         if shared and folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracer-traces-"))
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="tracer-traces-"))
         store = None
         if folder is not None:
             store = TraceStore.open(folder, model, settings | {"layers": columns}, foil, trace)
@@ -158,7 +161,7 @@ def _cases(model: Model, facts: Iterable[Fact], foil: str | Sequence[str | None]
         if not isinstance(wrong, str | None):
             raise FoilError(f"the foil of fact {index} is {wrong!r}; expected text or None")
         try:
-            case = Case(index, fact, wrong, fact.align(model))
+            case = Case(index, fact, wrong, row_tokens(model, fact.align(model)))
         except TracerError as error:
             raise OneOfSeveral(f"fact {index}: {error}") from error
         cases.setdefault(json.dumps(case.identity()), case)

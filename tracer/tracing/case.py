@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tracer.checks import whole
 from tracer.errors import FoilError, TraceSettingError
-from tracer.facts.fact import bare_note
+from tracer.facts.fact import bare_note, token_text
+from tracer.facts.prompt import source_length
 from tracer.facts.readout import Readout, answer_text
 
 from .metrics import TRACE_METRICS, Metric, log_probs, normalised, parting
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from tracer.facts.fact import Alignment, Fact
     from tracer.model import Model
 
-KINDS = ("hidden", "mlp", "attn")
+KINDS = ("hidden", "mlp", "attn", "cross")
+SEVERED = (None, "mlp", "attn", "cross")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,8 @@ class Setting:
         metrics: the metrics' names.
         foil: the wrong answer of a logit difference.
         sever: the modules whose outputs stay corrupted.
+        within: the layers that are traced: all, or those of one stack.
+        stack: its name, "encoder" or "decoder"; None: the model has one.
     """
 
     kind: str
@@ -42,6 +46,8 @@ class Setting:
     metrics: tuple[str, ...]
     foil: str | None
     sever: str | None
+    within: range
+    stack: str | None = None
 
     @classmethod
     def checked(
@@ -52,13 +58,21 @@ class Setting:
         foil: str | None,
         sever: str | None,
         n_layers: int,
+        stacks: Mapping[str, range] | None = None,
+        stack: str | None = None,
     ) -> Setting:
-        """The settings, checked; a window of None is that of `default_window`.
+        """The settings, checked; a window of None is that of `default_window`, a stack of None the first of `stacks`.
 
         Raises:
             TracerError: one of them is out of range.
         """
-        window = default_window(n_layers) if window is None else window
+        stacks = stacks or {}
+        stack = next(iter(stacks), None) if stack is None else stack
+        if stack is not None and stack not in stacks:
+            known = " or ".join(map(repr, stacks)) or "None, as the model has a single stack"
+            raise TraceSettingError(f"stack is {stack!r}; expected {known}")
+        within = range(n_layers) if stack is None else stacks[stack]
+        window = default_window(len(within)) if window is None else window
         names = (metric,) if isinstance(metric, str) else tuple(metric)
         for name in names:
             if name not in TRACE_METRICS:
@@ -72,19 +86,25 @@ class Setting:
         window = whole("window", window, 1, kind=TraceSettingError)
         if foil is not None and not foil.strip():
             raise FoilError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")
-        if sever not in (None, "mlp", "attn"):
-            raise TraceSettingError(f"sever is {sever!r}; expected 'mlp', 'attn' or None")
+        if sever not in SEVERED:
+            raise TraceSettingError(f"sever is {sever!r}; expected 'mlp', 'attn', 'cross' or None")
+        if (kind == "cross" and stack != "decoder") or (sever == "cross" and not stacks):
+            where = f"stack={stack!r}" if stacks else "a model with a single stack"
+            raise TraceSettingError(
+                f"cross-attention is in the decoder of an encoder-decoder model; got kind={kind!r}, sever={sever!r} "
+                f"for {where}: choose another, or stack='decoder' of such a model"
+            )
         if sever is not None and kind != "hidden":
             raise TraceSettingError(
                 f"severed paths are traced by restoring hidden states, not {kind!r}; leave kind out"
             )
-        return cls(kind, window, names, foil, sever)
+        return cls(kind, window, names, foil, sever, within, stack)
 
-    def restored(self, layer: int, n_layers: int) -> range:
+    def restored(self, layer: int) -> range:
         """The layers whose clean states cell (token, `layer`) puts back."""
         if self.kind == "hidden":
             return range(layer, layer + 1)
-        return window_layers(layer, self.window, n_layers)
+        return window_layers(layer, self.window, self.within.stop, self.within.start)
 
 
 def default_window(n_layers: int) -> int:
@@ -92,9 +112,12 @@ def default_window(n_layers: int) -> int:
     return max(1, min(10, round(n_layers / 3)))
 
 
-def window_layers(layer: int, window: int, n_layers: int) -> range:
-    """The layers restored together in a trace of MLP or attention outputs; clipped at the ends as published."""
-    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+def window_layers(layer: int, window: int, n_layers: int, first: int = 0) -> range:
+    """The layers restored together in a trace of MLP or attention outputs; clipped at the ends as published.
+
+    `first` is the first layer of a stack, whose last is `n_layers - 1`.
+    """
+    return range(max(first, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +187,7 @@ class Case:
     def note(self) -> str:
         """Remarks for the reader."""
         notes = []
-        if self.model.causal and self.alignment.subject_range[1] == len(self.alignment.input_ids):
+        if self.model.style == "causal" and self.alignment.subject_range[1] == len(self.alignment.input_ids):
             notes.append("the subject ends the prompt: its last token is also the prompt's last")
         if self.own != self.answer:
             notes.append(f"the target is not what the model says, {answer_text(self.model, self.own)!r}")
@@ -176,7 +199,7 @@ class Case:
         """Make one trace per metric from `scores` [positions, layers, metrics]."""
         shared: dict[str, Any] = {
             "answer": answer_text(self.model, self.answer),
-            "tokens": self.alignment.tokens,
+            "tokens": row_tokens(self.model, self.alignment, self.setting.stack, self.answer),
             "subject_range": self.alignment.subject_range,
             "kind": self.setting.kind,
             "window": self.setting.window,
@@ -191,6 +214,8 @@ class Case:
             "note": self.note(),
             "sever": self.setting.sever,
             "method": method,
+            "stack": self.setting.stack,
+            "within": (self.setting.within.start, self.setting.within.stop) if self.setting.stack else None,
         }
         found = []
         for index, metric in enumerate(self.metrics):
@@ -222,6 +247,17 @@ def measured(
         mine - apart * its for mine, its in ((case.clean, other.clean), (case.corrupted, other.corrupted))
     )
     return replace(case, clean=clean, corrupted=corrupted), scores - apart * less
+
+
+def row_tokens(
+    model: Model, alignment: Alignment, stack: str | None = None, answer: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """Text of the tokens that a trace is about: the prompt's; a source's; or these and what a decoder is given."""
+    if not model.stacks:
+        return alignment.tokens
+    if stack == "decoder":
+        return (*alignment.tokens, *(token_text(model.tokenizer, token) for token in answer[:-1]))
+    return alignment.tokens[: source_length(model, alignment.input_ids)]
 
 
 def _foil(model: Model, fact: Fact, answer: tuple[int, ...], foil: str | None, corrupted: Tensor) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from tracer.engine.hooks import Replace, Site, as_ids
 from tracer.engine.sweep import Base, record, sweep
 from tracer.errors import TraceSettingError
+from tracer.facts.prompt import source_length
 from tracer.facts.readout import Readout
 
 from .case import Case, Setting
@@ -67,12 +68,12 @@ class Grid:
     def known(self, token: int, layer: int) -> np.ndarray | None:
         """The scores of a cell where they follow without a run."""
         model, setting = self.case.model, self.case.setting
-        last = setting.restored(layer, model.n_layers)[0] == model.n_layers - 1
+        last = setting.restored(layer)[0] == model.n_layers - 1
         if last and setting.kind == "hidden" and self.clean.read == (token,):
             return self.case.clean  # all that the unembedding sees
         if self.frozen is not self.corrupted:
             return None
-        if model.causal and token < self.case.alignment.subject_range[0]:
+        if model.style == "causal" and token < self.case.alignment.subject_range[0]:
             return self.case.corrupted  # before the subject nothing was corrupted
         if last and token not in self.clean.read:
             return self.case.corrupted  # no later block carries it to where the answer is read
@@ -102,11 +103,11 @@ class Grid:
 
     def branches(self, cells: list[tuple[int, int]], base: Base) -> list[list[Replace]]:
         """The interventions of each cell. Cells share their objects, so that runs are shared as long as they agree."""
-        setting, n_layers = self.case.setting, self.case.model.n_layers
+        setting, model, ids = self.case.setting, self.case.model, self.clean.ids[0].tolist()
         items: dict[tuple[str, int, int], Replace] = {}
         branches = []
         for token, layer in cells:
-            keys = [(setting.kind, number, token) for number in setting.restored(layer, n_layers)]
+            keys = [(setting.kind, number, token) for number in setting.restored(layer)]
             for key in keys:
                 if key not in items and base is self.corrupted:
                     items[key] = Replace(Site(*key), self.clean.states[key[:2]][0, token])
@@ -114,10 +115,13 @@ class Grid:
                     items[key] = Replace(Site(key[0], key[1], token + 1), base.entering[key[1] + 1][:, token + 1])
             if setting.sever:
                 # with the same noise, outputs up to the restored layer are what they are kept at
-                start = layer + 1 if self.frozen is self.corrupted else 0
-                severed = [(setting.sever, number, token) for number in range(start, n_layers)]
+                start = layer + 1 if self.frozen is self.corrupted else setting.within.start
+                severed = [(setting.sever, number, token) for number in range(start, setting.within.stop)]
+                if setting.sever == "cross" and setting.stack == "encoder":  # the only way out of the encoder
+                    steps = range(source_length(model, ids), len(ids))
+                    severed = [("cross", number, step) for number in model.stacks["decoder"] for step in steps]
                 for key in severed:
-                    items.setdefault(key, Replace(Site(*key), self.frozen.states[key[:2]][:, token]))
+                    items.setdefault(key, Replace(Site(*key), self.frozen.states[key[:2]][:, key[2]]))
                 keys = severed + keys
             branches.append([items[key] for key in keys])
         return branches

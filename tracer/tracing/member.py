@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tracer.engine.answer import knows
 from tracer.errors import AverageError, OneOfSeveral, TracerError
-from tracer.facts.fact import Alignment, Fact
+from tracer.facts.fact import Fact
 from tracer.facts.spacing import spaced
 
 from .store import name_of
@@ -24,13 +24,13 @@ class Case(NamedTuple):
         index: its place in the list.
         fact: the fact.
         foil: its wrong answer.
-        alignment: its tokens.
+        tokens: text of those that are traced.
     """
 
     index: int
     fact: Fact
     foil: str | None
-    alignment: Alignment
+    tokens: tuple[str, ...]
 
     def identity(self) -> list[Any]:
         """Values that tell the fact apart from others."""
@@ -41,7 +41,7 @@ class Case(NamedTuple):
     def kept(self) -> tuple[list[Any], dict[str, Any]]:
         """The identity by which a kept trace is found, and values it has to have."""
         fact = self.fact
-        return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.alignment.tokens}
+        return self.identity(), {"prompt": fact.text, "subject": fact.subject, "tokens": self.tokens}
 
     def named(self, error: TracerError) -> TracerError:
         """`error` with the fact it is about."""

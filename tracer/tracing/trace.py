@@ -29,9 +29,10 @@ class CausalTrace:
         clean: the metric of the clean run.
         corrupted: the metric of the corrupted run without restoring.
         answer: the answer traced, with its leading space.
-        tokens: every token of the prompt, decoded. Row i of `scores` belongs to `tokens[positions[i]]`.
+        tokens: every token of the prompt, decoded (of an encoder-decoder model those of the source and, in a trace of
+            the decoder, behind them what it is given). Row i of `scores` belongs to `tokens[positions[i]]`.
         subject_range: the subject's tokens, half open.
-        kind: "hidden", "mlp" or "attn".
+        kind: "hidden", "mlp", "attn" or "cross".
         window: how many layers were restored together ("mlp" and "attn"; a hidden state is restored alone).
         layers: layer of each column (the middle of its window).
         positions: token index of each row.
@@ -44,9 +45,11 @@ class CausalTrace:
         fingerprint: hash of the model's weights.
         corruption: its settings, with the noise level as measured, samples and seed.
         note: a remark for the reader, or "".
-        sever: whose outputs were kept as in the corrupted run at the restored token: "mlp", "attn" or None.
+        sever: whose outputs were kept as in the corrupted run at the restored token: "mlp", "attn", "cross" or None.
         foil: the wrong answer of a difference.
         method: "exact", each site restored in a run; or an estimate from gradients, "attribution" or "integrated".
+        stack: "encoder" or "decoder", whose sites were restored; None: the model has one stack.
+        within: layers of that stack, half open; None likewise.
     """
 
     scores: np.ndarray
@@ -70,6 +73,8 @@ class CausalTrace:
     sever: str | None = None
     foil: str | None = None
     method: str = "exact"
+    stack: str | None = None
+    within: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         scores = np.array(self.scores)
@@ -140,6 +145,7 @@ class CausalTrace:
         try:
             for name in ("tokens", "subject_range", "layers", "positions"):
                 header[name] = tuple(header[name])
+            header["within"] = tuple(header["within"]) if header.get("within") else None
             return cls(scores=arrays["scores"], **header)
         except (KeyError, TypeError) as error:
             raise NotASavedResult(

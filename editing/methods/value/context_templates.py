@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,9 @@ from tracer.engine.follow import follow
 from tracer.engine.line import Line
 from tracer.errors import ContextTemplateError
 from tracer.facts.chat import Chat
-from tracer.facts.encoding import encode
+from tracer.facts.encoding import body_ids, encode
 from tracer.facts.fact import SLOT
+from tracer.factworld.plain import sentence
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -33,13 +35,16 @@ def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed:
 
     A prefix begins with one of five common words, which count among the tokens. Each further token is drawn from the
     five most probable (as the published code draws it); a prefix that the model ends is shorter. The same model and
-    seed give the same templates.
+    seed give the same templates. An encoder-decoder model does not go on after a text; its prefixes are the beginnings
+    of plain sentences (`tracer.factworld.plain`).
 
     Args:
         model: samples the prefixes.
         lengths: (tokens, how many) pairs.
         seed: of the draws.
     """
+    if model.style == "seq2seq":
+        return _from_sentences(model, lengths, seed)
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.all_special_ids)
     starts = [
@@ -60,6 +65,16 @@ def context_templates(model: Model, lengths: Sequence[tuple[int, int]], *, seed:
         for line, own in zip(lines, written, strict=True)
     ]
     prefixes = [_clean(str(text)) for text in texts]
+    sampled = tuple(f"{prefix}. {SLOT}" for prefix in prefixes)
+    return ((BARE,), sampled) if sampled else ((BARE,),)
+
+
+def _from_sentences(model: Model, lengths: Sequence[tuple[int, int]], seed: int) -> Templates:
+    rng, prefixes = Random(seed), list[str]()
+    for tokens, count in lengths:
+        for _ in range(count):
+            ids = body_ids(model.tokenizer, sentence(rng))[:tokens]
+            prefixes.append(_clean(str(model.tokenizer.decode(ids, skip_special_tokens=True))))
     sampled = tuple(f"{prefix}. {SLOT}" for prefix in prefixes)
     return ((BARE,), sampled) if sampled else ((BARE,),)
 

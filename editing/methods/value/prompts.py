@@ -11,6 +11,7 @@ from tracer.engine.batch import Row
 from tracer.errors import HyperparameterError
 from tracer.facts.chat import chat_of
 from tracer.facts.fact import Fact
+from tracer.facts.prompt import mark_in
 from tracer.facts.readout import Readout
 
 from .context_templates import Templates, fill
@@ -60,11 +61,15 @@ def essence_rows(model: Model, request: EditRequest, prompts: Sequence[str], tok
         request: the fact to write.
         prompts: with {} for the subject.
         token: the edited token, see `lookup`.
-        at: the next token is read at the subject ("subject", as published) or at the prompt's end ("last").
+        at: the next token is read at the subject ("subject", as published) or at the prompt's end ("last"). An
+            encoder-decoder model fills a span behind the prompt, and is read there.
     """
     rows = []
     for prompt in prompts:
-        found = Fact(prompt, request.subject).align(model)
+        open_span = model.stacks and mark_in(model, prompt) is None  # a decoder reads nothing at the subject
+        asked = Fact.span(model, prompt, request.subject) if open_span else Fact(prompt, request.subject)
+        found = asked.align(model)
         place = lookup(found, token)
-        rows.append(Row(found.input_ids, place, (place if at == "subject" else len(found.input_ids) - 1,)))
+        read = place if at == "subject" and not model.stacks else len(found.input_ids) - 1
+        rows.append(Row(found.input_ids, place, (read,)))
     return rows

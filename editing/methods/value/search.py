@@ -156,7 +156,8 @@ class _Plan:
             for j, row in enumerate(subject.rewriting + subject.essence)
         ]
         layer = places[0][1]
-        enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < model.n_layers
+        stack = model.stacks.get("encoder", range(model.n_layers))  # what leaves an encoder enters no block
+        enters = all(kind == "hidden" for kind, _ in places) and layer + 1 < stack.stop
         self.start = layer + 1 if enters else layer
         rows = [row for _, _, row in owned]
         aligned = trials.takes(model, rows, self.start)

@@ -11,7 +11,7 @@ from editing.covariance.covariance import Covariance
 from editing.methods.method import Need
 from editing.request import EditRequest
 from tracer import checks
-from tracer.errors import HyperparameterError
+from tracer.errors import EncoderDecoderError, HyperparameterError
 
 from .context_templates import Templates, as_templates
 from .objective import Objective
@@ -128,6 +128,11 @@ class ValueSettings:
         found = tuple(self.layers) if self.layers is not None else tuple(layers)
         for layer in found:
             model.path("key", layer)  # TracerError for a layer that does not exist
+            if layer not in recalling(model):
+                raise EncoderDecoderError(
+                    f"layer {layer} of {model.name} is in the decoder, which has no states of the subject's tokens; "
+                    f"name layers of the encoder, 0 to {recalling(model)[-1]}"
+                )
         if not found:
             raise HyperparameterError(f"layers is empty; name some of 0 to {model.n_layers - 1}, or leave it out")
         return found
@@ -208,6 +213,14 @@ class Resolved(Generic[Own]):
             },
             **measured,
         }
+
+
+def recalling(model: Model) -> range:
+    """Layers that have states of the subject's tokens: all, or of an encoder-decoder model those of its encoder.
+
+    There the methods that write at the subject are an extension of the published ones.
+    """
+    return model.stacks.get("encoder", range(model.n_layers))
 
 
 def resolve(model: Model, settings: Own, layers: Sequence[int], context: EditContext) -> Resolved[Own]:

@@ -31,7 +31,7 @@ from tracer.text import plain
 
 from .prompts import rewriting_rows
 from .search import Optimised, Subject, loss_curves, measures, optimise
-from .settings import Resolved, ValueSettings, subject_of
+from .settings import Resolved, ValueSettings, recalling, subject_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -84,7 +84,8 @@ def default_layers(model: Model) -> tuple[int, ...]:
     Chosen on SmolLM2 135M, of 30 layers: edits a layer later spill over to more neighbours. On Gemma 3 270M, of 18,
     edits a layer earlier write less well (`benchmarks/edit_rules.py`).
     """
-    last = min(max(3, round(model.n_layers / 10)), max(0, model.n_layers - 2))
+    depth = len(recalling(model))
+    last = min(max(3, round(depth / 10)), max(0, depth - 2))
     return tuple(range(max(0, last - 2), last + 1))
 
 

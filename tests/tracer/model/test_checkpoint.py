@@ -76,7 +76,7 @@ BAD_CONFIGS: dict[str, tuple[dict, str]] = {
     "unknown type": ({"model_type": "zebra"}, r"model type 'zebra'.*expected a type such as gpt2"),
     "own code": ({"model_type": "zebra", "auto_map": {"AutoConfig": "evil.Config"}}, r"code.*never run"),
     "encoder-decoder": (
-        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+        {"model_type": "pegasus", "architectures": ["PegasusForConditionalGeneration"]},
         r"no map.*GPT2LMHeadModel",
     ),
     "classifier": ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, r"no map.*LlamaForCausalLM"),

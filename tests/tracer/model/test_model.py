@@ -207,7 +207,7 @@ def test_real_gpt2_knows_the_space_needle() -> None:
 @pytest.mark.parametrize(
     ("site", "layer", "message"),
     [
-        ("mpl", 0, "site 'mpl'; the sites are hidden, attn, mlp, key, value, pre, mlp_input, mlp_in, entering, embed"),
+        ("mpl", 0, "site 'mpl'; the sites are hidden, attn, cross, mlp, key, value, pre, mlp_input, mlp_in, entering"),
         ("mlp", 4, "layer from 0 to 3, got 4"),
         ("mlp", -1, "layer from 0 to 3, got -1"),
         ("mlp", None, "layer from 0 to 3, got None"),

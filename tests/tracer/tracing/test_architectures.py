@@ -134,7 +134,7 @@ def test_what_a_block_receives_follows_rows_of_other_tokens(kind: Any) -> None:
         rows = swap.corrupt(model, as_ids(model, trace_ids(model))[0], trace.subject_range, fact(model)).ids
         clean = record(model, rows[:1], kinds=(kind,))
         for token, layer in np.ndindex(trace.scores.shape):
-            restored = Setting.checked(kind, 3, "prob", None, None, model.n_layers).restored(layer, model.n_layers)
+            restored = Setting.checked(kind, 3, "prob", None, None, model.n_layers).restored(layer)
             items = [Replace(Site(kind, at, token), clean.states[kind, at][:, token]) for at in restored]
             with intervene(model, items):
                 logits = model.hf(input_ids=rows[1:]).logits[:, -1]

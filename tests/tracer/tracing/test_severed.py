@@ -130,7 +130,7 @@ def test_in_the_last_layer_nothing_is_left_to_sever(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sever": "key"}, "sever is 'key'; expected 'mlp', 'attn' or None"),
+        ({"sever": "key"}, "sever is 'key'; expected 'mlp', 'attn', 'cross' or None"),
         ({"sever": "mlp", "kind": "attn"}, "severed paths are traced by restoring hidden states, not 'attn'"),
     ],
 )

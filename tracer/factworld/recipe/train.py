@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -86,10 +86,24 @@ def piece_encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], list[in
     """
     plain_bpe = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain_bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return lambda text: plain_bpe.encode(text).ids
+    return lambda text: plain_bpe.encode(text, add_special_tokens=False).ids
 
 
-def schedule(step: int, recipe: Recipe) -> float:
+class Course(Protocol):
+    """Length of a training."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        ...
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the rate rises."""
+        ...
+
+
+def schedule(step: int, recipe: Course) -> float:
     """Warm-up, then cosine decay to 2 % of the peak rate."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
