@@ -31,7 +31,7 @@ from editing.ledger.editor import Editor
 from editing.methods.compute import compute_edit
 from editing.methods.context import EditContext, Measured
 from editing.methods.peak_memory import peak_memory
-from editing.methods.value import search
+from editing.methods.value import descent
 from editing.methods.value.context_templates import context_templates
 from editing.methods.value.objective import Objective
 from editing.methods.value.prompts import essence_rows, rewriting_rows
@@ -136,12 +136,12 @@ class Former(Trials):
 @contextmanager
 def former_steps() -> Iterator[None]:
     """Context in which a search goes by the NLL to its end, and never by the log-odds."""
-    now = search.remaining
-    search.remaining = lambda nll, stop: nll
+    now = descent.remaining
+    descent.remaining = lambda nll, stop: nll
     try:
         yield
     finally:
-        search.remaining = now
+        descent.remaining = now
 
 
 def one_edit(name: str | None, count: int, method: str) -> None:

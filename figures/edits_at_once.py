@@ -19,7 +19,7 @@ SOLVING = ("rome", "memit", "alphaedit")  # dashed; those that were trained are 
 def edits_at_once(found: pd.DataFrame, methods: tuple[str, ...]) -> go.Figure:
     """One panel per kind of question: shares by the number of simultaneous edits, with bands over subjects."""
     figure = make_subplots(1, len(SHOWN), subplot_titles=list(SHOWN.values()), shared_yaxes=True)
-    found = found[(found["how"] == "at once") & (found["label"] == "")]
+    found = found.query("how == 'at once' and label == ''")
     for column, metric in enumerate(SHOWN, 1):
         for color, method in zip(COLORS, methods, strict=False):
             own: Any = found[(found["method"] == method) & (found["metric"] == metric)]
