@@ -13,6 +13,7 @@ from tracer.plots.style import see_through
 from tracer.statistics import clustered_mean
 
 SHOWN = {"rewrite exact": "rewrites", "paraphrase exact": "paraphrases", "neighbour exact": "neighbours unchanged"}
+SHOWN_METHODS = ("rome", "memit", "alphaedit", "grace", "mend", "malmen")
 SOLVING = ("rome", "memit", "alphaedit")  # dashed; those that were trained are drawn through
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from edit_rules import edit_rules
 from edit_table import edit_table
+from edits_at_once import SHOWN_METHODS, edits_at_once
 
 import editing
 import tracer
@@ -115,10 +116,12 @@ def evaluation() -> dict[str, object]:
         editing.Evaluation.of(metrics=measured.query("mode in ('', @mode)")) for mode in ("single", "sequential")
     )
     tasks = pd.read_parquet(HERE.parent / "benchmarks" / "task_arithmetic.parquet")
+    at_once = pd.read_parquet(HERE.parent / "benchmarks" / "meta_editors.parquet").astype({"value": float})
     rules = pd.read_csv(HERE.parent / "benchmarks" / "real" / "edit_rules.csv")
     return {
         "attack.png": attacked(),
         "edit_rules.png": edit_rules(rules),
+        "edits_at_once.png": edits_at_once(at_once, SHOWN_METHODS),
         "evaluation.png": editing.plot_evaluation(alone),
         "forgetting.png": editing.plot_scaled_losses(
             ScaledLosses.of(tasks.query("model == 'factworld' and method == 'forget'"))

@@ -22,6 +22,7 @@ FIGURES = (
     "average_gemma",
     "severed_gemma",
     "edit_rules",
+    "edits_at_once",
     "average",
     "severed",
     "neurons",
