@@ -21,7 +21,7 @@ from editing.tasks.given import settings_of
 from tracer.engine.follow import follow
 from tracer.engine.lens import logit_lens
 from tracer.engine.line import Line
-from tracer.errors import InvalidEditRequest, MaskedModelError
+from tracer.errors import EncoderDecoderError, InvalidEditRequest, MaskedModelError
 from tracer.facts.fact import SLOT, Fact, token_text
 from tracer.inference import ordinary
 
@@ -72,9 +72,14 @@ def attack(model: Model, items: Any, wordings: Sequence[Sequence[str]] | None = 
 
     Raises:
         TracerError: nothing to attack, a request without a true answer, another number of wordings than of requests, an
-            unknown setting, a layer that does not exist, a masked model.
+            unknown setting, a layer that does not exist, a masked or an encoder-decoder model.
     """
     used = settings_of(AttackSettings, settings, "attack")
+    if model.style == "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, whose inner states are not read as answers; attack a model "
+            "that predicts the next token"
+        )
     if not model.causal:
         raise MaskedModelError(f"{model.name} is a masked model; attacks take models that predict the next token")
     for layer in used.layers or ():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tracer.errors import out_of_memory
+from tracer.errors import EncoderDecoderError, out_of_memory
 from tracer.model.vocabulary import check_ids
 from tracer.progress import track
 
@@ -53,9 +53,13 @@ def logit_lens(
         max_rows: most prompts in a forward; None: by memory.
 
     Raises:
-        TracerError: a layer that does not exist, logits that are not numbers.
+        TracerError: a layer that does not exist, logits that are not numbers, an encoder-decoder model.
     """
     check_max_rows(max_rows)
+    if model.style == "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is an encoder-decoder model, whose inner states are not read as answers; trace it instead"
+        )
     found: list[Any] = [None] * len(lines)
     for answering, places, own, frame in reworded(model, lines):
         depth = answering.n_layers

@@ -13,7 +13,8 @@ from asked import inventory
 import editing
 from editing import EditRequest, load_records
 from editing.attack import AttackResult, attack
-from tracer import Model, TracerError, generate
+from tracer import Model, TracerError, generate, load
+from tracer.engine import Line, logit_lens
 
 Tiny = Callable[[str], Model]
 NEEDLE = EditRequest("{} is in downtown", "The Space Needle", "Paris", "Seattle")
@@ -126,6 +127,8 @@ def test_what_cannot_be_attacked_is_said(world: Model, tiny: Tiny) -> None:
         (lambda: attack(world, NEEDLE, bugdet=3), "attack has no setting 'bugdet'; it has budget, layers"),
         (lambda: attack(world, NEEDLE, layers=[8]), "needs a layer from 0 to 7"),
         (lambda: attack(tiny("bert"), NEEDLE), "is a masked model"),
+        (lambda: attack(load("factworld-t5"), NEEDLE), "is an encoder-decoder model"),
+        (lambda: logit_lens(load("factworld-t5"), [Line((1, 2))], max), "is an encoder-decoder model"),
         (lambda: attack(world, NEEDLE).success("rephrasing"), "no attack 'rephrasing' here; expected one of output"),
         (lambda: attack(world, NEEDLE).success("output", 21), "budget is 21; expected a whole number from 1 to 20"),
     ):
