@@ -22,7 +22,8 @@ def covariance(values: Tensor, layers: int = 1) -> Covariance:
     torch.manual_seed(1)
     vectors = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64))[0]
     moment = (vectors * values.double()) @ vectors.T
-    moments = dict.fromkeys(range(layers), (moment + moment.T) / 2)
+    half: Tensor = (moment + moment.T) / 2
+    moments: dict[int, Any] = dict.fromkeys(range(layers), half)
     return Covariance(moments, "0" * 64, "made", "corpus", "text", 8, 10**6, {})
 
 
