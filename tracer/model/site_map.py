@@ -169,6 +169,7 @@ class Placed:
             "key": "mlp.out",
             "value": "mlp.out",
             "pre": "mlp.in",
+            "cross": "cross_attn",  # which no map has
         }[site]
 
     def translate_transformer_lens_path(self, component: str) -> str:
@@ -186,6 +187,8 @@ class Placed:
         layer, _, part = rest.partition(".")
         if not part:
             return ".".join(filter(None, [self.sites.blocks, layer]))
+        if part not in _PER_BLOCK:
+            raise ValueError(f"a SiteMap has no {part}")
         path = getattr(self.sites, _PER_BLOCK[part])
         if path is None:
             raise ValueError(f"the SiteMap has no {_PER_BLOCK[part]}")

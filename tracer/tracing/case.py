@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tracer.facts.fact import Alignment, Fact
     from tracer.model import Model
 
-KINDS = ("hidden", "mlp", "attn", "cross")
+KINDS = ("hidden", "mlp", "attn")
+RESTORED = (*KINDS, "cross")  # the last in decoders that an encoder reads for
 SEVERED = (None, "mlp", "attn", "cross")
 
 
@@ -81,8 +82,8 @@ class Setting:
             raise TraceSettingError(
                 f"metric={list(names)}: expected one or more of {', '.join(TRACE_METRICS)}, each once"
             )
-        if kind not in KINDS:
-            raise TraceSettingError(f"kind {kind!r} is unknown; expected one of {', '.join(KINDS)}")
+        if kind not in RESTORED:
+            raise TraceSettingError(f"kind {kind!r} is unknown; expected one of {', '.join(RESTORED)}")
         window = whole("window", window, 1, kind=TraceSettingError)
         if foil is not None and not foil.strip():
             raise FoilError(f"the foil is empty ({foil!r}); name a wrong answer, or leave it out")

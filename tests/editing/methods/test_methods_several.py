@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -117,6 +117,7 @@ def test_alphaedit_says_when_nothing_is_free() -> None:
 def test_default_layers(layers: int, expected: tuple[int, ...]) -> None:
     class Sized:
         n_layers = layers
+        stacks: ClassVar[dict[str, range]] = {}
 
     assert default_layers(Sized()) == expected  # type: ignore[arg-type]
     single = default_layer(Sized())  # type: ignore[arg-type]

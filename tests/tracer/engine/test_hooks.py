@@ -218,7 +218,7 @@ def test_an_interruption_while_switching_leaves_the_model_as_it_was(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, mlp_in, key, pre, value, embed"),
+        (lambda: Site("residual", 1), "expected one of hidden, mlp, attn, cross, mlp_in, key, pre, value, embed"),
         (lambda: Site("hidden"), "needs a layer number"),
         (lambda: Site("embed", 0), "needs no layer"),
     ],

@@ -237,5 +237,5 @@ def test_a_reply_says_its_answer_anywhere(
 
 def test_a_reply_ends_with_its_turn() -> None:
     toks = tokenizer("gemma")
-    model: Any = type("M", (), {"tokenizer": toks, "hf": None})
+    model: Any = type("M", (), {"tokenizer": toks, "hf": None, "style": "causal"})
     assert end_ids(model) == {toks.eos_token_id, toks.convert_tokens_to_ids("<end_of_turn>")}

@@ -23,7 +23,8 @@ from tracer.errors import SiteError, UnknownArchitecture
 from tracer.model.architecture import LAYER_SITES, MODEL_SITES
 
 Tiny = Callable[[str], Model]
-SITES = [*((site, layer) for site in LAYER_SITES for layer in range(4)), *((site, None) for site in MODEL_SITES)]
+OF_BLOCKS = [site for site in LAYER_SITES if site != "cross"]
+SITES = [*((site, layer) for site in OF_BLOCKS for layer in range(4)), *((site, None) for site in MODEL_SITES)]
 GPT2 = SiteMap(
     blocks="transformer.h",
     attn="attn",
@@ -205,6 +206,9 @@ def test_it_says_what_the_adapter_says(architecture: str, tiny: Tiny) -> None:
     known = tiny(architecture)
     model = Model.of(known.hf, known.tokenizer, sites=KNOWN[architecture])
     assert {at: model.path(*at) for at in SITES} == {at: known.path(*at) for at in SITES}
+    for one in (model, known):
+        with pytest.raises(TracerError, match="has no site 'cross'"):
+            one.path("cross", 0)
     sizes = ("n_layers", "d_model", "d_mlp", "d_embed", "n_tokens", "n_ctx", "parallel", "causal")
     assert [getattr(model, size) for size in sizes] == [getattr(known, size) for size in sizes]
     assert model.down_projection(1).orientation == known.down_projection(1).orientation
