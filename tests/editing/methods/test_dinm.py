@@ -175,7 +175,7 @@ def test_the_layer_is_that_of_hidden_states(name: str, tiny: Callable[[str], Mod
                 wrong = request.about(request.target_true).align(model).target_ids
             common = min(len(safe), len(wrong))
             rows = torch.tensor([[*prompt, *safe[:common]], [*prompt, *wrong[:common]]])
-            states = model.hf(rows, output_hidden_states=True).hidden_states[1:]
+            states = copy.deepcopy(model.hf)(rows, output_hidden_states=True).hidden_states[1:]
         assert len(states) == model.n_layers
         np.testing.assert_allclose(found, [float((s[0] - s[1]).norm()) for s in states], rtol=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -48,7 +49,9 @@ def test_inner_layers_go_through_norm_and_unembedding(tiny: Tiny) -> None:
     found = logit_lens(model, [Line(ids) for ids in PROMPTS], whole, max_rows=1)
     for ids, log_probs in zip(PROMPTS, found, strict=True):
         with torch.no_grad():
-            states = model.hf(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+            states = copy.deepcopy(model.hf)(  # the library leaves hooks in what is asked for states
+                input_ids=torch.tensor([ids]), output_hidden_states=True
+            ).hidden_states
             inner = torch.stack([state[0, -1] for state in states[1:-1]])  # the last one has gone through the norm
             by_hand = model.module("unembed")(model.module("final_norm")(inner)).log_softmax(-1)
         torch.testing.assert_close(log_probs[:-1], by_hand, atol=1e-5, rtol=0)
