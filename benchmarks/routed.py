@@ -2,7 +2,6 @@
 
     python benchmarks/routed.py routed --count 40 --entries 100
     python benchmarks/routed.py sequence --count 40 --entries 100
-    python benchmarks/routed.py hops
     python benchmarks/routed.py cost
 
 The first `count` edits are asked about, whatever else is in the memory. `right` is the share of answers that are the
@@ -13,59 +12,27 @@ it; `alarm` the share of other questions that come to any.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from random import Random
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import typer
+from routed_records import MEANT, ids_of, questions, records
 
 import editing
 import tracer
 from editing.datasets import EditRecord
 from editing.memories import Memory, Router, attached, directed
 from editing.memories.routed import router_of
-from editing.multihop import accuracy, chain_of, overriding, saying
 from editing.questions.match import says
-from tracer import Fact, Model
+from tracer import Model
 
 TOKENS = 4
-MEANT = ("rewrite", "paraphrase", "subject_alias")
-MOST = {"neighbour": 2, "attribute": 1}  # questions of a record
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 Count = Annotated[int, typer.Option(help="Edits that are asked about.")]
 Entries = Annotated[int, typer.Option(help="Edits in the memory, at most.")]
-Ids = tuple[int, ...]
-
-
-def records(entries: int) -> list[EditRecord]:
-    """Test records of different subjects, in an order that is drawn once."""
-    every = editing.load_records("factworld", split="test")
-    Random(0).shuffle(every)
-    first: dict[str, EditRecord] = {}
-    for record in every:
-        first.setdefault(record.rewrites[0].subject, record)
-    return list(first.values())[:entries]
-
-
-def questions(some: Sequence[EditRecord]) -> list[tuple[int, Any]]:
-    """Questions of records, with their places."""
-    found = []
-    for place, record in enumerate(some):
-        seen: dict[str, int] = {}
-        for one in record.questions():
-            seen[one.kind] = seen.get(one.kind, 0) + 1
-            if one.kind in (*MEANT, "neighbour", "attribute", "same_subject") and seen[one.kind] <= MOST.get(
-                one.kind, 9
-            ):
-                found.append((place, one))
-    return found
-
-
-def ids_of(model: Model, text: str) -> Ids:
-    return tuple(Fact("{}", text).align(model).input_ids)
 
 
 def made(model: Model, some: Sequence[EditRecord]) -> tuple[Memory, float]:
@@ -178,36 +145,6 @@ def sequence(count: Count = 40, entries: Entries = 100, method: str = "rome") ->
             rows += scored(part, said, [before[i] for i in inside], [None] * len(part), {"router": method, "N": place})
             print(f"{place} edits", flush=True)
     shown(rows, ("router", "N"))
-
-
-@app.command()
-def hops(count: Annotated[int, typer.Option(help="Questions.")] = 53) -> None:
-    """Edited multi-hop accuracy with a perfect decomposer, on FactWorld: a city that was edited, and its country."""
-    torch.set_num_threads(1)
-    model = tracer.load()
-    some = [record for record in records(10_000) if any(one.kind == "one_hop" for one in record.asks)][:count]
-    chains = [chain for record in some if (chain := chain_of(record, "{} is a city in")) is not None]
-    memory, _ = made(model, some)
-    string = by(model, memory, Router("threshold", "string", {"threshold": 0.0}))
-    ways: dict[str, Callable[[], Any]] = {
-        "unedited": lambda: accuracy(chains, saying(model)),
-        "target overrides": lambda: accuracy(chains, overriding(model, memory)),
-        "routed rome": lambda: _with(model, memory, chains),
-        "target overrides, string match": lambda: accuracy(chains, overriding(model, string)),
-        "routed rome, string match": lambda: _with(model, string, chains),
-    }
-    with attached(model, memory):
-        asked = [next(one for one in record.asks if one.kind == "one_hop") for record in some]
-        said = tracer.generate(model, [one.prompt for one in asked], max_new_tokens=TOKENS)
-    direct = [says(text, one.answers) for text, one in zip(said, asked, strict=True)]
-    print(f"{len(chains)} questions; asked in one, with the edits: {100 * sum(direct) / len(direct):.1f} %")
-    for name, way in ways.items():
-        print(f"{name}: {100 * way()['right'].mean():.1f} %", flush=True)
-
-
-def _with(model: Model, memory: Memory, chains: Sequence[Any]) -> pd.DataFrame:
-    with attached(model, memory):
-        return accuracy(chains, saying(model))
 
 
 @app.command()

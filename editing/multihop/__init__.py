@@ -1,6 +1,6 @@
 """Questions whose answer takes several facts: MeLLo's loop, and a scripted decomposition for models that cannot ask."""
 
-from .chains import Chain, chain_of
+from .chains import Chain, chain_of, consistent
 from .loop import Dialogue, finder, mello, writer
 from .scripted import Solved, accuracy, overriding, saying, solved
 
@@ -10,6 +10,7 @@ __all__ = [
     "Solved",
     "accuracy",
     "chain_of",
+    "consistent",
     "finder",
     "mello",
     "overriding",

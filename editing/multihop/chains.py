@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tracer.facts.fact import SLOT
+from tracer.text import plain
 
 if TYPE_CHECKING:
     from editing.questions.record import EditRecord
@@ -54,6 +55,25 @@ def chain_of(record: EditRecord, second: str | None = None) -> Chain | None:
             return None
         hops.append(hop)
     return Chain(record.case_id, tuple(hops), final, sum(step.prompt in written for step in steps))
+
+
+def consistent(records: Sequence[EditRecord]) -> list[EditRecord]:
+    """Records whose edits can all be in place at once: those that write what no earlier one writes otherwise.
+
+    In MQuAKE-CF-3k one record's edits contradict another's, so that with all of them in one memory no method can be
+    right about both (Zhong et al. 2024, "MQuAKE-Remastered").
+
+    Args:
+        records: in their order.
+    """
+    written: dict[str, str] = {}
+    found = []
+    for record in records:
+        own = {request.text: plain(request.target_new) for request in record.requests()}
+        if all(written.get(text, target) == target for text, target in own.items()):
+            written |= own
+            found.append(record)
+    return found
 
 
 def _slotted(prompt: str, wordings: Sequence[str]) -> str | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 ENCODED = "encoder/"
+FLAT = 1e-2  # spread of a number that hardly differs between texts, at least; states have length 1 a number
 
 
 class Learner:
@@ -45,10 +46,17 @@ class Learner:
         settings: of the preparation.
         told: what the heads read, as a header says it.
         draw: random numbers of the first parameters.
+        usual: texts in tokens, from whose pooled states of the model their mean and spread are taken: heads learn from
+            what differs between texts, where all have much in common. Without any, as they are.
     """
 
     def __init__(
-        self, model: Model, settings: RECIPEPreparation, told: Mapping[str, Any], draw: torch.Generator
+        self,
+        model: Model,
+        settings: RECIPEPreparation,
+        told: Mapping[str, Any],
+        draw: torch.Generator,
+        usual: Sequence[Ids] = (),
     ) -> None:
         self.model, self.settings, self.told = model, settings, told
         self.encoder: Any = None
@@ -65,6 +73,10 @@ class Learner:
             **{name: tensor.to(model.device).requires_grad_() for name, tensor in own.items()},
         }
         self.positions = position_vectors(model)
+        self.mean, self.spread = torch.zeros(()), torch.ones(())
+        if self.encoder is None and len(usual) > 1:
+            states = self.pools(usual)
+            self.mean, self.spread = states.mean(0), states.std(0).clamp_min(FLAT)
 
     def pools(self, texts: Sequence[Ids]) -> Tensor:
         """Pooled states of texts, [texts, 4 width]."""
@@ -72,7 +84,7 @@ class Learner:
         lengths = torch.tensor([len(text) for text in texts], device=ids.device).unsqueeze(1)
         real = torch.arange(ids.shape[1], device=ids.device) < lengths
         if self.encoder is None:
-            return own_pool(self.model, ids, real, self.told["layers"])
+            return (own_pool(self.model, ids, real, self.told["layers"]) - self.mean) / self.spread
         return pool_of(self.encoder, torch.where(real, ids + SHIFT, PAD), real)
 
     def knowledge(self, texts: Sequence[Ids]) -> Tensor:
@@ -83,6 +95,15 @@ class Learner:
     def queries(self, texts: Sequence[Ids]) -> Tensor:
         """Representations of questions, [texts, rep]."""
         return represented(self.parameters, QUERY, self.pools(texts))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Let the heads read pooled states as they are, with the same representations; the sentinel's tokens do not."""
+        for side in (KNOWLEDGE, QUERY) if self.encoder is None else ():
+            weight, bias = (self.parameters[f"{side}.linear.{name}"] for name in ("weight", "bias"))
+            weight.div_(self.spread)
+            bias.sub_((weight * self.mean).sum(-1))
+        self.mean, self.spread = torch.zeros(()), torch.ones(())
 
     def prompts(self, knowledge: Tensor) -> Tensor:
         """Soft prompts [entries, P, d] of representations without the sentinel's."""

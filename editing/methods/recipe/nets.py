@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HEAD = 16  # width of an encoder's heads, at least
 SPREAD = 0.05  # of the sentinel's tokens, uniform, as published
-DEPTHS = (0.25, 0.5)
+DEPTH = 0.25  # of the states that know the words and not yet what is asked
 
 
 def told_of(model: Model, settings: RECIPEPreparation) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def told_of(model: Model, settings: RECIPEPreparation) -> dict[str, Any]:
     """
     if settings.reads == ENCODER:
         return {"by": ENCODER, "config": config_of(model, settings), "layers": None}
-    layers = settings.layers or sorted({max(0, round(depth * model.n_layers) - 1) for depth in DEPTHS})
+    layers = settings.layers or sorted({max(0, round(DEPTH * model.n_layers) - 1), max(0, model.n_layers - 2)})
     return {"by": settings.reads, "config": None, "layers": list(layers)}
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from editing.memories.routing.router import NAME, Router
 from editing.memories.soft_nets import MAKER, SENTINEL, represented, sentinel_pool
 from editing.methods.lessons import lessons_of
+from editing.methods.meta.episodes import line_of
 from editing.methods.routed.measure import RouterPreparation, measured
 from editing.prepared.work import Made, Work
 from tracer.errors import OutOfRange
 
+from .fresh import text_ids
 from .learner import Learner
 from .measured import Examination
 from .nets import told_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 RULE, FEATURES, FIXED = "sentinel", "recipe", "fixed"
+USUAL = 200  # records whose texts tell how pooled states are spread
 MEASURED = 300  # records that the routers without training are measured on
 FALSE_ALARMS = 0.05  # of the fixed threshold, on questions about unedited facts
 
@@ -41,16 +44,21 @@ def make(model: Model, settings: RECIPEPreparation, work: Work) -> Made:
     beyond = [layer for layer in told["layers"] or () if layer >= model.n_layers]
     if beyond:
         raise OutOfRange(f"layer {beyond[0]} does not exist; {model.name} has {model.n_layers} layers, from 0")
-    learner = Learner(model, settings, told, work.draws(-1))
     draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-2))))
+    some = draw.sample(learnt, min(USUAL, len(learnt)))
+    usual = [
+        ids for lesson in some for ids in (text_ids(model, lesson), line_of(model, lesson.request.fact).prompt(True))
+    ]
+    learner = Learner(model, settings, told, work.draws(-1), usual)
     chosen = draw.sample(held_out, min(settings.checked, len(held_out)))
     trained = teach(learner, learnt, chosen, work)
     with torch.no_grad():
+        pool = sentinel_pool(learner.parameters, learner.encoder)
+        own: dict[str, Tensor] = {"sentinel": represented(learner.parameters, "knowledge", pool)}
+        learner.fold()
         kept = {name: each.detach().half().float() for name, each in learner.parameters.items()}  # as they are kept
         for name, each in learner.parameters.items():
             each.copy_(kept[name])
-        pool = sentinel_pool(learner.parameters, learner.encoder)
-        own: dict[str, Tensor] = {"sentinel": represented(learner.parameters, "knowledge", pool)}
         threshold = Examination.of(model, chosen).threshold(learner, FALSE_ALARMS)
     own |= {name: each.half() for name, each in kept.items() if not name.startswith(MAKER) and name != SENTINEL}
     router = Router(RULE, FEATURES, told, own)

@@ -20,7 +20,7 @@ class RECIPEPreparation:
     Attributes:
         reads: what the heads read: "states", the model's own; "encoder", a small transformer that is trained from
             nothing on the model's tokens. (A pretrained RoBERTa.)
-        layers: whose states are read; None: behind a quarter and behind half of the blocks.
+        layers: whose states are read; None: behind a quarter of the blocks, and behind the last but one.
         encoder_layers: blocks of an encoder. (12)
         encoder_width: its width. (768)
         rep: width of representations. (4,096)

@@ -14,9 +14,10 @@ import torch
 import editing
 import tracer
 from editing.memories import attached
-from editing.multihop import Chain, accuracy, chain_of, finder, mello, overriding, saying, solved, writer
+from editing.multihop import Chain, accuracy, chain_of, consistent, finder, mello, overriding, saying, solved, writer
 from editing.multihop.loop import NOTHING, PUBLISHED_TURNS
 from editing.multihop.scripted import named
+from editing.questions.record import EditRecord, Rewrite
 from tracer import Model, TracerError
 from tracer.facts.encoding import encode
 
@@ -153,6 +154,16 @@ def test_chains_are_read_off_records() -> None:
     assert chain_of(hop) is None
     found = chain_of(hop, "{} is a city in")
     assert found is not None and found.hops[0] == hop.requests()[0].text and found.hops[1] == "{} is a city in"
+
+
+def test_records_that_contradict_earlier_ones_are_left_out() -> None:
+    def record(place: int, *facts: tuple[str, str]) -> Any:
+        written = tuple(Rewrite(prompt="{} sings for", subject=who, target_new=target) for who, target in facts)
+        return EditRecord(case_id=str(place), source="own", rewrites=written)
+
+    some = [record(0, ("Ada", "Rome")), record(1, ("Ada", " rome"), ("Bo", "Oslo")), record(2, ("Bo", "Paris"))]
+    assert [each.case_id for each in consistent([*some, record(3, ("Cy", "Paris"))])] == ["0", "1", "3"]
+    assert consistent([]) == []
 
 
 def test_an_edit_overrides_where_the_router_finds_it(tiny: Tiny) -> None:

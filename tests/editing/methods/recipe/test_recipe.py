@@ -22,7 +22,7 @@ from editing.memories.routed import router_of
 from editing.memories.scope import text_of
 from editing.memories.soft_nets import KNOWLEDGE, prompts_of, representations
 from editing.methods.lessons import lessons_of
-from editing.methods.recipe.fresh import Fresh
+from editing.methods.recipe.fresh import Fresh, text_ids
 from editing.methods.recipe.learner import Learner
 from editing.methods.recipe.losses import kept_loss, retrieval_losses, said_loss, sentinel_loss
 from editing.methods.recipe.nets import told_of
@@ -171,6 +171,23 @@ def test_every_part_learns(gpt2: Model, reads: str) -> None:
             optimizer.step()
     assert losses[-1] < 0.8 * losses[0]
     assert inventory(gpt2) == before
+
+
+def test_heads_that_learnt_from_what_differs_read_states_as_they_are(gpt2: Model) -> None:
+    """Folded, they give the representations that they gave of states less their mean and over their spread."""
+    settings = RECIPEPreparation(rep=8, sentinel=2, layers=(0, 2))
+    lessons = lessons_of(gpt2, records_of(RECORDS), "recipe")
+    texts = [text_ids(gpt2, lesson) for lesson in lessons]
+    plain, learner = (Learner(gpt2, settings, told_of(gpt2, settings), Work().draws(-1), some) for some in ((), texts))
+    raw = plain.pools(texts)
+    torch.testing.assert_close(learner.pools(texts), (raw - raw.mean(0)) / raw.std(0).clamp_min(0.01))
+    assert float((learner.pools(texts) - raw).abs().max()) > 0.1
+    with torch.no_grad():
+        before = learner.knowledge(texts)[1:], learner.queries(texts)
+        learner.fold()
+        after = learner.knowledge(texts)[1:], learner.queries(texts)
+    torch.testing.assert_close(learner.pools(texts), raw)
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("reads", READS)
