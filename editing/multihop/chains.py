@@ -69,7 +69,7 @@ def consistent(records: Sequence[EditRecord]) -> list[EditRecord]:
     written: dict[str, str] = {}
     found = []
     for record in records:
-        own = {request.text: plain(request.target_new) for request in record.requests()}
+        own = {request.text: plain(request.target_new).casefold() for request in record.requests()}
         if all(written.get(text, target) == target for text, target in own.items()):
             written |= own
             found.append(record)
