@@ -24,7 +24,7 @@ from benchmarks.trace import timed
 from tracer.facts.fact import Fact
 from tracer.model import load
 from tracer.model.identity import EARLIER
-from tracer.model.model import named_tensors
+from tracer.model.tensors import named_tensors
 from tracer.tracing.causal import causal_trace
 
 FACT = Fact("The Space Needle is in the city of", "Space Needle")

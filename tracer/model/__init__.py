@@ -4,7 +4,8 @@ from .architecture import as_stored, orientation
 from .checkpoint import EMBEDDED
 from .listing import Available, models
 from .loading import load
-from .model import DownProjection, Model
+from .model import Model
+from .projection import DownProjection
 from .saving import quantised, save
 from .site_map import SiteMap
 from .vocabulary import check_ids

@@ -16,9 +16,10 @@ from .adapter import adapter_for
 from .find import find_checkpoint
 from .gguf import load_gguf
 from .given import note_tokens_beyond
-from .model import Model, named_tensors
+from .model import Model
 from .saving import MEMORIES
 from .site_map import SiteMap
+from .tensors import named_tensors
 
 
 @ordinary()

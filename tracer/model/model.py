@@ -7,56 +7,28 @@ from a shape.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tracer.errors import MemoryInTheWay, SiteError, TracerError, UnknownArchitecture, WeightsChanged
+from tracer.errors import TracerError, UnknownArchitecture, WeightsChanged
 
 from . import architecture
 from .adapter import Style, adapter_for
 from .attached import Attachable, attached_to, with_memories
+from .bridge import bridge_of
 from .given import note_tokens_beyond, own_class, whole
 from .identity import fingerprint_of, kind_of
-from .site_map import Placed, SiteMap
+from .places import Places
+from .projection import DownProjection
+from .site_map import SiteMap
 from .stacks import TwoStacks
+from .tensors import named_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, eq=False)
-class DownProjection:
-    """The matrix that turns an MLP's keys into values.
-
-    With weights offloaded by accelerate it lies on the `meta` device and is empty.
-
-    Attributes:
-        name: the weight's full parameter name in `model.hf`.
-        weight: the model's own parameter: `[d_mlp, d_model]` or `[d_model, d_mlp]`, by `orientation`.
-        orientation: `"in_out"` (Conv1D) for the former, `"out_in"` (Linear) for the latter.
-    """
-
-    name: str
-    weight: nn.Parameter
-    orientation: str
-
-    def factors(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """U and V of a change of the weight, which is U V^T as the weight is stored.
-
-        With `keys` [d_mlp, r] and `values` [d_model, r] a key k then gives values keys^T k more than before.
-        """
-        return architecture.as_stored(self.orientation, keys, values)
-
-    def by_key(self, stored: Tensor) -> Tensor:
-        """A matrix that is stored as the weight is, as [d_mlp, d_model]: a row for each unit of the MLP."""
-        return stored if self.orientation == "in_out" else stored.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +48,10 @@ class Model:
     name: str
     _adapter: Any = field(repr=False)
     style: Style = field(default="causal", repr=False)
-    _paths: dict[str, str] = field(default_factory=dict, init=False, repr=False)  # of components asked for before
+    _places: Places = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", Places(self.hf, self._adapter, self.name))
 
     @classmethod
     def of(
@@ -183,16 +158,7 @@ class Model:
     # --- sites -----------------------------------------------------------------------------------------------------
     def path(self, site: str, layer: int | None = None) -> str:
         """Dotted name, in `hf`, of the module behind a site; see [`tracer.Model.module`][]."""
-        if site in architecture.MODEL_SITES:
-            if layer is not None:
-                raise SiteError(f"site {site!r} exists once per model, got layer {layer!r}; leave the layer out")
-            return self._translate(architecture.MODEL_SITES[site], site)
-        if site not in architecture.LAYER_SITES:
-            known = ", ".join([*architecture.LAYER_SITES, *architecture.MODEL_SITES])
-            raise SiteError(f"unknown site {site!r}; the sites are {known}")
-        if not isinstance(layer, Integral) or isinstance(layer, bool) or not 0 <= layer < self.n_layers:
-            raise SiteError(f"site {site!r} of {self.name} needs a layer from 0 to {self.n_layers - 1}, got {layer!r}")
-        return self._translate(self._component(site, int(layer)), site)
+        return self._places.of(site, layer)
 
     def module(self, site: str, layer: int | None = None) -> nn.Module:
         """The module at a site.
@@ -218,42 +184,6 @@ class Model:
         """The factor from the output of [`tracer.Model.module`][] to the site's contribution; 1 for most models."""
         return architecture.multiplier(self.hf.config, site)
 
-    def _component(self, site: str, layer: int) -> str:
-        if isinstance(self._adapter, TwoStacks):
-            component = self._adapter.component(site, layer)
-        elif isinstance(self._adapter, Placed):
-            component = self._adapter.component(site)
-        else:
-            component = architecture.component(self._adapter, site)
-        return f"blocks.{layer}" + (f".{component}" if component else "")
-
-    def _translate(self, component: str, site: str) -> str:
-        try:
-            return self._found(component)
-        except (ValueError, AttributeError, IndexError) as error:
-            raise SiteError(
-                f"{type(self.hf).__name__} has no site {site!r} (TransformerLens component {component!r}: {error}); "
-                f"{self._elsewhere(site) or architecture.INSTEAD.get(site, 'use another site for this model')}"
-            ) from error
-
-    def _found(self, component: str) -> str:
-        if component not in self._paths:
-            path = self._adapter.translate_transformer_lens_path(component)
-            self.hf.get_submodule(path)
-            self._paths[component] = path
-        return self._paths[component]
-
-    def _elsewhere(self, site: str) -> str:
-        """Which blocks have the site, where they are of several kinds."""
-        having = []
-        for layer in range(self.n_layers if site in architecture.LAYER_SITES else 0):
-            with suppress(ValueError, AttributeError, IndexError):
-                self._found(self._component(site, layer))
-                having.append(str(layer))
-        if not having:
-            return ""
-        return f"its blocks are of several kinds, and layers {', '.join(having)} have it: name these, or use 'hidden'"
-
     def down_projection(self, layer: int) -> DownProjection:
         """The down-projection weight of a layer's MLP, with its stored orientation."""
         path, module = self.path("key", layer), self.module("key", layer)
@@ -276,8 +206,8 @@ class Model:
         down = self.path("key", layer)
         found = {}
         for name, component in (("gate", "mlp.gate"), ("up", "mlp.in")):
-            with suppress(ValueError, AttributeError, IndexError, KeyError):
-                found[name] = self._found(f"blocks.{layer}.{component}")
+            if (path := self._places.part(f"blocks.{layer}.{component}")) is not None:
+                found[name] = path
         return {**found, "down": down}
 
     # --- identity --------------------------------------------------------------------------------------------------
@@ -321,25 +251,7 @@ class Model:
         Raises:
             TracerError: the model has memories, which a bridge cannot have; TransformerLens has no adapter for it.
         """
-        if isinstance(self._adapter, Placed):
-            raise UnknownArchitecture(
-                f"{self.name} is a {type(self.hf).__name__} whose sites a SiteMap names, since TransformerLens has no "
-                "adapter for it, and so no bridge; use tracer.hooks"
-            )
-        if self.memories:
-            raise MemoryInTheWay(
-                f"{self.name} has memories ({', '.join(memory.name for memory in self.memories)}), which a "
-                "TransformerBridge cannot have; take them off first"
-            )
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-        return build_bridge_from_module(
-            copy.deepcopy(self.hf),
-            self._adapter.cfg.architecture,
-            hf_config=self.hf.config,
-            tokenizer=copy.deepcopy(self.tokenizer),
-            model_name=self.name,
-        )
+        return bridge_of(self, self._adapter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,28 +280,6 @@ class _Pinned(Model):
                 )
             self._others[kind_of(like)] = super().weights_fingerprint(like)
         return self._others[kind_of(like)]
-
-
-def named_tensors(hf: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter and buffer once, by name; those accelerate has offloaded are brought in one module at a time."""
-    seen: set[int] = set()
-    tied = getattr(hf, "all_tied_weights_keys", None) or {}  # tied tensors count once
-    for prefix, module in hf.named_modules():
-        own = {**module._parameters, **module._buffers}
-        names = []
-        for name, tensor in own.items():
-            full = f"{prefix}.{name}" if prefix else name
-            if tensor is None or id(tensor) in seen or (tensor.is_meta and full in tied):
-                continue
-            seen.add(id(tensor))
-            names.append((name, full))
-        offloaded = any(tensor.is_meta for tensor in own.values() if tensor is not None)
-        if offloaded:
-            from accelerate.utils import align_module_device
-
-        with align_module_device(module, torch.device("cpu")) if offloaded else nullcontext():
-            for name, full in names:
-                yield full, getattr(module, name)
 
 
 def _check_head(model: Model) -> None:
