@@ -109,7 +109,7 @@ def parts(model: Model) -> Iterator[Part]:
         yield Part(f"trace {kind}", trace, lambda kind=kind: plain_loop(model, kind))
     layers = tuple(dict.fromkeys((default_layer(model), *default_layers(model))))
     drawn = np.random.RandomState(0).randint(0, len(model.tokenizer), 2 * TOKENS)
-    text = model.tokenizer.decode(drawn.tolist(), skip_special_tokens=True)
+    text = str(model.tokenizer.decode(drawn.tolist(), skip_special_tokens=True))
     kept: dict[str, Any] = {}
 
     def covariance() -> None:
