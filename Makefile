@@ -99,9 +99,9 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN): $(INPUTS) | $(BIN)/pip
-	$(PIP) -e .
+	$(PIP) -e ".[full]"
 	@touch $@
 
 $(DEV): $(INPUTS) | $(BIN)/pip
-	$(PIP) -e ".[dev,lab]"
+	$(PIP) -e ".[dev]"
 	@touch $(RUN) $@

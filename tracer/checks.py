@@ -6,9 +6,11 @@ import math
 import operator
 import re
 from collections.abc import Collection, Iterable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from tracer.errors import TracerError
+from tracer.extras import install
 
 Kind = type[TracerError]
 Value = TypeVar("Value")
@@ -164,3 +166,22 @@ def written_layers(text: str, *, kind: Kind) -> tuple[int, ...]:
             raise kind(f"layers are {text!r}; expected the lower number first, such as 3-8")
         found += range(first, last + 1)
     return tuple(dict.fromkeys(found))
+
+
+def installed(module: str, extra: str, what: str, *, kind: Kind) -> Any:
+    """A module of a package that an extra brings.
+
+    Args:
+        module: its full name.
+        extra: of `tracer.extras.EXTRAS`.
+        what: needs it, for the message.
+        kind: raised where it cannot be imported.
+
+    Raises:
+        TracerError: of that kind.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise kind(f"{what} needs {package}, which is missing ({error}): {install(extra)}") from error

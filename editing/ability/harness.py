@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import AbilityError, EncoderDecoderError, MaskedModelError, out_of_memory
+from tracer.extras import install
 from tracer.progress import bar
 
 from .result import AbilityResult, Score
@@ -34,7 +35,6 @@ HOMES = {"commonsense_qa": "commonsense_qa", "anli": "anli", "mmlu": "mmlu/defau
 """Folders of the harness that describe these; reading all its fourteen thousand descriptions takes seconds."""
 OWN = ("factworld",)
 TASKS = Path(__file__).parents[1] / "data" / "ability"
-INSTALL = "pip install 'tracer[ability]'"
 SEED = 1234  # the harness's own, for the draw of worked examples
 
 
@@ -112,7 +112,7 @@ def _harness() -> tuple[str, Callable[[Model, int], Any]]:
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
         raise AbilityError(
-            f"general ability is measured with lm-evaluation-harness, which is missing ({error}): {INSTALL}"
+            f"general ability is measured with lm-evaluation-harness, which is missing ({error}): {install('ability')}"
         ) from error
 
     class Shown(HFLM):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from tracer.checks import installed
 from tracer.errors import CovarianceTextError, TracerError, out_of_memory
 from tracer.facts.encoding import added_ids, body_ids
 from tracer.factworld import training_articles, training_text
@@ -267,13 +268,8 @@ def _read(path: Path) -> Iterator[str]:
 
 def _data_set(name: str) -> Iterator[Iterable[str]]:
     """Every row of `name:configuration:split`, streamed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise CovarianceTextError(
-            f"{name!r} is read as the name of a data set, which needs `pip install datasets`; "
-            "or give a text file, or a list of texts"
-        ) from error
+    what = f"{name!r}, read as the name of a data set (give a text file, or a list of texts, if it is none),"
+    datasets = installed("datasets", "datasets", what, kind=CovarianceTextError)
     path, configuration, split = [*name.split(":"), "", ""][:3]
     try:
         rows: Any = datasets.load_dataset(path, configuration or None, split=split or "train", streaming=True)

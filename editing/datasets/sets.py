@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracer.checks import installed
 from tracer.errors import DataSetNotFound, TracerError, out_of_memory
 from tracer.files import Row, is_file_of_rows, plain
 
@@ -171,8 +172,7 @@ def fetched(name: str, part: Part) -> list[Path] | list[Row]:
 
 
 def _hub_rows(hub: str, split: str | None) -> Iterator[Row]:
-    import datasets
-
+    datasets = installed("datasets", "datasets", f"the data set {hub!r} of the hub", kind=DataSetNotFound)
     loaded: Any = datasets.load_dataset(hub, split=split)
     splits = {split or "": loaded} if not hasattr(loaded, "keys") else dict(loaded)
     for name, rows in splits.items():

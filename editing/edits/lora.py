@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tracer.checks import installed
 from tracer.errors import AdapterError
 from tracer.files import new_folder
 from tracer.model import as_stored
@@ -45,8 +46,9 @@ def to_peft(
         TracerError: an edit without factors, one of unknown orientation (and no model given), weights that LoRA has no
             layer for, or a folder that is not empty.
     """
-    from peft import LoraConfig, TaskType
     from safetensors.torch import save_file
+
+    peft = installed("peft", "lora", "a LoRA adapter", kind=AdapterError)
 
     factors = {name: pair for name, pair in factors.items() if pair[0].shape[1]}  # LoRA knows no rank of 0
     if model is not None:
@@ -70,8 +72,9 @@ def to_peft(
         tensors[f"base_model.model.{path}.lora_B.weight"] = b.contiguous().clone()
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {path: rank for path, rank in ranks.items() if rank != usual}
-    kinds = {"causal": TaskType.CAUSAL_LM, "seq2seq": TaskType.SEQ_2_SEQ_LM}  # there is none for masked models
-    config = LoraConfig(
+    tasks = peft.TaskType
+    kinds = {"causal": tasks.CAUSAL_LM, "seq2seq": tasks.SEQ_2_SEQ_LM}  # there is none for masked models
+    config = peft.LoraConfig(
         r=usual,
         lora_alpha=usual,
         rank_pattern=dict(others),

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from editing.edits.weights import check_editable
-from tracer.checks import finite, whole
+from tracer.checks import finite, installed, whole
 from tracer.engine.hooks import evaluating, frozen
-from tracer.errors import HyperparameterError, TracerError
+from tracer.errors import AdapterError, HyperparameterError, TracerError
 from tracer.model import as_stored, orientation
 from tracer.progress import track
 
@@ -175,16 +175,14 @@ def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Itera
     Afterwards, and after any error, also one of peft's while it wraps, the modules, parameters' flags, attributes of
     the model and the random state are those of before.
     """
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
+    peft = installed("peft.tuners.lora", "lora", "training LoRA adapters", kind=AdapterError)
     modules = {path: model.hf.get_submodule(path) for path in paths}
     asking = [(parameter, parameter.requires_grad) for parameter in model.hf.parameters()]
     attributes = dict(vars(model.hf))
     devices = [model.device] if model.device.type == "cuda" else []
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  (any number will do)
+        lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(paths),
         fan_in_fan_out=all(orientation(module, path) == "in_out" for path, module in modules.items()),
@@ -192,7 +190,7 @@ def adapted(model: Model, settings: LoRASettings, paths: Sequence[str]) -> Itera
     try:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(settings.seed)
-            LoraModel(model.hf, config, ADAPTER)
+            peft.LoraModel(model.hf, config, ADAPTER)
             layers: dict[str, Any] = {path: model.hf.get_submodule(path) for path in paths}
             for layer in layers.values():
                 for matrix in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):

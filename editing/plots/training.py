@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from editing.prepared.prepared import Prepared
 from tracer.errors import NothingToDraw, UnsuitableResult
 from tracer.plots.labels import escape
@@ -14,6 +12,7 @@ from tracer.plots.style import EDGE, LINE, SMALL, VALUES, Canvas, axis, in_layou
 from .series import COLORS, DASHES
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 WIDTH, PANEL, HEADING, BOTTOM, LEFT, RIGHT = 860, 220, 40, 30, 84, 30

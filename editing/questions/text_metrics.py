@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,7 @@ NGRAMS = {2: 2 / 3, 3: 4 / 3}
 """Weights of the entropies of bigrams and trigrams, as in the published `n_gram_entropy`."""
 ESSENCE_TOKENS = 100
 
+_TERM = re.compile(r"\b\w\w+\b")
 _CLITICS = r"['’](?:s|m|d|ll|re|ve)\b"
 _WORD = re.compile(
     r"\w+(?=n['’]t\b)|n['’]t\b"  # do|n't
@@ -61,6 +63,9 @@ def ngram_entropy(text: str) -> float:
 class TermWeights:
     """TF-IDF weights of terms: the fewer texts hold a term, the more it counts.
 
+    A term is a word of two letters or more, in lower case; its weight is ln((1 + n) / (1 + those of n texts that hold
+    it)) + 1, as scikit-learn's `TfidfVectorizer`, which the published code calls, has it.
+
     Args:
         texts: documents the weights are learned from; for numbers that can be compared, those of all records. Terms in
             no document do not count.
@@ -70,21 +75,26 @@ class TermWeights:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        try:
-            self._vectorizer: Any = TfidfVectorizer().fit(list(texts))
-        except ValueError as error:
+        held = Counter(term for text in texts for term in set(_terms(text)))
+        if not held:
             raise EvaluationOptionError(
-                f"{len(texts)} reference texts give no terms to compare ({error}); give texts with words in them"
-            ) from error
+                f"{len(texts)} reference texts give no terms to compare; give texts with words in them"
+            )
+        self._weights = {term: math.log((1 + len(texts)) / (1 + count)) + 1 for term, count in held.items()}
 
     def similarity(self, one: str, other: str) -> float:
         """Cosine of two texts' vectors, 0 to 1; nan where one of them has no known term."""
-        a, b = self._vectorizer.transform([one, other])
-        if not a.nnz or not b.nnz:
-            return float("nan")
-        return float((a @ b.T).toarray()[0, 0])  # each has length 1
+        a, b = self._vector(one), self._vector(other)
+        lengths = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+        return sum(a[term] * b[term] for term in a if term in b) / lengths if lengths else float("nan")
+
+    def _vector(self, text: str) -> dict[str, float]:
+        counts = Counter(term for term in _terms(text) if term in self._weights)
+        return {term: count * self._weights[term] for term, count in counts.items()}
+
+
+def _terms(text: str) -> list[str]:
+    return _TERM.findall(text.lower())
 
 
 def consistency(texts: Sequence[str], references: Sequence[str], weights: TermWeights | None = None) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from editing.methods.training import read_logits
 from editing.tasks.lessons import SOME, lessons_of, losses_of
+from tracer.checks import installed
 from tracer.engine.hooks import evaluating
 from tracer.errors import StatisticsError
 
@@ -70,12 +71,11 @@ def forget_quality(ratios: np.ndarray, retrained: np.ndarray) -> float:
     Raises:
         TracerError: no ratios, or some that are not numbers.
     """
-    from scipy.stats import ks_2samp
-
+    stats = installed("scipy.stats", "unlearning", "the Kolmogorov-Smirnov test", kind=StatisticsError)
     for name, given in (("ratios", ratios), ("retrained", retrained)):
         if not len(given) or not np.isfinite(given).all():
             raise StatisticsError(f"{name} has {len(given)} values, or some that are not finite; give finite ones")
-    result: Any = ks_2samp(ratios, retrained)
+    result: Any = stats.ks_2samp(ratios, retrained)
     return float(result.pvalue)
 
 

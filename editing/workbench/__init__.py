@@ -26,7 +26,7 @@ def workbench(model: Model | None = None) -> Workbench:
             embedded model.
 
     Raises:
-        TracerError: ipywidgets or anywidget is missing (pip install 'tracer[lab]').
+        TracerError: ipywidgets or anywidget is missing (pip install "tracer-workbench[lab]").
     """
     from tracer.model import load
 

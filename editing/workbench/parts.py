@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import WorkbenchError
+from tracer.extras import install
 
 if TYPE_CHECKING:
     import ipywidgets
 
-NO_WIDGETS = "the workbench needs ipywidgets and anywidget; install them: pip install 'tracer[lab]'"
+NO_WIDGETS = f"the workbench needs ipywidgets and anywidget; install them: {install('lab')}"
 
 # JupyterLab's own colours, so that light and dark themes are followed; fallbacks behind a comma are for other places
 STYLE = """<style>

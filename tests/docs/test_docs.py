@@ -124,7 +124,7 @@ class Tags(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
-        pytest.skip("needs mkdocs-material and mkdocstrings: pip install 'tracer[docs]'")
+        pytest.skip('needs mkdocs-material and mkdocstrings: pip install "tracer-workbench[docs]"')
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     settings = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "TRACER_PROGRESS": "0"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +120,14 @@ def test_layers_as_people_write_them(text: str, found: tuple[int, ...]) -> None:
 def test_writing_that_is_refused(text: str, said: str) -> None:
     with pytest.raises(HyperparameterError, match=f"layers are '{text}'; expected {said}"):
         checks.written_layers(text, kind=HyperparameterError)
+
+
+def test_a_package_that_is_missing_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.installed("xml.dom", "lora", "it", kind=NoiseError).__name__ == "xml.dom"
+    monkeypatch.setitem(sys.modules, "surely", None)
+    told = r'^an edit needs surely, which is missing \(.*\): pip install "tracer-workbench\[lora\]"$'
+    with pytest.raises(NoiseError, match=told):
+        checks.installed("surely.inside", "lora", "an edit", kind=NoiseError)
 
 
 @pytest.mark.parametrize("check", [checks.whole, checks.finite, checks.share])

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from tracer.extras import DISTRIBUTION, EXTRAS, install
 
 from .finding import Finding
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-
-PROJECT = "tracer"
-EXTRAS: Mapping[str, str] = MappingProxyType(
-    {
-        "gguf": "models in GGUF files",
-        "real": "two pretrained models to install, Gemma 3 270M and SmolLM2 135M",
-        "figures": "png, svg and pdf figures",
-        "lab": "the workbench, in JupyterLab",
-        "cluster": "sweeps on a Ray cluster",
-        "ability": "benchmarks of general ability, by lm-eval",
-    }
-)
 
 
 def versions() -> Iterator[Finding]:
@@ -42,14 +31,14 @@ def extras() -> Iterator[Finding]:
             yield Finding("extras", extra, adds)
             continue
         names = ", ".join(str(need.name) for need in lacking)
-        yield Finding("extras", extra, f"would add {adds} (lacks {names})", "missing", f'pip install "tracer[{extra}]"')
+        yield Finding("extras", extra, f"would add {adds} (lacks {names})", "missing", install(extra))
 
 
 def _of_project() -> Finding:
     try:
-        return Finding("versions", PROJECT, version(PROJECT))
+        return Finding("versions", DISTRIBUTION, version(DISTRIBUTION))
     except PackageNotFoundError:
-        return Finding("versions", PROJECT, "not installed, only found", "bad", "pip install -e . in its folder")
+        return Finding("versions", DISTRIBUTION, "not installed, only found", "bad", "pip install -e . in its folder")
 
 
 def _needs(extra: str | None) -> list[Requirement]:
@@ -57,14 +46,14 @@ def _needs(extra: str | None) -> list[Requirement]:
     from packaging.requirements import Requirement
 
     try:
-        listed = [Requirement(text) for text in requires(PROJECT) or ()]
+        listed = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
     except PackageNotFoundError:
         return []
     found = []
     for need in listed:
         marked = need.marker is not None and "extra" in str(need.marker)
         if marked is (extra is not None) and (need.marker is None or need.marker.evaluate({"extra": extra or ""})):
-            own = need.name == PROJECT
+            own = need.name == DISTRIBUTION
             found += [one for other in need.extras for one in _needs(other)] if own else [need]
     return found
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from tracer.errors import GGUFError, out_of_memory
+from tracer.extras import install
 from tracer.progress import track
 
 from .rope import Scaling
 
 SUFFIX = ".gguf"
-INSTALL = "pip install 'tracer[gguf]' (or pip install gguf)"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
 AGAIN = "fetch or copy it again"
 _ONE = RLock()
@@ -73,7 +73,7 @@ def opened(file: Path, name: str) -> Iterator[Header]:
             architecture.
     """
     if find_spec("gguf") is None:
-        raise GGUFError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {INSTALL}")
+        raise GGUFError(f"{name!r} is a GGUF file, and reading one needs the package gguf: {install('gguf')}")
     parts = _parts(file, name)
     with tempfile.TemporaryDirectory(prefix="tracer-") if len(parts) > 1 else nullcontext("") as folder:
         whole = _joined(parts, Path(folder) / "joined.gguf", name) if len(parts) > 1 else file

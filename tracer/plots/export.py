@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracer.errors import CannotWrite, ExportError, NoBrowser
+from tracer.extras import install
 from tracer.files import new_file
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ NO_BROWSER = (
     "(Debian, Ubuntu: apt install chromium; anywhere: plotly_get_chrome) or name one in BROWSER_PATH. "
     "html needs no browser"
 )
-NO_KALEIDO = "png, svg and pdf need Kaleido; install it (pip install kaleido). html needs no more than there is"
+NO_KALEIDO = f"png, svg and pdf need Kaleido: {install('figures')}; html needs no more than there is"
 
 # The page may run the script it contains and nothing else: no request leaves it, whatever a text holds.
 # 'unsafe-eval' is for Plotly's WebGL traces, blob: and data: for its button that saves a picture.

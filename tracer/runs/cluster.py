@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.errors import ClusterError, TracerError, WorkerError
+from tracer.extras import install
 
 from .claim import Claiming, Rows
 from .crew import Ending
@@ -207,7 +208,7 @@ def _connected(address: str, workers: int) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise ClusterError(
-            "a cluster needs Ray: pip install 'tracer[cluster]'; or leave cluster out, and workers=N uses this machine"
+            f"a cluster needs Ray: {install('cluster')}; or leave cluster out, and workers=N uses this machine"
         ) from error
     if ray.is_initialized():
         yield ray

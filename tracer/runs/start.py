@@ -45,8 +45,8 @@ def run(
             not in `claim.done`, and returns. If it raises, the job fails and the next one is begun.
         workers: 1 works in this process; more are new processes, which share the processor's cores (OMP_NUM_THREADS).
         cluster: address of a Ray cluster ("local" starts one on this machine), on which the workers then are; the file
-            stays on this machine. Needs `pip install 'tracer[cluster]'`. Each worker takes one CPU and, where there are
-            any, a part of the GPUs.
+            stays on this machine. Needs `pip install "tracer-workbench[cluster]"`. Each worker takes one CPU and, where
+            there are any, a part of the GPUs.
         progress: show a bar over items.
         given: passed to the callable behind the settings if it is not None: what json does not know, such as arrays. It
             is pickled for workers in other processes and never written into the run's file.

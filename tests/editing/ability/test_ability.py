@@ -203,7 +203,9 @@ def test_a_masked_model_and_a_missing_harness_are_told(
     with pytest.raises(TracerError, match="masked model"):
         ability(tiny("bert"), "factworld")
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)
-    with pytest.raises(TracerError, match=r"lm-evaluation-harness, which is missing.*pip install 'tracer\[ability\]'"):
+    with pytest.raises(
+        TracerError, match=r'lm-evaluation-harness, which is missing.*pip install "tracer-workbench\[ability\]"'
+    ):
         ability(tiny("gpt2"), "factworld")
 
 

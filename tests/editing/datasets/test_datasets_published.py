@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ def test_rows_of_a_hub_data_set_have_no_line(monkeypatch: pytest.MonkeyPatch) ->
     assert (loaded.files, len(loaded.records), loaded.records[0].source) == (("owner/name:test",), 1, "owner/name:test")
     assert str(loaded.problems[0]).startswith("owner/name:test, record 2: target_new: ")
     assert len(read_records("owner/name").records) == 2
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(TracerError, match=r"'owner/name' of the hub needs datasets, .*tracer-workbench\[datasets\]"):
+        read_records("owner/name:test")
 
 
 # set -> records, problems with the subject, with equal targets; the sizes are those of the data's own list

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from editing.edits.edit import Edit
 from editing.edits.weights import applied
-from tracer.errors import TracerError
+from tracer.errors import AdapterError, TracerError
 from tracer.model import Model, load
 
 Tiny = Callable[[str], Model]
@@ -112,6 +113,14 @@ def test_how_weights_are_stored_may_come_from_the_model(tiny: Tiny, tmp_path: Pa
         edit.to_peft(tmp_path / "a")
     edit.to_peft(tmp_path / "a", model=model)
     check(model, edit, tmp_path / "a")
+
+
+def test_without_peft_the_extra_is_named(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = handmade(tiny("gpt2"))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(AdapterError, match=r"a LoRA adapter needs peft, .*tracer-workbench\[lora\]"):
+        edit.to_peft(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("names", [[], ["transformer.h.1.mlp.c_proj.bias"], ["transformer.wte.weight"]])

@@ -11,6 +11,7 @@ from serac_wise import REQUEST, settings
 
 import editing
 from editing.memories import Memory
+from editing.methods.wise.published import merged
 from tracer import Model, TracerError
 
 Tiny = Callable[[str], Model]
@@ -35,6 +36,15 @@ def by_hand(deltas: list[np.ndarray], density: float) -> np.ndarray:
     return found
 
 
+@pytest.mark.parametrize("density", [0.1, 0.53, 0.99])
+def test_ties_is_that_of_peft(density: float) -> None:
+    theirs = pytest.importorskip("peft.utils.merge_utils", reason="needs peft")
+    deltas = [torch.randn(7, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    deltas[1][0] = 0  # ties at zero too
+    assert torch.equal(merged(deltas, density), theirs.ties(deltas, torch.ones(4), density))
+    assert torch.equal(merged(deltas[:1], 1.0), deltas[0])
+
+
 def memories(model: Model, **more: object) -> list[Memory]:
     """After each of three edits; the model is as before."""
     name, given = settings(model, "wise published")
@@ -54,17 +64,17 @@ def memories(model: Model, **more: object) -> list[Memory]:
 def test_shards_are_merged_after_as_many_edits(tiny: Tiny) -> None:
     model = tiny("llama")
     apart = memories(model)
-    merged = memories(model, merge_freq=2, merge_density=0.15)
+    together = memories(model, merge_freq=2, merge_density=0.15)
     assert [len(memory.tensors["delta"]) for memory in apart] == [1, 2, 3]
-    assert [len(memory.tensors["delta"]) for memory in merged] == [1, 1, 2]
+    assert [len(memory.tensors["delta"]) for memory in together] == [1, 1, 2]
     deltas = [each.numpy() for each in apart[1].tensors["delta"]]
     expected = by_hand(deltas, 0.15)
     assert 0 < np.count_nonzero(expected) < expected.size // 3
-    assert np.allclose(merged[1].tensors["delta"][0], expected, atol=1e-7)
-    assert float(merged[1].tensors["distances"][0]) == float(apart[1].tensors["distances"].min())
-    assert torch.equal(merged[2].tensors["delta"][0], merged[1].tensors["delta"][0])
-    assert torch.allclose(merged[2].tensors["delta"][1], apart[2].tensors["delta"][2])  # the third begins anew
-    assert [line["edits"] for line in merged[2].acts.entries(merged[2])] == [2, 1]
+    assert np.allclose(together[1].tensors["delta"][0], expected, atol=1e-7)
+    assert float(together[1].tensors["distances"][0]) == float(apart[1].tensors["distances"].min())
+    assert torch.equal(together[2].tensors["delta"][0], together[1].tensors["delta"][0])
+    assert torch.allclose(together[2].tensors["delta"][1], apart[2].tensors["delta"][2])  # the third begins anew
+    assert [line["edits"] for line in together[2].acts.entries(together[2])] == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from editing.methods.training import lesson, losses
 from editing.request import EditRequest
 from tracer import TracerError
 from tracer.engine.answer import knows
+from tracer.errors import AdapterError
 from tracer.model import Model, load
 
 Tiny = Callable[[str], Model]
@@ -215,6 +217,13 @@ def test_an_error_while_wrapping_leaves_nothing(tiny: Tiny, left_alone: Any, mon
 
     monkeypatch.setattr(LoraModel, "_create_and_replace", second_fails)
     with pytest.raises(RuntimeError, match="no more"):
+        plan(model, [(REQUEST,)], LoRASettings(**STRONG))
+
+
+def test_without_peft_the_extra_is_named(tiny: Tiny, left_alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = left_alone(tiny("gpt2"))
+    monkeypatch.setitem(sys.modules, "peft.tuners.lora", None)
+    with pytest.raises(AdapterError, match=r"training LoRA adapters needs peft, .*tracer-workbench\[lora\]"):
         plan(model, [(REQUEST,)], LoRASettings(**STRONG))
 
 

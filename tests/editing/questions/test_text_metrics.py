@@ -100,6 +100,23 @@ def test_consistency_is_the_cosine_of_weighted_counts() -> None:
         TermWeights(["a", "?"])
 
 
+@given(st.lists(st.lists(st.sampled_from(["Paris", "paris", "the Seine,", "a", "3,5 km", "Åse's", "—"])), min_size=1))
+def test_weights_are_those_of_scikit_learn(texts: list[list[str]]) -> None:
+    vectorizers = pytest.importorskip("sklearn.feature_extraction.text", reason="needs scikit-learn")
+    documents = [" ".join(parts) for parts in texts]
+    try:
+        theirs = vectorizers.TfidfVectorizer().fit(documents)
+    except ValueError:  # an empty vocabulary
+        with pytest.raises(TracerError, match="no terms to compare"):
+            TermWeights(documents)
+        return
+    ours = TermWeights(documents)
+    for one in (*documents, "Paris lies on the Seine"):
+        a, b = theirs.transform([one, documents[0]])
+        expected = (a @ b.T).toarray()[0, 0] if a.nnz and b.nnz else math.nan
+        assert ours.similarity(one, documents[0]) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
 # --- perplexity ------------------------------------------------------------------------------------------------------
 def test_essence_perplexity_as_published(tiny: Callable[[str], Model]) -> None:
     model = tiny("gpt2")

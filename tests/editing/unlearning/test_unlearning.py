@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,12 @@ def test_what_cannot_be_unlearnt_is_refused(forget: Any, settings: dict[str, Any
     with pytest.raises(TracerError, match=message):
         unlearn(model, forget, **settings)
     assert inventory(model) == before
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(TracerError, match=r"Kolmogorov-Smirnov test needs scipy, .*tracer-workbench\[unlearning\]"):
+        forget_quality(np.ones(3), np.ones(3))
 
 
 def test_measures_refuse_what_does_not_fit(tiny: Tiny) -> None:

@@ -218,5 +218,5 @@ def test_layers_that_are_none(text: str) -> None:
 @pytest.mark.parametrize("missing", ["ipywidgets", "anywidget"])
 def test_without_widgets(missing: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(TracerError, match=r"pip install 'tracer\[lab\]'"):
+    with pytest.raises(TracerError, match=r'pip install "tracer-workbench\[lab\]"'):
         workbench(tiny("gpt2"))

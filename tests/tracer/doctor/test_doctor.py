@@ -12,7 +12,7 @@ import torch
 from commands import done, run
 
 from tracer.doctor import examine, machine, packages
-from tracer.doctor.packages import EXTRAS
+from tracer.extras import DISTRIBUTION, EXTRAS, install
 
 Memory = namedtuple("Memory", "available total")
 NEEDS = [
@@ -21,7 +21,7 @@ NEEDS = [
     "surely-not-there>=1",
     'colorama>=9; sys_platform == "never"',
     'gguf>=0.19; extra == "gguf"',
-    'tracer[gguf]; extra == "real"',
+    'tracer-workbench[gguf]; extra == "real"',
     'surely-not-there; extra == "real"',
 ]
 
@@ -45,13 +45,13 @@ def test_versions_and_extras_are_held_against_the_requirements(monkeypatch: pyte
     assert versions["numpy"].state == "bad" and versions["numpy"].repair == 'pip install "numpy>=99"'
     assert versions["surely-not-there"].found == "not installed; expected >=1"
     assert extras["gguf"].state == "good" and extras["real"].state == "missing"
-    assert "(lacks surely-not-there)" in extras["real"].found and extras["real"].repair == 'pip install "tracer[real]"'
+    assert "(lacks surely-not-there)" in extras["real"].found and extras["real"].repair == install("real")
 
 
 def test_the_extras_are_those_of_the_project() -> None:
     from importlib.metadata import metadata
 
-    offered = set(metadata("tracer").get_all("Provides-Extra") or ())
+    offered = set(metadata(DISTRIBUTION).get_all("Provides-Extra") or ())
     assert offered == {*EXTRAS, "docs", "dev"}  # the last two are for those who work on it
 
 
@@ -75,7 +75,7 @@ def test_no_browser_and_no_kaleido(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Chromium, "find_browser", lambda **_: None)
     assert "apt install chromium" in found("figures")["png, svg, pdf"].repair
     monkeypatch.setattr("tracer.doctor.examination.find_spec", lambda _: None)
-    assert "pip install kaleido" in found("figures")["png, svg, pdf"].repair
+    assert install("figures") in found("figures")["png, svg, pdf"].repair
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

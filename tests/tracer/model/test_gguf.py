@@ -22,7 +22,7 @@ from tracer.model.rope import llama3_factors
 from tracer.model.soundness import LIMIT, check_sound, perplexity
 from tracer.runs.recipe import Recipe
 
-gguf = pytest.importorskip("gguf", reason="needs pip install 'tracer[gguf]'")
+gguf = pytest.importorskip("gguf", reason='needs pip install "tracer-workbench[gguf]"')
 import ggufs  # noqa: E402 (writes with gguf)
 
 # random models talk nonsense, and loading says so: see test_nonsense_is_noted
@@ -285,7 +285,7 @@ def test_without_the_gguf_package(tiny: Tiny, tmp_path: Path, monkeypatch: pytes
     file = ggufs.write(tiny("llama"), tmp_path / "model.gguf")
     find = importlib.util.find_spec
     monkeypatch.setattr("tracer.model.gguf_file.find_spec", lambda name: None if name == "gguf" else find(name))
-    with pytest.raises(TracerError, match=r"needs the package gguf: pip install 'tracer\[gguf\]'"):
+    with pytest.raises(TracerError, match=r'needs the package gguf: pip install "tracer-workbench\[gguf\]"'):
         load(file)
     with pytest.raises(TracerError, match=r"there is no file .*nowhere\.gguf"):
         load(tmp_path / "nowhere.gguf")

@@ -17,7 +17,7 @@ from tracer.errors import TracerError, TracerNote
 from tracer.model import Model, load, packages
 from tracer.model.packages import PACKAGED, Packaged
 
-pytest.importorskip("gguf", reason="needs pip install 'tracer[gguf]'")
+pytest.importorskip("gguf", reason='needs pip install "tracer-workbench[gguf]"')
 import ggufs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*talks nonsense:tracer.TracerNote")

@@ -15,7 +15,7 @@ from tracer.errors import TracerError
 from tracer.runs import Counts, Store, run
 from tracer.runs.cluster import Keeper
 
-ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tracer[cluster]'")
+ray = pytest.importorskip("ray", reason='needs Ray: pip install "tracer-workbench[cluster]"')
 
 
 @pytest.fixture(scope="module")

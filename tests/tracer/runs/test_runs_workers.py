@@ -266,6 +266,6 @@ def test_without_ray_it_says_how_to_get_it(path: Path, monkeypatch: pytest.Monke
     made(path).close()
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        TracerError, match=r"a cluster needs Ray: pip install 'tracer\[cluster\]'; or leave cluster out"
+        TracerError, match=r'a cluster needs Ray: pip install "tracer-workbench\[cluster\]"; or leave cluster out'
     ):
         run(path, "runs_work:work", workers=2, cluster="local")
