@@ -23,7 +23,25 @@ from tracer.facts.prompt import source_length
 from tracer.model import Model
 from tracer.neurons import attribute_neurons
 
-ABLE = ("rome", "r_rome", "memit", "ft_l", "ft_m", "lora", "kn", "grace")
+ABLE = (
+    "rome",
+    "r_rome",
+    "memit",
+    "emmet",
+    "alphaedit",
+    "ft_l",
+    "ft_m",
+    "lora",
+    "kn",
+    "grace",
+    "serac",
+    "mend",
+    "malmen",
+    "rledit",
+    "ke",
+    "rase",
+    "ike",
+)
 STRONG: dict[str, Any] = {"steps": 200, "lr": 0.05, "stop_loss": 1e-2}
 TEXTS = ["The city of Paris is old and large. " * 3, "Rome has seven hills, and many ways lead there. " * 3]
 
@@ -91,11 +109,13 @@ def test_rome_writes_its_value_at_the_encoder(model: Model) -> None:
     assert model.fingerprint() == before
 
 
-def test_memit_moves_the_subject_towards_its_target(model: Model) -> None:
+@pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
+def test_the_subject_moves_towards_its_target(model: Model, method: str) -> None:
     request = request_for(model)
     covariance = estimate_covariance(model, [0, 1], TEXTS, cache=False)
-    given: dict[str, Any] = {"layers": [0, 1], "covariance": covariance, "mom2_weight": 1e-4}
-    edit = editing.compute_edit(model, request, "memit", context_templates=["{}"], **given)
+    more: dict[str, dict[str, Any]] = {"memit": {"mom2_weight": 1e-4}, "alphaedit": {"nullspace_share": 0.2}}
+    given: dict[str, Any] = {"layers": [0, 1], "covariance": covariance, "context_templates": ["{}"]}
+    edit = editing.compute_edit(model, request, method, **given, **more.get(method, {}))
     alignment = request.fact.align(model)
     site = Site("hidden", 1, alignment.subject_range[1] - 1)
     assert edit.evidence is not None
@@ -107,6 +127,14 @@ def test_memit_moves_the_subject_towards_its_target(model: Model) -> None:
     wanted = edit.evidence["zs"].T
     # a norm behind the sum (BART) lets states move so far only
     assert (after - wanted).norm() < (0.95 if model.name == "bart" else 0.5) * (before - wanted).norm()
+    if method == "alphaedit":  # nothing is written along the directions that text has
+        for layer in (0, 1):
+            values, vectors = torch.linalg.eigh(covariance.moments[layer].double())
+            taken = values.clamp_min(0).cumsum(0) > 0.2 * values.clamp_min(0).sum()
+            down = model.down_projection(layer)
+            change = edit.to_dense()[down.name].double()
+            change = change if change.shape[0] == model.d_mlp else change.T  # input x output
+            assert (vectors[:, taken].T @ change).norm() < 1e-4 * change.norm()
 
 
 def test_keys_over_text_are_those_of_the_encoder(model: Model) -> None:
