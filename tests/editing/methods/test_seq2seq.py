@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacked import fact_for, stacked
+from stacked import fact_for, loss_by_labels, stacked
 
 import editing
 from editing import Editor, EditRequest
@@ -18,8 +18,7 @@ from editing.methods.value.context_templates import context_templates
 from tracer.engine import capture, generate, own_answer
 from tracer.engine.sites import Site
 from tracer.errors import EncoderDecoderError, HyperparameterError
-from tracer.facts import Readout, prompt_ids
-from tracer.facts.prompt import source_length
+from tracer.facts import prompt_ids
 from tracer.model import Model
 from tracer.neurons import attribute_neurons
 
@@ -56,18 +55,6 @@ def request_for(model: Model) -> EditRequest:
     return EditRequest(fact.prompt, fact.subject, " Rome")
 
 
-def loss_by_labels(model: Model, request: EditRequest) -> float:
-    """Mean of -log p over the target, with the library's own shift of labels."""
-    readout = Readout.of(model, request.fact.align(model))
-    source, hf = source_length(model, readout.ids), model.hf
-    labels = torch.tensor([[*readout.ids[source + 1 : readout.read[0] + 1], *readout.target]])
-    labels[:, : -len(readout.target)] = -100
-    forced = torch.tensor([[*readout.ids[source:]]])
-    with torch.no_grad():
-        asked: Any = {"input_ids": torch.tensor([readout.ids[:source]]), "decoder_input_ids": forced}
-        return float(hf(**asked, labels=labels).loss)
-
-
 @pytest.mark.parametrize(("method", "settings"), [("ft_m", {"norm_constraint": False}), ("lora", {"rank": 4})])
 def test_training_teaches_what_the_library_predicts(model: Model, method: str, settings: dict[str, Any]) -> None:
     """The published off-by-one would reach a loss of nothing by copying, and leave the answer as it was."""
@@ -77,9 +64,9 @@ def test_training_teaches_what_the_library_predicts(model: Model, method: str, s
     edit = editing.compute_edit(model, request, method, layers=last, **STRONG, **settings)
     editor = Editor(model)
     assert edit.evidence is not None
-    np.testing.assert_allclose(float(edit.evidence["loss"][0, 0]), loss_by_labels(model, request), rtol=1e-4)
+    np.testing.assert_allclose(float(edit.evidence["loss"][0, 0]), loss_by_labels(model, request.fact), rtol=1e-4)
     editor.apply(edit)
-    loss = loss_by_labels(model, request)
+    loss = loss_by_labels(model, request.fact)
     np.testing.assert_allclose(float(edit.evidence["loss"][-1, 0]), loss, atol=1e-3)
     assert loss < 0.5
     assert tuple(own_answer(model, request.fact)) == request.fact.align(model).target_ids
@@ -170,9 +157,9 @@ def test_neurons_of_the_decoder_make_the_new_answer_more_probable(model: Model) 
     assert np.abs(there.scores[encoder]).max() > 0
     edit = editing.compute_edit(model, request, "kn", token="answer", steps=8)
     assert {name.split(".")[0] for name in edit.factors} <= {"decoder", "model"}
-    loss, editor = loss_by_labels(model, request), Editor(model)
+    loss, editor = loss_by_labels(model, request.fact), Editor(model)
     editor.apply(edit)
-    assert loss_by_labels(model, request) < loss
+    assert loss_by_labels(model, request.fact) < loss
     editor.undo()
     assert model.fingerprint() == before
     with pytest.raises(HyperparameterError, match="give token='answer'"):
