@@ -65,11 +65,15 @@ class Layout:
         even = self.even
         if even is not None:  # no mask, as in a call without padding
             return {"input_ids": ids[:, :even], "decoder_input_ids": ids[:, even:]}
-        places, real = self._places("encoder", int(self.sources.max()), ids.device)
+        places, real = self._places("encoder", self.columns("encoder"), ids.device)
         source = ids.gather(1, places).masked_fill(~real, padding)
-        steps, written = self._places("decoder", self.width - int(self.sources.min()), ids.device)
+        steps, written = self._places("decoder", self.columns("decoder"), ids.device)
         forced = ids.gather(1, steps).masked_fill(~written, padding)
         return {"input_ids": source, "attention_mask": real.long(), "decoder_input_ids": forced}
+
+    def columns(self, stack: Stack) -> int:
+        """Columns of a stack's states."""
+        return int(self.sources.max()) if stack == "encoder" else self.width - int(self.sources.min())
 
     def spread(self, state: Tensor, stack: Stack) -> Tensor:
         """A stack's state [R, columns, d] in the columns of the rows [R, width, d]."""
@@ -146,6 +150,11 @@ def check_answering(model: Model, layers: Iterable[int]) -> None:
                 f"layer {layer} of {model.name} is in the encoder, which has no state where answers are read; name "
                 f"layers of the decoder, {able[0]} to {able[-1]}"
             )
+
+
+def columns_of(model: Model, layer: int, ids: Tensor) -> int:
+    """Columns of a layer's states in a forward over rows of ids [R, tokens]: one a token, or those of its stack."""
+    return Layout.of(model, ids).columns(stack_of(model, layer)) if model.stacks else ids.shape[1]
 
 
 def own_tokens(model: Model, layer: int, ids: Sequence[int]) -> range:
