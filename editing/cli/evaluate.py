@@ -20,6 +20,7 @@ from . import hparams as parameters
 if TYPE_CHECKING:
     from editing.datasets import EditRecord
     from editing.evaluation.run.protocol import Cell, Protocol
+    from tracer.model import Model
 
 RECORDS = "Records"
 MEASURE = "What is measured"
@@ -42,6 +43,14 @@ Draw = Annotated[
 Layout = Annotated[str | None, typer.Option(help="Name of the layout, if it is not seen.", rich_help_panel=RECORDS)]
 Lenient = Annotated[
     bool, typer.Option("--lenient", help="Leave out records that are wrong, as a set does.", rich_help_panel=RECORDS)
+]
+Spans = Annotated[
+    bool,
+    typer.Option(
+        "--spans",
+        help="Ask an encoder-decoder model to fill in what stands behind each prompt; questions stay questions.",
+        rich_help_panel=RECORDS,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -88,6 +97,7 @@ def evaluate(
     draw: Draw = None,
     layout: Layout = None,
     lenient: Lenient = False,
+    spans: Spans = False,
     options: Options = None,
     texts: Texts = True,
     controls: Controls = True,
@@ -104,7 +114,7 @@ def evaluate(
     """
     layer_sets = [None if layers is None else parameters.layers_of(layers)]
     grid = _Grid(_names(methods), [model], [mode], layer_sets, [seed], sets or [])
-    source = _Source(records, split, limit, draw, layout, lenient)
+    source = _Source(records, split, limit, draw, layout, lenient, spans)
     _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
 
 
@@ -128,6 +138,7 @@ def sweep(
     draw: Draw = None,
     layout: Layout = None,
     lenient: Lenient = False,
+    spans: Spans = False,
     options: Options = None,
     texts: Texts = False,
     controls: Controls = False,
@@ -143,7 +154,7 @@ def sweep(
     layer_sets = [parameters.layers_of(text) for text in layers or []] or [None]
     numbers = [_whole("seeds", text) for text in _names(seeds)]
     grid = _Grid(_names(methods), list(models or [None]), _names(modes), layer_sets, numbers, sets or [])
-    source = _Source(records, split, limit, draw, layout, lenient)
+    source = _Source(records, split, limit, draw, layout, lenient, spans)
     _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
 
 
@@ -155,6 +166,7 @@ class _Source:
     draw: int | None
     layout: str | None
     lenient: bool
+    spans: bool
 
     def records(self) -> list[EditRecord]:
         from editing.datasets import load_records
@@ -165,6 +177,22 @@ class _Source:
         if self.draw is None or self.draw >= len(found):
             return found
         return [found[i] for i in sorted(Random(0).sample(range(len(found)), self.draw))]
+
+    def asked(self, records: list[EditRecord], models: Sequence[Model]) -> list[EditRecord]:
+        """The records as the models are asked them.
+
+        Raises:
+            TracerError: spans of models with different marks, or of one that has none.
+        """
+        if not self.spans:
+            return records
+        from editing.datasets import in_spans
+
+        every = [in_spans(model, records) for model in models]
+        if any(other != every[0] for other in every):
+            names = " and ".join(model.name for model in models)
+            raise CommandOptionError(f"spans of {names} have different marks; evaluate one family of models at a time")
+        return every[0]
 
 
 class _Grid:
@@ -206,7 +234,7 @@ def _go(
         grid.cells([""])  # TracerError before anything is loaded
         records = source.records()
         loaded = [load(name, device=device) for name in grid.models]
-        begin(out, loaded, records, grid.cells([model.name for model in loaded]), protocol)
+        begin(out, loaded, source.asked(records, loaded), grid.cells([model.name for model in loaded]), protocol)
         if workers == 1 and cluster is None:
             given = {"models": {model.name: model for model in loaded}}
     elif not out.exists():

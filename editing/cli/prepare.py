@@ -26,6 +26,9 @@ def prepare(
     split: Annotated[
         str | None, typer.Option(help="Part of the records; without it the train part of factworld, else all.")
     ] = None,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="Let an encoder-decoder model fill in what stands behind each prompt.")
+    ] = False,
     hparams: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the preparation, NAME=VALUE; may be repeated.")
     ] = None,
@@ -42,7 +45,7 @@ def prepare(
     """
     from dataclasses import replace
 
-    from editing.datasets import load_records
+    from editing.datasets import in_spans, load_records
     from editing.methods.compute import method_named
     from editing.methods.prepare import preparation_of
     from editing.methods.prepare import prepare as made
@@ -61,6 +64,8 @@ def prepare(
         part = "train" if split is None and records == "factworld" else split
         listed = load_records(records, split=part, limit=limit)
     loaded = load(model, device=device)
+    if spans and listed is not None:
+        listed = in_spans(loaded, listed)
     value = made(loaded, chosen.name, listed, seed=seed, resume=not fresh, **settings)
     printing.say(repr(value))
     if out is not None:

@@ -6,6 +6,7 @@ from tracer.moved import former
 
 from .load import Loaded, load_facts, load_records, read_records, records_of, save_records
 from .problems import Problem, RecordWarning
+from .spans import in_spans
 from .unused import Unused
 
 __getattr__ = former(__name__, {"Ask": Question})
@@ -21,6 +22,7 @@ __all__ = [
     "RecordWarning",
     "Rewrite",
     "Unused",
+    "in_spans",
     "load_facts",
     "load_records",
     "read_records",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tracer.engine.batch import Row, states_at_lookups
 from tracer.errors import MemoryMisfit
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids, text_ids
 
 from .small import Parts, encoder_of
 
@@ -72,12 +72,12 @@ def encoded(parts: Parts, told: Mapping[str, Any], model: Model, text: str) -> T
 
 
 def text_of(model: Model, prompt: Ids) -> str:
-    """The text of a prompt, without what the tokenizer puts in front of every text."""
+    """The text of a prompt, without what the tokenizer puts in front of every text or a decoder begins with."""
     from tracer.facts.encoding import added_ids
 
-    front = tuple(added_ids(model.tokenizer)[0])
-    body = prompt[len(front) :] if front and tuple(prompt[: len(front)]) == front else prompt
-    return str(model.tokenizer.decode(list(body), clean_up_tokenization_spaces=False))
+    front, body = added_ids(model.tokenizer)[0], text_ids(model, prompt)
+    body = body[len(front) :] if front and body[: len(front)] == front else body
+    return str(model.tokenizer.decode(body, clean_up_tokenization_spaces=False))
 
 
 def question_of(model: Model, prompt: Ids) -> str:
@@ -89,7 +89,7 @@ def question_of(model: Model, prompt: Ids) -> str:
     """
     text = text_of(model, prompt)
     shorter = text.removeprefix(" ")
-    return shorter if encode(model.tokenizer, shorter, model.causal)[0] == list(prompt) else text
+    return shorter if prompt_ids(model, shorter) == list(prompt) else text
 
 
 def context_of(told: Mapping[str, Any], separator: str, prompt: str, target: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tracer.engine.acts import Asked, Ids
 from tracer.errors import MemoryMisfit, PromptTooLong
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids
 
 from .kind import Kind
 from .lines import packed, unpacked
@@ -66,7 +66,7 @@ class Serac(Kind):
         """
         parts = Parts.of(memory)
         text = f"{self._lines(memory)[decision.entry]['text']}{memory.header['join']}{question_of(model, prompt)}"
-        ids = tuple(encode(model.tokenizer, text, model.causal)[0])
+        ids = tuple(prompt_ids(model, text))
         other = answering_of(parts, memory.header["answer"], model)
         room = (other or model).n_ctx
         if len(ids) > room:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tracer.engine.acts import Asked, Ids
 from tracer.errors import MemoryMisfit, PromptTooLong, TracerNote
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids
 
 from .checks import check_parts
 from .routed import RoutedKind
@@ -99,7 +99,7 @@ def fitting(
 
     def ids_with(count: int) -> Ids:
         text = filled(template, fact, question, front[len(front) - count :])
-        return tuple(encode(model.tokenizer, text, model.causal)[0])
+        return tuple(prompt_ids(model, text))
 
     few, many, ids = 0, len(front), ids_with(len(front))
     if len(ids) <= room:

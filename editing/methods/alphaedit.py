@@ -96,5 +96,6 @@ ALPHAEDIT = Method(
     plan,
     needs=frozenset({*NEEDS, "earlier"}),
     seeded=True,
+    seq2seq=True,
     summary="MEMIT in the null space of other keys (Fang et al. 2025)",
 )

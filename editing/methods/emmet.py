@@ -68,5 +68,6 @@ EMMET = Method(
     plan,
     needs=NEEDS,
     seeded=True,
+    seq2seq=True,
     summary="MEMIT with equality constraints (Gupta et al. 2024)",
 )

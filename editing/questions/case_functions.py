@@ -70,8 +70,9 @@ def negation(case: Case) -> Measurement:
 # --- of a model ------------------------------------------------------------------------------------------------------
 def essence(moment: Moment) -> Measurement:
     """Perplexity of texts about the subject."""
-    texts = moment.record.essence
-    return (essence_perplexity(moment.model, texts), len(texts)) if texts and moment.model.causal else MISSING
+    texts, model = moment.record.essence, moment.model
+    runs = model.causal and not model.stacks  # two stacks predict no next token of running text
+    return (essence_perplexity(model, texts), len(texts)) if texts and runs else MISSING
 
 
 def is_known(moment: Moment) -> Measurement:

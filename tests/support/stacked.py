@@ -15,7 +15,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tracer.facts import Fact
+from tracer.facts import Fact, Readout
+from tracer.facts.prompt import source_length
 from tracer.model import Model
 
 T5 = {
@@ -44,10 +45,11 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="</s>", **more)
 
 
-def stacked(name: str, dtype: torch.dtype = torch.float32, *, certain: bool = False) -> Model:
+def stacked(name: str, dtype: torch.dtype = torch.float32, *, certain: bool = False, positions: int = 64) -> Model:
     """A tiny model with random weights, two blocks in the encoder and in the decoder (three in T5's).
 
-    One that can become `certain` has logits far apart, as a trained one has.
+    One that can become `certain` has logits far apart, as a trained one has. BART reads as many tokens as it has
+    `positions`.
     """
     tokenizer = tokenizer_of(name)
     pad: Any = tokenizer.pad_token_id
@@ -57,7 +59,7 @@ def stacked(name: str, dtype: torch.dtype = torch.float32, *, certain: bool = Fa
         torch.manual_seed(3)
         hf: Any
         if name == "bart":
-            sizes = {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64}
+            sizes = {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": positions}
             heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
             layers = {"encoder_layers": 2, "decoder_layers": 2, "d_model": 16, "bos_token_id": tokenizer.bos_token_id}
             special |= {"forced_bos_token_id": tokenizer.bos_token_id, "forced_eos_token_id": None}
@@ -82,3 +84,15 @@ def stacked(name: str, dtype: torch.dtype = torch.float32, *, certain: bool = Fa
 def fact_for(model: Model, target: str | None = " Rome") -> Fact:
     """A fact as a span whose target has several tokens."""
     return Fact.span(model, "The city of {} is in", "Paris", target)
+
+
+def loss_by_labels(model: Model, fact: Fact) -> float:
+    """Mean of -log p over a fact's target, with the library's own shift of labels."""
+    readout = Readout.of(model, fact.align(model))
+    source, hf = source_length(model, readout.ids), model.hf
+    labels = torch.tensor([[*readout.ids[source + 1 : readout.read[0] + 1], *readout.target]])
+    labels[:, : -len(readout.target)] = -100
+    forced = torch.tensor([[*readout.ids[source:]]])
+    with torch.no_grad():
+        asked: Any = {"input_ids": torch.tensor([readout.ids[:source]]), "decoder_input_ids": forced}
+        return float(hf(**asked, labels=labels).loss)

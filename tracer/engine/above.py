@@ -39,7 +39,7 @@ class Above:
         self.model, self.start, self.room = model, start, kept
         self._states: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # [tokens, d] by ids
         self._held = 0
-        self._able: bool | None = None if start else False
+        self._able: bool | None = None if start and not model.stacks else False  # two stacks are run whole
 
     @contextmanager
     def begun(self, rows: Sequence[Row]) -> Iterator[None]:

@@ -319,7 +319,8 @@ def end_ids(model: Model) -> set[int]:
     chat = chat_of(model)
     if chat is not None and chat.end:
         named.append(model.tokenizer.convert_tokens_to_ids(chat.end))
-    if model.style == "seq2seq" and SPAN_END in model.tokenizer.get_vocab():
+    spans = getattr(model.hf.config, "is_encoder_decoder", False)  # also of what answers in the place of such a model
+    if spans and SPAN_END in model.tokenizer.get_vocab():
         named.append(model.tokenizer.convert_tokens_to_ids(SPAN_END))
     flat = [i for each in named for i in (each if isinstance(each, list | tuple) else [each])]
     return {i for i in flat if isinstance(i, int)}

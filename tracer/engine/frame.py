@@ -89,8 +89,7 @@ def attach(
     called before the hooks that are there.
     """
     module, factor = model.module(kind, layer), model.multiplier(kind)
-    if model.style == "seq2seq":
-        edit = in_rows(model, layer, edit)
+    edit = in_rows(model, layer, edit)
 
     def edited(state: Tensor) -> Tensor | None:
         if state.dim() > 3:

@@ -7,16 +7,17 @@ of its own source. Where a site has no state for a token the column is zero, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tracer.errors import SiteError
-from tracer.facts.prompt import end_of, start_of
+from tracer.errors import EncoderDecoderError, OutOfRange, SiteError
+from tracer.facts.prompt import end_of, source_length, start_of
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -64,11 +65,15 @@ class Layout:
         even = self.even
         if even is not None:  # no mask, as in a call without padding
             return {"input_ids": ids[:, :even], "decoder_input_ids": ids[:, even:]}
-        places, real = self._places("encoder", int(self.sources.max()), ids.device)
+        places, real = self._places("encoder", self.columns("encoder"), ids.device)
         source = ids.gather(1, places).masked_fill(~real, padding)
-        steps, written = self._places("decoder", self.width - int(self.sources.min()), ids.device)
+        steps, written = self._places("decoder", self.columns("decoder"), ids.device)
         forced = ids.gather(1, steps).masked_fill(~written, padding)
         return {"input_ids": source, "attention_mask": real.long(), "decoder_input_ids": forced}
+
+    def columns(self, stack: Stack) -> int:
+        """Columns of a stack's states."""
+        return int(self.sources.max()) if stack == "encoder" else self.width - int(self.sources.min())
 
     def spread(self, state: Tensor, stack: Stack) -> Tensor:
         """A stack's state [R, columns, d] in the columns of the rows [R, width, d]."""
@@ -125,10 +130,61 @@ def stack_of(model: Model, layer: int | None) -> Stack:
     return "encoder" if layer is None or layer in model.stacks["encoder"] else "decoder"
 
 
+def answering_layers(model: Model) -> range:
+    """Layers with a state where answers are read: the decoder's, or all of a model with one stack."""
+    return model.stacks.get("decoder", range(model.n_layers))
+
+
+def check_answering(model: Model, layers: Iterable[int]) -> None:
+    """Check that layers have a state where answers are read.
+
+    Raises:
+        TracerError: one that does not exist, or that is in the encoder.
+    """
+    able = answering_layers(model)
+    for layer in layers:
+        if layer >= model.n_layers:
+            raise OutOfRange(f"layer {layer} does not exist; {model.name} has {model.n_layers} layers, from 0")
+        if layer not in able:
+            raise EncoderDecoderError(
+                f"layer {layer} of {model.name} is in the encoder, which has no state where answers are read; name "
+                f"layers of the decoder, {able[0]} to {able[-1]}"
+            )
+
+
+def columns_of(model: Model, layer: int, ids: Tensor) -> int:
+    """Columns of a layer's states in a forward over rows of ids [R, tokens]: one a token, or those of its stack."""
+    return Layout.of(model, ids).columns(stack_of(model, layer)) if model.stacks else ids.shape[1]
+
+
+def own_tokens(model: Model, layer: int, ids: Sequence[int]) -> range:
+    """The tokens of a row that a layer has states of: all, or those that its stack reads."""
+    if not model.stacks:
+        return range(len(ids))
+    source = source_length(model, ids)
+    return range(source) if stack_of(model, layer) == "encoder" else range(source, len(ids))
+
+
+def widened(model: Model, layer: int, rows: int) -> Callable[[Tensor], Tensor]:
+    """What puts states at a layer, in the forward at hand over so many rows, into their columns, [rows, tokens, d].
+
+    It can be kept for gradients, which come when the forward is over. Some models have rows and tokens flattened.
+    """
+    layout = layout_of(model)
+    if layout is None:
+        return lambda state: state.reshape(rows, -1, state.shape[-1])
+    return partial(layout.spread, stack=stack_of(model, layer))
+
+
 def in_rows(
     model: Model, layer: int | None, edit: Callable[[Tensor], Tensor | None]
 ) -> Callable[[Tensor], Tensor | None]:
-    """`edit` of a state whose tokens are counted through the rows, for a hook at a layer of one stack."""
+    """`edit` of a state whose tokens are counted through the rows, for a hook at a layer.
+
+    States of a model with one stack are in the rows' columns as they are.
+    """
+    if not model.stacks:
+        return edit
     stack = stack_of(model, layer)
 
     def edited(state: Tensor) -> Tensor | None:
@@ -189,11 +245,14 @@ def laying_out(model: Model) -> Iterator[None]:
             handle.remove()
 
 
-def run(model: Model, ids: Tensor) -> Any:
+def run(model: Model, ids: Tensor, **arguments: Any) -> Any:
     """Run the module over rows of ids [R, tokens]; logits are in the rows' columns, [R, tokens, V] or as narrowed.
 
-    Rows are filled up on the right, where no decoder looks, and keys and values are not kept.
+    Those of two stacks are filled up on the right, where no decoder looks, and keep no keys and values: they take none
+    of the arguments.
     """
+    if not model.stacks:
+        return model.hf(input_ids=ids, **arguments)
     layout = Layout.of(model, ids)
     padding = getattr(model.hf.config, "pad_token_id", None)
     parts = layout.parts(ids, 0 if padding is None else int(padding))

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -210,11 +209,10 @@ def forward(model: Model, ids: Tensor, frame: Frame | None = None, **arguments: 
         arguments: others of the module's; an encoder-decoder model takes none (`tracer.engine.layout`).
     """
     entry = _entry(model)
-    call = partial(model.hf, input_ids=ids, **arguments) if model.style != "seq2seq" else partial(run, model, ids)
     if entry is None:
-        return call()
+        return run(model, ids, **arguments)
     with entry.given(frame if frame is not None and frame.ends else None):
-        return call()
+        return run(model, ids, **arguments)
 
 
 def _entry(model: Model) -> Entry | None:

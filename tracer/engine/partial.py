@@ -24,6 +24,7 @@ from .forward import BlockArguments, Kept, Stop, narrow
 from .frame import Frame, attach
 from .hooks import INNER, pick_logits
 from .kv_cache import Cached, Prefix
+from .layout import columns_of
 from .memories import acts_inside, forward
 from .row_budget import rows_that_fit
 from .sweep import record
@@ -134,8 +135,9 @@ class Suffix:
         prefix = self.prefix and tuple(
             pair if layer < self.start else (pair[0][index], pair[1][index]) for layer, pair in enumerate(self.prefix)
         )
-        rows = tuple(self.rows[i] for i in some)
-        kept = {"rows": rows, "ids": self.ids[index], "entering": self.entering[index], "prefix": prefix}
+        rows, ids = tuple(self.rows[i] for i in some), self.ids[index]
+        entering = self.entering[index, : columns_of(self.model, self.start, ids)]
+        kept = {"rows": rows, "ids": ids, "entering": entering, "prefix": prefix}
         return replace(self, **kept, frame=self.frame and self.frame.select(some))
 
     @cached_property

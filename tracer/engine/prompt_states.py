@@ -12,10 +12,28 @@ from torch import Tensor
 from .acts import Ids, Place
 from .forward import Stop
 from .frame import Frame, attach, evaluating
+from .hooks import capture
+from .layout import own_tokens
 from .memories import decided, forward
+from .sites import Site
 
 if TYPE_CHECKING:
     from tracer.model import Model
+
+
+def mean_state(model: Model, ids: Sequence[int], place: Place) -> Tensor:
+    """The mean of a site's states over the tokens that its layer has states of, [width], float32.
+
+    Args:
+        model: the model.
+        ids: of a prompt.
+        place: kind and layer.
+    """
+    site = Site(*place)
+    with torch.no_grad():
+        states = capture(model, list(ids), [site])[site][0]
+    own = own_tokens(model, place[1], ids)
+    return states[own.start : own.stop].float().mean(0)
 
 
 def prompt_states(

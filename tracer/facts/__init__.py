@@ -4,7 +4,7 @@ from .chat import Chat, chat_of, framed
 from .encoding import encode
 from .fact import Fact, bare_note, token_text
 from .inspection import Alignment, Inspection, visible
-from .prompt import prompt_ids
+from .prompt import prompt_ids, stated, text_ids
 from .readout import Readout, answer_text, as_fact
 from .sentences import answer_of, first_sentences, sentence_end
 from .spacing import spaced
@@ -26,6 +26,8 @@ __all__ = [
     "prompt_ids",
     "sentence_end",
     "spaced",
+    "stated",
+    "text_ids",
     "token_text",
     "visible",
 ]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.errors import MaskedModelError, TextWithoutTokens
 
 from .encoding import Offsets, body_ids, encode
+from .spacing import spaced
 
 if TYPE_CHECKING:
     from tracer.model import Model
@@ -63,6 +64,31 @@ def source_length(model: Model, ids: Sequence[int]) -> int:
     return list(ids).index(end_of(model)) + 1
 
 
+def text_ids(model: Model, ids: Sequence[int]) -> list[int]:
+    """Ids of the text of a prompt: of an encoder-decoder model the source's, without its end."""
+    return list(ids)[: source_length(model, ids) - 1] if model.style == "seq2seq" else list(ids)
+
+
+def stated(model: Model, prompt: str, answer: str) -> str:
+    """A prompt with its answer as one text: the answer behind it, or in the place of the mark of a span.
+
+    Args:
+        model: the model.
+        prompt: as it is put to the model.
+        answer: as it follows the prompt, with its space.
+    """
+    return unmarked(prompt, answer, mark_in(model, prompt)) if model.style == "seq2seq" else prompt + answer
+
+
+def unmarked(prompt: str, answer: str, mark: str | None) -> str:
+    """The same by the mark alone; behind a prompt without it."""
+    if mark is None or mark not in prompt:
+        return prompt + spaced(prompt, answer)
+    before, _, after = prompt.partition(mark)
+    before = before.rstrip()
+    return before + (spaced(before, answer) if before else answer.lstrip()) + after
+
+
 def start_of(model: Model) -> int:
     """The token that a decoder begins with.
 
@@ -84,13 +110,18 @@ def mark_in(model: Model, text: str) -> str | None:
         TracerError: it is there several times.
     """
     tokenizer: Any = model.tokenizer
-    known = [SENTINEL] if SENTINEL in tokenizer.get_vocab() else []
-    mark = next((one for one in [*known, tokenizer.mask_token] if one and one in text), None)
+    mark = next((one for one in (span_mark(model), tokenizer.mask_token) if one and one in text), None)
     if mark is not None and text.count(mark) > 1:
         raise MaskedModelError(
             f"prompt {text!r} holds {mark} {text.count(mark)} times; write it once, where the answer belongs"
         )
     return mark
+
+
+def span_mark(model: Model) -> str | None:
+    """The mark that spans of an encoder-decoder model have; None: its tokenizer knows none."""
+    tokenizer: Any = model.tokenizer
+    return SENTINEL if SENTINEL in tokenizer.get_vocab() else tokenizer.mask_token
 
 
 def marked(model: Model, prompt: str) -> str:
@@ -99,8 +130,7 @@ def marked(model: Model, prompt: str) -> str:
     Raises:
         TracerError: the tokenizer has neither sentinels nor a mask.
     """
-    tokenizer: Any = model.tokenizer
-    mark = SENTINEL if SENTINEL in tokenizer.get_vocab() else tokenizer.mask_token
+    mark = span_mark(model)
     if not mark:
         raise MaskedModelError(
             f"the tokenizer of {model.name} has neither {SENTINEL} nor a mask token, so that no span can be left open; "

@@ -102,6 +102,11 @@ class Evaluation:
         asked = self.metrics[self.metrics["metric"] == "known"]
         return tuple(dict.fromkeys(asked[asked["value"] == float(whether)]["case_id"]))
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """By model, what was asked for and means nothing there, in words; empty where all was measured."""
+        return dict(self.settings.get("left_out", {}))
+
     # --- summaries ---------------------------------------------------------------------------------------------------
     def summary(
         self,
@@ -191,7 +196,8 @@ class Evaluation:
     def __str__(self) -> str:
         from .text import as_text
 
-        return as_text(self.summary(), self.score(), self.metrics, unknown=len(self.known(False)))
+        unknown = len(self.known(False))
+        return as_text(self.summary(), self.score(), self.metrics, unknown=unknown, left_out=self.left_out)
 
     def _repr_html_(self) -> str:
         title = f"evaluation of {self.metrics['case_id'].nunique()} cases"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ from .series import divided, series_of
 RUINED = "ruined"
 
 
-def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, width: int = 110) -> str:
+def as_text(
+    summary: Frame,
+    scores: Frame,
+    metrics: Frame,
+    unknown: int = 0,
+    width: int = 110,
+    left_out: Mapping[str, str] | None = None,
+) -> str:
     """One line per method and measure: teacher forced and free generation side by side, each with its interval.
 
     Args:
@@ -27,6 +35,7 @@ def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, wid
         metrics: the table of an evaluation.
         unknown: number of cases whose true answer the unedited model does not give.
         width: characters of a line.
+        left_out: by model, what means nothing there.
     """
     from rich import box
     from rich.console import Console
@@ -38,6 +47,8 @@ def as_text(summary: Frame, scores: Frame, metrics: Frame, unknown: int = 0, wid
 
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None, force_jupyter=False)
     console.print(literal(_head(metrics, unknown)), soft_wrap=True)
+    for model, words in (left_out or {}).items():
+        console.print(literal(f"left out, since they mean nothing for {model}: {words}"), soft_wrap=True)
     if summary.empty:
         return _written(console)
     right = [Column(name, justify="right", no_wrap=True) for name in ("teacher forced", "free generation", "cases")]

@@ -20,11 +20,11 @@ def random_direction(edit: Edit, seed: int) -> Edit:
     return edit.control(seed)
 
 
-def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int, ...]:
-    """As many neighbouring layers as `layers`, at another place of the model.
+def random_layers(able: range, layers: Sequence[int], seed: int) -> tuple[int, ...]:
+    """As many neighbouring layers as `layers`, at another place among some.
 
     Args:
-        n_layers: of the model.
+        able: layers that can be written.
         layers: of the edit.
         seed: of the draw.
 
@@ -32,8 +32,8 @@ def random_layers(n_layers: int, layers: Sequence[int], seed: int) -> tuple[int,
         TracerError: there is no such place.
     """
     count = len(layers)
-    starts = [start for start in range(n_layers - count + 1) if set(range(start, start + count)) != set(layers)]
+    starts = [start for start in able[: len(able) - count + 1] if set(range(start, start + count)) != set(layers)]
     if not starts:
-        raise EvaluationOptionError(f"a model of {n_layers} layers has no other place for {count} of them")
+        raise EvaluationOptionError(f"{len(able)} layers have no other place for {count} of them")
     start = starts[int(torch.randint(len(starts), (), generator=torch.Generator().manual_seed(seed)))]
     return tuple(range(start, start + count))

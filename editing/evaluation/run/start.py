@@ -21,6 +21,7 @@ from tracer.model import Model
 from tracer.runs import Failed, Store, run
 from tracer.runs.recipe import Recipe
 
+from .left_out import left_out
 from .protocol import Cell, Mode, Protocol, jobs_of
 
 WORK = "editing.evaluation.run.tasks:worker"
@@ -148,6 +149,8 @@ def begin(
         "objects": dict(noted or {}),
         "records": [record.model_dump(mode="json") for record in records],
     }
+    if without := {model.name: words for model in models if (words := left_out(model, protocol))}:
+        settings["left_out"] = without
     tables = {name: tuple(columns) for name, columns in COLUMNS.items()}
     rename(Path(path), {"routes": tables["routes"]})
     Store.create(path, jobs_of(cells, records, protocol), settings, tables).close()

@@ -84,9 +84,10 @@ def _elsewhere(
     used = next((edit.settings.get("layers") for edit in edits if isinstance(edit, Edit)), None)
     if RANDOM_LAYER not in bench.protocol.controls or not cases or not isinstance(used, list | tuple):
         return {}
-    if len(used) >= model.n_layers:
+    able = next((stack for stack in model.stacks.values() if set(used) <= set(stack)), range(model.n_layers))
+    if len(used) >= len(able):
         return {}
-    layers = random_layers(model.n_layers, used, seed_of(cell.seed, cases[0]))
+    layers = random_layers(able, used, seed_of(cell.seed, cases[0]))
     return dict(zip(cases, bench.edits(cell, cases, layers=layers), strict=True))
 
 

@@ -26,6 +26,7 @@ from tracer.errors import OtherRun, TracerError
 from tracer.model import EMBEDDED, Model, load
 
 from .blobs import answers_from_bytes
+from .left_out import meaningful
 from .protocol import Cell, Protocol, unedited_key
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Bench:
                 "give that model, or begin another run"
             )
         if name not in self._drifts:  # now, while the model has no edit
-            tokens = self.protocol.canary_tokens
+            tokens = meaningful(model, self.protocol).canary_tokens
             text = self._text if model.name == EMBEDDED else None
             self._drifts[name] = Drift.recorded(model, text, tokens=tokens) if tokens else None
         return model
@@ -143,7 +144,7 @@ class Bench:
     def _asked(
         self, model: Model, cases: Sequence[int], before: Sequence[CaseAnswers] | None, texts: bool
     ) -> list[CaseAnswers | str]:
-        protocol = self.protocol
+        protocol = meaningful(model, self.protocol)
         try:
             return list(
                 ask_records(
@@ -274,7 +275,7 @@ class Bench:
             edit: of the case; None: the model is unedited.
             share: number of cases among which the edit's seconds are divided.
         """
-        attacked = self._attacked(model, case) if self.protocol.attack else {}
+        attacked = self._attacked(model, case) if meaningful(model, self.protocol).attack else {}
         found = model_metrics(Moment(model, self.records[case], drifted, edited=edit is not None, attacked=attacked))
         return found if edit is None else [*found, *edit_metrics(edit, share)]
 

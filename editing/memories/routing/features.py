@@ -11,11 +11,11 @@ from torch import Tensor
 
 from editing.memories.scope import context_of, encoded, text_of, vectors_of
 from editing.memories.similarity import log_similarities
-from tracer.engine.hooks import capture, check_site
-from tracer.engine.prompt_states import prompt_states
+from tracer.engine.hooks import check_site
+from tracer.engine.prompt_states import mean_state, prompt_states
 from tracer.engine.sites import WIDE, Site
 from tracer.errors import HyperparameterError, MemoryMisfit, SiteError
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids, stated
 
 from .heads import head
 from .rules import made
@@ -143,9 +143,7 @@ class States(Features):
         if router.settings["pool"] == "last":
             found = prompt_states(model, prompts, [place])[place]
         else:
-            site = Site(*place)
-            with torch.no_grad():
-                found = torch.cat([capture(model, list(ids), [site])[site].mean(1) for ids in prompts])
+            found = torch.stack([mean_state(model, ids, place) for ids in prompts])
         found = found.float().cpu()
         return found - router.tensors["mean"].float() if "mean" in router.tensors else found
 
@@ -284,7 +282,7 @@ def known_by(router: Given, model: Model, lines: Sequence[Line]) -> list[Ids]:
     """The ids that entries are known by: their prompts, or these with their targets behind."""
     if router.settings["known_by"] == "prompt":
         return [tuple(line["ids"]) for line in lines]
-    return [tuple(encode(model.tokenizer, line["prompt"] + line["target"], model.causal)[0]) for line in lines]
+    return [tuple(prompt_ids(model, stated(model, line["prompt"], line["target"]))) for line in lines]
 
 
 def _known(router: Given, words: Mapping[str, Sequence[str]]) -> None:

@@ -16,6 +16,7 @@ from editing.methods.lessons import Lesson
 from editing.questions.question import Question
 from editing.request import EditRequest
 from tracer.engine.batch import Row
+from tracer.engine.layout import own_tokens
 from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import Readout
 from tracer.text import plain
@@ -214,7 +215,7 @@ class Episodes:
             row = line_of(self.model, question.fact(question.answer))
             if self.everywhere:
                 ids = (*row.ids, *row.target[-1:])
-                row = Row(ids, row.lookup, tuple(range(len(ids))))
+                row = Row(ids, row.lookup, tuple(own_tokens(self.model, self.model.n_layers - 1, ids)))
             self._rows[key] = row
         return self._rows[key]
 

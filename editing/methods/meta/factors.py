@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from editing.methods.training import read_logits, token_losses
 from tracer.engine.batch import Row
+from tracer.engine.layout import own_tokens, stack_of, widened
 from tracer.engine.sweep import check_numbers
+from tracer.errors import EncoderDecoderError
 
 from .places import Place
 
@@ -104,14 +106,14 @@ def token_factors(
     losses, told = [], 0
     for start in range(0, len(rows), max_rows or ROWS):
         some = rows[start : start + (max_rows or ROWS)]
-        with torch.enable_grad(), _watched(model, places) as seen:
+        with torch.enable_grad(), _watched(model, places, len(some)) as seen:
             nll = token_losses(check_numbers(model, read(model, some)), some)
             here = torch.tensor(weight[told : told + len(nll)], dtype=nll.dtype, device=nll.device)
-            deltas = torch.autograd.grad((nll * here).sum(), [seen[place.key][1] for place in places])
+            deltas = torch.autograd.grad((nll * here).sum(), [seen[place.key].left for place in places])
         told += len(nll)
         losses.append(nll.detach())
         for place, delta in zip(places, deltas, strict=True):
-            found[place.key].append(_listed(seen[place.key][0], delta, some, start))
+            found[place.key].append(_listed(model, place, seen[place.key], delta, some, start))
     joined = {key: _joined(parts) for key, parts in found.items()}
     return Found(joined, torch.cat(losses))
 
@@ -125,48 +127,94 @@ def inputs_at(
         model: the model.
         rows: to be run.
         places: matrices.
-        tokens: "subject_last", or any other of `TOKENS` for those where rows are read.
+        tokens: "subject_last", or any other of `TOKENS` for those where rows are read. Of a matrix in the encoder,
+            where nothing is read, all tokens of the source.
     """
     found: dict[str, list[Tensor]] = {place.key: [] for place in places}
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        each = [(row.lookup,) if tokens == SUBJECT else row.read for row in some]
-        line = [i for i, own in enumerate(each) for _ in own]
-        at = [position for own in each for position in own]
-        with torch.no_grad(), _watched(model, places) as seen:
+        with torch.no_grad(), _watched(model, places, len(some)) as seen:
             read_logits(model, some)
         for place in places:
-            x = seen[place.key][0]
-            found[place.key].append(x.reshape(len(some), -1, x.shape[-1])[line, at].cpu())
+            each = [_read(model, place, row, tokens) for row in some]
+            line = [i for i, own in enumerate(each) for _ in own]
+            at = [position for own in each for position in own]
+            found[place.key].append(seen[place.key].wide(seen[place.key].x)[line, at].cpu())
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
-@contextmanager
-def _watched(model: Model, places: Sequence[Place]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Context in which the inputs of places and their outputs, in the graph, are kept by key."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+def _read(model: Model, place: Place, row: Row, tokens: str) -> Sequence[int]:
+    if in_encoder(model, place):
+        return own_tokens(model, place.layer, row.ids)
+    return (row.lookup,) if tokens == SUBJECT else row.read
 
-    def keeping(key: str) -> Any:
+
+def in_encoder(model: Model, place: Place) -> bool:
+    """Whether a matrix is in the encoder of a model that has one.
+
+    Args:
+        model: the model.
+        place: the matrix.
+    """
+    return bool(model.stacks) and stack_of(model, place.layer) == "encoder"
+
+
+def check_tokens(model: Model, places: Sequence[Place], tokens: str) -> None:
+    """Pass if every matrix has factors at the tokens that an edit is made of.
+
+    Args:
+        model: to be edited.
+        places: the matrices.
+        tokens: one of `TOKENS`.
+
+    Raises:
+        TracerError: a matrix in a stack that these tokens are not in.
+    """
+    for place in places if model.stacks and tokens != ALL else ():
+        encoder = in_encoder(model, place)
+        if encoder != (tokens == SUBJECT):
+            here, other = ("encoder", SUBJECT) if encoder else ("decoder", PREDICTING)
+            raise EncoderDecoderError(
+                f"{place.key} is in the {here} of {model.name}, which has no tokens that are {tokens!r}; give "
+                f"tokens={other!r} or {ALL!r}, or name layers of the other stack"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Of one forward at one matrix: inputs, outputs in the graph, and what puts either into [rows, tokens, width]."""
+
+    x: Tensor
+    left: Tensor
+    wide: Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def _watched(model: Model, places: Sequence[Place], rows: int) -> Iterator[dict[str, _Seen]]:
+    """Context of a forward over so many rows in which what is seen at places is kept by key."""
+    seen: dict[str, _Seen] = {}
+
+    def keeping(place: Place) -> Any:
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             left = output if output.requires_grad else output.detach().requires_grad_()  # where the graph begins
-            seen[key] = args[0].detach(), left
+            seen[place.key] = _Seen(args[0].detach(), left, widened(model, place.layer, rows))
             return left.clone()  # some models go on in place
 
         return after
 
     with ExitStack() as stack:
         for place in places:
-            hook = model.hf.get_submodule(place.path).register_forward_hook(keeping(place.key))
+            hook = model.hf.get_submodule(place.path).register_forward_hook(keeping(place))
             stack.callback(hook.remove)
         yield seen
 
 
-def _listed(x: Tensor, delta: Tensor, rows: Sequence[Row], first: int) -> TokenFactors:
-    """Tokens of a padded batch one after the other; some models have it flat."""
-    wide = max(len(row.ids) for row in rows)
-    x, delta = (each.reshape(len(rows), wide, -1) for each in (x, delta))
-    lengths = torch.tensor([len(row.ids) for row in rows], device=x.device)
-    real = torch.arange(wide, device=x.device) < lengths.unsqueeze(1)  # [rows, tokens]
+def _listed(model: Model, place: Place, seen: _Seen, delta: Tensor, rows: Sequence[Row], first: int) -> TokenFactors:
+    """Tokens of a padded batch one after the other, those that the matrix sees."""
+    x, delta = seen.wide(seen.x), seen.wide(delta)
+    real = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    for line, row in zip(real, rows, strict=True):
+        line[list(own_tokens(model, place.layer, row.ids))] = True
     row, position = real.nonzero(as_tuple=True)
     exact = torch.promote_types(x.dtype, torch.float32)
     return TokenFactors(x[real].to(exact), delta[real].to(exact), row + first, position)

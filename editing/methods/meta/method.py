@@ -178,6 +178,7 @@ MEND = Method(
     planned("mend", mend_of),
     needs=frozenset({"prepared", "max_rows"}),
     layers="none",
+    seq2seq=True,
     preparation=Preparation(MENDPreparation, make_mend, summary="nets that turn gradients into edits"),
     summary="a trained editor of gradients (Mitchell et al. 2022)",
 )
@@ -187,6 +188,7 @@ MALMEN = Method(
     planned("malmen", malmen_of),
     needs=frozenset({"prepared", "max_rows"}),
     layers="none",
+    seq2seq=True,
     preparation=Preparation(MALMENPreparation, make_malmen, summary="nets that turn gradients into many edits at once"),
     summary="a trained editor of many edits at once (Tan et al. 2024)",
 )
@@ -196,6 +198,7 @@ RLEDIT = Method(
     planned("rledit", rledit_of),
     needs=frozenset({"prepared", "max_rows"}),
     layers="none",
+    seq2seq=True,
     preparation=Preparation(RLEditPreparation, make_rledit, summary="MALMEN's nets, trained on sequences of edits"),
     summary="a trained editor of batches one after another (Li et al. 2025)",
 )
@@ -205,6 +208,7 @@ KE = Method(
     plan_ke,
     needs=frozenset({"prepared", "max_rows"}),
     layers="none",
+    seq2seq=True,
     preparation=Preparation(KEPreparation, make_ke, summary="a net that reads a request and turns its gradient"),
     summary="a trained editor that reads the request (De Cao et al. 2021)",
 )

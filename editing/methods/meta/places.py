@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tracer.checks import layers as checked_layers
+from tracer.engine.layout import answering_layers
 from tracer.errors import HyperparameterError
 from tracer.model import orientation
 
@@ -82,12 +83,12 @@ def keys_of(model: Model, layers: Sequence[int] | None, projections: Sequence[st
 
     Args:
         model: to be edited.
-        layers: of the matrices; None: the last three.
+        layers: of the matrices; None: the last three, of the decoder where there is one.
         projections: some of `PROJECTIONS`, in the order in which a layer's are listed; None: all that a layer has.
 
     Raises:
         TracerError: a layer that the model does not have.
     """
-    n = model.n_layers
-    chosen = range(max(0, n - LAST), n) if layers is None else checked_layers(layers, n, kind=HyperparameterError)
+    known, able = model.n_layers, answering_layers(model)
+    chosen = able[-LAST:] if layers is None else checked_layers(layers, known, kind=HyperparameterError)
     return tuple(f"{layer}.{name}" for layer in chosen for name in projections or model.projections(layer))

@@ -18,7 +18,7 @@ from tracer.progress import bar, track
 
 from .changes import MetaEditor
 from .episodes import Episodes
-from .factors import PREDICTING, inputs_at
+from .factors import PREDICTING, check_tokens, inputs_at
 from .first_rate import lowest
 from .malmen import Malmen
 from .mend import Mend
@@ -89,6 +89,7 @@ def _made(
     goal: type[Alone] = Alone,
 ) -> Made:
     check_editable(model, [place.weight for place in places])
+    check_tokens(model, places, settings.tokens)
     learnt, held_out = (lessons_of(model, each, method) for each in (work.records, work.held_out))
     parameters = new_parameters(
         places, settings.nets, settings.rank, settings.blocks, settings.spread, work.draws(-1), model.device

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from editing.memories.text import SLOTS, filled
-from tracer.facts.spacing import spaced
+from tracer.facts.prompt import unmarked
 from tracer.text import plain
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Demonstration:
         true: the answer before; None: not known.
         paraphrases: other wordings.
         neighbours: prompts about other subjects, and their answers.
+        mark: of spans, where the answer belongs; behind prompts without it.
     """
 
     prompt: str
@@ -48,19 +49,21 @@ class Demonstration:
     true: str | None
     paraphrases: tuple[str, ...]
     neighbours: tuple[tuple[str, str], ...]
+    mark: str | None = None
 
     @classmethod
-    def of(cls, record: EditRecord) -> Self:
+    def of(cls, record: EditRecord, mark: str | None = None) -> Self:
         """The demonstration of a record's first fact.
 
         Args:
             record: with paraphrases and neighbours.
+            mark: of spans; None: there are none.
         """
         fact, request = record.rewrites[0], record.requests()[0]
         own = [one for one in record.asks if one.case == 0]
         paraphrases = tuple(one.prompt for one in own if one.kind == "paraphrase")
         neighbours = tuple((one.prompt, one.answer) for one in own if one.kind == "neighbour" and one.answer)
-        return cls(request.text, fact.subject, fact.target_new, fact.target_true, paraphrases, neighbours)
+        return cls(request.text, fact.subject, fact.target_new, fact.target_true, paraphrases, neighbours, mark)
 
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> Self:
@@ -69,13 +72,13 @@ class Demonstration:
         return cls(**{**line, "paraphrases": tuple(line["paraphrases"]), "neighbours": pairs})
 
     def line(self) -> dict[str, Any]:
-        """As json values."""
-        return asdict(self)
+        """As json values; without a mark where there is none, as in what was prepared before there were marks."""
+        return {name: value for name, value in asdict(self).items() if name != "mark" or value is not None}
 
     @property
     def fact(self) -> str:
         """The new fact as a text."""
-        return self.prompt + spaced(self.prompt, self.new.strip())
+        return self._stated(self.prompt, self.new)
 
     @property
     def known_by(self) -> str:
@@ -84,7 +87,10 @@ class Demonstration:
 
     def shown(self, prompt: str, answer: str) -> str:
         """The text of a demonstration of the new fact with a prompt and its answer."""
-        return filled(TEMPLATE, self.fact, prompt) + spaced(prompt, answer.strip()) + END
+        return filled(TEMPLATE, self.fact, self._stated(prompt, answer)) + END
+
+    def _stated(self, prompt: str, answer: str) -> str:
+        return unmarked(prompt, answer.strip(), self.mark)
 
     def drawn(self, kind: int, draw: Random) -> str:
         """A demonstration of a kind, with one of its prompts.
@@ -159,14 +165,13 @@ def original(chosen: Sequence[Demonstration], ratio: Sequence[int], draw: Random
     return [each.drawn(kind, draw) for each, kind in zip(chosen, kinds, strict=True)][::-1]
 
 
-def own_copy(fact: str, prompt: str) -> str:
+def own_copy(fact: str) -> str:
     """The edit's own copy example, which stands behind the others.
 
     Args:
-        fact: the edit as a text, its target at the end.
-        prompt: of the edit.
+        fact: the edit as a text, with its target.
     """
-    return filled(TEMPLATE, fact, prompt) + fact.removeprefix(prompt) + END
+    return filled(TEMPLATE, fact, fact) + END
 
 
 def pooled(sentences: Sequence[str], embeddings: Tensor, query: Tensor, count: int) -> list[str]:

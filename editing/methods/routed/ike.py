@@ -21,11 +21,10 @@ from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from editing.prepared.work import Made, Preparation, Work
 from tracer.checks import whole
-from tracer.engine.hooks import capture
 from tracer.engine.memories import resting
-from tracer.engine.sites import Site
+from tracer.engine.prompt_states import mean_state
 from tracer.errors import HyperparameterError, NotPrepared
-from tracer.facts.encoding import encode
+from tracer.facts.prompt import prompt_ids, span_mark, stated
 from tracer.progress import track
 
 from .book import Book, line_of
@@ -99,7 +98,8 @@ def prepare(model: Model, settings: RouterPreparation, work: Work) -> Made:
     Raises:
         TracerError: no record has both a paraphrase and a neighbour whose answer is known.
     """
-    every = [Demonstration.of(record) for record in (*work.records, *work.held_out)]
+    mark = span_mark(model) if model.stacks else None
+    every = [Demonstration.of(record, mark) for record in (*work.records, *work.held_out)]
     some = [each for each in every if each.paraphrases and each.neighbours]
     if not some:
         raise NotPrepared(
@@ -119,18 +119,16 @@ def prepare(model: Model, settings: RouterPreparation, work: Work) -> Made:
 def embeddings(model: Model, texts: Sequence[str]) -> Tensor:
     """What texts are compared by, [texts, d_model]: the mean over tokens of the model's own last states.
 
-    (Published: all-MiniLM-L6-v2.)
+    Those of its encoder where it has one. (Published: all-MiniLM-L6-v2.)
 
     Args:
         model: whose states are taken.
         texts: each run by itself.
     """
-    site, found = Site("hidden", model.n_layers - 1), []
-    with torch.no_grad(), resting(model):
-        for text in track(texts, "embedding demonstrations"):
-            ids = encode(model.tokenizer, text, model.causal)[0][: model.n_ctx]
-            found.append(capture(model, ids, [site])[site][0].float().mean(0).cpu())
-    return torch.stack(found)
+    place = "hidden", model.stacks.get("encoder", range(model.n_layers))[-1]
+    with resting(model):
+        every = [prompt_ids(model, text)[: model.n_ctx] for text in texts]
+        return torch.stack([mean_state(model, ids, place).cpu() for ids in track(every, "embedding demonstrations")])
 
 
 # --- an edit ---------------------------------------------------------------------------------------------------------
@@ -167,7 +165,7 @@ def _entry(
     model: Model, request: EditRequest, given: IKESettings, shelf: _Shelf | None, draw: Random
 ) -> tuple[dict[str, Any], str]:
     line = line_of(model, request)
-    fact = line["prompt"] + line["target"]
+    fact = stated(model, line["prompt"], line["target"])
     front = shelf.front(model, request, fact, given, draw) if shelf is not None else []
     _, used = fitting(model, given.template, fact, line["prompt"], front, given.reserve)
     wanted = given.count + (given.count > 0 and given.variant == "original")
@@ -200,7 +198,7 @@ class _Shelf:
         chosen = nearest(query, self.embeddings["embeddings"][free], given.count)
         return [
             *original([self.every[free[place]] for place in chosen], given.ratio, draw),
-            own_copy(fact, request.text),
+            own_copy(fact),
         ]
 
 
@@ -210,6 +208,7 @@ METHOD = Method(
     plan,
     needs=frozenset({"prepared"}),
     layers="none",
+    seq2seq=True,
     seeded=True,
     writes=False,
     preparation=Preparation(RouterPreparation, prepare, summary="demonstrations, and routers on the model's states"),

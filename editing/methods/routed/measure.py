@@ -22,8 +22,9 @@ from editing.methods.training import as_layers
 from editing.prepared.work import Made, Work
 from tracer.checks import finite, whole
 from tracer.engine.batch import Row, states_at_lookups
-from tracer.errors import HyperparameterError, NotPrepared, OutOfRange
-from tracer.facts.encoding import encode
+from tracer.engine.layout import answering_layers, check_answering
+from tracer.errors import HyperparameterError, NotPrepared
+from tracer.facts.prompt import prompt_ids
 
 from .routers import stored
 
@@ -41,7 +42,7 @@ class RouterPreparation:
     """How routers are measured on a model.
 
     Attributes:
-        layers: that are tried; None: all.
+        layers: that are tried; None: all, or those of the decoder.
         entries: edits that are in the memory meanwhile, at most half of the records. With more of them an unedited
             question comes nearer to one.
         false_alarms: share of questions about unedited facts that may come to an edit.
@@ -96,7 +97,7 @@ class Trial:
             )
 
         def ids(text: str) -> Ids:
-            return tuple(encode(model.tokenizer, text, model.causal)[0])
+            return tuple(prompt_ids(model, text))
 
         about = [(ids(text), place) for place, lesson in enumerate(edited) for text in lesson.about]
         entries = tuple(ids(lesson.prompt) for lesson in edited)
@@ -160,10 +161,8 @@ def measured(model: Model, settings: RouterPreparation, work: Work) -> Made:
     """
     lessons = lessons_of(model, [*work.records, *work.held_out], "a router")
     trial = Trial.of(model, lessons, settings.entries, work.draws(0))
-    layers = settings.layers or tuple(range(model.n_layers))
-    beyond = [layer for layer in layers if layer >= model.n_layers]
-    if beyond:
-        raise OutOfRange(f"layer {beyond[0]} does not exist; {model.name} has {model.n_layers} layers, from 0")
+    layers = settings.layers or tuple(answering_layers(model))
+    check_answering(model, layers)
     prompts = trial.prompts()
     rows = [Row(ids, len(ids) - 1, (len(ids) - 1,)) for ids in prompts]
     states = states_at_lookups(model, rows, [("hidden", layer) for layer in layers])

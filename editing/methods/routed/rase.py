@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from editing.memories.routed import Own
-from editing.methods.compute import method_named, settings_of
+from editing.methods.compute import check_seq2seq, method_named, settings_of
 from editing.methods.context import EditContext
 from editing.methods.method import Change, Group, Method
 from editing.methods.value.settings import NEEDS
@@ -45,6 +45,7 @@ def plan(model: Model, groups: Sequence[Group], given: RASESettings, context: Ed
             a memory that was begun with another router.
     """
     editor = method_named(given.editor)
+    check_seq2seq(model, editor)
     name = given.name or NAME
     router = router_for(context, given.router, given.routing, NAME)
     book = Book.open(model, name, "weights", router)
@@ -151,6 +152,7 @@ METHOD = Method(
     plan,
     needs=frozenset((*NEEDS, "prepared")),
     located=False,
+    seq2seq=True,
     writes=False,
     preparation=Preparation(RouterPreparation, measured, summary="routers on the model's own states, and by tokens"),
     summary="any method's edits, switched on by a router (Han et al. 2023)",

@@ -17,7 +17,7 @@ from editing.methods.method import Change, Group, Method
 from editing.prepared.work import Preparation
 from tracer.engine.memories import resting
 from tracer.errors import MemoryMisfit
-from tracer.facts.readout import answer_text
+from tracer.facts import answer_text, stated
 
 from .prepare import make
 from .settings import SERACPreparation, SERACSettings
@@ -81,7 +81,7 @@ def _entry(
 ) -> tuple[dict[str, Any], torch.Tensor]:
     found = request.fact.align(model)
     target = answer_text(model, found.target_ids)
-    text = request.text + target
+    text = stated(model, request.text, target)
     line = {"prompt": request.text, "target": target, "subject": request.subject, "text": text}
     if scope["by"] == ENCODER:
         context = context_of(scope, scope["separator"], request.text, target)
@@ -95,6 +95,7 @@ METHOD = Method(
     plan,
     needs=frozenset({"prepared"}),
     layers="none",
+    seq2seq=True,
     writes=False,
     preparation=Preparation(SERACPreparation, make, summary="a classifier of questions, and a model that answers"),
     summary="edits as texts, a classifier, a model that answers (Mitchell et al. 2022)",

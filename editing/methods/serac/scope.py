@@ -13,8 +13,8 @@ from editing.memories.similarity import balanced_bce, log_similarities
 from editing.methods.lessons import Lesson
 from editing.prepared.course import Course, train
 from editing.prepared.work import Work
-from tracer.errors import OutOfRange
-from tracer.facts.encoding import encode
+from tracer.engine.layout import answering_layers, check_answering
+from tracer.facts.prompt import prompt_ids
 from tracer.progress import track
 
 from .settings import SERACPreparation
@@ -40,10 +40,9 @@ def trained_projection(
     Raises:
         TracerError: a layer that the model does not have.
     """
-    layers = settings.layers or sorted({max(0, round(depth * model.n_layers) - 1) for depth in DEPTHS})
-    beyond = [layer for layer in layers if layer >= model.n_layers]
-    if beyond:
-        raise OutOfRange(f"layer {beyond[0]} does not exist; {model.name} has {model.n_layers} layers, from 0")
+    first = answering_layers(model)[0]
+    layers = settings.layers or sorted({max(first, round(depth * model.n_layers) - 1) for depth in DEPTHS})
+    check_answering(model, layers)
     states = _states(model, [*learnt, *held_out], layers, work)
     known = torch.stack(list(states.values()))
     tensors = {"centre": known.mean(0), "factor": 1 / known.std(0).mean().clamp_min(1e-6)}
@@ -70,7 +69,7 @@ def _states(model: Model, lessons: Sequence[Lesson], layers: Sequence[int], work
     kept = work.checkpoint.load("states")
     done = list(kept[0]["states"]) if kept is not None else []
     for start in track(range(len(done), len(prompts), CHUNK), "reading questions"):
-        ids = [tuple(encode(model.tokenizer, prompt, model.causal)[0]) for prompt in prompts[start : start + CHUNK]]
+        ids = [tuple(prompt_ids(model, prompt)) for prompt in prompts[start : start + CHUNK]]
         done += list(states_of(model, ids, layers))
         if work.checkpoint.due:
             work.checkpoint.save({"states": torch.stack(done)}, {}, "states")

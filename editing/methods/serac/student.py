@@ -17,6 +17,7 @@ from tracer.engine.batch import Row
 from tracer.engine.follow import follow
 from tracer.engine.line import Line
 from tracer.facts.fact import SLOT, Fact, token_text
+from tracer.facts.prompt import stated
 from tracer.facts.readout import Readout
 from tracer.model import Model
 
@@ -41,9 +42,8 @@ def said_with_edit(model: Model, answering: Model, lessons: Sequence[Lesson], jo
     lines, targets = [], []
     for lesson in lessons:
         for question in (lesson.prompt, *lesson.about):
-            found = Fact(SLOT, f"{lesson.prompt}{lesson.target}{join}{question}", lesson.target.strip() + mark).align(
-                model
-            )
+            text = stated(model, lesson.prompt, lesson.target) + join + question
+            found = Fact(SLOT, text, lesson.target.strip() + mark).align(model)
             if len(found.input_ids) + len(found.target_ids) <= answering.n_ctx:
                 lines.append(Line(tuple(found.input_ids), (tuple(found.target_ids),)))
                 targets.append(list(found.target_ids))
@@ -144,7 +144,8 @@ def _row(
         ids = [words[pick(len(words))] for _ in range(1 + pick(LONGEST))]
         target = str(model.tokenizer.decode(ids)).strip() or target
     # without the mark a student never learns to stop, and says the target again and again
-    found = Fact(SLOT, f"{lesson.prompt} {target}{join}{question}", target + join.rstrip()).align(model)
+    text = stated(model, lesson.prompt, f" {target}") + join + question
+    found = Fact(SLOT, text, target + join.rstrip()).align(model)
     readout = Readout.of(model, found)
     return Row(readout.ids, found.answer_position, readout.read, readout.target)
 

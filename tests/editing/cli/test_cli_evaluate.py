@@ -167,3 +167,18 @@ def test_there_has_to_be_something_to_evaluate(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     other.write_text("no database")
     assert_one_line(run("evaluate", "--out", str(other)), "other.sqlite")
+
+
+def test_spans_are_filled_in_by_the_embedded_encoder_decoder_model(tmp_path: Path) -> None:
+    out = tmp_path / "run.sqlite"
+    given = ["evaluate", "factworld", "--split", "test", "--limit", "1", "-m", "factworld-t5", "--out", str(out)]
+    more = ["--method", "ft_m", "--layers", "7", "--set", "steps=1", "--no-controls", "--spans"]
+    printed = done(*given, *more)
+    assert "left out, since they mean nothing for factworld-t5: drift and perplexity on running text, cont" in printed
+    found = Evaluation.load(out)
+    prompts = found.answers["prompt"]
+    assert len(prompts) > 4 and all(text.endswith("<extra_id_0>") for text in prompts)
+    unedited = found.answers[found.answers["method"] == "unedited"]
+    assert unedited["nll"].max() > 1 > unedited["nll"].min()  # some are known
+    small = ["evaluate", "factworld", "--limit", "1", "--out", str(tmp_path / "other.sqlite"), *more]
+    assert "goes on from prompts as they are" in "".join(map(str, run(*small)))

@@ -33,10 +33,10 @@ def test_random_direction_has_the_size_of_the_edit(model: Model) -> None:
 
 
 def test_random_layers_are_elsewhere() -> None:
-    drawn = {random_layers(6, (2, 3), seed) for seed in range(40)}
+    drawn = {random_layers(range(6), (2, 3), seed) for seed in range(40)}
     assert drawn == {(0, 1), (1, 2), (3, 4), (4, 5)}
     with pytest.raises(TracerError, match="no other place for 2"):
-        random_layers(2, (0, 1), 0)
+        random_layers(range(2), (0, 1), 0)
 
 
 def test_the_monitor_sees_growth_and_a_disabling_edit() -> None:

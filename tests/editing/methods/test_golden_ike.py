@@ -44,7 +44,7 @@ def contexts(theirs: goldens.Arrays, records: dict[str, list[EditRecord]]) -> li
     found = []
     for test, places in zip(records["tests"], theirs["neighbours"], strict=True):
         front = original([demos[place] for place in places], (1, 3, 4), draw)
-        found.append([*front, own_copy(fact_of(test), test.requests()[0].text)])
+        found.append([*front, own_copy(fact_of(test))])
     return found
 
 

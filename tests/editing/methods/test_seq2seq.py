@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stacked import fact_for, stacked
+from stacked import fact_for, loss_by_labels, stacked
 
 import editing
 from editing import Editor, EditRequest
@@ -18,12 +18,29 @@ from editing.methods.value.context_templates import context_templates
 from tracer.engine import capture, generate, own_answer
 from tracer.engine.sites import Site
 from tracer.errors import EncoderDecoderError, HyperparameterError
-from tracer.facts import Readout, prompt_ids
-from tracer.facts.prompt import source_length
+from tracer.facts import prompt_ids
 from tracer.model import Model
 from tracer.neurons import attribute_neurons
 
-ABLE = ("rome", "r_rome", "memit", "ft_l", "ft_m", "lora", "kn", "grace")
+ABLE = (
+    "rome",
+    "r_rome",
+    "memit",
+    "emmet",
+    "alphaedit",
+    "ft_l",
+    "ft_m",
+    "lora",
+    "kn",
+    "grace",
+    "serac",
+    "mend",
+    "malmen",
+    "rledit",
+    "ke",
+    "rase",
+    "ike",
+)
 STRONG: dict[str, Any] = {"steps": 200, "lr": 0.05, "stop_loss": 1e-2}
 TEXTS = ["The city of Paris is old and large. " * 3, "Rome has seven hills, and many ways lead there. " * 3]
 
@@ -38,18 +55,6 @@ def request_for(model: Model) -> EditRequest:
     return EditRequest(fact.prompt, fact.subject, " Rome")
 
 
-def loss_by_labels(model: Model, request: EditRequest) -> float:
-    """Mean of -log p over the target, with the library's own shift of labels."""
-    readout = Readout.of(model, request.fact.align(model))
-    source, hf = source_length(model, readout.ids), model.hf
-    labels = torch.tensor([[*readout.ids[source + 1 : readout.read[0] + 1], *readout.target]])
-    labels[:, : -len(readout.target)] = -100
-    forced = torch.tensor([[*readout.ids[source:]]])
-    with torch.no_grad():
-        asked: Any = {"input_ids": torch.tensor([readout.ids[:source]]), "decoder_input_ids": forced}
-        return float(hf(**asked, labels=labels).loss)
-
-
 @pytest.mark.parametrize(("method", "settings"), [("ft_m", {"norm_constraint": False}), ("lora", {"rank": 4})])
 def test_training_teaches_what_the_library_predicts(model: Model, method: str, settings: dict[str, Any]) -> None:
     """The published off-by-one would reach a loss of nothing by copying, and leave the answer as it was."""
@@ -59,9 +64,9 @@ def test_training_teaches_what_the_library_predicts(model: Model, method: str, s
     edit = editing.compute_edit(model, request, method, layers=last, **STRONG, **settings)
     editor = Editor(model)
     assert edit.evidence is not None
-    np.testing.assert_allclose(float(edit.evidence["loss"][0, 0]), loss_by_labels(model, request), rtol=1e-4)
+    np.testing.assert_allclose(float(edit.evidence["loss"][0, 0]), loss_by_labels(model, request.fact), rtol=1e-4)
     editor.apply(edit)
-    loss = loss_by_labels(model, request)
+    loss = loss_by_labels(model, request.fact)
     np.testing.assert_allclose(float(edit.evidence["loss"][-1, 0]), loss, atol=1e-3)
     assert loss < 0.5
     assert tuple(own_answer(model, request.fact)) == request.fact.align(model).target_ids
@@ -91,11 +96,13 @@ def test_rome_writes_its_value_at_the_encoder(model: Model) -> None:
     assert model.fingerprint() == before
 
 
-def test_memit_moves_the_subject_towards_its_target(model: Model) -> None:
+@pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
+def test_the_subject_moves_towards_its_target(model: Model, method: str) -> None:
     request = request_for(model)
     covariance = estimate_covariance(model, [0, 1], TEXTS, cache=False)
-    given: dict[str, Any] = {"layers": [0, 1], "covariance": covariance, "mom2_weight": 1e-4}
-    edit = editing.compute_edit(model, request, "memit", context_templates=["{}"], **given)
+    more: dict[str, dict[str, Any]] = {"memit": {"mom2_weight": 1e-4}, "alphaedit": {"nullspace_share": 0.2}}
+    given: dict[str, Any] = {"layers": [0, 1], "covariance": covariance, "context_templates": ["{}"]}
+    edit = editing.compute_edit(model, request, method, **given, **more.get(method, {}))
     alignment = request.fact.align(model)
     site = Site("hidden", 1, alignment.subject_range[1] - 1)
     assert edit.evidence is not None
@@ -107,6 +114,14 @@ def test_memit_moves_the_subject_towards_its_target(model: Model) -> None:
     wanted = edit.evidence["zs"].T
     # a norm behind the sum (BART) lets states move so far only
     assert (after - wanted).norm() < (0.95 if model.name == "bart" else 0.5) * (before - wanted).norm()
+    if method == "alphaedit":  # nothing is written along the directions that text has
+        for layer in (0, 1):
+            values, vectors = torch.linalg.eigh(covariance.moments[layer].double())
+            taken = values.clamp_min(0).cumsum(0) > 0.2 * values.clamp_min(0).sum()
+            down = model.down_projection(layer)
+            change = edit.to_dense()[down.name].double()
+            change = change if change.shape[0] == model.d_mlp else change.T  # input x output
+            assert (vectors[:, taken].T @ change).norm() < 1e-4 * change.norm()
 
 
 def test_keys_over_text_are_those_of_the_encoder(model: Model) -> None:
@@ -142,9 +157,9 @@ def test_neurons_of_the_decoder_make_the_new_answer_more_probable(model: Model) 
     assert np.abs(there.scores[encoder]).max() > 0
     edit = editing.compute_edit(model, request, "kn", token="answer", steps=8)
     assert {name.split(".")[0] for name in edit.factors} <= {"decoder", "model"}
-    loss, editor = loss_by_labels(model, request), Editor(model)
+    loss, editor = loss_by_labels(model, request.fact), Editor(model)
     editor.apply(edit)
-    assert loss_by_labels(model, request) < loss
+    assert loss_by_labels(model, request.fact) < loss
     editor.undo()
     assert model.fingerprint() == before
     with pytest.raises(HyperparameterError, match="give token='answer'"):

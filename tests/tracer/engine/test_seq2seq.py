@@ -9,11 +9,12 @@ import torch
 from stacked import NAMES, fact_for, stacked
 from torch import Tensor
 
-from tracer.engine import Add, Replace, Site, capture, generate, intervene
+from tracer.engine import Add, Replace, Row, Site, Suffix, capture, generate, intervene
 from tracer.engine.batch import pad
 from tracer.engine.hooks import as_ids
 from tracer.engine.layout import MARK
 from tracer.engine.memories import forward
+from tracer.engine.partial import Ability
 from tracer.engine.sweep import record, sweep
 from tracer.errors import MaskedModelError, SiteError, TextWithoutTokens
 from tracer.facts import Fact, Readout, prompt_ids
@@ -190,3 +191,21 @@ def test_a_folder_is_loaded_as_it_was_saved(model: Model, tmp_path: Any) -> None
     again = load(tmp_path)
     assert (again.style, again.stacks, again.causal) == ("seq2seq", model.stacks, True)
     torch.testing.assert_close(logits_of(again, fact_for(again)), logits_of(model, fact_for(model)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_some_rows_go_on_from_a_block_when_the_longest_have_ended(model: Model, stack: str) -> None:
+    facts = [Fact.span(model, "The city of {} is in", subject, " Rome") for subject in ("Rome", "Paris in the north")]
+    rows = []
+    for fact in facts:
+        readout = readout_of(model, fact)
+        rows.append(Row(readout.ids, fact.align(model).subject_range[1] - 1, readout.read, readout.target))
+    start = model.stacks[stack][1]
+    given = (model, Ability.of(model, rows[0]))
+    whole, _ = Suffix.recorded(*given, rows, start, [])
+    delta = {("hidden", start - 1): push(model)[None]} if stack == "encoder" else {}
+    for kept in ([0], [1]):
+        alone, _ = Suffix.recorded(*given, [rows[kept[0]]], start, [])
+        with torch.no_grad():
+            found, expected = whole.select(kept).logp(delta), alone.logp(delta)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
