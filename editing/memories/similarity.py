@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tracer.errors import HyperparameterError
@@ -32,9 +33,8 @@ def log_similarities(
         raise HyperparameterError(f"rule is {rule!r}; expected one of {', '.join(map(repr, RULES))}")
     if bounded:
         questions, edits = questions.tanh(), edits.tanh()
-    width = questions.shape[-1] // heads
-    q = questions.reshape(len(questions), 1, heads, width)
-    e = edits.reshape(1, len(edits), heads, width)
+    q = rearrange(questions, "questions (heads width) -> questions 1 heads width", heads=heads)
+    e = rearrange(edits, "edits (heads width) -> 1 edits heads width", heads=heads)
     if rule == "cosine":
         # rounding goes beyond a cosine of 1, which stops the published code
         found = scale * (torch.cosine_similarity(q, e, dim=-1) - 1).clamp_max(0.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tracer.checks import whole
@@ -131,7 +132,8 @@ class Attributor:
         with _differentiating(self.model):
             run = self.run(about)
             gradients, probabilities = self.gradients(run, alphas, description)
-        mean = torch.einsum("lapd,a->lpd", gradients, torch.from_numpy(weights))
+        along = "layers alphas positions units, alphas -> layers positions units"
+        mean = einsum(gradients, torch.from_numpy(weights), along)
         scores = (run.values.double() * mean).sum(1)  # over positions
         zero = probabilities[:, 0]
         notes = [self.note(run), _incomplete(scores.sum(1), run.full - zero)]

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
@@ -84,7 +85,7 @@ def forward(
     """
     body: Any = model.transformer
     heads = model.config.n_head
-    rows, length = ids.shape
+    length = ids.shape[1]
     x = body.wte.weight[ids] + body.wpe.weight[:length]  # (B, T, d)
     x = x if noise is None else x + noise
     d = x.shape[-1]
@@ -92,14 +93,16 @@ def forward(
     for i, block in enumerate(body.h):
         normed = F.layer_norm(x, (d,), block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
         qkv = F.linear(normed, block.attn.c_attn.weight.t(), block.attn.c_attn.bias)  # (B, T, 3d)
-        q, k, v = (part.view(rows, length, heads, d // heads).transpose(1, 2) for part in qkv.split(d, dim=-1))
+        q, k, v = rearrange(
+            qkv, "rows tokens (three heads width) -> three rows heads tokens width", three=3, heads=heads
+        )
         mask = None if masks is None else masks[1] if i in reading else masks[0]
         if mask is None or closed:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)  # (B, nh, T, hs)
         else:
             mixed, mass = _open_attention(q, k, v, mask)
             stray = stray + mass
-        mixed = mixed.transpose(1, 2).reshape(rows, length, d)
+        mixed = rearrange(mixed, "rows heads tokens width -> rows tokens (heads width)")
         x = x + F.linear(mixed, block.attn.c_proj.weight.t(), block.attn.c_proj.bias)
         if mlps[i]:
             normed = F.layer_norm(x, (d,), block.ln_2.weight, block.ln_2.bias, block.ln_2.eps)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
@@ -128,10 +129,9 @@ def _attention(
     part: Any, x: Tensor, memory: Tensor | None, allowed: Tensor, keys: Tensor, bias: Tensor | None, closed: bool
 ) -> tuple[Tensor, Tensor]:
     """What attention adds, and the mass it puts where it is not `allowed`, mean over tokens and summed over heads."""
-    rows, width = len(x), part.key_value_proj_dim
     read = x if memory is None else memory
     q, k, v = (
-        projection(state).view(rows, -1, part.n_heads, width).transpose(1, 2)
+        rearrange(projection(state), "rows tokens (heads width) -> rows heads tokens width", heads=part.n_heads)
         for projection, state in ((part.q, x), (part.k, read), (part.v, read))
     )
     mask = allowed if closed else keys
@@ -141,5 +141,5 @@ def _attention(
     mass = weights.new_zeros(())
     if not closed:
         mass = (weights * (keys & ~allowed)).sum(-1).float().mean((0, 2)).sum()
-    mixed = (weights @ v).transpose(1, 2).reshape(rows, -1, part.n_heads * width)
+    mixed = rearrange(weights @ v, "rows heads tokens width -> rows tokens (heads width)")
     return F.linear(mixed, part.o.weight), mass
