@@ -21,11 +21,16 @@ from tracer.facts.fact import SLOT, Fact
 from tracer.facts.readout import Readout
 from tracer.text import plain
 
+from .passages import drawn_row, whole_row
+
 if TYPE_CHECKING:
+    from tracer.engine.acts import Ids
     from tracer.model import Model
 
 TRIES = 50  # draws of a lesson that fits into a group
 NEAR = "neighbour", "same_subject"  # kinds of kept rows that are sought for first, in turn
+TEXT = "text"  # kind of those that are running text
+SPARSE = 8  # distance of the tokens at which such a row is read in a validation
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,24 @@ class Episodes:
         others: kept rows of an edit.
         drawn: share of the edits whose target is drawn from those of the other records of the relation.
         everywhere: kept rows are read at every token, not only at their answers.
+        passages: running text in tokens, to be kept besides questions.
+        texts: rows of it for each edit.
     """
 
     def __init__(
-        self, model: Model, lessons: Sequence[Lesson], *, others: int, drawn: float, everywhere: bool = False
+        self,
+        model: Model,
+        lessons: Sequence[Lesson],
+        *,
+        others: int,
+        drawn: float,
+        everywhere: bool = False,
+        passages: Sequence[Ids] = (),
+        texts: int = 1,
     ) -> None:
         self.model, self.lessons = model, list(lessons)
         self.others, self.drawn, self.everywhere = others, drawn, everywhere
+        self.passages, self.texts = passages, texts
         self._rows: dict[tuple[str, str | None, bool], Row] = {}
         self._targets: dict[str, list[str]] = {}
         for lesson in self.lessons:
@@ -140,6 +156,9 @@ class Episodes:
                     if count.get(question.kind, 0) < asked and _free(question, lesson, group):
                         count[question.kind] = count.get(question.kind, 0) + 1
                         found.keep(self.kept_row(question), question.kind)
+                if self.passages:
+                    text = self.passages[len(found.kept) % len(self.passages)]
+                    found.keep(whole_row(text, SPARSE), TEXT)
         return found
 
     def _fitting(self, draw: Random, size: int) -> list[Lesson]:
@@ -165,6 +184,8 @@ class Episodes:
                 found.say(row, kind)
             for question in self._others(lesson, group, draw):
                 found.keep(self.kept_row(question), question.kind)
+            for _ in range(self.texts if self.passages else 0):
+                found.keep(drawn_row(self.passages, draw), TEXT)
 
     def _target(self, lesson: Lesson, draw: Random) -> str:
         if lesson.relation is None or draw.random() >= self.drawn:

@@ -20,6 +20,7 @@ from .condition import CONDITIONS, PLAIN, Conditions, Reader
 from .constrained import Constrained
 from .ke import Hyper, Ke
 from .losses import smoothed
+from .passages import passages_of
 from .places import Place, keys_of, places_of
 from .prepare import kept_whitening, whitening_of
 from .settings import MENDSettings
@@ -120,10 +121,12 @@ def make_ke(model: Model, settings: KEPreparation, work: Work) -> Made:
     seed = int(torch.randint(1 << 62, (1,), generator=work.draws(-1)))
     net = _net(model, places, vars(settings), seed)
     conditions = Conditions(settings.condition, settings.longest)
-    whitening = whitening_of(model, places, settings.directions, settings.kept_rows, learnt, work)
+    texts = passages_of(model, settings.texts > 0, work)
+    kept = (settings.directions, settings.kept_rows, learnt, work)
+    whitening = whitening_of(model, places, *kept, texts=texts)
     editor = Ke(places, net, conditions, settings.max_scale, whitening)
     parameters, loss = dict(net.named_parameters()), smoothed(settings.smoothing)
-    how: dict[str, Any] = {"objective": Alone(model, editor, settings, loss)}
+    how: dict[str, Any] = {"objective": Alone(model, editor, settings, loss), "passages": texts}
     if settings.margin is not None:
         multiplier = torch.ones((), device=model.device).requires_grad_()
         margin = torch.full((), settings.margin, device=model.device)

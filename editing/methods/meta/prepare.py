@@ -23,6 +23,7 @@ from .first_rate import lowest
 from .malmen import Malmen
 from .mend import Mend
 from .nets import Nets, new_parameters
+from .passages import passages_of, whole_row
 from .places import Place, keys_of, places_of
 from .rledit import Retained
 from .settings import MALMENPreparation, MENDPreparation, NetPreparation, RLEditPreparation
@@ -31,6 +32,7 @@ from .teaching import Alone, losses_of, teach
 from .whitening import Whitening
 
 if TYPE_CHECKING:
+    from tracer.engine.acts import Ids
     from tracer.model import Model
 
 MEND_EPSILON = 1e-7  # added to standard deviations, as published
@@ -100,14 +102,16 @@ def _made(
     empty = {place.shape: Statistics.none(sum(place.width)) for place in places}
     nets = Nets(places, parameters, empty, settings.blocks, settings.nets, epsilon, settings.floor)
     nets = replace(nets, statistics=_statistics(model, editor, nets, settings, learnt, work))
-    kept = (settings.directions, settings.kept_rows, learnt, work, settings.tokens)
+    texts = passages_of(model, settings.texts > 0, work)
+    kept = (settings.directions, settings.kept_rows, learnt, work, settings.tokens, texts)
     nets = replace(nets, whitening=whitening_of(model, places, *kept))
     learner = editor(nets)
     if settings.rate is None:
-        _set_rate(model, learner, parameters["rate"], settings, learnt, work)
+        _set_rate(model, learner, parameters["rate"], settings, learnt, work, texts)
     rates = {"rate": float(parameters["rate"][0].detach().abs()), **dict.fromkeys(more, 1.0)}
     objective = goal(model, learner, settings)
-    trained = teach(model, learner, parameters, settings, learnt, held_out, work, rates=rates, objective=objective)
+    how: dict[str, Any] = {"rates": rates, "objective": objective, "passages": texts}
+    trained = teach(model, learner, parameters, settings, learnt, held_out, work, **how)
     tensors = {name: _kept(name, tensor.detach()) for name, tensor in parameters.items()}
     for shape, own in nets.statistics.items():
         tensors |= own.tensors(shape)
@@ -119,13 +123,20 @@ def _made(
 
 @torch.no_grad()
 def _set_rate(
-    model: Model, learner: MetaEditor, rate: Tensor, settings: NetPreparation, lessons: list[Lesson], work: Work
+    model: Model,
+    learner: MetaEditor,
+    rate: Tensor,
+    settings: NetPreparation,
+    lessons: list[Lesson],
+    work: Work,
+    texts: Sequence[Ids],
 ) -> None:
     """Give the rate, in place, the size at which the loss of some edits is lowest before any training."""
     found = work.checkpoint.load("rate")
     if found is None:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-4))))
-        episodes = Episodes(model, lessons, others=settings.others, drawn=settings.drawn)
+        own: dict[str, Any] = {"others": settings.others, "passages": texts, "texts": settings.texts}
+        episodes = Episodes(model, lessons, drawn=settings.drawn, **own)
         some = [episodes.drawn_at(draw, max(1, EDITS // size), size) for size in settings.numbers]
         weighed = Alone(model, learner, settings).weighed
         sign = rate.sign()
@@ -181,6 +192,7 @@ def whitening_of(
     lessons: Sequence[Lesson],
     work: Work,
     tokens: str = PREDICTING,
+    texts: Sequence[Ids] = (),
 ) -> dict[str, Whitening]:
     """Second moments of the inputs where the answers of kept rows are read, by key of the place.
 
@@ -192,6 +204,7 @@ def whitening_of(
         lessons: to learn from.
         work: seed and checkpoint.
         tokens: where inputs are read, as of `inputs_at`.
+        texts: running text, whose inputs at all tokens count too.
     """
     episodes = Episodes(model, lessons, others=1, drawn=0.0)
     questions = list(dict.fromkeys(question for lesson in lessons for question in lesson.apart))
@@ -201,7 +214,8 @@ def whitening_of(
     if kept is None:
         draw = Random(int(torch.randint(1 << 62, (1,), generator=work.draws(-3))))
         some = draw.sample(questions, min(kept_rows, len(questions)))
-        inputs = inputs_at(model, [episodes.kept_row(question) for question in some], places, tokens)
+        rows = [episodes.kept_row(question) for question in some]
+        inputs = inputs_at(model, [*rows, *map(whole_row, texts)], places, tokens)
         found = {key: Whitening.of(own, directions) for key, own in inputs.items()}
         tensors = {name: tensor for key, own in found.items() for name, tensor in own.tensors(key).items()}
         work.checkpoint.save(tensors, {}, "whitening")

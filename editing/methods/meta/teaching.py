@@ -27,6 +27,7 @@ from .losses import whole as all_right
 from .places import PROJECTIONS
 
 if TYPE_CHECKING:
+    from tracer.engine.acts import Ids
     from tracer.model import Model
 
 KEPT_AT = ("answer", "all")
@@ -48,6 +49,8 @@ class Teaching:
         rate_lr: learning rate of Adam for the editor's own step sizes, as a share of their first size.
         edit_weight: of the loss on the targets, where that on kept rows has weight 1.
         others: kept rows of an edit.
+        texts: further ones, of text that the model wrote itself; see `editing.methods.meta.passages`. (Published: 0,
+            but the one kept row is a text of another data set.)
         drawn: share of the edits whose target is drawn anew among those of the relation.
         kept_at: kept rows are read at their "answer", or at "all" tokens (as MEND is published).
         validate_every: steps between two validations.
@@ -67,6 +70,7 @@ class Teaching:
     rate_lr: float = 1e-2
     edit_weight: float = 1.0
     others: int = 4
+    texts: int = 1
     drawn: float = 0.75
     kept_at: str = "answer"
     validate_every: int = 100
@@ -88,7 +92,7 @@ class Teaching:
                 one_of("a projection", name, PROJECTIONS, kind=HyperparameterError)
         for name in ("batch", "validate_on", "others"):
             whole(name, getattr(self, name), 1, kind=HyperparameterError)
-        for name in ("steps", "validate_every", "patience", "warm_up"):
+        for name in ("steps", "validate_every", "patience", "warm_up", "texts"):
             whole(name, getattr(self, name), kind=HyperparameterError)
         for name in ("lr", "rate_lr", "edit_weight"):
             finite(name, getattr(self, name), above=0, kind=HyperparameterError)
@@ -176,6 +180,7 @@ def teach(
     objective: Objective | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     description: str = "training the editor",
+    passages: Sequence[Ids] = (),
 ) -> Trained:
     """Train parameters of an editor in place; they end as they were at the best validation.
 
@@ -191,11 +196,12 @@ def teach(
         objective: what is lowered; None: `Alone`.
         optimizer: makes one of groups of parameters, `lr`.
         description: of the progress bar.
+        passages: running text to be kept.
     """
-    episodes = Episodes(
-        model, learnt, others=settings.others, drawn=settings.drawn, everywhere=settings.kept_at == "all"
-    )
-    asked = Episodes(model, held_out, others=settings.others, drawn=0.0)
+    own: dict[str, Any] = {"others": settings.others, "passages": passages, "texts": settings.texts}
+    everywhere = settings.kept_at == "all"
+    episodes = Episodes(model, learnt, drawn=settings.drawn, everywhere=everywhere, **own)
+    asked = Episodes(model, held_out, drawn=0.0, **own)
     above = Above(model, min(place.layer for place in editor.places))
     goal = objective or Alone(model, editor, settings)
 
