@@ -197,7 +197,14 @@ def test_an_embedding_is_kept_with_the_editor_only_if_it_was_trained(tiny: Tiny)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-PUBLISHED = {"margin": 0.5, "smoothing": 0.1, "optimizer": "rmsprop", "condition": "change", "least_margin": 0.45}
+PUBLISHED = {
+    "margin": 0.5,
+    "smoothing": 0.1,
+    "optimizer": "rmsprop",
+    "condition": "change",
+    "least_margin": 0.45,
+    "texts": 0,
+}
 
 
 @pytest.mark.parametrize(
