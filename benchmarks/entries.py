@@ -30,16 +30,18 @@ import typer
 from memory_records import ALONE, EMBEDDED, real_records
 from memory_tables import share
 from results import replace_rows
-from routed_records import MEANT, ids_of, questions
+from routed_records import MEANT, ids_of, questions, rerouted
 from routed_records import records as test_records
 
 import editing
 import tracer
 from editing.datasets import EditRecord
 from editing.health.drift import Drift
-from editing.memories import Decision, Memory
+from editing.memories import Decision, Memory, Router
 from editing.memories.directed import Directed
 from editing.methods.compute import method_named
+from editing.methods.context import EditContext
+from editing.methods.routed.routers import router_for
 from editing.questions.match import says
 from tracer import Model
 from tracer.engine.memories import remembering
@@ -128,13 +130,14 @@ def groups(count: int, size: int) -> Iterator[int]:
 
 
 def remembered(
-    model: Model, asking: Asking, edit: Any, sizes: Sequence[int], head: dict[str, Any]
+    model: Model, asking: Asking, edit: Any, sizes: Sequence[int], head: dict[str, Any], router: Router | None
 ) -> list[dict[str, Any]]:
-    """Rows of parts of a memory, and of an oracle with all of it."""
+    """Rows of parts of a memory, by its own router or another, and of an oracle with all of it."""
     rows: list[dict[str, Any]] = []
     drift, head = Drift.recorded(model), {**head, "how": "in memory"}
     with edit.applied(model):
         memory: Any = next(each for each in model.memories if isinstance(each, Memory))
+        memory = memory if router is None else rerouted(model, memory, router)
         for size in sizes:
             for first in groups(len(asking.some), size):
                 part = memory.acts.taking(memory, range(first, first + size))
@@ -215,40 +218,29 @@ def run(
     typer.echo(f"{len(some)} edits, {len(asking.asked)} questions about {count}")
     made = [editing.load_prepared(path) for path in prepared or ()]
     for method in methods.split(","):
-        name = f"{method} {payload}".strip()
+        name, edit, seconds = f"{method} {payload}".strip(), None, 0.0
+        given: dict[str, Any] = {"known": "edit", "check": None}
+        given |= {"prepared": made} if made else {}
+        given |= {"payload": payload} if payload else {}
+        given |= _covariance(loaded, method)
         for router in routers.split(","):
             path = RUNS / f"{loaded.name}-{name}-{router or 'own'}-{count}-{every[-1]}.parquet"
             if path.exists():
                 continue
-            given: dict[str, Any] = {"known": "edit", "check": None}
-            given |= {"prepared": made} if made else {}
-            given |= {"router": router} if router else {}
-            given |= {"payload": payload} if payload else {}
-            given |= _covariance(loaded, method)
             head = {"model": loaded.name, "method": name, "router": router or "own"}
-            rows = _measured(loaded, asking, some, method, every, step, given, head)
+            if method_named(method).writes and method != "lte":
+                rows = in_turn(loaded, asking, some, method, every, step, given, head)
+            else:
+                if edit is None:
+                    began = time.process_time()
+                    edit = editing.compute_edit(loaded, _requests(some), method, **given)
+                    seconds = (time.process_time() - began) / len(some)
+                found = router_for(EditContext(loaded, prepared=made or None), router, {}, method) if router else None
+                rows = remembered(loaded, asking, edit, every, head, found)
+                rows.append(_cost({**head, "how": "in memory", "entries": every[-1]}, "seconds", seconds))
             with replacing(path) as temporary:
                 pd.DataFrame(rows).astype({"value": "float64"}).to_parquet(temporary, index=False)
             typer.echo(path.name)
-
-
-def _measured(
-    model: Model,
-    asking: Asking,
-    some: Sequence[EditRecord],
-    method: str,
-    sizes: Sequence[int],
-    step: int,
-    given: dict[str, Any],
-    head: dict[str, Any],
-) -> list[dict[str, Any]]:
-    if method_named(method).writes and method != "lte":
-        return in_turn(model, asking, some, method, sizes, step, given, head)
-    began = time.process_time()
-    edit = editing.compute_edit(model, _requests(some), method, **given)
-    seconds = (time.process_time() - began) / len(some)
-    rows = remembered(model, asking, edit, sizes, head)
-    return [*rows, _cost({**head, "how": "in memory", "entries": sizes[-1]}, "seconds", seconds)]
 
 
 def _covariance(model: Model, method: str) -> dict[str, Any]:

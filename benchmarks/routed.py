@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import typer
-from routed_records import MEANT, ids_of, questions, records
+from routed_records import MEANT, ids_of, questions, records, rerouted
 
 import editing
 import tracer
@@ -44,14 +43,6 @@ def made(model: Model, some: Sequence[EditRecord]) -> tuple[Memory, float]:
     memory = edit.memories[0].on(None)
     assert memory is not None
     return memory, (time.process_time() - began) / len(some)
-
-
-def by(model: Model, memory: Memory, router: Router) -> Memory:
-    """The same entries, which another router finds."""
-    tensors = {name: each for name, each in memory.tensors.items() if not name.startswith("router/")}
-    keys = router.keys(model, memory.acts.lines_of(memory))
-    header = {**memory.header, "router": router.header()}
-    return replace(memory, tensors={**tensors, **router.stored(), "keys": keys}, header=header)
 
 
 def scored(
@@ -110,7 +101,7 @@ def routed(count: Count = 40, entries: Entries = 100) -> None:
     routers["classifier"] = classifier_of(editing.load_prepared("editing/data/prepared/serac-factworld.safetensors"))
     routers |= {"string": Router("threshold", "string", {"threshold": 0.0}), "random": Router("nearest", "random")}
     for name, router in routers.items():
-        other = by(model, memory, router)
+        other = rerouted(model, memory, router)
         routes = other.routes(model, ids)
         with attached(model, other):
             said = tracer.generate(model, prompts, max_new_tokens=TOKENS)
@@ -120,7 +111,7 @@ def routed(count: Count = 40, entries: Entries = 100) -> None:
         for i, (place, one) in enumerate(asked)
         if one.kind in MEANT
     }
-    string = by(model, memory, routers["string"])
+    string = rerouted(model, memory, routers["string"])
     with attached(model, string), directed(model, memory.name, like):
         said = tracer.generate(model, prompts, max_new_tokens=TOKENS)
     rows += scored(asked, said, before, [None] * len(asked), {"router": "oracle", "N": entries})

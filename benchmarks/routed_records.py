@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ from memory_records import ALONE
 
 import editing
 from editing.datasets import EditRecord
+from editing.memories import Memory, Router
 from tracer import Fact, Model
 
 MEANT = ("rewrite", "paraphrase", "subject_alias", ALONE)
@@ -43,3 +45,11 @@ def questions(some: Sequence[EditRecord]) -> list[tuple[int, Any]]:
 
 def ids_of(model: Model, text: str) -> Ids:
     return tuple(Fact("{}", text).align(model).input_ids)
+
+
+def rerouted(model: Model, memory: Memory, router: Router) -> Memory:
+    """The same entries, which another router finds."""
+    tensors = {name: each for name, each in memory.tensors.items() if not name.startswith("router/")}
+    keys = router.keys(model, memory.acts.lines_of(memory))
+    header = {**memory.header, "router": router.header()}
+    return replace(memory, tensors={**tensors, **router.stored(), "keys": keys}, header=header)
