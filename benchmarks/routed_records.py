@@ -13,6 +13,7 @@ import editing
 from editing.datasets import EditRecord
 from editing.memories import Memory, Router
 from tracer import Fact, Model
+from tracer.engine.memories import resting
 
 MEANT = ("rewrite", "paraphrase", "subject_alias", ALONE)
 MOST = {"neighbour": 2, "attribute": 1}  # questions of a record
@@ -50,6 +51,7 @@ def ids_of(model: Model, text: str) -> Ids:
 def rerouted(model: Model, memory: Memory, router: Router) -> Memory:
     """The same entries, which another router finds."""
     tensors = {name: each for name, each in memory.tensors.items() if not name.startswith("router/")}
-    keys = router.keys(model, memory.acts.lines_of(memory))
+    with resting(model):
+        keys = router.keys(model, memory.acts.lines_of(memory))
     header = {**memory.header, "router": router.header()}
     return replace(memory, tensors={**tensors, **router.stored(), "keys": keys}, header=header)
