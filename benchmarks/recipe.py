@@ -1,6 +1,6 @@
 """RECIPE on FactWorld: its nets trained, and its parts apart, on edits of subjects that it never met.
 
-    python benchmarks/recipe.py train recipe.safetensors --steps 1500
+    python benchmarks/recipe.py train recipe.safetensors --steps 3000
     python benchmarks/recipe.py table recipe.safetensors --count 60
     python benchmarks/recipe.py table recipe.safetensors --payload text --routers states
 
@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from memory_tables import share
 
 import editing
 import tracer
@@ -37,7 +38,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def train(
     out: Path,
-    steps: int = 1500,
+    steps: int = 3000,
     seed: int = 0,
     count: Annotated[int, typer.Option(help="Records to learn from; 0: all.")] = 0,
     settings: Annotated[str, typer.Option(help="Others, as json.")] = "{}",
@@ -95,18 +96,23 @@ def table(
         decisions = {ids: Decision(route.entry) for ids, route in zip(prompts, routes, strict=True) if route.hit}
         with remembering(model, [Directed(memory, decisions)]):
             said = [each.best[0].tolist() for each in follow(model, lines)]
-        for (_, question), line, found, old, route, entry in zip(
+        for (place, question), line, found, old, route, entry in zip(
             questions, lines, said, bare, routes, own, strict=True
         ):
             wanted = question.wants_new
             right = found == list(line.targets[0]) if wanted else found == old
             hit = route.hit and (route.entry == entry or not wanted)
-            row = {"router": router, "kind": question.kind, "right": right, "hit": hit}
+            subject = records[place].rewrites[0].subject
+            row = {"router": router, "kind": question.kind, "right": right, "hit": hit, "subject": subject}
             rows.append(row | {"ms": 1e3 * asking / len(prompts), "edit ms": 1e3 * spent / len(requests)})
     frame = pd.DataFrame(rows)
     print(f"{count} edits of test subjects at once, payload {payload}, {len(questions)} questions")
-    shares: Any = frame.pivot_table(index="router", columns="kind", values=["right", "hit"], sort=False)
-    print((100 * shares).round(0).to_string())
+    for value in ("right", "hit"):
+        lines = []
+        for router, own in frame.groupby("router", sort=False):
+            told = {kind: share(some.assign(value=some[value])) for kind, some in own.groupby("kind", sort=False)}
+            lines.append({value: router, **told})
+        print(pd.DataFrame(lines).to_markdown(index=False))
     costs: Any = frame.groupby("router", sort=False)[["ms", "edit ms"]].mean()
     print(costs.round(2).to_string())
     print(frame.loc[frame["router"] == NEVER, "kind"].value_counts().to_string())

@@ -45,8 +45,8 @@ class RECIPEPreparation:
     rep: int = 64
     sentinel: int = 4
     vectors: int = 3
-    steps: int = 1500
-    lr: float = 1e-3
+    steps: int = 3000
+    lr: float = 2e-3
     batch: int = 8
     hinge: float = 1.2
     recombined: float = 0.7
