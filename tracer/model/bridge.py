@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from tracer.errors import MemoryInTheWay, UnknownArchitecture
 
+from .attached import Attachable
 from .site_map import Placed
 
-if TYPE_CHECKING:
-    from .model import Model
 
-
-def bridge_of(model: Model, adapter: Any) -> Any:
+def bridge_of(hf: Any, tokenizer: Any, name: str, adapter: Any, memories: Sequence[Attachable]) -> Any:
     """A `TransformerBridge`; see [`tracer.Model.bridge`][].
 
     Args:
-        model: that is copied.
+        hf: the module, which is copied.
+        tokenizer: its tokenizer.
+        name: of the model.
         adapter: its map of sites.
+        memories: what is attached to it.
 
     Raises:
         TracerError: the model has memories; TransformerLens has no adapter for it.
     """
     if isinstance(adapter, Placed):
         raise UnknownArchitecture(
-            f"{model.name} is a {type(model.hf).__name__} whose sites a SiteMap names, since TransformerLens has no "
+            f"{name} is a {type(hf).__name__} whose sites a SiteMap names, since TransformerLens has no "
             "adapter for it, and so no bridge; use tracer.hooks"
         )
-    if model.memories:
+    if memories:
         raise MemoryInTheWay(
-            f"{model.name} has memories ({', '.join(memory.name for memory in model.memories)}), which a "
+            f"{name} has memories ({', '.join(memory.name for memory in memories)}), which a "
             "TransformerBridge cannot have; take them off first"
         )
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
     return build_bridge_from_module(
-        copy.deepcopy(model.hf),
+        copy.deepcopy(hf),
         adapter.cfg.architecture,
-        hf_config=model.hf.config,
-        tokenizer=copy.deepcopy(model.tokenizer),
-        model_name=model.name,
+        hf_config=hf.config,
+        tokenizer=copy.deepcopy(tokenizer),
+        model_name=name,
     )

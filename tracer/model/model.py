@@ -251,7 +251,7 @@ class Model:
         Raises:
             TracerError: the model has memories, which a bridge cannot have; TransformerLens has no adapter for it.
         """
-        return bridge_of(self, self._adapter)
+        return bridge_of(self.hf, self.tokenizer, self.name, self._adapter, self.memories)
 
 
 @dataclass(frozen=True, eq=False)
