@@ -1,14 +1,16 @@
 """A mkdocs hook: what the pages take from the code and from other folders when the site is built.
 
 Pages hold marks such as ``<!-- generated: command -->``, in whose place tables are put that are made of the package as
-it is: the command line, the metrics, the methods, kinds of questions. Pictures of ``figures/`` are used without a copy
-of them in ``docs/``.
+it is: the command line, the metrics, the methods, kinds of questions; and of what ``benchmarks/`` keeps. Pictures of
+``figures/`` are used without a copy of them in ``docs/``.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -166,9 +168,50 @@ def methods() -> str:
     return "\n".join(lines)
 
 
+def needs() -> str:
+    """What every method has to be given, or takes time to make once."""
+    from editing.methods.compute import METHODS, method_named
+
+    lines = ["| method | what it is | what has to be there first |", "| --- | --- | --- |"]
+    told = {
+        "covariance": "[second moments](../howto/covariance.md)",
+        "prepared": "[a preparation](../howto/prepare.md)",
+    }
+    for name in METHODS:
+        found = method_named(name)
+        needed = [text for need, text in told.items() if need in found.needs]
+        lines.append(row(f"`{name}`", found.summary, ", ".join(needed) or "nothing"))
+    return "\n".join(lines)
+
+
+@cache
+def _benchmark(name: str) -> Any:
+    """A module of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measured(table: str, *which: str) -> str:
+    """A table of ``benchmarks/which_method.py``, from what benchmarks keep."""
+    frame = getattr(_benchmark("which_method"), table)(*which)
+    rule = ["---" if name in ("method", "edits") else "---:" for name in frame.columns]
+    rows = frame.itertuples(index=False, name=None)
+    return "\n".join([row(*frame.columns), row(*rule), *(row(*map(str, each)) for each in rows)])
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "command": command,
     "metrics": metrics,
     "measures": measures,
     "methods": methods,
+    "needs": needs,
+    "which_alone": partial(measured, "of_embedded", "single"),
+    "which_in_one_edit": partial(measured, "of_embedded", "batch"),
+    "which_in_turn": partial(measured, "of_embedded", "sequential"),
+    "which_trained": partial(measured, "of_trained"),
+    "which_gemma": partial(measured, "of_real", "gemma-3-270m"),
+    "which_smollm2": partial(measured, "of_real", "smollm2-135m"),
 }
