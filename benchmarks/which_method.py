@@ -88,7 +88,7 @@ def of_embedded(mode: str) -> pd.DataFrame:
     for method in order:
         mean, low, high = together[method]
         line = {"method": f"**{method}**" if high >= least else method, "all three": _interval(mean, low, high)}
-        line |= {title: share(rows[method].query("metric == @metric")) for metric, title in SHOWN.items()}
+        line |= {title: share(rows[method][rows[method]["metric"] == metric]) for metric, title in SHOWN.items()}
         lines.append({**line, "records": str(cases(rows[method]))})
     return pd.DataFrame(lines)
 

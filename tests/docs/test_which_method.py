@@ -34,7 +34,7 @@ def hook() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def module(hook: Any) -> ModuleType:
-    return hook._benchmark("which_method")
+    return hook._module("benchmarks", "which_method")
 
 
 def mean(rows: Any, metric: str) -> tuple[float, float, float]:
