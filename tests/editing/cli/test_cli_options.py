@@ -46,6 +46,7 @@ SHARED = {
     "--seed": ((int, str), f"trace average neurons edit {RUNS} prepare"),  # several with commas, of an evaluation
     "--set": (str, f"edit {RUNS} prepare finetune"),
     "--sever": (str, "trace average"),
+    "--spans": (bool, f"{RUNS} prepare"),
     "--split": (str, f"{RUNS} prepare finetune"),
     "--subject": (str, "trace neurons tokens edit"),
     "--target": (str, "trace neurons tokens edit"),
