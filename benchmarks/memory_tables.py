@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 import typer
 from memory_records import ALONE, EMBEDDED
+from which_method import MODES, cases, measured, share
 
 from editing.questions.metrics import FALSE_ALARMS, HITS
-from tracer.statistics import clustered_mean
 
 HERE = Path(__file__).parent
 KEPT, SWEEP = HERE / "memories.parquet", HERE / "factworld_sweep.parquet"
@@ -42,7 +42,6 @@ REAL_SHOWN = {
     FALSE_ALARMS: "false alarms",
 }
 COSTS = {"seconds": "s an edit", "bytes per edit": "kB an edit", "bytes compared": "kB compared"}
-MODES = {"single": "alone", "batch": "in one edit", "sequential": "one after another"}
 METHODS = ("rome", "memit", "alphaedit", "grace", "melo", "serac", "wise", "t_patcher", "calinet")
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -60,7 +59,7 @@ def by_router(model: str = EMBEDDED, mode: str = "sequential") -> pd.DataFrame:
     lines = []
     for key, own in found.groupby(["method", "router"], sort=False):
         method, router = map(str, key if isinstance(key, tuple) else (key,))
-        line = {"method": method, "router": router, "records": str(_cases(own))}
+        line = {"method": method, "router": router, "records": str(cases(own))}
         shown = SHOWN if model == EMBEDDED else REAL_SHOWN
         line |= {title: share(own[own["metric"] == metric]) for metric, title in shown.items()}
         costs = own[own["case_id"] == ""].set_index("metric")["value"]
@@ -81,38 +80,25 @@ def modes() -> None:
 
 def by_mode() -> pd.DataFrame:
     """The table, as text."""
-    memory: Any = kept()
-    memory = memory[(memory["model"] == EMBEDDED) & (memory["router"] == "own")]
+    last = {mode: measured(mode) for mode in MODES}
     sweep: Any = pd.read_parquet(SWEEP).astype({"value": "float64"})
-    sweep = sweep[sweep["control"] == ""]
+    sweep = sweep[(sweep["control"] == "") & (sweep["mode"] == "sequential")]
     lines = []
     for method in METHODS:
         for mode, title in MODES.items():
-            own = memory[(memory["method"] == method) & (memory["mode"] == mode)]
-            first = own[own["metric"] == AT_ONCE]
-            if own.empty:
-                own = sweep[(sweep["method"] == method) & (sweep["mode"] == mode)]
-                at_once = (own["metric"] == "reliability (generated)") & (own["after"] == own["position"] + 1)
-                first, own = own[at_once], own[own["after"] == own["after"].max()]
-            if own.empty:
+            if method not in last[mode]:
                 continue
-            line = {"method": method, "edits": title, "records": str(_cases(own))}
+            own = last[mode][method]
+            first = own[own["metric"] == AT_ONCE]
+            if first.empty:  # of the sweep, in which each is asked after every edit
+                every = sweep[sweep["method"] == method]
+                at_once = (every["metric"] == "reliability (generated)") & (every["after"] == every["position"] + 1)
+                first = every[at_once]
+            line = {"method": method, "edits": title, "records": str(cases(own))}
             line |= {name: share(own[own["metric"] == metric]) for metric, name in list(SHOWN.items())[:4]}
             line["rewrite at once"] = share(first) if mode == "sequential" else ""
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _cases(own: Any) -> int:
-    return own.loc[own["case_id"] != "", "case_id"].nunique()
-
-
-def share(values: Any) -> str:
-    """Mean of a metric in per cent, with its 95 % interval over subjects where that is wider than half a point."""
-    if values.empty:
-        return ""
-    mean, low, high = (100 * float(each) for each in clustered_mean(values["value"], values["subject"]))
-    return f"{mean:.0f}" if high - low < 0.5 else f"{mean:.0f} [{low:.0f}, {high:.0f}]"
 
 
 def kept() -> pd.DataFrame:

@@ -8,27 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import live
 import numpy as np
 import pandas as pd
 from edit_rules import edit_rules
 from edit_table import edit_table
 from edits_at_once import SHOWN_METHODS, edits_at_once
+from live import GEMMA, KINDS, WINDOW
 
 import editing
 import tracer
-from editing.attack import AttackResult
 from editing.questions.probes import from_factworld
-from editing.tasks import ScaledLosses
 from tracer import factworld
 from tracer.progress import track
 
 HERE = Path(__file__).parent
-WINDOW = 3  # of eight layers; the paper restores ten of 48
-KINDS = ("hidden", "mlp", "attn")
-
-SPACE_NEEDLE = tracer.Fact("{} is in downtown", "The Space Needle")
-GEMMA, GEMMA_WINDOW = "gemma-3-270m", 5  # of eighteen layers
-SEVERED = ("severed-mlp", "severed-attn")
+GEMMA_WINDOW = 5  # of eighteen layers
 IN_GEMMA = tracer.Fact("{} is located in the city of", "The Space Needle")
 OTHERS = (
     tracer.Fact("The capital city of {} is", "France"),
@@ -39,10 +34,10 @@ OTHERS = (
 
 def main() -> None:
     model = tracer.load().pinned()
-    panels = [tracer.causal_trace(model, SPACE_NEEDLE, kind=kind, window=WINDOW) for kind in KINDS]
+    needle = live.space_needle()
     figures = {
-        "space_needle.png": tracer.plot_trace(panels),
-        "space_needle.svg": tracer.plot_trace(panels),
+        "space_needle.png": needle,
+        "space_needle.svg": needle,
         "other_facts.png": tracer.plot_trace([tracer.causal_trace(model, fact) for fact in OTHERS]),
         **averages(model),
         **neurons(model),
@@ -110,33 +105,16 @@ def edits(model: tracer.Model) -> dict[str, object]:
 
 def evaluation() -> dict[str, object]:
     """Ten methods on 300 records, attacks, and a relation taken away, from what benchmarks keep."""
-    measured = pd.read_parquet(HERE.parent / "benchmarks" / "factworld_sweep.parquet").astype({"value": float})
-    measured = measured.query("control == ''")
-    alone, after = (
-        editing.Evaluation.of(metrics=measured.query("mode in ('', @mode)")) for mode in ("single", "sequential")
-    )
-    tasks = pd.read_parquet(HERE.parent / "benchmarks" / "task_arithmetic.parquet")
     at_once = pd.read_parquet(HERE.parent / "benchmarks" / "meta_editors.parquet").astype({"value": float})
     rules = pd.read_csv(HERE.parent / "benchmarks" / "real" / "edit_rules.csv")
     return {
-        "attack.png": attacked(),
+        "attack.png": live.attack(),
         "edit_rules.png": edit_rules(rules),
         "edits_at_once.png": edits_at_once(at_once, SHOWN_METHODS),
-        "evaluation.png": editing.plot_evaluation(alone),
-        "forgetting.png": editing.plot_scaled_losses(
-            ScaledLosses.of(tasks.query("model == 'factworld' and method == 'forget'"))
-        ),
-        "retention.png": editing.plot_retention(after, "reliability (said)", maps=False),
+        "evaluation.png": live.evaluation(),
+        "forgetting.png": live.forgetting(),
+        "retention.png": live.retention(),
     }
-
-
-def attacked() -> object:
-    """Old answers that guesses bring back after edits and unlearning, from what a benchmark keeps."""
-    kept = pd.read_parquet(HERE.parent / "benchmarks" / "attack.parquet").query("model == 'factworld'")
-    shown = ("unedited", "rome", "memit", "lora", "grace", "rome, refusal", "npo", "simnpo")
-    own = {name: kept.query("method == @name and looked_for == 'own'") for name in shown}
-    own["rome, another fact's answer"] = kept.query("method == 'rome' and looked_for == 'swapped'")
-    return editing.plot_attack({name: AttackResult.of(rows, 20) for name, rows in own.items()})
 
 
 def encoder_decoder() -> dict[str, object]:
@@ -154,12 +132,10 @@ def pretrained() -> dict[str, object]:
         return {}
     model = tracer.load(GEMMA).pinned()
     panels = [tracer.causal_trace(model, IN_GEMMA, kind=kind, window=GEMMA_WINDOW) for kind in KINDS]
-    kept = HERE.parent / "benchmarks" / "real"
-    average = {name: tracer.AverageTrace.load(kept / f"{GEMMA}-{name}.npz") for name in (*KINDS, *SEVERED)}
     return {
         "space_needle_gemma.png": tracer.plot_trace(panels),
-        "average_gemma.png": tracer.plot_average([average[kind] for kind in KINDS]),
-        "severed_gemma.png": tracer.plot_severed([average[name] for name in ("hidden", *SEVERED)]),
+        "average_gemma.png": live.average_gemma(),
+        "severed_gemma.png": live.severed_gemma(),
     }
 
 

@@ -1,14 +1,16 @@
 """A mkdocs hook: what the pages take from the code and from other folders when the site is built.
 
 Pages hold marks such as ``<!-- generated: command -->``, in whose place tables are put that are made of the package as
-it is: the command line, the metrics, the methods, kinds of questions. Pictures of ``figures/`` are used without a copy
-of them in ``docs/``.
+it is: the command line, the metrics, the methods, kinds of questions; and of what ``benchmarks/`` keeps. Pictures of
+``figures/`` are used without a copy of them in ``docs/``.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,13 +38,17 @@ FIGURES = (
     "attack",
     "encoder_decoder",
 )
+LIVE = ("space_needle", "average_gemma", "severed_gemma", "evaluation", "retention", "forgetting", "attack")
+"""Figures of ``figures/live.py``, which the gallery page draws in the browser."""
 
 
 # --- what mkdocs calls -----------------------------------------------------------------------------------------------
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pictures."""
+    """Add the pictures, and what the gallery page loads."""
     from mkdocs.structure.files import File
 
+    for name, content in scripts().items():
+        files.append(File.generated(config, f"gallery/{name}.js", content=content))
     for name in FIGURES:
         picture = ROOT / "figures" / f"{name}.png"
         files.append(File.generated(config, f"figures/{name}.png", abs_src_path=str(picture)))
@@ -166,9 +172,72 @@ def methods() -> str:
     return "\n".join(lines)
 
 
+def needs() -> str:
+    """What every method has to be given, or takes time to make once."""
+    from editing.methods.compute import METHODS, method_named
+
+    lines = ["| method | what it is | what has to be there first |", "| --- | --- | --- |"]
+    told = {
+        "covariance": "[second moments](../howto/covariance.md)",
+        "prepared": "[a preparation](../howto/prepare.md)",
+    }
+    for name in METHODS:
+        found = method_named(name)
+        needed = [text for need, text in told.items() if need in found.needs]
+        lines.append(row(f"`{name}`", found.summary, ", ".join(needed) or "nothing"))
+    return "\n".join(lines)
+
+
+@cache
+def _module(folder: str, name: str) -> Any:
+    """A module of a folder that is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measured(table: str, *which: str) -> str:
+    """A table of ``benchmarks/which_method.py``, from what benchmarks keep."""
+    frame = getattr(_module("benchmarks", "which_method"), table)(*which)
+    rule = ["---" if name in ("method", "edits") else "---:" for name in frame.columns]
+    rows = frame.itertuples(index=False, name=None)
+    return "\n".join([row(*frame.columns), row(*rule), *(row(*map(str, each)) for each in rows)])
+
+
+@cache
+def scripts() -> dict[str, str]:
+    """Plotly, and each live figure as a script: pages opened from files can read nothing else."""
+    from plotly.offline import get_plotlyjs
+
+    from tracer.plots.fit import adaptive
+
+    made = {name: adaptive(make()).to_json() for name, make in _module("figures", "live").LIVE.items()}
+    return {
+        "plotly": get_plotlyjs(),
+        **{name: f"(window.figures ??= {{}}).{name} = {figure};" for name, figure in made.items()},
+    }
+
+
+def live(name: str) -> str:
+    """Where the gallery page draws a figure; without scripts its picture."""
+    picture = f'<noscript><img src="figures/{name}.png" alt="{name}"></noscript>'
+    script = f'<script src="gallery/{name}.js"></script>'
+    return f'<div class="live" data-figure="{name}">{picture}</div>\n{script}'
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "command": command,
     "metrics": metrics,
     "measures": measures,
     "methods": methods,
+    "needs": needs,
+    "which_alone": partial(measured, "of_embedded", "single"),
+    "which_in_one_edit": partial(measured, "of_embedded", "batch"),
+    "which_in_turn": partial(measured, "of_embedded", "sequential"),
+    "which_trained": partial(measured, "of_trained"),
+    "which_gemma": partial(measured, "of_real", "gemma-3-270m"),
+    "which_smollm2": partial(measured, "of_real", "smollm2-135m"),
+    **{f"live_{name}": partial(live, name) for name in LIVE},
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import Device, ModelName, app
+from tracer.cli.command import Device, ModelName, command
 from tracer.errors import CannotWrite
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tracer.model import Model
 
 
-@app.command()
+@command
 def ability(
     tasks: Annotated[
         str,
@@ -40,8 +40,8 @@ def ability(
     ] = False,
     model: ModelName = None,
     device: Device = None,
-    out: Annotated[Path | None, typer.Option(help="File for the scores: json.")] = None,
-) -> None:
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the scores: json.")] = None,
+) -> Any:
     """Score a model on tasks of lm-evaluation-harness; with --edit before and after.
 
     The tasks' data come from the hub, except those of factworld, which are about the embedded model's facts.
@@ -72,7 +72,7 @@ def ability(
     _show(result, [f"{edit.method} ({path})" for path, edit in zip(files, made, strict=True)])
     if out is not None:
         write(out, result, edits=[str(path) for path in files])
-        printing.wrote([out])
+    return {"edits": files, "result": result, "wrote": printing.wrote([] if out is None else [out])}
 
 
 @contextmanager

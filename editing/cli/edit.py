@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from editing.health.harm import Check
-from tracer.cli.command import Device, ModelName, apart, app, choice
+from tracer.cli.command import Device, ModelName, apart, choice, command
 from tracer.errors import CommandOptionError, UnknownMethod
-from tracer.facts.fact import SLOT
+
+if TYPE_CHECKING:
+    from editing.health.harm import Check
 
 METHOD = "rome"  # the default
 CHECKS: dict[str, Check] = {"warn": "warn", "refuse": "refuse", "none": None}
@@ -22,7 +23,7 @@ ASK = "What to ask before and after"
 KEEP = "What to keep"
 
 
-@app.command()
+@command
 def edit(
     method: Annotated[
         str | None,
@@ -42,7 +43,7 @@ def edit(
         typer.Option("--subject", "-s", help="What the fact is about; a part of the prompt.", rich_help_panel=WANT),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--to", help='The new answer, such as "Paris".', rich_help_panel=WANT)
+        str | None, typer.Option("--to", "--target", help='The new answer, such as "Paris".', rich_help_panel=WANT)
     ] = None,
     true: Annotated[
         str | None,
@@ -148,14 +149,16 @@ def edit(
             rich_help_panel=KEEP,
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for --export.", rich_help_panel=KEEP)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="New folder for --export.", rich_help_panel=KEEP)
+    ] = None,
     ledger: Annotated[
         Path | None,
         typer.Option(
             help="Folder that keeps every edit: made if need be, else its edits are made first.", rich_help_panel=KEEP
         ),
     ] = None,
-) -> None:
+) -> Any:
     """Write a fact into a model, and show what the model said before and says now.
 
     Of the embedded model other wordings, neighbours and the subject's other facts are found by themselves. Nothing is
@@ -192,14 +195,12 @@ def edit(
             raise CommandOptionError(f"--undo with --ledger takes edits back and makes none; leave {method!r} out")
         kept = {"--load": saved, "--save": save, "--export": form, "--force": force}
         apart({**wish.given(), **how, **kept}, "is for an edit to be made, and --undo --ledger takes edits back")
-        run.take_back(wish, places, 1 if method is None else int(method), model, device)
-        return
+        return run.take_back(wish, places, 1 if method is None else int(method), model, device)
     job = run.Job(wish, places, model, device, force, undo, CHECKS[choice("check", check, list(CHECKS))])
     if saved is not None:
         given = {"METHOD": method, **wish.given(), **how}
         apart(given, "is for an edit to be computed, and --load uses one that was; leave one of them out")
-        run.make(job, run.Saved(saved))
-        return
+        return run.make(job, run.Saved(saved))
     chosen = method_named(name)
     settings = parameters.read(chosen, hparams or [], layers, seed)
     if covariance is not None:
@@ -211,11 +212,13 @@ def edit(
         if chosen.layers == "none":
             raise UnknownMethod(f"{chosen.name} takes no layers; leave --locate out")
         apart({"--layers": layers}, "and --locate both say where to write; leave one of them out")
-    run.make(job, run.Computed(chosen, settings, locate))
+    return run.make(job, run.Computed(chosen, settings, locate))
 
 
 def _method_and_prompt(first: str | None, second: str | None) -> tuple[str, str | None]:
     """The two positions of the command; a text with a space alone is the prompt of the default method."""
+    from tracer.facts.fact import SLOT
+
     if first is not None and second is None and (" " in first.strip() or SLOT in first):
         return METHOD, first
     return first or METHOD, second

@@ -1,4 +1,4 @@
-"""`tracer evaluate` and `tracer sweep`: measure the effects of methods of editing, on many records."""
+"""`tracer evaluate`, also under the name `tracer sweep`: the effects of methods of editing, on many records."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import Cluster, Device, Workers, app, choice
+from tracer.cli.command import Cluster, Device, Workers, choice, command
 from tracer.errors import CommandOptionError, EvaluationFileError
-from tracer.model import load
-
-from . import hparams as parameters
 
 if TYPE_CHECKING:
     from editing.datasets import EditRecord
+    from editing.evaluation.result.evaluation import Evaluation
     from editing.evaluation.run.protocol import Cell, Protocol
     from tracer.model import Model
 
@@ -78,19 +76,44 @@ Attack = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="File of the run. If it is there, the run goes on where it was.", rich_help_panel=RUN),
+    typer.Option(
+        "--out", "-o", help="File of the run. If it is there, the run goes on where it was.", rich_help_panel=RUN
+    ),
 ]
 
 
-@app.command()
+SWEEP = """Evaluate every combination of methods, modes, layers, seeds and models, in one file.
+
+The command evaluate with other defaults: without written texts and controls, into sweep.sqlite.
+
+tracer sweep factworld --split validation --limit 40 --layers 1 --layers 2 --layers 3 --seeds 0,1 --workers 2
+"""
+
+
+@command(name="sweep", help=SWEEP, texts=False, controls=False, out=Path("sweep.sqlite"))
+@command
 def evaluate(
     records: Records = None,
     methods: Annotated[str, typer.Option("--method", "--methods", help="Methods, with commas between.")] = "rome",
-    mode: Annotated[str, typer.Option(help="single, batch or sequential.")] = "single",
-    layers: Annotated[str | None, typer.Option(help="Where to write, such as 2,3 or 3-8.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of whatever is drawn.")] = 0,
+    modes: Annotated[
+        str, typer.Option("--mode", "--modes", help="single, batch or sequential, or several with commas between.")
+    ] = "single",
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Where to write, such as 2,3 or 3-8; repeated: each in turn.")
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seed", "--seeds", help="Seed of whatever is drawn, or several with commas between.")
+    ] = "0",
     sets: Sets = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Name, folder or .gguf file of the model.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub name, folder, .gguf file or a name of tracer models; without it the embedded model; repeated: "
+            "each in turn.",
+        ),
+    ] = None,
     device: Device = None,
     split: Split = None,
     limit: Limit = None,
@@ -105,57 +128,30 @@ def evaluate(
     out: Out = Path("run.sqlite"),
     workers: Workers = 1,
     cluster: Cluster = None,
-) -> None:
+) -> Any:
     """Edit a model with every record's fact, and measure what that did beside the unedited model and random controls.
+
+    Of several methods, modes, layers, seeds and models every combination is measured.
 
     tracer evaluate factworld --split test --limit 100 --method rome,memit --out run.sqlite
 
+    tracer evaluate factworld --layers 1 --layers 2 --layers 3 --seeds 0,1 --no-texts --no-controls --workers 2
+
     tracer report run.sqlite
     """
-    layer_sets = [None if layers is None else parameters.layers_of(layers)]
-    grid = _Grid(_names(methods), [model], [mode], layer_sets, [seed], sets or [])
-    source = _Source(records, split, limit, draw, layout, lenient, spans)
-    _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
+    from . import hparams as parameters
 
-
-@app.command()
-def sweep(
-    records: Records = None,
-    methods: Annotated[str, typer.Option("--method", "--methods", help="Methods, with commas between.")] = "rome",
-    modes: Annotated[str, typer.Option("--mode", "--modes", help="Modes, with commas between.")] = "single",
-    layers: Annotated[
-        list[str] | None, typer.Option(help="Where to write, such as 2,3 or 3-8; may be repeated.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
-    sets: Sets = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Name, folder or .gguf file of a model; may be repeated."),
-    ] = None,
-    device: Device = None,
-    split: Split = None,
-    limit: Limit = None,
-    draw: Draw = None,
-    layout: Layout = None,
-    lenient: Lenient = False,
-    spans: Spans = False,
-    options: Options = None,
-    texts: Texts = False,
-    controls: Controls = False,
-    attack: Attack = 0,
-    out: Out = Path("sweep.sqlite"),
-    workers: Workers = 1,
-    cluster: Cluster = None,
-) -> None:
-    """Evaluate every combination of methods, modes, layers, seeds and models, in one file.
-
-    tracer sweep factworld --split validation --limit 40 --layers 1 --layers 2 --layers 3 --seeds 0,1 --workers 2
-    """
     layer_sets = [parameters.layers_of(text) for text in layers or []] or [None]
-    numbers = [_whole("seeds", text) for text in _names(seeds)]
+    numbers = [_whole("seed", text) for text in _names(seeds)]
     grid = _Grid(_names(methods), list(models or [None]), _names(modes), layer_sets, numbers, sets or [])
     source = _Source(records, split, limit, draw, layout, lenient, spans)
-    _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
+    evaluation = _go(source, grid, _protocol(options or [], texts, controls, attack), out, device, workers, cluster)
+    for line in str(evaluation).splitlines():
+        printing.say(line)
+    printing.wrote([out])
+    printing.say(f"tracer report {out} makes a page of it")
+    tables = {"summary": evaluation.summary(), "score": evaluation.score()}
+    return {**{name: table.to_dict("records") for name, table in tables.items()}, "wrote": [out]}
 
 
 @dataclass(frozen=True)
@@ -207,6 +203,8 @@ class _Grid:
     ) -> None:
         from editing.evaluation.run.protocol import Mode
 
+        from . import hparams as parameters
+
         self.methods, self.models, self.layers, self.seeds = methods, models, layers, seeds
         self.modes = [choice("mode", mode, get_args(Mode)) for mode in modes]
         self.hparams = parameters.read_for(methods, sets)
@@ -226,8 +224,9 @@ def _go(
     device: str | None,
     workers: int,
     cluster: str | None,
-) -> None:
+) -> Evaluation:
     from editing.evaluation.run.start import begin, carry_on
+    from tracer.model import load
 
     given: dict[str, Any] | None = None
     if source.name is not None:
@@ -239,11 +238,7 @@ def _go(
             given = {"models": {model.name: model for model in loaded}}
     elif not out.exists():
         raise EvaluationFileError(f"there is no run in {out} to go on with; name RECORDS to begin one")
-    evaluation = carry_on(out, workers=workers, cluster=cluster, given=given)
-    for line in str(evaluation).splitlines():
-        printing.say(line)
-    printing.wrote([out])
-    printing.say(f"tracer report {out} makes a page of it")
+    return carry_on(out, workers=workers, cluster=cluster, given=given)
 
 
 def _protocol(options: Sequence[str], texts: bool, controls: bool, attack: int) -> Protocol:

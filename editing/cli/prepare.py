@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import Device, ModelName, app
+from tracer.cli.command import Device, ModelName, command
 from tracer.errors import CannotWrite
 
 
-@app.command()
+@command
 def prepare(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="The method, such as serac.")],
     records: Annotated[
@@ -21,7 +21,7 @@ def prepare(
             metavar="RECORDS", help="To learn from: a file, or a set such as factworld; some methods need none."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for what is made: safetensors.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for what is made: safetensors.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Part of the records; without it the train part of factworld, else all.")
@@ -36,7 +36,7 @@ def prepare(
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever was kept of an earlier run.")] = False,
     model: ModelName = None,
     device: Device = None,
-) -> None:
+) -> Any:
     """Train or measure what a method needs once for a model, and keep it in a file.
 
     A run that was stopped goes on where it was. The result is for tracer edit METHOD --prepared FILE.
@@ -55,8 +55,8 @@ def prepare(
 
     chosen = method_named(method)
     preparation = preparation_of(chosen)
-    told = replace(chosen, settings=preparation.settings, needs=frozenset(), layers="none", seeded=False)
-    settings = parameters.read(told, hparams or [], None, None)
+    asked = replace(chosen, settings=preparation.settings, needs=frozenset(), layers="none", seeded=False)
+    settings = parameters.read(asked, hparams or [], None, None)
     if out is not None and not out.absolute().parent.is_dir():
         raise CannotWrite(f"there is no folder {out.absolute().parent} for {out.name}; make it, or name another")
     listed = None
@@ -68,5 +68,6 @@ def prepare(
         listed = in_spans(loaded, listed)
     value = made(loaded, chosen.name, listed, seed=seed, resume=not fresh, **settings)
     printing.say(repr(value))
-    if out is not None:
-        printing.wrote([value.save(out)])
+    told = ("method", "settings", "seed", "fingerprint", "model", "records", "history", "seconds", "note", "nbytes")
+    values = {name: getattr(value, name) for name in told}
+    return {**values, "wrote": printing.wrote([] if out is None else [value.save(out)])}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import app
+from tracer.cli.command import command
 
 
-@app.command()
+@command
 def report(
     runs: Annotated[
         list[Path],
@@ -32,10 +32,14 @@ def report(
     tables: Annotated[
         bool, typer.Option("--table", help="Also print what every method reaches by every measure.")
     ] = False,
-) -> None:
+) -> Any:
     """Write one page with tables, figures and every answer of an evaluation; it opens offline and loads nothing.
 
     With --out table.md only the tables of methods, in Markdown.
+
+    tracer report run.sqlite
+
+    tracer report first.sqlite second.sqlite --out both.html --cases 50 --table
     """
     from editing.bridges import read_run
     from editing.evaluation.result.evaluation import Evaluation
@@ -53,4 +57,5 @@ def report(
     if tables:
         for line in str(evaluation).splitlines():
             printing.say(line)
-    printing.wrote([path])
+    summary = {"summary": evaluation.summary().to_dict("records")} if tables else {}
+    return {**summary, "wrote": printing.wrote([path])}

@@ -131,8 +131,12 @@ class Saved:
         return load_edit(self.path, editor.model, job.force), {}, None
 
 
-def make(job: Job, source: Computed | Saved) -> None:
-    """Edit, show the changes, and write the files. Nothing is printed or written before all is known."""
+def make(job: Job, source: Computed | Saved) -> dict[str, Any]:
+    """Edit, show the changes, and write the files. Nothing is printed or written before all is known.
+
+    Returns:
+        What is shown, as values.
+    """
     places = job.places
     with noted() as caught:
         items, name = source.prepare(job)
@@ -144,11 +148,11 @@ def make(job: Job, source: Computed | Saved) -> None:
             proposal = propose(editor, requests, probes, force=True, **how)
             edit, outcome = proposal.edit, proposal.outcome
             shown.show_edit(model, edit, probes)
-            _print_notes(caught)
+            notes = _print_notes(caught)
             if located is not None:
                 shown.show_located(located)
             shown.show_outcome(outcome)
-            printing.wrote(places.write(edit, outcome, editor))
+            written = printing.wrote(places.write(edit, outcome, editor))
             if places.ledger is not None:
                 proposal.commit(force=True)
                 if not (places.ledger / FILE).exists():
@@ -159,13 +163,16 @@ def make(job: Job, source: Computed | Saved) -> None:
                 editor.undo()  # compares the bits itself
                 if model.fingerprint() == outcome.before.fingerprint:
                     printing.say(f"undone: all weights have the bits they had ({outcome.before.fingerprint[:12]})")
+            kept = None if places.ledger is None else {"folder": places.ledger, "edits": editor.position}
+            told = {"edit": shown.edit_values(edit), "located": located, **shown.outcome_values(outcome)}
+            return {**told, "notes": notes, "ledger": kept, "wrote": written}
 
 
 def _says(question: Question, answer: str) -> bool:
     return (question.true or "").strip() == answer
 
 
-def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> None:
+def take_back(wish: Wish, places: Places, count: int, name: str | None, device: str | None) -> dict[str, Any]:
     """Undo the last edits of a ledger, and show the model's answers to their requests again.
 
     Args:
@@ -174,6 +181,9 @@ def take_back(wish: Wish, places: Places, count: int, name: str | None, device: 
         count: number of edits.
         name: of the model.
         device: of the model.
+
+    Returns:
+        What is shown, as values.
     """
     assert places.ledger is not None
     if not (places.ledger / FILE).exists():
@@ -190,12 +200,19 @@ def take_back(wish: Wish, places: Places, count: int, name: str | None, device: 
         editor.undo(count)
         outcome = Outcome(before, measure(editor.model, probes))
         printing.say(shown.title(requests, probes), style="bold")
-        methods = ", ".join(dict.fromkeys(edit.method for edit in undone))
+        methods = list(dict.fromkeys(edit.method for edit in undone))
         edits = "1 edit" if count == 1 else f"{count} edits"
         left = f"{editor.position} left; the weights have the bits they had ({outcome.after.fingerprint[:12]})"
-        printing.say(f"took back {edits} ({methods}) of the ledger {places.ledger}; {left}")
+        printing.say(f"took back {edits} ({', '.join(methods)}) of the ledger {places.ledger}; {left}")
         shown.show_outcome(outcome, judged=False)
-        printing.wrote(places.report(outcome))
+        kept = {"folder": places.ledger, "edits": editor.position}
+        written = printing.wrote(places.report(outcome))
+        return {
+            "took_back": [edit.method for edit in undone],
+            **shown.outcome_values(outcome),
+            "ledger": kept,
+            "wrote": written,
+        }
 
 
 def _editor(ledger: Path | None, name: str | None, device: str | None) -> Editor:
@@ -223,10 +240,12 @@ def noted() -> Iterator[list[warnings.WarningMessage]]:
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
-def _print_notes(caught: Sequence[warnings.WarningMessage]) -> None:
+def _print_notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Print the first warnings about edits; all of them."""
     # that an edit does harm is in its note
     about = [each for each in caught if issubclass(each.category, EditWarning) and each.category is not HarmWarning]
     texts = list(dict.fromkeys(str(each.message) for each in about))
     printing.notes(texts[:NOTES])
     if len(texts) > NOTES:
         printing.notes([f"and {len(texts) - NOTES} more like these"])
+    return texts

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from editing.edits.content import header_of
 from editing.edits.weights import parameter
 from editing.questions.table import tables, written
 from tracer.cli import printing
@@ -44,6 +45,18 @@ def show_outcome(outcome: Outcome, judged: bool = True) -> None:
         printing.say(prompt, style="bold")
         printing.say(f"  before: {before}")
         printing.say(f"  after:  {after}")
+
+
+def edit_values(edit: Edit) -> dict[str, Any]:
+    """An edit as json values: how it was made, and how large it is."""
+    return {**header_of(edit), "rank": edit.rank(), "norm": edit.norm(), "on_text": edit.on_text}
+
+
+def outcome_values(outcome: Outcome) -> dict[str, Any]:
+    """Answers before and after as json values: a row for each question, one for each group, and the texts written."""
+    texts = [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in written(outcome)]
+    tables = {"questions": outcome.to_frame(), "summary": outcome.summary()}
+    return {**{name: table.to_dict("records") for name, table in tables.items()}, "texts": texts}
 
 
 def title(requests: Sequence[EditRequest], probes: Probes) -> str:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import Device, ModelName, app
+from tracer.cli.command import Device, ModelName, command
 from tracer.errors import CommandFileError, HyperparameterError
 
 if TYPE_CHECKING:
     from editing.edits.edit import Edit
 
 
-@app.command()
+@command
 def finetune(
     source: Annotated[
         str,
@@ -32,7 +32,7 @@ def finetune(
     ] = None,
     model: ModelName = None,
     device: Device = None,
-) -> None:
+) -> Any:
     """Fine-tune a copy of the model, and keep what changed as an edit that can be scaled, negated and added up.
 
     tracer finetune factworld --split train --limit 20 --out facts.safetensors
@@ -43,6 +43,7 @@ def finetune(
     from tracer.model import load
 
     from .hparams import read
+    from .shown import edit_values
 
     told = Method("finetune", FinetuneSettings, lambda *_: [], layers="range")
     settings = read(told, hparams or [], None, None)
@@ -55,10 +56,10 @@ def finetune(
     printing.say(f"{len(items)} learnt on {loaded.name}: loss {first:.3g} before, {last:.3g} after", style="bold")
     printing.say(f"{len(edit.weights)} weights   {edit.nbytes / 1e6:.1f} MB   {edit.seconds:.1f} s")
     printing.notes([edit.on_text, edit.note])
-    printing.wrote([written])
+    return {"edit": edit_values(edit), "learnt": len(items), "loss": [first, last], "wrote": printing.wrote([written])}
 
 
-@app.command()
+@command
 def combine(
     edits: Annotated[
         list[str],
@@ -68,12 +69,14 @@ def combine(
     minus: Annotated[
         list[str] | None, typer.Option("--minus", help="A file that is taken away, 0.5*FILE for half; may be repeated.")
     ] = None,
-) -> None:
+) -> Any:
     """Add up saved edits of one model, and say how alike they are; no model is needed.
 
     tracer combine music.safetensors --minus 0.5*sports.safetensors --out both.safetensors
     """
     from editing.tasks import cosines
+
+    from .shown import edit_values
 
     terms = [_term(text, 1.0) for text in edits] + [_term(text, -1.0) for text in minus or []]
     (name, factor, edit), *others = terms
@@ -87,7 +90,8 @@ def combine(
         table.add_row(printing.literal(f"{place}  {name}"), f"{factor:g}", f"{norm:.3g}", *row)
     printing.show(table)
     printing.say(printing.literal(repr(total)).plain)
-    printing.wrote([written])
+    parts = [{"edit": name, "factor": factor} for name, factor, _ in terms]
+    return {"edit": edit_values(total), "terms": parts, "cosines": alike, "wrote": printing.wrote([written])}
 
 
 def _term(text: str, sign: float) -> tuple[str, float, Edit]:

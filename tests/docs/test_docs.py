@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import docpages
 import pytest
+from browsers import Browser
 
 ROOT = Path(__file__).parents[2]
 PAGES = docpages.pages()
@@ -192,7 +193,7 @@ def test_generated_pages_have_what_the_code_has(site: Path) -> None:
 
     command = (site / "reference/command.html").read_text(encoding="utf-8")
     for name, each in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-        assert f"tracer {name}" in command
+        assert f"tracer {name}" in command and "--json" in command
         for option in (opt for p in each.params for opt in p.opts if opt.startswith("--")):
             assert f"<code>{option}</code>" in command, (name, option)
     metrics = (site / "reference/metrics.html").read_text(encoding="utf-8")
@@ -200,6 +201,21 @@ def test_generated_pages_have_what_the_code_has(site: Path) -> None:
     methods = (site / "reference/methods.html").read_text(encoding="utf-8")
     assert all(f"<code>{name}</code>" in methods for name in METHODS)
     assert "generated:" not in command + metrics + methods
+
+
+def test_the_gallery_draws_its_figures_without_a_network(site: Path, browser: Browser) -> None:
+    names = re.findall(r'data-figure="(\w+)"', (site / "gallery.html").read_text(encoding="utf-8"))
+    scripts = {path.stem: path.stat().st_size for path in (site / "gallery").iterdir()}
+    assert len(names) == 7 and scripts.keys() == {*names, "plotly"}
+    assert scripts.pop("plotly") < 6e6 and sum(scripts.values()) < 4e5
+    drawn = "document.querySelectorAll('.live.js-plotly-plot .main-svg').length"
+    with browser.opened(site / "gallery.html") as page:
+        page.wait(f"{drawn} >= {len(names)}")
+        assert page.ask("document.querySelector('[data-figure=space_needle]').data.length") >= 3
+        widths = "[...document.querySelectorAll('.live')].map((box) => box.querySelector('.main-svg').clientWidth)"
+        assert min(page.ask(widths)) > 500
+        assert page.requests and all(address.startswith(("file:", "data:", "blob:")) for address in page.requests)
+        assert not page.complaints
 
 
 def test_docstrings_are_shown_as_lists(site: Path) -> None:

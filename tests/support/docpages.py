@@ -174,6 +174,8 @@ def wrong_command(words: list[str]) -> str:
     from editing.cli import app
 
     group = typer.main.get_command(app)
+    if len(words) > 1 and words[1] in {opt for p in group.params for opt in p.opts}:
+        return ""
     if len(words) < 2 or words[1] not in group.commands:  # type: ignore[attr-defined]
         return f"there is no command {' '.join(words[:2])}"
     command = group.commands[words[1]]  # type: ignore[attr-defined]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.errors import OneOfSeveral, TracerError
-from tracer.tracing.metrics import NAMES, trace_metric
 
 from . import files, printing
 from .command import (
     KINDS,
+    METRICS,
     MODULES,
     Cluster,
     Device,
@@ -26,9 +26,9 @@ from .command import (
     Window,
     Workers,
     apart,
-    app,
     choice,
     choices,
+    command,
     existing,
 )
 
@@ -41,7 +41,7 @@ NAME = "average"
 LAST_SUBJECT = "last subject token"
 
 
-@app.command()
+@command
 def average(
     path: Annotated[
         Path | None,
@@ -55,7 +55,7 @@ def average(
     model: ModelName = None,
     kind: Kind = "all",
     window: Window = None,
-    metric: Annotated[str, typer.Option(help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}.")] = "prob",
+    metric: Annotated[str, typer.Option(help=f"One of {METRICS}.")] = "prob",
     samples: Annotated[int, typer.Option(help="Noise samples to average over.")] = 10,
     sever: Sever = None,
     resume: Annotated[
@@ -66,16 +66,21 @@ def average(
     cluster: Cluster = None,
     out: Out = None,
     formats: Formats = "html",
-) -> None:
+) -> Any:
     """Trace many facts and average by class of token: where on average the answer comes back.
 
     A fact whose target is not what the model says is skipped.
+
+    tracer average --relation landmark_city --limit 40 --kind mlp --out figures
+
+    tracer average --facts facts.json -m gpt2-xl --resume traces --workers 4 --format html,csv --out figures
     """
     from tracer.model import load
     from tracer.plots.export import writable_folder
     from tracer.progress import track
     from tracer.tracing.case import Setting
     from tracer.tracing.corruption import GaussianNoise
+    from tracer.tracing.metrics import NAMES
 
     kinds = choices("kind", kind, KINDS, everything="all")
     modules = [] if sever is None else choices("sever", sever, MODULES)
@@ -109,8 +114,8 @@ def average(
         _print(averages)
         if severed:
             _print_severed(severed)
-        if out:
-            printing.wrote(files.placed(out, lambda folder: _write(averages, severed, folder, suffixes)))
+        written = files.placed(out, lambda folder: _write(averages, severed, folder, suffixes)) if out else []
+        return {"averages": averages, "severed": severed, "wrote": printing.wrote(written)}
 
 
 def _facts(path: Path | None, relations: Sequence[str]) -> list[tuple[str, Fact]]:
@@ -157,6 +162,7 @@ def _average(
 
 
 def _print(averages: Sequence[AverageTrace]) -> None:
+    from tracer.tracing.metrics import trace_metric
 
     first = averages[0]
     skipped = f", {_counted(len(first.unknown), 'fact')} skipped as unknown" if first.unknown else ""

@@ -5,9 +5,11 @@ Bad input ends with exit code 2 and one line on standard error.
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +21,7 @@ from tracer.errors import CommandOptionError, TracerError, TracerNote, UnknownFa
 
 KINDS = ("hidden", "mlp", "attn")
 MODULES = ("mlp", "attn")
+METRICS = "prob, logit_diff, normalised_logit_diff, kl, log_prob or log_prob_diff"  # their own import is slow
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError; typer keeps it in a place of its own
 
 
@@ -48,9 +51,9 @@ class _Command(TyperGroup):
 
 app = typer.Typer(
     cls=_Command,
-    help="Find where a language model keeps a fact.",
+    help="Find where a language model keeps a fact, change it, and see what else changed. What a command does is shown "
+    "with examples by tracer COMMAND --help.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -79,10 +82,45 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes on this machine tha
 Cluster = Annotated[
     str | None, typer.Option(help='Address of a Ray cluster to work on, or "local" for one of its own.')
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for figures and data; without it none are written.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for figures and data; without it none are written.")
+]
 Formats = Annotated[
     str, typer.Option("--format", help="Some of html, png, svg, pdf, json, csv, npz, with commas between.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as json, and nothing else.")]
+
+
+def command(
+    function: Callable[..., Any] | None = None, *, name: str | None = None, help: str | None = None, **defaults: Any
+) -> Any:
+    """A decorator that adds a function to the application as a command, with an option `--json`.
+
+    The function returns its result, which that option prints in the place of what it says.
+
+    Args:
+        function: of the command.
+        name: of the command; None: the function's.
+        help: of the command; None: the function's docstring.
+        **defaults: of options, in the place of the function's.
+    """
+    if function is None:
+        return lambda given: command(given, name=name, help=help, **defaults)
+
+    @wraps(function)
+    def called(*args: Any, as_json: bool, **options: Any) -> None:
+        result = function(*args, **options)
+        if as_json:
+            from .printing import only
+
+            only(result)
+
+    own = inspect.signature(function, eval_str=True)
+    options = [each.replace(default=defaults.get(each.name, each.default)) for each in own.parameters.values()]
+    more = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+    called.__signature__ = own.replace(parameters=[*options, more])  # type: ignore[attr-defined]
+    app.command(name, help=help)(called)
+    return function
 
 
 def choices(name: str, given: str, known: Sequence[str], everything: str | None = None) -> list[str]:

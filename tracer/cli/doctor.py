@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from . import printing
-from .command import app
+from .command import AsJson, app
 
 MARKS = {"good": ("ok", None), "missing": ("-", None), "bad": ("no", "yellow")}
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as json.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Look at versions, machine, cache, browser, extras and models, and say how to mend what is not as it should be.
 
     Nothing is loaded, installed or fetched. The exit code is 1 if something will fail ("no"), and 0 if at most
@@ -25,15 +21,11 @@ def doctor(
 
     tracer doctor --json
     """
-    import json
-    from dataclasses import asdict
-
     from tracer.doctor import examine
 
     findings = examine()
     if as_json:
-        for line in json.dumps([asdict(each) for each in findings], ensure_ascii=False, indent=1).split("\n"):
-            printing.say(line)
+        printing.only(findings)
     else:
         part = ""
         for each in findings:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tracer.errors import AttributionError
 
 from . import files, printing
-from .command import Device, Formats, ModelName, Out, Subject, Target, apart, app, choice, choices, finite
+from .command import Device, Formats, ModelName, Out, Subject, Target, apart, choice, choices, command, finite
 
 ACTIONS = ("suppress", "amplify", "set_to")
 Texts = list[str] | None
 
 
-@app.command()
+@command
 def neurons(
     subject: Subject,
     prompt: Annotated[
@@ -64,8 +64,13 @@ def neurons(
     device: Device = None,
     out: Out = None,
     formats: Formats = "html",
-) -> None:
-    """Find the neurons that all wordings of a fact share, act on them, and compare with controls."""
+) -> Any:
+    """Find the neurons that all wordings of a fact share, act on them, and compare with controls.
+
+    tracer neurons -s "The Space Needle" --relation landmark_city
+
+    tracer neurons "{} is in downtown" -s "The Space Needle" --paraphrase "{} lies in the city of" --action suppress
+    """
     from tracer.model import load
     from tracer.neurons.attribution import check_threshold
     from tracer.neurons.integrated_gradients import KINDS as SITES
@@ -110,8 +115,8 @@ def neurons(
     with writable_folder(out) if out else nullcontext():
         found = search.search(load(model, device=device), chosen, settings)
         search.show(found, settings)
-        if out:
-            printing.wrote(files.placed(out, lambda folder: search.write(found, settings, folder, suffixes)))
+        written = files.placed(out, lambda folder: search.write(found, settings, folder, suffixes)) if out else []
+        return {**search.content(found, settings), "effects": found.effects, "wrote": printing.wrote(written)}
 
 
 def _token(given: str) -> str | int:

@@ -72,6 +72,24 @@ def say(text: str = "", style: str | None = None) -> None:
     _print(literal(text), style=style, soft_wrap=True)
 
 
+def only(result: Any) -> None:
+    """Print a result as one json document, in the place of all that the command has said.
+
+    Args:
+        result: json values, dataclasses, arrays, paths, and lists and dicts of these.
+    """
+    import json
+
+    from rich.text import Text
+
+    from tracer.plots.export import plain
+
+    lines = _held.get()
+    if lines is not None:
+        lines.clear()
+    _print(Text(json.dumps(plain(result), allow_nan=False, indent=1)), soft_wrap=True)  # ascii: for any console
+
+
 def literal(text: str) -> Text:
     """Text as it is: no markup, nothing that a terminal would obey."""
     from rich.text import Text
@@ -121,10 +139,12 @@ def notes(texts: Iterable[str]) -> None:
         say(text, style="yellow")
 
 
-def wrote(paths: Iterable[Path]) -> None:
-    """Print the paths of files that were written."""
-    for path in paths:
+def wrote(paths: Iterable[Path]) -> list[Path]:
+    """Print the paths of files that were written, and return them."""
+    written = list(paths)
+    for path in written:
         say(f"wrote {path}")
+    return written
 
 
 def interval(value: float, low: float, high: float) -> str:

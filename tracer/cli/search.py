@@ -220,6 +220,24 @@ def _neurons(neurons: Sequence[tuple[int, int]]) -> str:
     return f"{len(neurons):,} neuron{'' if len(neurons) == 1 else 's'}"
 
 
+def content(found: Found, settings: Settings) -> dict[str, Any]:
+    """The search as json values: what was asked, and the neurons of `Found.frame`.
+
+    Args:
+        found: by the search.
+        settings: of it.
+    """
+    names = ("prompt", "subject", "answer", "full", "method", "site", "steps", "rule", "model", "fingerprint")
+    return {
+        **{name: getattr(found.mean, name) for name in names},
+        "threshold": settings.threshold,
+        "share": settings.share,
+        "wordings": [each.prompt for each in found.wordings],
+        "negatives": [each.prompt for each in found.negatives],
+        "neurons": found.frame(settings.threshold).to_dict("records"),
+    }
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 def write(found: Found, settings: Settings, folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Write attribution and effects in every format and return the paths. Tables hold the neurons of `Found.frame`."""
@@ -244,18 +262,10 @@ def _write_table(found: Found, settings: Settings, path: Path) -> Path:
 
     from tracer.plots.export import replacing
 
-    frame = found.frame(settings.threshold)
     if path.suffix == ".csv":
-        text = frame.to_csv(index=False)
+        text = found.frame(settings.threshold).to_csv(index=False)
     else:
-        mean = found.mean
-        names = ("prompt", "subject", "answer", "full", "method", "site", "steps", "rule", "model", "fingerprint")
-        content = {name: getattr(mean, name) for name in names}
-        content |= {"threshold": settings.threshold, "share": settings.share}
-        content["wordings"] = [each.prompt for each in found.wordings]
-        content["negatives"] = [each.prompt for each in found.negatives]
-        content["neurons"] = frame.to_dict("records")
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        text = json.dumps(content(found, settings), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
     return path

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.errors import CommandOptionError, ReplacementError
-from tracer.tracing.metrics import NAMES, TRACE_METRICS, trace_metric
 
 from . import files, printing
 from .command import (
     KINDS,
+    METRICS,
     MODULES,
     Device,
     Formats,
@@ -27,8 +27,8 @@ from .command import (
     Target,
     Window,
     apart,
-    app,
     choices,
+    command,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-@app.command()
+@command
 def trace(
     prompt: Prompt,
     subject: Subject,
@@ -50,7 +50,7 @@ def trace(
     window: Window = None,
     metric: Annotated[
         str,
-        typer.Option(help=f"Some of {', '.join(NAMES)}, with commas: from the same runs."),
+        typer.Option(help=f"Some of {METRICS}, with commas: from the same runs."),
     ] = "prob",
     foil: Annotated[
         str | None, typer.Option(help="Wrong answer of a difference; without it what the corrupted run says.")
@@ -74,12 +74,18 @@ def trace(
     device: Device = None,
     out: Out = None,
     formats: Formats = "html",
-) -> None:
-    """Corrupt the subject, restore one state at a time, and show where the answer comes back."""
+) -> Any:
+    """Corrupt the subject, restore one state at a time, and show where the answer comes back.
+
+    tracer trace "The Space Needle is in downtown" -s "The Space Needle" --out figures
+
+    tracer trace "{} plays the" -s "Miles Davis" --kind mlp --window 3 --samples 20 --metric prob,kl --json
+    """
     from tracer.facts.fact import Fact
     from tracer.model import load
     from tracer.plots.export import writable_folder
     from tracer.tracing.case import Setting
+    from tracer.tracing.metrics import NAMES, TRACE_METRICS
 
     kinds = choices("kind", kind, KINDS, everything="all")
     metrics = choices("metric", metric, NAMES)
@@ -107,8 +113,8 @@ def trace(
         severed = _severed(loaded, fact, modules, [t for t in traces if t.kind == "hidden"], settings)
         _print(traces)
         _print_severed(severed)
-        if out:
-            printing.wrote(files.placed(out, lambda folder: _write_all(traces, severed, folder, suffixes)))
+        written = files.placed(out, lambda folder: _write_all(traces, severed, folder, suffixes)) if out else []
+        return {"traces": traces, "severed": severed, "wrote": printing.wrote(written)}
 
 
 def _corruption(
@@ -244,6 +250,8 @@ def _print_table(traces: Sequence[CausalTrace]) -> None:
 
 
 def _print_severed(groups: Sequence[Sequence[CausalTrace]]) -> None:
+    from tracer.tracing.metrics import trace_metric
+
     for group in groups:
         first = group[0]
         if len(groups) > 1:

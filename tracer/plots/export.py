@@ -283,21 +283,27 @@ def _told_apart(result: Any) -> pd.DataFrame:
 def _as_json(item: Any) -> str:
     if _is_figure(item):
         return item.to_json()
-    results = [_plain(each.to_plain() if hasattr(each, "to_plain") else each) for each in _results(item, "json")]
+    results = [plain(each) for each in _results(item, "json")]
     content = results if isinstance(item, Sequence) else results[0]
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and numpy numbers as JSON values; NaN and infinity become null."""
+def plain(value: Any) -> Any:
+    """Results, other dataclasses, arrays and numpy numbers as JSON values; NaN and infinity become None.
+
+    Args:
+        value: any of these, or lists and dicts of them; anything else becomes text.
+    """
+    if hasattr(value, "to_plain"):
+        return plain(value.to_plain())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

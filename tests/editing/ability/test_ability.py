@@ -249,6 +249,9 @@ def test_the_command_shows_before_and_after_and_writes_both(
     assert (told["before"]["fingerprint"], told["before"]["scores"][0]["value"]) == (model.fingerprint(), 0.75)
     assert told["after"]["scores"][0]["value"] == 0.5
     assert cells(done("ability", "-m", folder), "factworld") == ["factworld", "acc", "8", "0.7500 ± 0.1250"]
+    found = json.loads(done("ability", "-m", folder, "--edit", files[0], "--json"))
+    assert (found["edits"], found["wrote"]) == (files[:1], [])
+    assert [found["result"][when]["scores"][0]["value"] for when in ("before", "after")] == [0.75, 0.5]
     other = run("ability", "--edit", files[1], "-m", folder)
     assert_one_line(other, "this edit was computed on the weights")
     assert "-0.2500" in done("ability", "--edit", files[1], "-m", folder, "--anyway")
