@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 
@@ -13,13 +14,21 @@ def at_first_use(package: str, places: Mapping[str, str]) -> tuple[Callable[[str
     """The `__getattr__` and `__dir__` of a package whose names lie in modules that are heavy to import.
 
     A name is looked up in its module once and kept in the package. Modules and rooms of the package are found under
-    their own names, imported or not.
+    their own names, imported or not. A module that is imported under a public name, as a former place may be, does not
+    take the place of what the name stands for.
 
     Args:
         package: its name.
         places: names, with spaces between, by the module that defines them.
     """
     place_of = {name: place for place, names in places.items() for name in names.split()}
+
+    class Package(ModuleType):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in place_of or not isinstance(value, ModuleType):  # the import system sets modules it has read
+                super().__setattr__(name, value)
+
+    sys.modules[package].__class__ = Package
 
     def get(name: str) -> Any:
         if name in place_of:
@@ -28,7 +37,7 @@ def at_first_use(package: str, places: Mapping[str, str]) -> tuple[Callable[[str
             value = import_module(f"{package}.{name}")
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        setattr(sys.modules[package], name, value)
+        vars(sys.modules[package])[name] = value
         return value
 
     def listed() -> list[str]:

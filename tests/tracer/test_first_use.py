@@ -94,6 +94,11 @@ def test_rooms_are_found_imported_or_not() -> None:
     assert "tracer.errors.base" in loaded and "torch" not in loaded
 
 
+def test_a_former_place_does_not_hide_what_its_name_stands_for() -> None:
+    lines = "import warnings; warnings.simplefilter('ignore'); import editing.published, tracer.sweep, editing"
+    loaded_after(f"{lines}; assert callable(editing.published); editing.published = None; assert not editing.published")
+
+
 def test_other_names_are_unknown() -> None:
     with pytest.raises(AttributeError, match=r"^module 'tracer' has no attribute 'paint'$"):
         _ = tracer.paint  # type: ignore[attr-defined]
