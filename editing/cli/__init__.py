@@ -2,6 +2,6 @@
 
 from tracer.cli import app
 
-from . import ability, edit, evaluate, prepare, report, tasks  # noqa: F401 (each adds its commands to the app)
+from . import ability, edit, evaluate, prepare, report, tasks, unlearn  # noqa: F401 (each adds its commands to the app)
 
 __all__ = ["app"]

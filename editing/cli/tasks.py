@@ -47,7 +47,7 @@ def finetune(
 
     told = Method("finetune", FinetuneSettings, lambda *_: [], layers="range")
     settings = read(told, hparams or [], None, None)
-    items = _items(source, split, limit)
+    items = items_of(source, split, limit)
     loaded = load(model, device=device)
     edit = tuned(loaded, items, **settings)
     assert edit.evidence is not None
@@ -110,8 +110,17 @@ def _term(text: str, sign: float) -> tuple[str, float, Edit]:
     return name, size, load_edit(name)
 
 
-def _items(source: str, split: str | None, limit: int | None) -> list[Any]:
-    """Paragraphs of a text file, or records."""
+def items_of(source: str, split: str | None, limit: int | None) -> list[Any]:
+    """Paragraphs of a text file, or records.
+
+    Args:
+        source: a file, or the name of a set.
+        split: part of the records.
+        limit: the first so many.
+
+    Raises:
+        TracerError: a text that cannot be read; as `load_records` does.
+    """
     from editing.datasets import load_records
 
     path = Path(source)
