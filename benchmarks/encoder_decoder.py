@@ -1,7 +1,8 @@
 """What is claimed of encoder-decoder models, measured on the embedded T5: `python benchmarks/encoder_decoder.py`.
 
 It writes `benchmarks/encoder_decoder.json`: mean effects of restoring states of both stacks, and what edits by each
-method that takes such models do to the request, to paraphrases, to neighbours and to the subject's other facts.
+method that takes such models do to the request, to paraphrases, to neighbours and to the subject's other facts. With
+`--methods` and `--no-traces` the rest of the file stays. Trained editors learn from FactWorld's train records first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 
 import editing
 import tracer
+from editing.datasets import in_spans
 from editing.methods.context import EditContext
 from tracer import factworld
 from tracer.engine import own_answers
@@ -32,7 +34,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
     "kn": {"token": "answer"},
     "grace": {},
+    "mend": {},
+    "malmen": {},
+    "serac": {},
+    "ike": {},
 }
+PREPARED: dict[str, dict[str, Any]] = {
+    "mend": {"projections": ["down"], "steps": 60},
+    "malmen": {"projections": ["down"], "steps": 60},
+    "serac": {"steps": 400, "student_steps": 800},
+    "ike": {},
+}
+"""Settings of what is learnt first, for a short training on one core."""
+LEARNT = 200  # records that are learnt from
 
 
 @dataclass(frozen=True)
@@ -93,12 +107,23 @@ def traced(model: tracer.Model, facts: Sequence[Fact]) -> dict[str, Any]:
     return {"encoder": encoder, "decoder": decoder}
 
 
-def edited(model: tracer.Model, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def prepared(model: tracer.Model, method: str) -> dict[str, Any]:
+    """What a method needs besides its settings: the editor that it learnt from train records, if it does."""
+    if method not in PREPARED:
+        return {}
+    learnt = in_spans(model, editing.load_records("factworld", split="train")[:LEARNT])
+    value = editing.prepare(model, method, learnt, cache=False, **PREPARED[method])
+    typer.echo(repr(value))
+    return {"prepared": value}
+
+
+def edited(model: tracer.Model, records: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
     """For each method and kind of question the share that is right, with an interval over requests."""
     context = EditContext(model)
     every = [asked_of(model, record) for record in records]
     rows: dict[str, list[dict[str, float]]] = {"unedited": [shares(model, one) for one in track(every, "before")]}
-    for method, settings in METHODS.items():
+    for method in methods:
+        settings = METHODS[method] | prepared(model, method)
         rows[method] = []
         for one in track(every, method):
             given: dict[str, Any] = {"known": "edit", "check": None, "context": context, **settings}
@@ -119,6 +144,8 @@ def main(
     model: Annotated[str, typer.Option(help="name or folder of an encoder-decoder model")] = "factworld-t5",
     facts: Annotated[int, typer.Option(help="facts that are traced")] = 100,
     requests: Annotated[int, typer.Option(help="facts that are edited by each method")] = 40,
+    methods: Annotated[str, typer.Option(help="names with commas between")] = ",".join(METHODS),
+    traces: Annotated[bool, typer.Option(help="trace too, or keep the traces of the file")] = True,
     seed: Annotated[int, typer.Option(help="of the draw of both")] = 0,
     out: Annotated[Path, typer.Option(help="file to write")] = Path("benchmarks/encoder_decoder.json"),
 ) -> None:
@@ -129,8 +156,11 @@ def main(
     spans = [Fact.span(held, fact.prompt, fact.subject, fact.target) for fact in chosen]
     records = factworld.records("test")
     some = [records[i] for i in draw.choice(len(records), requests, replace=False)]
-    found = {"facts": facts, "requests": requests, "seed": seed, "traces": traced(held, spans)}
-    found["edits"] = edited(held, some)
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"edits": {}}
+    found |= {"facts": facts, "requests": requests, "seed": seed}
+    if traces:
+        found["traces"] = traced(held, spans)
+    found["edits"] |= edited(held, some, methods.split(","))
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for method, kinds in found["edits"].items():
         typer.echo(
