@@ -101,4 +101,7 @@ def _settings(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     if "records" in merged:  # seen to be the same
         merged["records"] = several[0].get("records")
+    if "left_out" in merged:  # by model, whichever runs it was in
+        parts = [each.get("left_out", {}) for each in several]
+        merged["left_out"] = {model: words for part in parts for model, words in part.items()}
     return merged

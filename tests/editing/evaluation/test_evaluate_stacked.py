@@ -17,6 +17,7 @@ from stacked import loss_by_labels, stacked
 import editing
 from editing.datasets import EditRecord, Question, in_spans
 from editing.evaluation import Evaluation
+from editing.evaluation.result.joining import join
 from editing.evaluation.run.left_out import left_out
 from editing.evaluation.run.protocol import Protocol
 from editing.evaluation.run.start import evaluate
@@ -123,6 +124,8 @@ def test_what_means_nothing_is_left_out_and_said(model: Model, tmp_path: Path) -
     assert left_out(model, Protocol(canary_tokens=0, texts=False)) == ""
     quiet = evaluate(model, spans(model)[:1], "rome", **{**given, "canary_tokens": 0, "texts": False, "attack": 0})
     assert quiet.left_out == {} and "left out" not in str(quiet)
+    other = evaluate(model, spans(model)[:1], "ft_m", steps=1, layers=[0], controls=(), canary_tokens=64, attack=3)
+    assert other.left_out == found.left_out == join([quiet, other]).left_out == join([other, quiet]).left_out
 
 
 def test_records_become_spans_and_questions_stay(model: Model) -> None:
