@@ -49,6 +49,9 @@ def unlearn(
         typer.Option(help="What is to stay, likewise; of the same records all that is not to go. Without: nothing."),
     ] = None,
     retain_limit: Annotated[int, typer.Option(min=1, help="Most of what is to stay.")] = KEPT,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="Let an encoder-decoder model fill in what stands behind each prompt.")
+    ] = False,
     objective: Annotated[
         str | None, typer.Option(help="grad_ascent, grad_diff, npo, simnpo, wga or rmu; without: npo.")
     ] = None,
@@ -70,6 +73,7 @@ def unlearn(
     settings = _settings(objective, hparams or [])
     parts = _parts(forget, relation, split, limit, choice("answers", answers, ANSWERS), retain, retain_limit)
     loaded = load(model, device=device)
+    parts = parts.in_spans(loaded) if spans else parts
     edit = trained(loaded, parts.gone, parts.kept or None, **settings)
     written = edit.save(out)
     _tell(loaded, edit, parts)
@@ -87,6 +91,15 @@ class _Parts:
     def named(self) -> dict[str, list[Any]]:
         every = {"to be forgotten": self.gone, "to stay": self.kept, "same relation, neither": self.near}
         return {name: some for name, some in every.items() if some}
+
+    def in_spans(self, model: Model) -> _Parts:
+        """With the mark of a span behind every prompt that is to be gone on from."""
+        from editing.datasets.spans import as_span
+
+        def asked(each: Any) -> Any:
+            return each if isinstance(each, str) else replace(each, prompt=as_span(model, each.prompt), space=None)
+
+        return _Parts(*([asked(each) for each in some] for some in (self.gone, self.kept, self.near)))
 
 
 def _settings(objective: str | None, hparams: Sequence[str]) -> dict[str, Any]:

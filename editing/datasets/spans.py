@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from editing.questions.negation import is_question
@@ -30,19 +31,31 @@ def in_spans(model: Model, records: Iterable[Any]) -> list[EditRecord]:
     Raises:
         TracerError: a model of one stack, which goes on from prompts as they are; a tokenizer without a mark.
     """
-    if model.style != "seq2seq":
-        raise EncoderDecoderError(
-            f"{model.name} is no encoder-decoder model and goes on from prompts as they are; give it the records "
-            "themselves"
-        )
     listed = list(records)
     known = [each for each in listed if isinstance(each, EditRecord)]
     return [_marked(model, record) for record in (known if len(known) == len(listed) else records_of(listed))]
 
 
+def as_span(model: Model, prompt: str) -> str:
+    """A prompt with the mark of a span behind it; a question, and a prompt with a mark, as it is.
+
+    Args:
+        model: an encoder-decoder model.
+        prompt: with its subject or `{}`.
+
+    Raises:
+        TracerError: a model of one stack; a tokenizer without a mark.
+    """
+    if model.style != "seq2seq":
+        raise EncoderDecoderError(
+            f"{model.name} is no encoder-decoder model and goes on from prompts as they are; give it the records "
+            "themselves"
+        )
+    return prompt if is_question(prompt) or mark_in(model, prompt) is not None else marked(model, prompt)
+
+
 def _marked(model: Model, record: EditRecord) -> EditRecord:
-    def text(prompt: str) -> str:
-        return prompt if is_question(prompt) or mark_in(model, prompt) is not None else marked(model, prompt)
+    text = partial(as_span, model)
 
     def rewritten(rewrite: Rewrite) -> Rewrite:
         return rewrite.model_copy(update={"prompt": text(rewrite.prompt), "space": None})

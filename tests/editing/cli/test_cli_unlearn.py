@@ -79,6 +79,12 @@ def test_the_embedded_model_forgets_a_part_of_a_relation(tmp_path: Path) -> None
     assert len(edit.requests) == 3 and edit.evidence is not None and len(edit.evidence["loss"]) == 3
 
 
+def test_an_encoder_decoder_model_is_asked_for_spans(tmp_path: Path) -> None:
+    given = ["--split", "train", "--relation", "occupation", "--limit", "2", "--set", "steps=1", "-m", "factworld-t5"]
+    done("unlearn", "factworld", "-o", str(tmp_path / "gone"), "--spans", *given)
+    assert all(one.text.endswith(" <extra_id_0>") for one in load_edit(tmp_path / "gone.safetensors").requests)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -86,6 +92,7 @@ def test_the_embedded_model_forgets_a_part_of_a_relation(tmp_path: Path) -> None
         (["--answers", "old"], "old"),
         (["--objective", "hope"], "objective is 'hope'; expected one of 'grad_ascent'"),
         (["--objective", "npo", "--set", "objective=rmu"], "both give the objective; leave one of them out"),
+        (["--spans"], "is no encoder-decoder model and goes on from prompts as they are"),
         (["--set", "speed=3"], "unlearn has no hyper-parameter 'speed'"),
         (["--objective", "grad_diff"], "grad_diff"),
     ],
