@@ -182,10 +182,8 @@ def _with_answer(record: EditRecord, request: EditRequest, answers: str) -> Edit
 
 
 def _tell(model: Model, edit: Edit, parts: _Parts) -> None:
-    from editing.unlearning import memorised
-
     def said() -> dict[str, float]:
-        return {name: float(memorised(model, some).mean()) for name, some in parts.named().items()}
+        return {name: _share(model, some) for name, some in parts.named().items()}
 
     assert edit.evidence is not None
     first, last = (float(edit.evidence["loss"][place]) for place in (0, -1))
@@ -194,9 +192,17 @@ def _tell(model: Model, edit: Edit, parts: _Parts) -> None:
         after = said()
     head = f"{len(parts.gone)} unlearnt by {edit.method} on {model.name}"
     printing.say(f"{head}: loss {first:.3g} before, {last:.3g} after", style="bold")
-    table = printing.table("tokens said", *printing.right("count", "before", "after"))
+    table = printing.table("said", *printing.right("count", "before", "after"))
     for name, some in parts.named().items():
         table.add_row(name, str(len(some)), f"{before[name]:.2f}", f"{after[name]:.2f}")
     printing.show(table)
     printing.say(f"{len(edit.weights)} weights   {edit.nbytes / 1e6:.1f} MB   {edit.seconds:.1f} s")
     printing.notes([edit.on_text, edit.note])
+
+
+def _share(model: Model, items: Sequence[Any]) -> float:
+    """Share of answers that are said in full, or of the tokens of texts."""
+    from editing.unlearning import memorised
+
+    found = memorised(model, items)
+    return float(found.mean() if isinstance(items[0], str) else (found == 1).mean())
