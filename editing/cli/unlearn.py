@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tracer.cli import printing
-from tracer.cli.command import Device, ModelName, app, choice
+from tracer.cli.command import Device, ModelName, choice, command
 from tracer.errors import CommandOptionError
 
 from .tasks import items_of
@@ -26,7 +26,7 @@ NEAR = 20  # facts of the same relation that are told and neither forgotten nor 
 KEPT = 120
 
 
-@app.command()
+@command
 def unlearn(
     forget: Annotated[
         str,
@@ -60,7 +60,7 @@ def unlearn(
     ] = None,
     model: ModelName = None,
     device: Device = None,
-) -> None:
+) -> Any:
     """Train a copy of the model until it no longer says some things, and keep what changed as an edit.
 
     Told is what is left of it, what became of what is to stay, and of other facts of the same relation.
@@ -70,14 +70,16 @@ def unlearn(
     from editing.unlearning import unlearn as trained
     from tracer.model import load
 
+    from .shown import edit_values
+
     settings = _settings(objective, hparams or [])
     parts = _parts(forget, relation, split, limit, choice("answers", answers, ANSWERS), retain, retain_limit)
     loaded = load(model, device=device)
     parts = parts.in_spans(loaded) if spans else parts
     edit = trained(loaded, parts.gone, parts.kept or None, **settings)
     written = edit.save(out)
-    _tell(loaded, edit, parts)
-    printing.wrote([written])
+    told = _tell(loaded, edit, parts)
+    return {"edit": edit_values(edit), **told, "wrote": printing.wrote([written])}
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _with_answer(record: EditRecord, request: EditRequest, answers: str) -> Edit
     return replace(request, target_new=request.target_true, target_true=None)
 
 
-def _tell(model: Model, edit: Edit, parts: _Parts) -> None:
+def _tell(model: Model, edit: Edit, parts: _Parts) -> dict[str, Any]:
     def said() -> dict[str, float]:
         return {name: _share(model, some) for name, some in parts.named().items()}
 
@@ -198,6 +200,11 @@ def _tell(model: Model, edit: Edit, parts: _Parts) -> None:
     printing.show(table)
     printing.say(f"{len(edit.weights)} weights   {edit.nbytes / 1e6:.1f} MB   {edit.seconds:.1f} s")
     printing.notes([edit.on_text, edit.note])
+    counts = {name: len(some) for name, some in parts.named().items()}
+    said_of = [
+        {"of": name, "count": count, "before": before[name], "after": after[name]} for name, count in counts.items()
+    ]
+    return {"loss": [first, last], "said": said_of}
 
 
 def _share(model: Model, items: Sequence[Any]) -> float:

@@ -110,6 +110,17 @@ def test_what_is_learnt_and_added_up(tmp_path: Path, folder: str, tiny: Callable
     assert summed["cosines"][0][1] == pytest.approx(1) and summed["edit"]["weights"]
 
 
+def test_what_is_unlearnt(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "gone.txt").write_text("The Space Needle is in Paris.\n", encoding="utf-8")
+    out = str(tmp_path / "gone.safetensors")
+    found = told(
+        "unlearn", str(tmp_path / "gone.txt"), "-o", out, "-m", folder, "--set", "steps=1", "--objective", "npo"
+    )
+    assert (found["wrote"], found["edit"]["norm"]) == ([out], load_edit(out).norm())
+    assert [(row["of"], row["count"]) for row in found["said"]] == [("to be forgotten", 1)] and len(found["loss"]) == 2
+    assert all(0 <= row[when] <= 1 for row in found["said"] for when in ("before", "after"))
+
+
 def test_what_is_prepared(tmp_path: Path, folder: str) -> None:
     out = str(tmp_path / "made.safetensors")
     found = told("prepare", "t_patcher", "-m", folder, "--out", out, "--set", "tokens=200")
