@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,5 +238,6 @@ def test_a_reply_says_its_answer_anywhere(
 
 def test_a_reply_ends_with_its_turn() -> None:
     toks = tokenizer("gemma")
-    model: Any = type("M", (), {"tokenizer": toks, "hf": None, "style": "causal"})
+    hf = SimpleNamespace(config=None, generation_config=None)
+    model: Any = SimpleNamespace(tokenizer=toks, hf=hf, style="causal")
     assert end_ids(model) == {toks.eos_token_id, toks.convert_tokens_to_ids("<end_of_turn>")}
